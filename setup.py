@@ -1,0 +1,50 @@
+"""
+What yatxmilter is called, needs and installs.
+
+All metadata is here; C{pyproject.toml} names the build system and holds the settings of the tools.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+TEST = ["pytest>=7.4", "hypothesis>=6.80", "coverage[toml]>=7.2"]
+DOCS = ["sphinx>=7.2", "myst-parser>=2.0", "furo>=2023.9.10"]
+LINT = ["ruff==0.17.6", "mypy>=1.10", "mypy-zope>=1.0.5"]
+
+setup(
+    name="yatxmilter",
+    version="1.0.0",
+    description="The milter protocol of Sendmail and Postfix for Twisted, with libmilter's API",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="GPL-2.0-only",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    install_requires=["twisted>=22.10.0", "zope.interface>=5.5.0"],
+    extras_require={"test": TEST, "docs": DOCS, "dev": [*TEST, *DOCS, *LINT]},
+    packages=find_packages(include=["yatxmilter", "yatxmilter.*"]),
+    package_data={"yatxmilter": ["py.typed", "*.eml"]},
+    zip_safe=False,
+    entry_points={"console_scripts": ["yatxmilter=yatxmilter.__main__:main"]},
+    keywords=["milter", "libmilter", "postfix", "sendmail", "mail", "filter", "twisted"],
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Environment :: No Input/Output (Daemon)",
+        "Framework :: Twisted",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: Communications :: Email :: Filters",
+        "Topic :: Communications :: Email :: Mail Transport Agents",
+        "Typing :: Typed",
+    ],
+)

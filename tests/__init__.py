@@ -1,0 +1,7 @@
+"""
+The tests of yatxmilter.
+
+They are C{twisted.trial} test cases, so C{python -m pytest} and C{python -m twisted.trial tests}
+both run them.  C{tests/mta} needs a real Postfix or Sendmail, C{tests/libmilter} a C compiler and
+libmilter; where the machine has none of these, the tests say so and skip.
+"""
