@@ -10,6 +10,15 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+# The lowest that work: Twisted 22.10's own trial does not start on Python 3.12, and zope.interface
+# follows each Python with a release.
+RUNTIME = [
+    "twisted>=22.10.0; python_version < '3.12'",
+    "twisted>=23.8.0; python_version >= '3.12'",
+    "zope.interface>=5.5.0; python_version < '3.12'",
+    "zope.interface>=6.1; python_version == '3.12'",
+    "zope.interface>=7.1; python_version >= '3.13'",
+]
 TEST = ["pytest>=7.4", "hypothesis>=6.80", "coverage[toml]>=7.2"]
 DOCS = ["sphinx>=7.2", "myst-parser>=2.0", "furo>=2023.9.10"]
 LINT = ["ruff==0.17.6", "mypy>=1.10", "mypy-zope>=1.0.5"]
@@ -23,7 +32,7 @@ setup(
     license="GPL-2.0-only",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    install_requires=["twisted>=22.10.0", "zope.interface>=5.5.0"],
+    install_requires=RUNTIME,
     extras_require={"test": TEST, "docs": DOCS, "dev": [*TEST, *DOCS, *LINT]},
     packages=find_packages(include=["yatxmilter", "yatxmilter.*"]),
     package_data={"yatxmilter": ["py.typed", "*.eml"]},
