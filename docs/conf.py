@@ -1,0 +1,66 @@
+"""
+How Sphinx builds the manual.
+
+The build needs no network: the names of Python and Twisted that the manual links to are listed in
+``inventories/``, and made into the files that intersphinx reads.
+"""
+
+import sys
+import zlib
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from pygments.lexers.configs import IniLexer
+from pygments.lexers.special import TextLexer
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from yatxmilter import __version__  # noqa: E402
+
+project = "yatxmilter"
+author = "the yatxmilter contributors"
+copyright = author
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+nitpicky = True
+
+html_theme = "furo"
+html_title = f"yatxmilter {release}"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+default_role = "literal"
+
+
+def inventory(name: str) -> str:
+    """
+    Write the inventory of ``inventories/<name>.txt`` as intersphinx wants it.
+    """
+    title, _, *lines = (HERE / "inventories" / f"{name}.txt").read_text().splitlines()
+    entries = [line.split() for line in lines]
+    body = "".join(f"{what} {role} 1 {page} -\n" for what, role, page in entries)
+    head = f"# Sphinx inventory version 2\n{title}\n# Version: \n"
+    head += "# The remainder of this file is compressed using zlib.\n"
+    path = HERE / "_build" / f"{name}.inv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(head.encode() + zlib.compress(body.encode()))
+    return str(path)
+
+
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", inventory("python")),
+    "twisted": ("https://docs.twisted.org/en/stable/api", inventory("twisted")),
+}
+
+
+def setup(app: Sphinx) -> None:
+    """
+    Teach Sphinx the two kinds of configuration file that the manual shows.
+    """
+    app.add_lexer("main.cf", IniLexer)
+    app.add_lexer("sendmail.mc", TextLexer)
