@@ -1,0 +1,56 @@
+"""
+What several test modules share: rows of tables, and ways to cut a byte stream.
+
+A table of a test is a dict from input to expected result. `table_of` runs a function over the
+inputs and gives a dict of the same shape, so that one comparison shows every row that is wrong and
+not only the first. A row that must be refused has the exception's class for its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from hypothesis import settings
+
+#: The same examples on each run, and no clock: a slow machine is not a failure.
+STEADY = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+
+
+def outcome(function: Callable[..., Any], *args: Any) -> Any:
+    """
+    Call a function; answer with its result, or with the class of what it raised.
+    """
+    try:
+        return function(*args)
+    except Exception as error:
+        return type(error)
+
+
+def table_of(function: Callable[..., Any], inputs: Iterable[Any]) -> dict[Any, Any]:
+    """
+    Run a function of one argument over all inputs: a dict from input to `outcome`.
+    """
+    return {value: outcome(function, value) for value in inputs}
+
+
+def byte_by_byte(stream: bytes) -> list[bytes]:
+    """
+    Cut a stream into single bytes.
+    """
+    return [stream[place : place + 1] for place in range(len(stream))]
+
+
+def every_split(stream: bytes) -> Iterator[list[bytes]]:
+    """
+    Cut a stream in two, at each place where it can be cut.
+    """
+    for place in range(1, len(stream)):
+        yield [stream[:place], stream[place:]]
+
+
+def equal_pieces(stream: bytes, size: int) -> list[bytes]:
+    """
+    Cut a stream into pieces of one size, the last perhaps shorter.
+    """
+    return [stream[place : place + size] for place in range(0, len(stream), size)]

@@ -1,0 +1,62 @@
+"""
+Tests of `yatxmilter.errors`: which `except` clause catches what.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter import errors
+
+#: Each error with the direct bases that users may rely on.
+BASES = {
+    "MilterError": (Exception,),
+    "ProtocolError": (errors.MilterError,),
+    "PeerError": (errors.MilterError,),
+    "NegotiationError": (errors.MilterError,),
+    "UsageError": (errors.MilterError,),
+    "NotNegotiated": (errors.UsageError,),
+    "WrongStage": (errors.UsageError,),
+    "ValueNotSendable": (errors.UsageError, ValueError),
+    "ReturnCodeError": (errors.UsageError,),
+}
+
+
+class HierarchyTests(SynchronousTestCase):
+    """
+    Errors form two families: the MTA's fault and the milter's fault.
+    """
+
+    def test_bases(self) -> None:
+        """
+        Each error has the bases that are promised, and no error is missing from the promise.
+        """
+        actual = {name: getattr(errors, name).__bases__ for name in errors.__all__}
+        self.assertEqual(actual, BASES)
+
+    def test_all_is_complete(self) -> None:
+        """
+        Every exception that the module defines is public.
+        """
+        defined = {
+            name
+            for name, value in vars(errors).items()
+            if isinstance(value, type) and value.__module__ == errors.__name__
+        }
+        self.assertEqual(sorted(defined), errors.__all__)
+
+    def test_usage_is_not_the_mtas_fault(self) -> None:
+        """
+        A handler for what the MTA did wrong never catches what the milter did wrong.
+        """
+        for name in ("NotNegotiated", "WrongStage", "ValueNotSendable", "ReturnCodeError"):
+            self.assertFalse(issubclass(getattr(errors, name), errors.ProtocolError), name)
+        self.assertFalse(issubclass(errors.ProtocolError, errors.UsageError))
+
+    def test_value_error(self) -> None:
+        """
+        A value that cannot be sent is a ValueError too, and keeps its explanation.
+        """
+        with self.assertRaises(ValueError) as caught:
+            raise errors.ValueNotSendable("reply code '250'")
+        self.assertEqual(str(caught.exception), "reply code '250'")
