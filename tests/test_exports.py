@@ -1,0 +1,124 @@
+"""
+What users may import, and that the numbers are libmilter's.
+
+The lists are written out here, so that a name cannot vanish or appear by accident. Where the
+machine has a C compiler and libmilter's header files, the compiler is asked for the value of every
+constant in them; where it has not, that test says so and skips.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+import yatxmilter
+from yatxmilter import constants
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADERS = Path("/usr/include/libmilter")
+
+#: The modules that users import from, and all their names.
+PUBLIC = {
+    "yatxmilter": [
+        "Milter",
+        "MilterFactory",
+        "MilterProtocol",
+        "MilterProtocolFactory",
+        "__version__",
+        "noreply",
+    ],
+    "yatxmilter.defaults": ["Milter", "MilterFactory", "noreply"],
+    "yatxmilter.protocol": ["MilterProtocol", "MilterProtocolFactory"],
+    "yatxmilter.interfaces": ["IMilter", "IMilterFactory"],
+}
+
+
+def public_names(module: str) -> list[str]:
+    """
+    List what a star import of a module brings.
+    """
+    return sorted(import_module(module).__all__)
+
+
+class PublicNameTests(SynchronousTestCase):
+    """
+    Names that are promised.
+    """
+
+    def test_lists(self) -> None:
+        """
+        The public modules offer exactly the names that are listed here.
+        """
+        self.assertEqual(
+            {module: public_names(module) for module in PUBLIC},
+            {module: sorted(names) for module, names in PUBLIC.items()},
+        )
+
+    def test_every_name_is_there(self) -> None:
+        """
+        Each name in the ``__all__`` of any module can be imported from it.
+        """
+        for path in (ROOT / "yatxmilter").glob("[!_]*.py"):
+            module = import_module(f"yatxmilter.{path.stem}")
+            missing = [name for name in module.__all__ if not hasattr(module, name)]
+            self.assertEqual(missing, [], path.name)
+
+    def test_one_object_each(self) -> None:
+        """
+        What the package offers is the very object of the module it comes from.
+        """
+        for module in ("yatxmilter.defaults", "yatxmilter.protocol"):
+            for name in set(PUBLIC[module]) & set(PUBLIC["yatxmilter"]):
+                self.assertIs(getattr(yatxmilter, name), getattr(import_module(module), name))
+
+    def test_version(self) -> None:
+        """
+        The package names the version that setup.py gives it.
+        """
+        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+        self.assertIn(f'version="{yatxmilter.__version__}"', setup)
+
+
+class HeaderTests(SynchronousTestCase):
+    """
+    The header files of libmilter against `yatxmilter.constants`.
+    """
+
+    def macros(self) -> list[str]:
+        """
+        List the numeric macros of the header files, or skip where there are none.
+        """
+        if not HEADERS.is_dir():
+            raise SkipTest(f"libmilter's header files are not in {HEADERS} (libmilter-dev)")
+        text = "".join((HEADERS / name).read_text() for name in ("mfapi.h", "mfdef.h"))
+        defined = re.findall(r"^#\s*define\s+((?:SMFI|MI_|MILTER_)\w+)\s", text, re.MULTILINE)
+        # Only in builds of the MDS option, where it is another name of SMFI_VERSION.
+        return sorted(set(defined) - {"SMFI_VERSION_MDS"})
+
+    def test_compiler_agrees(self) -> None:
+        """
+        Each constant of mfapi.h and mfdef.h is there, with the value that a C compiler gives it.
+        """
+        macros = self.macros()
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise SkipTest("there is no C compiler (gcc)")
+        lines = [f'    printf("{name} %lld\\n", (long long) {name});' for name in macros]
+        source = "\n".join(
+            ["#include <stdio.h>", "#include <libmilter/mfapi.h>", "#include <libmilter/mfdef.h>"]
+            + ["int main(void) {", *lines, "    return 0;", "}", ""]
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder, "constants")
+            Path(folder, "constants.c").write_text(source)
+            subprocess.run([compiler, "-o", program, f"{program}.c"], check=True)
+            output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+        theirs = {name: int(value) for name, value in map(str.split, output.splitlines())}
+        self.assertGreater(len(theirs), 90)
+        self.assertEqual({name: getattr(constants, name, None) for name in theirs}, theirs)

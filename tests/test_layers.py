@@ -1,0 +1,212 @@
+"""
+The rules of the house that a machine can check: who imports whom, how long things get, and that
+every test says what it promises.
+
+The table of layers stands here and nowhere else. A module imports, at run time, from strictly lower
+layers only, so there is no cycle and no need to know more than the layers below; a new module
+needs a place in the table. Everything is read from the source, nothing is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "yatxmilter"
+
+LAYERS = (
+    ("constants", "errors", "interfaces"),
+    ("wire",),
+    ("commands", "replies", "macros", "rfc5322"),
+    ("session", "context", "negotiation", "verdicts", "responses"),
+    ("members", "delivery"),
+    ("rounds",),
+    ("fanout", "defaults"),
+    ("protocol", "client"),
+    ("__init__",),
+    ("service", "testing"),
+    ("demo",),
+    ("__main__",),
+)
+
+#: Below this layer nothing imports Twisted.
+FIRST_WITH_TWISTED = 5
+
+
+def tree_of(module: Path) -> ast.Module:
+    """
+    Parse a source file.
+    """
+    return ast.parse(module.read_text(encoding="utf-8"), str(module))
+
+
+def for_types_only(node: ast.AST) -> bool:
+    """
+    Tell whether this is an ``if TYPE_CHECKING:``.
+    """
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """
+    Yield the dotted names that a module imports at run time, inside functions too.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if for_types_only(node):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            yield from imports(node)
+
+
+def inner(dotted: str) -> str | None:
+    """
+    Name the module of ours that an import is about: ``yatxmilter.wire.Offer`` is about ``wire``.
+    """
+    first, _, rest = dotted.partition(".")
+    if first != "yatxmilter":
+        return None
+    module = rest.partition(".")[0]
+    return module if (PACKAGE / f"{module}.py").exists() else "__init__"
+
+
+class LayerTests(SynchronousTestCase):
+    """
+    Imports go down.
+    """
+
+    def setUp(self) -> None:
+        self.modules = {path.stem: tree_of(path) for path in PACKAGE.glob("*.py")}
+        self.layer = {name: row for row, names in enumerate(LAYERS) for name in names}
+
+    def test_table_is_complete(self) -> None:
+        """
+        Every module has its place in the table, and the table names no module that is not there.
+        """
+        self.assertEqual(sorted(self.modules), sorted(self.layer))
+
+    def test_imports_go_down(self) -> None:
+        """
+        No module imports one of its own layer or of a higher one.
+        """
+        wrong = [
+            f"{name} imports {used}"
+            for name, tree in self.modules.items()
+            for used in filter(None, map(inner, imports(tree)))
+            if self.layer[used] >= self.layer[name]
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_rules_need_no_twisted(self) -> None:
+        """
+        The lower half, which knows the protocol, imports nothing of Twisted.
+        """
+        wrong = [
+            f"{name} imports {used}"
+            for name, tree in self.modules.items()
+            if self.layer[name] < FIRST_WITH_TWISTED
+            for used in imports(tree)
+            if used.partition(".")[0] == "twisted"
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_two_dependencies(self) -> None:
+        """
+        At run time the library uses the standard library, Twisted and zope.interface, no more.
+        """
+        import sys
+
+        allowed = {*sys.stdlib_module_names, "twisted", "zope", "yatxmilter"}
+        used = {
+            (name, dotted.partition(".")[0])
+            for name, tree in self.modules.items()
+            for dotted in imports(tree)
+        }
+        self.assertEqual([pair for pair in sorted(used) if pair[1] not in allowed], [])
+
+    def test_relative_imports(self) -> None:
+        """
+        Imports are written in full.
+        """
+        wrong = [
+            name
+            for name, tree in self.modules.items()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.level
+        ]
+        self.assertEqual(wrong, [])
+
+
+class SizeTests(SynchronousTestCase):
+    """
+    What has grown too long is split.
+    """
+
+    def test_modules(self) -> None:
+        """
+        No module of the library reaches 400 lines.
+        """
+        lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
+        self.assertEqual({name: n for name, n in lengths.items() if n >= 400}, {})
+
+    def test_functions(self) -> None:
+        """
+        No function of the library is longer than 60 lines.
+        """
+        wrong = {
+            f"{path.name}:{node.name}": length
+            for path in PACKAGE.glob("*.py")
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            and (length := (node.end_lineno or 0) - node.lineno + 1) > 60
+        }
+        self.assertEqual(wrong, {})
+
+
+class DocstringTests(SynchronousTestCase):
+    """
+    Files say what they are for, and tests what they promise.
+    """
+
+    def test_files(self) -> None:
+        """
+        Each file of the library, the tests and the examples opens with a docstring.
+        """
+        files = [
+            path
+            for top in (PACKAGE, ROOT / "tests", ROOT / "examples")
+            for path in top.rglob("*.py")
+        ]
+        self.assertEqual([str(path) for path in files if not ast.get_docstring(tree_of(path))], [])
+
+    def test_tests(self) -> None:
+        """
+        Each test has a docstring.
+        """
+        wrong = [
+            f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}"
+            for path in (ROOT / "tests").rglob("test_*.py")
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            and node.name.startswith("test_")
+            and not ast.get_docstring(node)
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_no_exclusions(self) -> None:
+        """
+        No line of the library is hidden from coverage.
+        """
+        wrong = [path.name for path in PACKAGE.glob("*.py") if "pragma: no" in path.read_text()]
+        self.assertEqual(wrong, [])
