@@ -1,0 +1,49 @@
+#!/bin/sh
+# Install what tests/mta needs, as root on Debian or Ubuntu: Postfix, miltertest, and Sendmail.
+#
+# Debian lets only one MTA be installed at a time, so Sendmail's packages are unpacked into a
+# folder of their own, from which the tests start it. It may be run again: what is there stays.
+set -eu
+
+sendmail="${YATXMILTER_SENDMAIL:-/var/cache/yatxmilter/sendmail}"
+export DEBIAN_FRONTEND=noninteractive
+
+if ! { command -v postfix && command -v miltertest && command -v unshare; } >/dev/null; then
+    apt-get update -qq
+    # No configuration asked for and no daemon started: each test brings its own of both.
+    echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    apt-get install -qq -y --no-install-recommends postfix miltertest util-linux >/dev/null
+fi
+
+if [ ! -x "$sendmail/usr/libexec/sendmail/sendmail" ]; then
+    fresh="$sendmail.$$"
+    mkdir -p "$fresh/debs"
+    (
+        cd "$fresh/debs"
+        packages='sendmail-bin sendmail-cf m4 libsigsegv2 libwrap0 liblockfile1 libnsl2'
+        # shellcheck disable=SC2086
+        apt-get download -qq $packages 2>/dev/null || {
+            apt-get update -qq
+            apt-get download -qq $packages
+        }
+        for deb in *.deb; do dpkg -x "$deb" "$fresh"; done
+    )
+    rm -r "$fresh/debs"
+    # The loader ignores LD_LIBRARY_PATH for a set-gid program.
+    chmod 755 "$fresh/usr/libexec/sendmail/sendmail"
+    rm -rf "$sendmail"
+    mv "$fresh" "$sendmail"
+fi
+
+libraries=$(echo "$sendmail"/usr/lib/*-linux-gnu*)
+if LD_LIBRARY_PATH="$libraries" ldd "$sendmail/usr/libexec/sendmail/sendmail" | grep 'not found'; then
+    echo "tests/mta/install.sh: libraries are missing for Sendmail" >&2
+    exit 1
+fi
+echo "tests/mta: Postfix, miltertest and Sendmail ($sendmail) are installed"

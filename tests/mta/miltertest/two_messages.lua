@@ -1,0 +1,13 @@
+-- Two messages on one connection.
+local check = dofile(folder .. "/check.lua")
+local connection = check.message()
+check.continue(connection, mt.mailfrom(connection, "<second@client.example>"))
+check.continue(connection, mt.rcptto(connection, "<rcpt@sink.example>"))
+check.continue(connection, mt.data(connection))
+check.continue(connection, mt.header(connection, "Subject", "A second test"))
+check.continue(connection, mt.eoh(connection))
+check.continue(connection, mt.bodystring(connection, "Another body\r\n"))
+check.done(mt.eom(connection))
+check.reply(connection, expected)
+check.that(mt.eom_check(connection, MT_HDRADD, "X-Added", "value"), "no edit in the second")
+mt.disconnect(connection)

@@ -1,0 +1,254 @@
+"""
+Scenarios: two milters in one factory.
+"""
+
+from __future__ import annotations
+
+from .bench import MESSAGE, MtaTestCase
+from .control import script
+
+REFUSAL = ("smfi_setreply", "553", "5.7.2", "from the second")
+
+
+def adding(name: str, **kwargs: object) -> dict[str, object]:
+    """
+    Make a milter that adds a header field of its own name.
+    """
+    return script(name, xxfi_eom=[("smfi_addheader", f"X-{name}", "value")], **kwargs)
+
+
+class First(MtaTestCase):
+    """
+    ``merge="first"``, the default.
+    """
+
+    def ending(self, milter: str) -> list[str]:
+        """
+        Give a milter's callbacks once the connection is closed.
+        """
+        self.milter.wait("xxfi_close", milter=milter)
+        return self.milter.order(milter=milter)
+
+    def test_edits_in_order(self) -> None:
+        """
+        Edits are made in the milters' order.
+        """
+        self.load(adding("One"), adding("Two"))
+        self.assertEqual(self.deliver().names()[-2:], ["X-One", "X-Two"])
+
+    def test_edits_in_order_when_slow(self) -> None:
+        """
+        They are when the first one takes longer, too.
+        """
+        edit = ("smfi_addheader", "X-One", "value")
+        self.load(script("One", xxfi_eom=[("wait", 0.3), edit]), adding("Two", how="deferred"))
+        self.assertEqual(self.deliver().names()[-2:], ["X-One", "X-Two"])
+
+    def test_second_refuses(self) -> None:
+        """
+        The first refusal is the answer, with its own text; the fellow's message is aborted.
+        """
+        self.load(script("One"), script("Two", xxfi_envfrom=[REFUSAL, "REJECT"]))
+        self.assertIn("from the second", self.send().lines[0])
+        self.assertEqual(self.ending("One"), ["connect", "helo", "envfrom", "abort", "close"])
+        self.assertEqual(self.ending("Two"), ["connect", "helo", "envfrom", "close"])
+
+    def test_first_refuses(self) -> None:
+        """
+        After an answer given at once the other milter is not called for that step.
+        """
+        self.load(script("One", xxfi_data=["REJECT"]), script("Two"))
+        self.assertReply(self.send(), 550)
+        self.assertEqual(
+            self.ending("Two"), ["connect", "helo", "envfrom", "envrcpt", "abort", "close"]
+        )
+
+    def test_quicker_refuses(self) -> None:
+        """
+        Of two milters that take their time, the quicker one decides, and the other is cancelled.
+        """
+        self.load(
+            script("One", xxfi_eom=[("wait", 30), "ACCEPT"]),
+            script("Two", xxfi_eom=[("wait", 0.1), REFUSAL, "REJECT"]),
+        )
+        self.assertIn("from the second", self.send().lines[0])
+        self.assertEqual(self.ending("One")[-3:], ["eom", "abort", "close"])
+        self.assertNothingDelivered()
+
+    def test_accept_ends_filtering(self) -> None:
+        """
+        One milter's ACCEPT ends filtering for all.
+        """
+        self.load(script("One", xxfi_header=["ACCEPT"]), script("Two", xxfi_eom=["REJECT"]))
+        self.assertReply(self.send(), 250)
+        self.sink.wait()
+        self.assertEqual(self.ending("Two")[-2:], ["abort", "close"])
+
+    def test_recipient_refused(self) -> None:
+        """
+        A refused recipient ends no milter's message.
+        """
+        refused = {"<no@sink.example>": ["REJECT"]}
+        self.load(script("One", xxfi_envrcpt=refused), adding("Two"))
+        client = self.connect()
+        client.command("MAIL FROM:<sender@client.example>")
+        self.assertReply(client.command("RCPT TO:<no@sink.example>"), 550)
+        client.command("RCPT TO:<rcpt@sink.example>")
+        client.command("DATA")
+        self.assertReply(client.content(MESSAGE), 250)
+        client.quit()
+        self.assertEqual(self.sink.wait()[0].values("X-Two"), [b"value"])
+        self.assertNotIn("abort", self.ending("One"))
+        self.assertNotIn("abort", self.ending("Two"))
+
+    def test_reset_aborts_both(self) -> None:
+        """
+        RSET aborts the message of both.
+        """
+        self.load(script("One"), script("Two"))
+        client = self.connect()
+        client.command("MAIL FROM:<sender@client.example>")
+        client.command("RSET")
+        client.quit()
+        for name in ("One", "Two"):
+            self.assertEqual(self.ending(name), ["connect", "helo", "envfrom", "abort", "close"])
+
+    def test_skip_is_ones_own(self) -> None:
+        """
+        One milter's SKIP does not keep the body from the other.
+        """
+        body = (b"x" * 98 + b"\r\n") * 3000
+        self.load(script("One", xxfi_body=["SKIP"]), script("Two"))
+        self.deliver(MESSAGE + body)
+        self.assertEqual(len(self.milter.arguments("xxfi_body", milter="One")), 1)
+        self.assertGreater(len(self.milter.arguments("xxfi_body", milter="Two")), 4)
+
+    def test_two_bodies(self) -> None:
+        """
+        Two milters that both replace the body are a conflict: a temporary failure, and logged.
+        """
+        self.load(
+            script("One", xxfi_eom=[("smfi_replacebody", b"one\r\n")]),
+            script("Two", xxfi_eom=[("smfi_replacebody", b"two\r\n")]),
+        )
+        self.assertReply(self.send(), 451)
+        self.assertIn("Two", self.milter.wait_log("One"))
+        self.assertNothingDelivered()
+
+    def test_failure_of_one(self) -> None:
+        """
+        A bug in one milter, set to be ignored, leaves the other's work alone.
+        """
+        self.load(
+            script("One", options={"on_error": 0}, xxfi_header=[("raise", "a bug")]),
+            adding("Two"),
+        )
+        self.assertEqual(self.deliver().values("X-Two"), [b"value"])
+        self.milter.wait_log("a bug")
+        self.milter.take_log()
+
+
+class Strictest(MtaTestCase):
+    """
+    ``merge="strictest"``.
+    """
+
+    def test_reject_over_tempfail(self) -> None:
+        """
+        REJECT wins over TEMPFAIL, whoever was first.
+        """
+        self.load(
+            script("One", xxfi_eom=["TEMPFAIL"]),
+            script("Two", how="deferred", xxfi_eom=[REFUSAL, "REJECT"]),
+            merge="strictest",
+        )
+        self.assertReply(self.send(), 553, "5.7.2 from the second")
+
+    def test_accept_takes_out_one(self) -> None:
+        """
+        ACCEPT takes only its own milter out of the message.
+        """
+        self.load(
+            script("One", xxfi_envfrom=["ACCEPT"]),
+            adding("Two"),
+            merge="strictest",
+        )
+        self.assertEqual(self.deliver().values("X-Two"), [b"value"])
+        self.assertEqual(self.milter.order(milter="One")[:3], ["connect", "helo", "envfrom"])
+        self.assertNotIn("envrcpt", self.milter.order(milter="One"))
+
+    def test_edits_with_accept(self) -> None:
+        """
+        Edits of both are made when one accepts and the other continues.
+        """
+        edit = ("smfi_addheader", "X-One", "value")
+        self.load(script("One", xxfi_eom=[edit, "ACCEPT"]), adding("Two"), merge="strictest")
+        self.assertEqual(self.deliver().names()[-2:], ["X-One", "X-Two"])
+
+
+class Chain(MtaTestCase):
+    """
+    ``merge="chain"``.
+    """
+
+    def test_edits_are_seen(self) -> None:
+        """
+        The second milter sees the message as the first has left it, and its edits come on top.
+        """
+        self.load(
+            script(
+                "One",
+                xxfi_eom=[
+                    ("smfi_addheader", "X-One", "value"),
+                    ("smfi_chgheader", "Subject", 1, "Changed"),
+                    ("smfi_replacebody", b"body of one\r\n"),
+                ],
+            ),
+            script("Two", xxfi_eom=[("smfi_replacebody", b"body of two\r\n")]),
+            merge="chain",
+        )
+        delivery = self.deliver()
+        headers = dict(self.milter.arguments("xxfi_header", milter="Two"))
+        self.assertEqual(headers["X-One"], "value")
+        self.assertEqual(headers["Subject"], "Changed")
+        self.assertEqual(self.milter.arguments("xxfi_body", milter="Two"), [("body of one\r\n",)])
+        self.assertEqual(delivery.values("X-One"), [b"value"])
+        self.assertEqual(delivery.values("Subject"), [b"Changed"])
+        self.assertEqual(delivery.body, b"body of two\r\n")
+
+    def test_sender_is_seen(self) -> None:
+        """
+        The second milter sees the envelope as the first has left it.
+        """
+        self.load(
+            script(
+                "One",
+                xxfi_eom=[
+                    ("smfi_chgfrom", "<new@client.example>"),
+                    ("smfi_addrcpt", "<new@sink.example>"),
+                ],
+            ),
+            script("Two"),
+            merge="chain",
+        )
+        self.deliver()
+        self.assertEqual(
+            self.milter.arguments("xxfi_envfrom", milter="Two")[-1][0][0], "<new@client.example>"
+        )
+        recipients = [args[0][0] for args in self.milter.arguments("xxfi_envrcpt", milter="Two")]
+        self.assertEqual(recipients, ["<rcpt@sink.example>", "<new@sink.example>"])
+
+    def test_refusal_ends(self) -> None:
+        """
+        A refusal of the first ends the chain.
+        """
+        self.load(script("One", xxfi_eom=["REJECT"]), adding("Two"), merge="chain")
+        self.assertReply(self.send(), self.traits.content_reject)
+        self.assertNotIn("eom", self.milter.order(milter="Two"))
+
+    def test_refusal_of_second(self) -> None:
+        """
+        A refusal of the second is the answer.
+        """
+        self.load(adding("One"), script("Two", xxfi_eom=[REFUSAL, "REJECT"]), merge="chain")
+        self.assertReply(self.send(), 553, "5.7.2 from the second")
