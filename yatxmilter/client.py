@@ -208,9 +208,7 @@ class MilterClient(CommandQueue):
         """
         Pass on an SMTP command line that the MTA does not know.
         """
-        return cast(
-            Deferred[Response], self._command(commands.UNKNOWN_ROW, _strings(line), macros)
-        )
+        return cast(Deferred[Response], self._command(commands.UNKNOWN_ROW, _strings(line), macros))
 
     def header(self, name: str, value: str, macros: Macros | None = None) -> Deferred[Response]:
         """
@@ -302,9 +300,12 @@ class MilterClient(CommandQueue):
 class MilterClientFactory(ClientFactory):
     """
     Build clients; the arguments are those of `MilterClient`.
+
+    :cvar protocol: The class to build.
     """
 
     noisy = False
+    protocol: type[MilterClient] = MilterClient
 
     def __init__(
         self,
@@ -321,7 +322,7 @@ class MilterClientFactory(ClientFactory):
         """
         Build the client of one connection.
         """
-        client = MilterClient(timeout=self.timeout, clock=self.clock, progress=self.progress)
+        client = self.protocol(timeout=self.timeout, clock=self.clock, progress=self.progress)
         client.factory = self
         return client
 

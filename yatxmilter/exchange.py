@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport, IUNIXTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -34,6 +34,7 @@ from yatxmilter.commands import (
     Command,
 )
 from yatxmilter.errors import PeerError, ProtocolError, ValueNotSendable
+from yatxmilter.negotiation import data_size
 from yatxmilter.responses import (
     NOT_AWAITED,
     Agreement,
@@ -145,6 +146,7 @@ class CommandQueue(Protocol):
     def _start(self, pending: _Pending) -> None:
         row = pending.row
         agreement = self.agreement or _NOTHING_AGREED
+        size = data_size(agreement.steps)
         if row in (MAIL_ROW, ABORT_ROW):
             self._body_skipped = False
         skipped = row is BODY_ROW and self._body_skipped
@@ -154,17 +156,17 @@ class CommandQueue(Protocol):
             # Postfix sends the macros of a declined command all the same.
             self._write(pending.macros or b"")
             pending.result.callback(NOT_AWAITED)
-        elif row is not BODY_ROW and len(pending.payload) > agreement.data_size:
-            sizes = f"{len(pending.payload)} bytes, at most {agreement.data_size} were agreed"
+        elif row is not BODY_ROW and len(pending.payload) > size:
+            sizes = f"{len(pending.payload)} bytes, at most {size} were agreed"
             pending.result.errback(ValueNotSendable(f"payload of {row.name}: {sizes}"))
         else:
-            self._send(pending, agreement)
+            self._send(pending, size, awaited=not row.nr & agreement.steps)
 
-    def _send(self, pending: _Pending, agreement: Agreement) -> None:
-        row, size, payload = pending.row, agreement.data_size, pending.payload
+    def _send(self, pending: _Pending, size: int, *, awaited: bool) -> None:
+        row, payload = pending.row, pending.payload
         starts = range(0, len(payload), size) if row is BODY_ROW and payload else (0,)
         pending.chunks.extend(payload[start : start + size] for start in starts)
-        if row.nr & agreement.steps:
+        if not awaited:
             while pending.chunks:
                 self._send_next(pending)
             pending.result.callback(NOT_AWAITED)
@@ -192,7 +194,9 @@ class CommandQueue(Protocol):
         """
         Begin to send what was asked for meanwhile.
         """
-        if ITCPTransport.providedBy(self.transport):
+        if ITCPTransport.providedBy(self.transport) and not IUNIXTransport.providedBy(
+            self.transport
+        ):
             # Commands that are not answered go out in small writes, one behind the other: with
             # Nagle's algorithm each would wait for the acknowledgement of the one before it.
             self.transport.setTcpNoDelay(True)

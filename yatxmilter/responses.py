@@ -17,7 +17,6 @@ from yatxmilter import wire
 from yatxmilter.commands import ACTIONS
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import PeerError, ProtocolError
-from yatxmilter.negotiation import data_size
 from yatxmilter.wire import Offer
 
 __all__ = [
@@ -181,13 +180,6 @@ class Agreement(NamedTuple):
     steps: int
     symbol_lists: Mapping[int, list[str]]
 
-    @property
-    def data_size(self) -> int:
-        """
-        The largest payload of a packet, in bytes.
-        """
-        return data_size(self.steps)
-
 
 # ---- the agreement
 
@@ -237,9 +229,7 @@ _CODES: Final = {
 
 # Each line but the last has a "-" behind its code, and all are of one class. Codes may differ
 # within it, and neither MTA insists on the NUL at the end.
-_REPLY: Final = re.compile(
-    r"([45])[0-9][0-9](?:-[^\r\n\0]*\r\n\1[0-9][0-9])* [^\r\n\0]*"
-)
+_REPLY: Final = re.compile(r"([45])[0-9][0-9](?:-[^\r\n\0]*\r\n\1[0-9][0-9])* [^\r\n\0]*")
 
 
 def read_response(letter: int, payload: bytes) -> Response:
