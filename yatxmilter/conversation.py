@@ -1,0 +1,361 @@
+"""
+One MTA connection and the milters on it, without the transport.
+
+A `Conversation` pulls calls from its `Session` one by one: negotiation, the end of messages and of
+connections it handles itself, everything else goes to the fan-out. While an answer is awaited, or
+the MTA does not read, it does not pull, and later commands stay where they are. Answers are
+gathered and written at once when there is nothing more to pull.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter.calling import Caller
+from yatxmilter.commands import (
+    ABORT_ROW,
+    MTA_CLOSE_ROW,
+    MTA_CONNECT_ROW,
+    OPTNEG_ROW,
+    QUIT_ROW,
+    Command,
+)
+from yatxmilter.constants import ReturnCode
+from yatxmilter.context import Context
+from yatxmilter.errors import NegotiationError, ProtocolError, ReturnCodeError
+from yatxmilter.fanout import FirstAnswer
+from yatxmilter.members import Member
+from yatxmilter.negotiation import Request, check_request, data_size, effective_offer, merge
+from yatxmilter.rounds import Pending
+from yatxmilter.session import Session
+from yatxmilter.wire import Offer, decode_offer, encode_offer, encode_packet
+
+__all__ = ["MERGES", "Conversation", "Line"]
+
+_log = Logger()
+_PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
+
+#: The fan-outs there are, by the name of their ``merge``.
+MERGES: Final = {"first": FirstAnswer}
+
+
+class Line(Protocol):
+    """
+    What a conversation needs of its connection.
+    """
+
+    def send(self, data: bytes) -> None:
+        """
+        Write bytes to the MTA.
+        """
+
+    def caught_up(self) -> None:
+        """
+        Take note that nothing is waited for: what has arrived so far was handled.
+        """
+
+    def hang_up(self) -> None:
+        """
+        Close the connection when all is written.
+        """
+
+
+class Conversation:
+    """
+    One MTA connection and the milters on it.
+
+    :param progress_interval: Seconds after which SMFIR_PROGRESS is sent, again and again, while
+        the end of a message is awaited; ``None`` for never.
+    :ivar stalled: While true nothing is pulled, because the MTA does not read what we write.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        clock: IReactorTime,
+        *,
+        merge: str = "first",
+        progress_interval: float | None = None,
+    ) -> None:
+        self.session = Session()
+        self.members: list[Member] = []
+        self.stalled = False
+        self._line = line
+        self._clock = clock
+        self._out: list[bytes] = []
+        self._caller = Caller(clock, self.session.macros, self.run)
+        self._fanout = MERGES[merge](
+            self.session,
+            self.members,
+            self._caller,
+            self._out,
+            clock=clock,
+            resume=self.run,
+            progress=self.send_progress,
+            progress_interval=progress_interval,
+        )
+        self._offer: Offer | None = None
+        self._requests: list[Request | None] = []
+        self._opening: list[Pending] = []
+        self._begun = self._running = self._ended = self._lost = False
+
+    # ---- membership
+
+    def add(self, milter: object, wanted: frozenset[str]) -> Member:
+        """
+        Add a milter behind those that are there.
+
+        :param wanted: The names of the callbacks it has of its own.
+        :raises RuntimeError: when the MTA has begun to talk.
+        """
+        if self._begun:
+            raise RuntimeError("a milter cannot be added once the MTA has begun to talk")
+        context = Context(self.session.macros, self.send_progress)
+        member = Member(milter, len(self.members), wanted, context)
+        self.members.append(member)
+        return member
+
+    def refuse(self, code: int) -> None:
+        """
+        Have the connection answered with a code in the place of a milter that cannot be built.
+        """
+        if code not in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
+            self._fanout.refuse(ReturnCode(code))
+
+    # ---- the loop
+
+    @property
+    def waiting(self) -> bool:
+        """
+        Whether a milter is waited for.
+        """
+        return bool(self._opening or self._fanout.waiting or self._caller.settling)
+
+    @property
+    def busy(self) -> bool:
+        """
+        Whether what arrives has to wait: for a milter, or for the MTA to read.
+        """
+        return self.stalled or self.waiting
+
+    def receive(self, data: bytes) -> None:
+        """
+        Take in bytes from the MTA, and answer what can be answered.
+        """
+        self.session.receive(data)
+        self.run()
+
+    def run(self) -> None:
+        """
+        Pull and answer until there is nothing to pull, or something must be waited for.
+        """
+        # A callback may lead here again, by a Deferred that it fires.
+        if self._running:
+            return
+        self._running = True
+        if not self._begun:
+            self._begin()
+        try:
+            while not (self._ended or self.busy):
+                command = self.session.next_call()
+                if command is None:
+                    break
+                if command.codes:
+                    self._fanout.step(command)
+                else:
+                    self._control(command)
+        except ProtocolError as error:
+            _log.warn(
+                "The MTA at {mta} broke the milter protocol: {error}; closing the connection",
+                mta=self._caller.peer,
+                error=str(error),
+            )
+            self.end()
+        finally:
+            self._running = False
+        self._flush()
+        if not self.busy:
+            self._line.caught_up()
+
+    def _begin(self) -> None:
+        # Until something is negotiated nothing is agreed on (libmilter takes commands all the
+        # same), and milters are called for what they have.
+        self._begun = True
+        self._fanout.compile(0, skip_offered=False)
+        self.session.decline(merge(Offer(6, 0, 0), self._initial_requests()).declined)
+
+    def _initial_requests(self) -> list[Request]:
+        return [member.request for member in self.members]
+
+    def _flush(self) -> None:
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            if not self._lost:
+                self._line.send(data)
+
+    def send_progress(self) -> None:
+        """
+        Write SMFIR_PROGRESS at once, behind what was answered before.
+        """
+        self._out.append(_PROGRESS_PACKET)
+        self._flush()
+
+    def _control(self, command: Command) -> None:
+        if command is OPTNEG_ROW:
+            self._negotiate()
+        elif command is ABORT_ROW:
+            self._fanout.abort()
+        elif command is QUIT_ROW:
+            self.end()
+        else:
+            self._fanout.abort()
+            self._close_members()
+            self.session.macros.clear_from(0)
+            self._fanout.forget_connection()
+
+    # ---- the connection comes
+
+    def connected(self, peer: object) -> None:
+        """
+        Tell the milters that the MTA has connected.
+
+        :param peer: Its address.
+        """
+        self._caller.peer = str(peer)
+        for member in self.members:
+            callback = member.callback(MTA_CONNECT_ROW.callback)
+            if callback is not None:
+                result = self._caller.call(member, MTA_CONNECT_ROW, callback, peer)
+                if isinstance(result, Pending):
+                    self._opening.append(result)
+                elif not self._welcomes(member, result):
+                    return
+        for pending in list(self._opening):
+            pending.wait(self._clock, self._settle_welcome)
+
+    def _settle_welcome(self, pending: Pending) -> None:
+        self._opening.remove(pending)
+        if self._welcomes(pending.member, pending.result):
+            self.run()
+
+    def _welcomes(self, member: Member, result: object) -> bool:
+        code = self._caller.code(member, MTA_CONNECT_ROW, result)
+        if code in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
+            return True
+        self.end()
+        return False
+
+    # ---- negotiation
+
+    def _negotiate(self) -> None:
+        offer = self._offer = effective_offer(decode_offer(self.session.payload))
+        # libmilter can do without an answer for any step, whatever the MTA offers.
+        shown = offer.steps | c.ALL_NR_STEPS
+        self._requests = [None] * len(self.members)
+        for member in self.members:
+            callback = member.callback(OPTNEG_ROW.callback)
+            if callback is None:
+                self._take_request(member, None)
+                continue
+            member.context.negotiating = True
+            result = self._caller.call(member, OPTNEG_ROW, callback, offer.actions, shown)
+            if isinstance(result, Pending):
+                self._opening.append(result)
+            else:
+                self._take_request(member, result)
+            if self._ended:
+                return
+        for pending in list(self._opening):
+            pending.wait(self._clock, self._settle_request)
+        self._agree()
+
+    def _settle_request(self, pending: Pending) -> None:
+        self._opening.remove(pending)
+        self._take_request(pending.member, pending.result)
+        self._agree()
+        self.run()
+
+    def _take_request(self, member: Member, result: object) -> None:
+        assert self._offer is not None
+        member.context.negotiating = False
+        try:
+            request = self._read_request(member, result, self._offer)
+            self._requests[member.position] = check_request(request, self._offer)
+        except NegotiationError as error:
+            _log.error(
+                "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
+                milter=member.name,
+                error=str(error),
+                mta=self._caller.peer,
+            )
+            self.end()
+
+    def _read_request(self, member: Member, result: object, offer: Offer) -> Request:
+        failure = result if isinstance(result, Failure) else None
+        if failure is None:
+            try:
+                return member.read_request(result, offer)
+            except ReturnCodeError:
+                failure = Failure()
+        code = self._caller.failed(member, OPTNEG_ROW, failure)
+        if code is c.SMFIS_CONTINUE:
+            return member.computed_request(offer)
+        if code is c.SMFIS_ACCEPT:
+            member.retire()
+            return member.request
+        raise NegotiationError(f"failed and answers {code}")
+
+    def _agree(self) -> None:
+        requests = [request for request in self._requests if request is not None]
+        if self._ended or len(requests) < len(self.members):
+            return
+        assert self._offer is not None
+        agreement = merge(self._offer, requests)
+        for member, request in zip(self.members, requests, strict=True):
+            member.agree(request, agreement)
+        self.session.decline(agreement.declined)
+        self.session.splitter.limit = data_size(agreement.steps)
+        self._fanout.compile(agreement.steps, skip_offered=bool(self._offer.steps & c.SMFIP_SKIP))
+        answer = Offer(agreement.version, agreement.actions, agreement.steps)
+        self._out.append(encode_offer(answer, agreement.symbol_lists))
+
+    # ---- the connection goes
+
+    def end(self) -> None:
+        """
+        End the conversation: the MTA said so, broke the protocol, or was refused.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        self._cancel_opening()
+        self._fanout.abort()
+        self._close_members()
+        self.session.splitter.clear()
+        if not self._lost:
+            self._flush()
+            self._line.hang_up()
+
+    def lost(self, reason: Failure) -> None:
+        """
+        Take note that the connection is gone.
+        """
+        self._lost = True
+        self.end()
+        self._caller.notify(self.members, MTA_CLOSE_ROW, reason)
+
+    def _cancel_opening(self) -> None:
+        opening = self._opening
+        self._opening = []
+        for pending in opening:
+            pending.cancel()
+
+    def _close_members(self) -> None:
+        self._caller.notify(self.members, QUIT_ROW)

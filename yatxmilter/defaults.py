@@ -1,0 +1,371 @@
+"""
+What users subclass: `Milter`, with a method for each callback and each function of libmilter.
+
+A `Milter` does nothing by itself. Of its callbacks only those that a subclass overrides are asked
+of the MTA, so one that looks at recipients alone costs the MTA one command a recipient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from yatxmilter import constants as c
+from yatxmilter.constants import ReturnCode
+from yatxmilter.context import Context
+from yatxmilter.errors import WrongStage
+from yatxmilter.interfaces import IMilter, IMilterFactory
+from yatxmilter.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
+from yatxmilter.naming import check_callback_names
+from yatxmilter.options import callable_option, code_option, name_option, seconds_option
+
+__all__ = ["Milter", "MilterFactory", "noreply"]
+
+#: What a callback may return.
+CallbackResult = int | None | Deferred[Any] | Coroutine[Any, Any, Any]
+#: What ``xxfi_negotiate`` may return.
+NegotiateResult = CallbackResult | tuple[int, int, int] | list[int]
+
+_AnyCallback = TypeVar("_AnyCallback", bound=Callable[..., Any])
+
+
+def noreply(callback: _AnyCallback) -> _AnyCallback:
+    """
+    Mark a callback as one that never answers: the ``SMFIP_NR_*`` flag of its stage is negotiated.
+
+    The MTA then need not wait for it. It must return SMFIS_NOREPLY or ``None``. Not for
+    ``xxfi_eom``, whose answer cannot be done without.
+    """
+    callback.smfip_noreply = True  # type: ignore[attr-defined]
+    return callback
+
+
+@implementer(IMilter)
+class Milter:
+    """
+    One mail filter on one MTA connection; libmilter's ``struct smfiDesc`` and its ``ctx`` in one.
+
+    Override the callbacks (``xxfi_*``) that you need; each returns a return code (``SMFIS_*``), a
+    Deferred of one, a coroutine, or ``None``, which means SMFIS_CONTINUE. Call the functions
+    (``smfi_*``) from them: modification actions from ``xxfi_eom`` only. Keep state of your own on
+    ``self``; it lives as long as the MTA's connection, over any number of messages.
+
+    :ivar factory: The `MilterFactory` that built it.
+    :ivar protocol: The `MilterProtocol` it is on.
+    """
+
+    ReturnCodes = ReturnCodes
+    NetworkTypes = NetworkTypes
+    NegotiateFlags = NegotiateFlags
+
+    #: Its name in logs and metrics: by default the class's name.
+    xxfi_name: ClassVar[str] = "Milter"
+    #: The ``SMFIF_*`` flags that it needs; ``None`` for every action that the MTA offers.
+    xxfi_flags: int | None = None
+
+    factory: Any = None
+    protocol: Any = None
+    _context: Context | None = None
+    _named: ClassVar[bool] = False
+
+    def __init__(self, factory: Any, protocol: Any) -> None:
+        self.factory = factory
+        self.protocol = protocol
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_callback_names(cls)
+        take_old_names(cls)
+        if "xxfi_name" in vars(cls):
+            cls._named = True
+        elif not cls._named:
+            cls.xxfi_name = cls.__name__
+
+    # ---- callbacks
+
+    def xxfi_mta_connect(self, address: IAddress) -> CallbackResult:
+        """
+        The MTA has connected; ours, without a counterpart in libmilter.
+
+        A return code other than SMFIS_CONTINUE and SMFIS_ACCEPT closes the connection.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_negotiate(self, actions: int, steps: int) -> NegotiateResult:
+        """
+        Settle what is done on this connection.
+
+        Not needed by most: without it ``xxfi_flags`` and the callbacks overridden say all.
+
+        :param actions: The ``SMFIF_*`` flags that the MTA offers.
+        :param steps: The ``SMFIP_*`` flags that the MTA offers, and all ``SMFIP_NR_*``.
+        :return: SMFIS_CONTINUE (as without it), SMFIS_ALL_OPTS (all that is offered),
+            SMFIS_REJECT, or ``(SMFIS_CONTINUE, actions, steps)``: exactly these.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_connect(self, hostname: str, hostaddr: IAddress | None) -> CallbackResult:
+        """
+        An SMTP client has connected to the MTA.
+
+        :param hostname: Its name, or its address in brackets.
+        :param hostaddr: An ``IPv4Address``, ``IPv6Address`` or ``UNIXAddress``; ``None`` when
+            it is unknown.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_helo(self, helohost: str) -> CallbackResult:
+        """
+        The client said HELO or EHLO.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_envfrom(self, argv: list[str]) -> CallbackResult:
+        """
+        A message begins.
+
+        :param argv: The envelope sender, with its angle brackets, and its ESMTP arguments.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_envrcpt(self, argv: list[str]) -> CallbackResult:
+        """
+        A recipient of the message; REJECT and TEMPFAIL are about that recipient alone.
+
+        :param argv: The envelope recipient, with its angle brackets, and its ESMTP arguments.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_data(self) -> CallbackResult:
+        """
+        The client said DATA.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_unknown(self, arg: str) -> CallbackResult:
+        """
+        The client sent a command that the MTA does not know.
+
+        :param arg: The whole command line.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_header(self, headerf: str, headerv: str) -> CallbackResult:
+        """
+        A header field of the message.
+
+        :param headerf: Its name.
+        :param headerv: Its value; lines of a folded one are separated by LF and white space.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_eoh(self) -> CallbackResult:
+        """
+        The header of the message has ended.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_body(self, bodyp: bytes) -> CallbackResult:
+        """
+        A chunk of the body; SMFIS_SKIP asks for no more of them.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_eom(self) -> CallbackResult:
+        """
+        The message has ended; now, and only now, it may be changed.
+        """
+        return c.SMFIS_CONTINUE
+
+    def xxfi_abort(self) -> object:
+        """
+        The message has ended, and not by this milter: the client gave up, another milter decided.
+        """
+
+    def xxfi_close(self) -> object:
+        """
+        The conversation is over; called once, whatever happened.
+        """
+
+    def xxfi_mta_close(self, reason: Failure) -> object:
+        """
+        The connection from the MTA is gone; ours, without a counterpart in libmilter.
+        """
+
+    # ---- functions
+
+    def _ctx(self) -> Context:
+        if self._context is None:
+            raise WrongStage(f"{self.xxfi_name} is not on a connection (addMilter puts it there)")
+        return self._context
+
+    def smfi_getsymval(self, symname: str | bytes) -> str | None:
+        """
+        Look up a macro of the MTA, such as ``"i"`` or ``"{client_addr}"``; ``None`` if unknown.
+        """
+        return self._ctx().getsymval(symname)
+
+    def smfi_setreply(
+        self,
+        rcode: str | bytes,
+        xcode: str | bytes | None = None,
+        message: str | bytes | None = None,
+    ) -> None:
+        """
+        Set the text of the SMTP reply that goes with REJECT (``5xx``) or TEMPFAIL (``4xx``).
+
+        A ``%`` must be doubled, as for libmilter.
+
+        :param rcode: The reply code, three digits.
+        :param xcode: The enhanced status code, such as ``"5.7.1"``.
+        :param message: One line of at most 980 bytes.
+        :raises ValueNotSendable: for an argument of another shape.
+        """
+        self._ctx().setreply(rcode, xcode, message)
+
+    def smfi_setmlreply(
+        self, rcode: str | bytes, xcode: str | bytes | None, *lines: str | bytes
+    ) -> None:
+        """
+        Set the text of an SMTP reply of 1 to 32 lines; otherwise as `smfi_setreply`.
+        """
+        self._ctx().setmlreply(rcode, xcode, *lines)
+
+    def smfi_addheader(self, headerf: str | bytes, headerv: str | bytes) -> None:
+        """
+        Add a header field at the end. Needs SMFIF_ADDHDRS.
+
+        :raises UsageError: where libmilter answers MI_FAILURE; so do all modification actions.
+        """
+        self._ctx().addheader(headerf, headerv)
+
+    def smfi_chgheader(
+        self, headerf: str | bytes, hdridx: int, headerv: str | bytes | None
+    ) -> None:
+        """
+        Change a header field, or delete it. Needs SMFIF_CHGHDRS.
+
+        :param hdridx: Which of those of that name, counted from 1.
+        :param headerv: The new value; ``None`` or empty deletes the field.
+        """
+        self._ctx().chgheader(headerf, hdridx, headerv)
+
+    def smfi_insheader(self, hdridx: int, headerf: str | bytes, headerv: str | bytes) -> None:
+        """
+        Insert a header field at a place in the header. Needs SMFIF_ADDHDRS.
+
+        :param hdridx: The place: 0 is above all others.
+        """
+        self._ctx().insheader(hdridx, headerf, headerv)
+
+    def smfi_chgfrom(self, mail: str | bytes, args: str | bytes | None = None) -> None:
+        """
+        Change the envelope sender, and its ESMTP arguments. Needs SMFIF_CHGFROM.
+        """
+        self._ctx().chgfrom(mail, args)
+
+    def smfi_addrcpt(self, rcpt: str | bytes) -> None:
+        """
+        Add an envelope recipient. Needs SMFIF_ADDRCPT.
+        """
+        self._ctx().addrcpt(rcpt)
+
+    def smfi_addrcpt_par(self, rcpt: str | bytes, args: str | bytes | None = None) -> None:
+        """
+        Add an envelope recipient with ESMTP arguments. Needs SMFIF_ADDRCPT_PAR.
+        """
+        self._ctx().addrcpt_par(rcpt, args)
+
+    def smfi_delrcpt(self, rcpt: str | bytes) -> None:
+        """
+        Remove an envelope recipient. Needs SMFIF_DELRCPT.
+        """
+        self._ctx().delrcpt(rcpt)
+
+    def smfi_replacebody(self, bodyp: bytes | str | bytearray | memoryview) -> None:
+        """
+        Replace the body, CRLF at its line ends; further calls append. Needs SMFIF_CHGBODY.
+
+        Make no other call between two of these: Postfix wants the pieces in one row.
+        """
+        self._ctx().replacebody(bodyp)
+
+    def smfi_progress(self) -> None:
+        """
+        Tell the MTA at once that ``xxfi_eom`` is still at work.
+
+        The library does so by itself, every ``progress_interval`` seconds.
+        """
+        self._ctx().progress()
+
+    def smfi_quarantine(self, reason: str | bytes) -> None:
+        """
+        Have the MTA hold the message. Needs SMFIF_QUARANTINE.
+
+        This is no verdict: return SMFIS_CONTINUE or SMFIS_ACCEPT with it.
+        """
+        self._ctx().quarantine(reason)
+
+    def smfi_setsymlist(self, stage: int, macros: str | bytes) -> None:
+        """
+        Ask for the macros of a stage, in ``xxfi_negotiate`` only.
+
+        :param stage: ``SMFIM_CONNECT`` ... ``SMFIM_EOH``.
+        :param macros: Names separated by blanks, those of more than one letter in braces.
+        """
+        self._ctx().setsymlist(stage, macros)
+
+    def smfi_version(self) -> tuple[int, int, int]:
+        """
+        Tell which version of libmilter this library answers for: major, minor, patch level.
+        """
+        version = c.SMFI_VERSION
+        return version >> 24 & 0x7F, version >> 8 & 0xFFFF, version & 0x7F
+
+
+@implementer(IMilterFactory)
+class MilterFactory:
+    """
+    Builds a milter for each MTA connection.
+
+    :param milter: The `Milter` subclass, or any callable that takes this factory and the protocol
+        and gives an `IMilter`.
+    :param on_error: What is answered for a callback that fails: SMFIS_TEMPFAIL, SMFIS_CONTINUE,
+        SMFIS_ACCEPT, SMFIS_REJECT or SMFIS_DISCARD.
+    :param timeout: Seconds one callback may take; ``None`` for any time.
+    :param name: The milter's name in logs and metrics, in place of its ``xxfi_name``.
+    :raises TypeError: for a milter that is none.
+    :raises ValueError: for an option out of range.
+    """
+
+    milter: Callable[[Any, Any], Any] = Milter
+    on_error: ReturnCode = c.SMFIS_TEMPFAIL
+    timeout: float | None = None
+    name: str | None = None
+
+    def __init__(
+        self,
+        milter: Callable[[Any, Any], Any] = Milter,
+        *,
+        on_error: int = c.SMFIS_TEMPFAIL,
+        timeout: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.milter = callable_option("milter", milter, IMilter)
+        self.on_error = code_option("on_error", on_error)
+        self.timeout = seconds_option("timeout", timeout)
+        self.name = name_option("name", name)
+
+    def build_milter(self, protocol: Any) -> Any:
+        """
+        Build the milter of one connection; override it to pass the milter what it needs.
+
+        :param protocol: The connection's `MilterProtocol`.
+        :return: An `IMilter`.
+        """
+        return self.milter(self, protocol)

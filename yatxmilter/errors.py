@@ -1,0 +1,75 @@
+"""
+Two families of error: the MTA's fault and the milter's fault.
+
+A `ProtocolError` ends the connection, as libmilter ends it. A `UsageError` is raised in the
+milter's own stack, at the line that asked for something illegal, where libmilter's functions
+answer ``MI_FAILURE``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "MilterError",
+    "NegotiationError",
+    "NotNegotiated",
+    "PeerError",
+    "ProtocolError",
+    "ReturnCodeError",
+    "UsageError",
+    "ValueNotSendable",
+    "WrongStage",
+]
+
+
+class MilterError(Exception):
+    """
+    Base of all errors of this package.
+    """
+
+
+class ProtocolError(MilterError):
+    """
+    The peer sent something that the milter protocol does not allow.
+    """
+
+
+class PeerError(MilterError):
+    """
+    The milter that a client talks to answered wrongly, or went away before it had answered.
+    """
+
+
+class NegotiationError(MilterError):
+    """
+    A milter's request and the MTA's offer do not go together; the connection is closed.
+    """
+
+
+class UsageError(MilterError):
+    """
+    A milter asked for something illegal; libmilter would answer ``MI_FAILURE``.
+    """
+
+
+class NotNegotiated(UsageError):
+    """
+    A modification action whose ``SMFIF_*`` flag is not in the agreement.
+    """
+
+
+class WrongStage(UsageError):
+    """
+    A function was called in a callback, or at a time, where it has no effect.
+    """
+
+
+class ValueNotSendable(UsageError, ValueError):
+    """
+    An argument that the protocol, or SMTP behind it, cannot carry.
+    """
+
+
+class ReturnCodeError(UsageError):
+    """
+    A callback returned something that is not legal at its stage.
+    """

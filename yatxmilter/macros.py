@@ -1,0 +1,109 @@
+"""
+Macros, by the stage they came with.
+
+An MTA sends a macro packet before most commands, and few are ever looked at: payloads are kept as
+they came and read on the first look-up. Each command ends the macros of the stages after its own,
+as libmilter's ``mi_clr_macros`` does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from yatxmilter import constants as c
+from yatxmilter.wire import decode_macros
+
+__all__ = ["MacroStore"]
+
+# libmilter's order of look-up, from the end: connect, helo, envfrom, envrcpt, data, eoh, eom.
+_STAGES: Final = {
+    letter: stage
+    for stage, letter in enumerate(
+        (
+            c.SMFIC_CONNECT,
+            c.SMFIC_HELO,
+            c.SMFIC_MAIL,
+            c.SMFIC_RCPT,
+            c.SMFIC_DATA,
+            c.SMFIC_EOH,
+            c.SMFIC_BODYEOB,
+        )
+    )
+}
+
+
+def _normal(name: str) -> str:
+    # ``x`` and ``{x}`` are the same macro when x is one byte; longer names need their braces.
+    if len(name) == 3 and name[0] == "{" and name[2] == "}":
+        letter = name[1]
+        if letter.isascii() or "\udc80" <= letter <= "\udcff":
+            return letter
+    return name
+
+
+class MacroStore:
+    """
+    The macros of one connection.
+    """
+
+    __slots__ = ("_payloads", "_tables")
+
+    def __init__(self) -> None:
+        self._payloads: list[bytes | None] = [None] * 7
+        self._tables: list[dict[str, str | None] | None] = [None] * 7
+
+    def put(self, payload: bytes) -> None:
+        """
+        Keep the payload of a macro packet in place of its stage's old one.
+
+        A packet for a stage that has no macros, and one without any string, changes nothing.
+        """
+        stage = _STAGES.get(payload[0])
+        if stage is not None and b"\0" in payload:
+            self._payloads[stage] = payload
+            self._tables[stage] = None
+
+    def clear_from(self, first: int) -> None:
+        """
+        End the macros of a stage and of those after it.
+
+        :param first: 0 for all, 1 from HELO on, and so on in the order of look-up.
+        """
+        payloads = self._payloads
+        for stage in range(first, 7):
+            payloads[stage] = None
+
+    def get(self, symname: str) -> str | None:
+        """
+        Look a macro up, from the last stage to the first; mirrors ``smfi_getsymval``.
+        """
+        name = _normal(symname)
+        for stage in range(6, -1, -1):
+            payload = self._payloads[stage]
+            if payload is None:
+                continue
+            table = self._tables[stage]
+            if table is None:
+                table = self._tables[stage] = _read(payload)
+            if name in table:
+                return table[name]
+        return None
+
+    def all(self) -> dict[str, str | None]:
+        """
+        Collect all that `get` would find, by name.
+        """
+        found: dict[str, str | None] = {}
+        for stage in range(7):
+            payload = self._payloads[stage]
+            if payload is not None:
+                found.update(_read(payload))
+        return found
+
+
+def _read(payload: bytes) -> dict[str, str | None]:
+    table: dict[str, str | None] = {}
+    for name, value in decode_macros(payload[1:]).items():
+        if name:  # libmilter's look-up of an empty name finds nothing
+            table.setdefault(_normal(name), value)
+    return table

@@ -1,0 +1,241 @@
+"""
+One milter on one connection: what it wants, what it promised, how it is called.
+
+A `Member` stands between a user's milter and the fan-out. It works out what the milter asks of the
+MTA from what its class overrides, and gives for each command the callable that shows the milter
+what it would see if it were alone, whatever its fellows negotiated.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, cast
+
+from yatxmilter import constants as c
+from yatxmilter.commands import (
+    BODY_ROW,
+    CALLBACK_STEPS,
+    HEADER_ROW,
+    RCPT_ROW,
+    Command,
+)
+from yatxmilter.constants import ReturnCode
+from yatxmilter.context import Context
+from yatxmilter.errors import NegotiationError, ReturnCodeError
+from yatxmilter.macros import MacroStore
+from yatxmilter.negotiation import Agreement, Request, data_size
+from yatxmilter.wire import Offer
+
+__all__ = ["CALLBACKS", "Callback", "Member", "wanted_callbacks"]
+
+Callback = Callable[..., object]
+
+#: The callbacks a milter may have, ours included.
+CALLBACKS: Final = (
+    "xxfi_mta_connect",
+    "xxfi_negotiate",
+    *(command.callback for command in CALLBACK_STEPS),
+    "xxfi_abort",
+    "xxfi_close",
+    "xxfi_mta_close",
+)
+
+
+def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
+    """
+    Tell which callbacks a milter has of its own: those that differ from ``base``'s.
+
+    Of a milter that is no ``base`` at all, those that it has.
+    """
+    if not isinstance(milter, base):
+        return frozenset(name for name in CALLBACKS if hasattr(milter, name))
+    own = vars(milter)
+    kind = type(milter)
+    return frozenset(
+        name for name in CALLBACKS if getattr(kind, name) is not getattr(base, name) or name in own
+    )
+
+
+class Member:
+    """
+    One milter on one connection.
+
+    :ivar position: Its place among the connection's milters, from 0.
+    :ivar wanted: The names of the callbacks it has of its own.
+    :ivar request: What it asked of the MTA; before negotiation, what it would ask.
+    :ivar failed: Whether its ``xxfi_eom`` failed in this message: its edits do not count.
+    """
+
+    __slots__ = (
+        "context",
+        "failed",
+        "milter",
+        "name",
+        "on_error",
+        "position",
+        "request",
+        "timeout",
+        "wanted",
+    )
+
+    def __init__(
+        self, milter: Any, position: int, wanted: frozenset[str], context: Context
+    ) -> None:
+        factory = getattr(milter, "factory", None)
+        self.milter = milter
+        self.position = position
+        self.wanted = wanted
+        self.context = context
+        self.name: str = (
+            getattr(factory, "name", None)
+            or getattr(milter, "xxfi_name", None)
+            or type(milter).__name__
+        )
+        self.on_error: ReturnCode = getattr(factory, "on_error", c.SMFIS_TEMPFAIL)
+        self.timeout: float | None = getattr(factory, "timeout", None)
+        self.request = Request(0, self._own_steps(), {})
+        self.failed = False
+
+    def callback(self, name: str) -> Callback | None:
+        """
+        Give a callback of the milter's own; ``None`` if it has none.
+        """
+        return cast(Callback, getattr(self.milter, name)) if name in self.wanted else None
+
+    def retire(self) -> None:
+        """
+        Take the milter out of the connection; only that it ends is still told.
+        """
+        self.wanted &= {"xxfi_close", "xxfi_mta_close"}
+        self.request = Request(0, self._own_steps(), {})
+
+    # ---- negotiation
+
+    def _own_steps(self) -> int:
+        steps = 0
+        for command in CALLBACK_STEPS:
+            callback = self.callback(command.callback)
+            if callback is None:
+                steps |= command.no
+            elif getattr(callback, "smfip_noreply", False):
+                steps |= command.nr
+        return steps
+
+    def read_request(self, answer: object, offer: Offer) -> Request:
+        """
+        Read what ``xxfi_negotiate`` returned as a request.
+
+        :raises NegotiationError: when it refuses.
+        :raises ReturnCodeError: when it is not an answer.
+        """
+        parts = answer if isinstance(answer, (tuple, list)) else [answer]
+        code = c.SMFIS_CONTINUE if parts == [None] else parts[0] if parts else None
+        lists = self.context.symbol_lists
+        if _is_number(code) and len(parts) in (1, 3, 4):
+            if code == c.SMFIS_ALL_OPTS:
+                return Request(offer.actions, self._own_steps() | offer.steps & c.SMFIP_SKIP, lists)
+            if code == c.SMFIS_REJECT:
+                raise NegotiationError("refuses the connection (SMFIS_REJECT)")
+            if code == c.SMFIS_CONTINUE and len(parts) == 1:
+                return Request(*self.computed_request(offer)[:2], lists)
+            if code == c.SMFIS_CONTINUE and all(map(_is_number, parts)):
+                actions, steps = map(int, parts[-2:])
+                return Request(actions & 0xFFFFFFFF, steps & 0xFFFFFFFF, lists)
+        raise ReturnCodeError(
+            f"xxfi_negotiate returned {answer!r}; expected SMFIS_CONTINUE, SMFIS_ALL_OPTS,"
+            " SMFIS_REJECT, None or (SMFIS_CONTINUE, actions, steps)"
+        )
+
+    def computed_request(self, offer: Offer) -> Request:
+        """
+        Work out the request of a milter that does not negotiate by itself.
+
+        :raises NegotiationError: when its ``xxfi_flags`` are no number.
+        """
+        flags = getattr(self.milter, "xxfi_flags", None)
+        if flags is not None and not _is_number(flags):
+            raise NegotiationError(f"has xxfi_flags {flags!r}, expected a number or None")
+        steps = self._own_steps()
+        if not steps & c.SMFIP_NOBODY:
+            steps |= offer.steps & c.SMFIP_SKIP
+        return Request(offer.actions if flags is None else flags, steps, {})
+
+    def agree(self, request: Request, agreement: Agreement) -> None:
+        """
+        Take what was settled.
+        """
+        self.request = request
+        context = self.context
+        context.actions = request.actions
+        context.adds_space = bool(agreement.steps & ~request.steps & c.SMFIP_HDR_LEADSPC)
+        context.max_payload = data_size(request.steps)
+
+    # ---- calling
+
+    def promised_silence(self, command: Command) -> bool:
+        """
+        Tell whether the milter promised not to answer this command.
+        """
+        return bool(self.request.steps & command.nr)
+
+    def view(
+        self, command: Command, steps: int, macros: MacroStore, shared: bool
+    ) -> Callback | None:
+        """
+        Give what to call for a command so that the milter sees it as if it were alone.
+
+        :param steps: The steps agreed on for all milters.
+        :param shared: Whether other milters are given the same arguments.
+        :return: ``None`` when the milter does not want the command.
+        """
+        callback = self.callback(command.callback)
+        if callback is None or self.request.steps & command.no:
+            return None
+        added = steps & ~self.request.steps
+        if command is HEADER_ROW and added & c.SMFIP_HDR_LEADSPC:
+            return partial(_without_leading_space, callback)
+        if command is RCPT_ROW and added & c.SMFIP_RCPT_REJ:
+            callback = partial(_unless_refused, callback, macros)
+        if command is BODY_ROW and data_size(steps) > data_size(self.request.steps):
+            return partial(_in_pieces, callback, data_size(self.request.steps))
+        if shared and command.has_argv:
+            return partial(_with_own_list, callback)
+        return callback
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _with_own_list(callback: Callback, argv: list[str]) -> object:
+    return callback(argv.copy())
+
+
+def _without_leading_space(callback: Callback, headerf: str, headerv: str) -> object:
+    # The MTA takes away one blank, no tab, where it is not told to leave values alone.
+    return callback(headerf, headerv[1:] if headerv.startswith(" ") else headerv)
+
+
+def _unless_refused(callback: Callback, macros: MacroStore, argv: list[str]) -> object:
+    # How both MTAs mark a recipient that they have refused themselves.
+    if macros.get("{rcpt_mailer}") == "error":
+        return c.SMFIS_CONTINUE
+    return callback(argv)
+
+
+def _in_pieces(callback: Callback, size: int, bodyp: bytes) -> object:
+    if len(bodyp) <= size:
+        return callback(bodyp)
+    return _one_by_one(callback, size, bodyp)
+
+
+async def _one_by_one(callback: Callback, size: int, bodyp: bytes) -> object:
+    for start in range(0, len(bodyp), size):
+        answer = callback(bodyp[start : start + size])
+        if inspect.isawaitable(answer):
+            answer = await cast(Awaitable[object], answer)
+        if answer is not None and answer not in (c.SMFIS_CONTINUE, c.SMFIS_NOREPLY):
+            return answer
+    return answer

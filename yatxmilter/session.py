@@ -1,0 +1,164 @@
+"""
+One connection's conversation without its I/O: bytes in, calls out.
+
+`Session.receive` takes bytes; `Session.next_call` answers with the next command that somebody has
+to look at, or ``None`` when no whole packet is there. It is pulled, never pushed: who waits for an
+answer simply does not ask, and later commands stay where they are. The order of commands is
+libmilter's (``engine.c``): an illegal one ends the message that is open, and is then tried once
+more as if after HELO; if it is illegal there too it is dropped without a word.
+
+Calls are not packets. Macro packets end here; an illegal command in a message gives an ABORT call
+before it; BODYEOB with data gives a BODY call and then its own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from yatxmilter.commands import (
+    ABORT_ROW,
+    BODY_ROW,
+    COMMANDS,
+    EOM_ROW,
+    HELO,
+    INIT,
+    MACRO_ROW,
+    QUIT_ROW,
+    Command,
+    legal_commands,
+)
+from yatxmilter.errors import ProtocolError
+from yatxmilter.macros import MacroStore
+from yatxmilter.wire import PacketSplitter
+
+__all__ = ["Session"]
+
+_NAMES: Final = (
+    "INIT", "OPTS", "CONN", "HELO", "MAIL", "RCPT", "DATA", "HDRS",
+    "EOHS", "BODY", "ENDM", "QUIT", "ABRT", "UNKN", "Q_NC",
+)  # fmt: skip
+
+
+class Session:
+    """
+    The state of one connection.
+
+    :ivar payload: The payload of the call that `next_call` gave.
+    :ivar last_chunk: Whether that call is the body chunk of a BODYEOB, which has no answer of its
+        own: the end of message behind it has.
+    :ivar in_message: Whether a message is open: one of its commands was handled since the last
+        one ended.
+    :ivar dropped: The last command that was dropped as illegal, and the state it came in.
+    """
+
+    __slots__ = (
+        "_again",
+        "_end_due",
+        "_legal",
+        "dropped",
+        "in_message",
+        "last_chunk",
+        "macros",
+        "payload",
+        "splitter",
+        "state",
+    )
+
+    def __init__(self) -> None:
+        self.splitter = PacketSplitter()
+        self.macros = MacroStore()
+        self.state = INIT
+        self.payload = b""
+        self.last_chunk = False
+        self.in_message = False
+        self.dropped: str | None = None
+        self._legal = legal_commands(0)
+        self._again: tuple[int, bytes] | None = None
+        self._end_due = False
+
+    def receive(self, data: bytes) -> None:
+        """
+        Take in bytes that have arrived.
+        """
+        self.splitter.feed(data)
+
+    def decline(self, steps: int) -> None:
+        """
+        Take the ``SMFIP_NO*`` steps in force: the states they name are passed over.
+        """
+        self._legal = legal_commands(steps)
+
+    def next_call(self) -> Command | None:
+        """
+        Give the next command to handle; its payload is in `payload`. ``None`` when there is none.
+
+        :raises ProtocolError: when the stream cannot be read on. The connection must be closed.
+        """
+        if self._end_due:
+            self._end_due = self.last_chunk = False
+            self.payload = b""
+            return EOM_ROW
+        while True:
+            packet = self._again
+            if packet is None:
+                packet = self.splitter.next_packet()
+                if packet is None:
+                    return None
+            else:
+                self._again = None
+            letter, payload = packet
+            command = COMMANDS.get(letter)
+            if command is None:
+                raise ProtocolError(f"unknown command {chr(letter)!r}")
+            if command is MACRO_ROW:
+                if not payload:
+                    raise ProtocolError("MACRO without a stage")
+                self.macros.put(payload)
+                continue
+            self.last_chunk = False
+            if not self._legal[self.state] >> command.index & 1:
+                if self.in_message:
+                    # The message ends first; the command is looked at again after that.
+                    self._again = packet
+                    self.state = HELO
+                    self.payload = b""
+                    return ABORT_ROW
+                if command is not QUIT_ROW and not self._legal[HELO] >> command.index & 1:
+                    self.dropped = f"{command.name} in state {_NAMES[self.state]}"
+                    self.state = HELO
+                    continue
+            return self._accept(command, payload)
+
+    def _accept(self, command: Command, payload: bytes) -> Command:
+        if not payload and command.needs_payload:
+            raise ProtocolError(f"{command.name} without payload")
+        if command.state is not None:
+            self.state = command.state
+        if command.in_message:
+            self.in_message = True
+        if command.stale < 7:
+            self.macros.clear_from(command.stale)
+        if command is EOM_ROW and payload:
+            self._end_due = self.last_chunk = True
+            command = BODY_ROW
+        self.payload = payload
+        return command
+
+    def forget_message(self) -> None:
+        """
+        Note that the message has ended.
+        """
+        self.in_message = False
+
+    def finish(self) -> bool:
+        """
+        Take note of a final answer (ACCEPT, REJECT, TEMPFAIL, DISCARD); tell if a message ended.
+
+        Not to be called where the answer is about one recipient or an unknown command alone.
+        """
+        self.state = HELO
+        # The end of message behind a last chunk has been answered with the chunk.
+        self._end_due = False
+        ended = self.in_message
+        self.in_message = False
+        return ended
