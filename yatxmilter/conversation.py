@@ -9,8 +9,12 @@ gathered and written at once when there is nothing more to pull.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -35,13 +39,24 @@ from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
 from yatxmilter.wire import Offer, decode_offer, encode_offer, encode_packet
 
-__all__ = ["MERGES", "Conversation", "Line"]
+__all__ = ["MERGES", "Conversation", "Line", "describe_address"]
 
 _log = Logger()
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
 #: The fan-outs there are, by the name of their ``merge``.
 MERGES: Final = {"first": FirstAnswer}
+
+
+def describe_address(address: object) -> str:
+    """
+    Write an address for the log.
+    """
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, UNIXAddress):
+        return f"unix:{os.fsdecode(address.name or b'')}"
+    return str(address)
 
 
 class Line(Protocol):
@@ -95,14 +110,14 @@ class Conversation:
             self._caller,
             self._out,
             clock=clock,
-            resume=self.run,
+            resume=self.resume,
             progress=self.send_progress,
             progress_interval=progress_interval,
         )
         self._offer: Offer | None = None
         self._requests: list[Request | None] = []
         self._opening: list[Pending] = []
-        self._begun = self._running = self._ended = self._lost = False
+        self._begun = self._running = self._ended = self._lost = self._told = False
 
     # ---- membership
 
@@ -179,8 +194,36 @@ class Conversation:
         finally:
             self._running = False
         self._flush()
+        if self.session.dropped is not None:
+            self._tell_dropped(self.session.dropped)
         if not self.busy:
             self._line.caught_up()
+
+    def _tell_dropped(self, dropped: str) -> None:
+        # Once: an MTA that is out of step sends many.
+        self.session.dropped = None
+        if not self._told:
+            self._told = True
+            _log.info(
+                "The MTA at {mta} sent {dropped}, which is out of order: dropped without an"
+                " answer (further ones are not logged)",
+                mta=self._caller.peer,
+                dropped=dropped,
+            )
+
+    def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
+        """
+        Do what an awaited result calls for, then go on pulling.
+
+        Not before: user code that the work runs must not make the loop pull in its middle.
+        """
+        running = self._running
+        self._running = True
+        try:
+            work(pending)
+        finally:
+            self._running = running
+        self.run()
 
     def _begin(self) -> None:
         # Until something is negotiated nothing is agreed on (libmilter takes commands all the
@@ -228,7 +271,7 @@ class Conversation:
 
         :param peer: Its address.
         """
-        self._caller.peer = str(peer)
+        self._caller.peer = describe_address(peer)
         for member in self.members:
             callback = member.callback(MTA_CONNECT_ROW.callback)
             if callback is not None:
@@ -238,12 +281,11 @@ class Conversation:
                 elif not self._welcomes(member, result):
                     return
         for pending in list(self._opening):
-            pending.wait(self._clock, self._settle_welcome)
+            pending.wait(self._clock, partial(self.resume, self._settle_welcome))
 
     def _settle_welcome(self, pending: Pending) -> None:
         self._opening.remove(pending)
-        if self._welcomes(pending.member, pending.result):
-            self.run()
+        self._welcomes(pending.member, pending.result)
 
     def _welcomes(self, member: Member, result: object) -> bool:
         code = self._caller.code(member, MTA_CONNECT_ROW, result)
@@ -273,14 +315,13 @@ class Conversation:
             if self._ended:
                 return
         for pending in list(self._opening):
-            pending.wait(self._clock, self._settle_request)
+            pending.wait(self._clock, partial(self.resume, self._settle_request))
         self._agree()
 
     def _settle_request(self, pending: Pending) -> None:
         self._opening.remove(pending)
         self._take_request(pending.member, pending.result)
         self._agree()
-        self.run()
 
     def _take_request(self, member: Member, result: object) -> None:
         assert self._offer is not None

@@ -11,6 +11,7 @@ nothing more until the round it belongs to is over.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final, NamedTuple
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -77,7 +78,8 @@ class FirstAnswer:
     The fan-out of one connection.
 
     :param out: Where answers are put, as packets.
-    :param resume: Called when a round that was waited for is over.
+    :param resume: Called with what is to be done of an awaited result that has come; it goes on
+        with the conversation after that.
     :param progress: Called every ``progress_interval`` seconds while an end of message is awaited.
     """
 
@@ -89,7 +91,7 @@ class FirstAnswer:
         out: list[bytes],
         *,
         clock: IReactorTime,
-        resume: Callable[[], None],
+        resume: Callable[[Callable[[Pending], None], Pending], None],
         progress: Callable[[], None],
         progress_interval: float | None,
     ) -> None:
@@ -216,7 +218,7 @@ class FirstAnswer:
         # All are in the round before the first can settle.
         self._round = pending
         for one in pending:
-            one.wait(self._clock, self._settle)
+            one.wait(self._clock, partial(self._resume, self._settle))
         if command is EOM_ROW:
             awaited = [one.member for one in pending]
             for member in self._members:
@@ -235,9 +237,6 @@ class FirstAnswer:
         elif not self._round:
             self._end_round()
             self._continue(command, True)
-        else:
-            return
-        self._resume()
 
     def _end_round(self) -> None:
         self._round = []

@@ -124,7 +124,9 @@ class Session:
                     self.payload = b""
                     return ABORT_ROW
                 if command is not QUIT_ROW and not self._legal[HELO] >> command.index & 1:
-                    self.dropped = f"{command.name} in state {_NAMES[self.state]}"
+                    # Stray ABORTs are no mistake: Postfix sends one after each message.
+                    if command is not ABORT_ROW:
+                        self.dropped = f"{command.name} in state {_NAMES[self.state]}"
                     self.state = HELO
                     continue
             return self._accept(command, payload)
