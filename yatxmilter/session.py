@@ -48,7 +48,8 @@ class Session:
         own: the end of message behind it has.
     :ivar in_message: Whether a message is open: one of its commands was handled since the last
         one ended.
-    :ivar dropped: The last command that was dropped as illegal, and the state it came in.
+    :ivar dropped: The last command that was dropped as illegal, and the state it came in; stray
+        ABORTs do not count.
     """
 
     __slots__ = (
@@ -145,12 +146,6 @@ class Session:
             command = BODY_ROW
         self.payload = payload
         return command
-
-    def forget_message(self) -> None:
-        """
-        Note that the message has ended.
-        """
-        self.in_message = False
 
     def finish(self) -> bool:
         """
