@@ -236,9 +236,16 @@ class OrderTests(SynchronousTestCase):
         session.receive(_packet("R"))
         _pull(session)
         self.assertEqual(session.dropped, "RCPT in state ENDM")
-        session.receive(_packet("A"))
+        session.receive(_packet("T"))
         _pull(session)
-        self.assertEqual(session.dropped, "ABORT in state HELO")
+        self.assertEqual(session.dropped, "DATA in state HELO")
+
+    def test_stray_abort(self) -> None:
+        """
+        A stray ABORT, which Postfix sends after each message, is dropped without a note.
+        """
+        session = _session("OCHMRTLNBEA")
+        self.assertEqual((session.dropped, STATES[session.state]), (None, "HELO"))
 
 
 class DeclinedTests(SynchronousTestCase):

@@ -441,6 +441,25 @@ class BufferTests(SynchronousTestCase):
         # Kept as they came, the pieces would take some 900 KB.
         self.assertLess(peak, 300_000)
 
+    def test_few_objects_in_waiting(self) -> None:
+        """
+        Tiny reads that wait, because nobody asks for packets, take little more than their bytes.
+        """
+        splitter = PacketSplitter()
+        stream = b"".join(b"\x00\x00\x00\x05B%04d" % number for number in range(8000))
+        tracemalloc.start()
+        try:
+            for place in range(0, len(stream), 3):
+                splitter.feed(stream[place : place + 3])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        self.assertEqual(splitter.buffered, 72000)
+        # Kept as they came, the reads would take more than 1 MB.
+        self.assertLess(peak, 300_000)
+        packets = [(ord("B"), b"%04d" % number) for number in range(8000)]
+        self.assertEqual(_drain(splitter), packets)
+
 
 class StringTests(SynchronousTestCase):
     """
