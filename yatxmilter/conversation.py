@@ -118,6 +118,7 @@ class Conversation:
         self._requests: list[Request | None] = []
         self._opening: list[Pending] = []
         self._begun = self._running = self._ended = self._lost = self._told = False
+        self._draining = False
 
     # ---- membership
 
@@ -196,7 +197,11 @@ class Conversation:
         self._flush()
         if self.session.dropped is not None:
             self._tell_dropped(self.session.dropped)
-        if not self.busy:
+        if self.busy:
+            return
+        if self._draining and not self.session.in_message:
+            self.end()
+        else:
             self._line.caught_up()
 
     def _tell_dropped(self, dropped: str) -> None:
@@ -383,6 +388,20 @@ class Conversation:
         if not self._lost:
             self._flush()
             self._line.hang_up()
+
+    def drain(self) -> None:
+        """
+        End the conversation as soon as no message is open and nothing is waited for.
+        """
+        self._draining = True
+        self.run()
+
+    def give_up(self) -> None:
+        """
+        End the conversation now; what is awaited is answered TEMPFAIL.
+        """
+        self._fanout.give_up()
+        self.end()
 
     def lost(self, reason: Failure) -> None:
         """

@@ -263,6 +263,17 @@ class FirstAnswer:
         for one in pending:
             one.cancel()
 
+    def give_up(self) -> None:
+        """
+        Cancel what is awaited, and answer TEMPFAIL where that is owed.
+        """
+        if not self._round:
+            return
+        command = self._round[0].command
+        self.cancel()
+        if self._session.last_chunk or not command.nr & self._unanswered:
+            self._out.append(response(c.SMFIS_TEMPFAIL, None))
+
     # ---- answering
 
     def _continue(self, command: Command, called: bool) -> None:

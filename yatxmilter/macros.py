@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from yatxmilter import constants as c
+from yatxmilter.errors import ProtocolError
 from yatxmilter.wire import decode_macros
 
 __all__ = ["MacroStore"]
@@ -44,11 +45,16 @@ def _normal(name: str) -> str:
 class MacroStore:
     """
     The macros of one connection.
+
+    :ivar most: How many macros one stage may have.
+    :ivar most_bytes: How many bytes the macros of all stages may have.
     """
 
-    __slots__ = ("_payloads", "_tables")
+    __slots__ = ("_payloads", "_tables", "most", "most_bytes")
 
     def __init__(self) -> None:
+        self.most = 512
+        self.most_bytes = 512 * 1024
         self._payloads: list[bytes | None] = [None] * 7
         self._tables: list[dict[str, str | None] | None] = [None] * 7
 
@@ -57,11 +63,25 @@ class MacroStore:
         Keep the payload of a macro packet in place of its stage's old one.
 
         A packet for a stage that has no macros, and one without any string, changes nothing.
+
+        :raises ProtocolError: when there are too many macros, or too many bytes of them.
         """
         stage = _STAGES.get(payload[0])
         if stage is not None and b"\0" in payload:
             self._payloads[stage] = payload
             self._tables[stage] = None
+            # A macro has two bytes at least, and there are seven stages: small packets, which
+            # most are, need no counting.
+            if len(payload) > 2 * self.most or len(payload) > self.most_bytes // 7:
+                self._check(payload)
+
+    def _check(self, payload: bytes) -> None:
+        count = payload.count(b"\0") // 2
+        if count > self.most:
+            raise ProtocolError(f"{count} macros for one stage, at most {self.most} are taken")
+        size = sum(len(one) for one in self._payloads if one is not None)
+        if size > self.most_bytes:
+            raise ProtocolError(f"macros of {size} bytes, at most {self.most_bytes} are taken")
 
     def clear_from(self, first: int) -> None:
         """

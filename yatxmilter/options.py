@@ -5,6 +5,7 @@ Checks of options: a bad one is refused where it is given, by its name and value
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ __all__ = [
     "choice_option",
     "code_option",
     "count_option",
+    "limit_option",
     "name_option",
     "seconds_option",
 ]
@@ -67,20 +69,31 @@ def code_option(name: str, value: int) -> ReturnCode:
     return ReturnCode(value)
 
 
-def count_option(name: str, value: int | None, *, least: int = 1) -> int | None:
+def count_option(name: str, value: int | None) -> int | None:
     """
     Check for a whole number, or ``None`` for no limit.
 
     :raises TypeError: for anything else.
-    :raises ValueError: for a number that is too small.
+    :raises ValueError: for a number below 1.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} is {value!r}, expected a whole number or None")
-    if value < least:
-        raise ValueError(f"{name} is {value!r}, expected at least {least}")
+    if value < 1:
+        raise ValueError(f"{name} is {value!r}, expected at least 1")
     return value
+
+
+def limit_option(name: str, value: int | None) -> int:
+    """
+    Check for a whole number; ``None``, for no limit, becomes a number that is never reached.
+
+    :raises TypeError: for anything else.
+    :raises ValueError: for a number below 1.
+    """
+    count = count_option(name, value)
+    return sys.maxsize if count is None else count
 
 
 def name_option(name: str, value: str | None) -> str | None:

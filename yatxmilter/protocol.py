@@ -7,9 +7,10 @@ buffers; what the bytes mean is not decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -21,21 +22,22 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from yatxmilter.admission import Admission
 from yatxmilter.constants import SMFIS_TEMPFAIL
 from yatxmilter.context import Context
-from yatxmilter.conversation import MERGES, Conversation
+from yatxmilter.conversation import MERGES, Conversation, describe_address
 from yatxmilter.defaults import Milter
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.members import wanted_callbacks
-from yatxmilter.options import choice_option, count_option, seconds_option
+from yatxmilter.options import choice_option, limit_option, seconds_option
+from yatxmilter.watch import Watch
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
 _log = Logger()
 
-# What may be waiting for a conversation before its transport is paused. An MTA sends one command
-# and waits, unless no reply was agreed on.
-_MAX_BUFFERED: Final = 256 * 1024
+# Seconds for the last answers to go out when draining takes no longer.
+_GRACE: Final = 5
 
 
 @implementer(IPushProducer)
@@ -53,14 +55,23 @@ class MilterProtocol(Protocol):
         self.factory = factory
         self._options = options
         self._paused = False
-        self._idle_timer: IDelayedCall | None = None
-        self._last_moved = 0.0
+        self._watch = Watch(
+            options.clock,
+            timeout=options.timeout,
+            command_timeout=options.command_timeout,
+            write_timeout=options.write_timeout,
+            expired=self._expired,
+            stuck=self._stuck,
+        )
         self._conversation = Conversation(
             self,
             options.clock,
             merge=options.merge,
             progress_interval=options.progress_interval,
         )
+        macros = self._conversation.session.macros
+        macros.most = options.max_macros
+        macros.most_bytes = options.max_macro_bytes
 
     # ---- milters
 
@@ -108,59 +119,76 @@ class MilterProtocol(Protocol):
         """
         Tell the milters of the connection, and start to watch it.
         """
+        peer = self.transport.getPeer()
         if self.factory is not None:
-            self.factory.connections.add(self)
+            self.factory.connection_made(self, peer)
         self.transport.registerProducer(self, True)
-        self._watch_idleness(self._options.timeout)
-        self._conversation.connected(self.transport.getPeer())
+        self._watch.idle.start()
+        self._conversation.connected(peer)
 
     def dataReceived(self, data: bytes) -> None:
         """
         Hand bytes to the conversation; pause the transport when too many are waiting there.
         """
-        self._last_moved = self._options.clock.seconds()
+        self._moved()
         conversation = self._conversation
         conversation.receive(data)
-        if conversation.busy and conversation.session.splitter.buffered > _MAX_BUFFERED:
+        splitter = conversation.session.splitter
+        if not splitter.partial:
+            self._watch.command.stop()
+        elif not conversation.busy:
+            self._watch.command.start()
+        elif splitter.buffered > self._options.max_buffered:
             self._paused = True
             self.transport.pauseProducing()
+
+    def _moved(self) -> None:
+        # Only while it counts: not once the connection is being closed.
+        idle = self._watch.idle
+        if idle.since is not None:
+            idle.since = self._options.clock.seconds()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         Cancel what is awaited, and tell the milters.
         """
-        self._stop_watching()
-        if self.factory is not None:
-            self.factory.connections.discard(self)
+        self._watch.cancel()
         self._conversation.lost(reason)
+        if self.factory is not None:
+            self.factory.connection_lost(self, self.transport.getPeer())
 
-    # Bytes only leave a mark of their time: to move a timer for each costs more.
-
-    def _watch_idleness(self, seconds: float | None) -> None:
-        if seconds is not None:
-            self._last_moved = self._options.clock.seconds()
-            self._idle_timer = self._options.clock.callLater(seconds, self._check_idleness)
-
-    def _check_idleness(self) -> None:
-        self._idle_timer = None
-        timeout = self._options.timeout
-        assert timeout is not None
-        clock = self._options.clock
+    def _expired(self, fault: str) -> None:
         if self._conversation.waiting:
-            # The MTA is waiting for a milter, not we for the MTA.
-            self._watch_idleness(timeout)
+            # The MTA waits for a milter, not we for the MTA.
+            self._watch.idle.start()
             return
-        left = self._last_moved + timeout - clock.seconds()
-        if left > 0:
-            self._idle_timer = clock.callLater(left, self._check_idleness)
-            return
-        _log.info("The MTA at {mta} was silent too long; closing", mta=self.transport.getPeer())
+        self._log_fault(fault)
         self._conversation.end()
 
-    def _stop_watching(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+    def _stuck(self, fault: str) -> None:
+        self._log_fault(fault)
+        self.transport.abortConnection()
+
+    def _log_fault(self, fault: str) -> None:
+        _log.warn(
+            "The MTA at {mta} {fault}; closing the connection",
+            mta=describe_address(self.transport.getPeer()),
+            fault=fault,
+        )
+
+    # ---- draining
+
+    def drain(self) -> None:
+        """
+        Close the connection as soon as no message is open and no milter is waited for.
+        """
+        self._conversation.drain()
+
+    def give_up(self) -> None:
+        """
+        Close the connection now; answer TEMPFAIL where an answer is owed.
+        """
+        self._conversation.give_up()
 
     # ---- IPushProducer: the MTA reads slowly, or reads again
 
@@ -169,11 +197,13 @@ class MilterProtocol(Protocol):
         Make no more answers until those made are read.
         """
         self._conversation.stalled = True
+        self._watch.reading.start()
 
     def resumeProducing(self) -> None:
         """
         Go on.
         """
+        self._watch.reading.stop()
         self._conversation.stalled = False
         self._conversation.run()
 
@@ -189,7 +219,7 @@ class MilterProtocol(Protocol):
         """
         Write to the MTA.
         """
-        self._last_moved = self._options.clock.seconds()
+        self._moved()
         self.transport.write(data)
 
     def caught_up(self) -> None:
@@ -204,7 +234,8 @@ class MilterProtocol(Protocol):
         """
         Close the connection when all is written.
         """
-        self._stop_watching()
+        self._watch.cancel()
+        self._watch.closing.start()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -218,12 +249,19 @@ class MilterProtocolFactory(Factory):
 
     :param milter_factories: One `IMilterFactory`, or several in the order of their milters.
     :param merge: How several milters' answers become one: ``"first"``.
-    :param timeout: Seconds that an MTA may be silent; ``None`` for any time. libmilter's
-        ``smfi_settimeout``.
+    :param timeout: Seconds that an MTA may be silent. libmilter's ``smfi_settimeout``. This and
+        the limits below may be ``None``, for no limit.
+    :param command_timeout: Seconds within which a command must have arrived whole.
+    :param write_timeout: Seconds that an MTA may leave answers unread.
     :param progress_interval: Seconds after which SMFIR_PROGRESS is sent, again and again, while
         a milter is at work at the end of a message; ``None`` for never. The default is half of
         what Sendmail waits for.
-    :param max_connections: How many MTA connections there may be at once; ``None`` for any number.
+    :param allow: Networks that TCP connections may come from, such as ``["127.0.0.0/8"]``.
+    :param max_connections: How many MTA connections there may be at once.
+    :param max_connections_per_peer: How many there may be from one IP address.
+    :param max_macros: How many macros there may be for one stage.
+    :param max_macro_bytes: How many bytes of macros there may be for one connection.
+    :param max_buffered: Bytes that may wait for a milter before reading is paused.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -238,17 +276,31 @@ class MilterProtocolFactory(Factory):
         *,
         merge: str = "first",
         timeout: float | None = 7210,
+        command_timeout: float | None = 300,
+        write_timeout: float | None = 300,
         progress_interval: float | None = 5,
+        allow: Iterable[str] | None = None,
         max_connections: int | None = None,
+        max_connections_per_peer: int | None = None,
+        max_macros: int | None = 512,
+        max_macro_bytes: int | None = 512 * 1024,
+        max_buffered: int | None = 256 * 1024,
         reactor: IReactorTime | None = None,
     ) -> None:
         self.milter_factories: list[Any] = []
         self.merge = choice_option("merge", merge, list(MERGES))
         self.timeout = seconds_option("timeout", timeout)
         self.progress_interval = seconds_option("progress_interval", progress_interval)
-        self.max_connections = count_option("max_connections", max_connections)
+        self.command_timeout = seconds_option("command_timeout", command_timeout)
+        self.write_timeout = seconds_option("write_timeout", write_timeout)
+        self.max_macros = limit_option("max_macros", max_macros)
+        self.max_macro_bytes = limit_option("max_macro_bytes", max_macro_bytes)
+        self.max_buffered = limit_option("max_buffered", max_buffered)
+        self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[MilterProtocol] = set()
         self._clock = reactor
+        self._draining = False
+        self._drained: list[Deferred[None]] = []
         self.addMilterFactory(milter_factories)
 
     @property
@@ -285,11 +337,12 @@ class MilterProtocolFactory(Factory):
         A milter that cannot be built is logged, and its factory's ``on_error`` is what the
         connection is answered with in its place.
         """
-        if self.max_connections is not None and len(self.connections) >= self.max_connections:
+        refusal = "it is shutting down" if self._draining else self.admission.refusal(addr)
+        if refusal is not None:
             _log.warn(
-                "Refusing the connection from {mta}: there are {limit} already",
-                mta=addr,
-                limit=self.max_connections,
+                "Refusing the connection from {mta}: {refusal}",
+                mta=describe_address(addr),
+                refusal=refusal,
             )
             return None
         protocol = MilterProtocol(self)
@@ -301,8 +354,88 @@ class MilterProtocolFactory(Factory):
                 _log.failure(
                     "{factory} could not build a milter for {mta}; answering {code} for it",
                     factory=milter_factory,
-                    mta=addr,
+                    mta=describe_address(addr),
                     code=code,
                 )
                 protocol.refuse(code)
         return protocol
+
+    # ---- connections come and go
+
+    def startFactory(self) -> None:
+        """
+        Take connections (again).
+        """
+        self._draining = False
+
+    def connection_made(self, protocol: MilterProtocol, peer: object) -> None:
+        """
+        Count a connection that has come.
+        """
+        self.connections.add(protocol)
+        self.admission.enter(peer)
+
+    def connection_lost(self, protocol: MilterProtocol, peer: object) -> None:
+        """
+        Count a connection that has gone.
+        """
+        self.connections.discard(protocol)
+        self.admission.leave(peer)
+        if not self.connections:
+            self._tell_drained()
+
+    def drain(self, timeout: float | None = None) -> Deferred[None]:
+        """
+        Come to an end without losing mail.
+
+        No connection is taken any more; idle ones are closed; where a message is in progress it
+        is finished first. What is left after the time-out is answered TEMPFAIL where an answer is
+        owed, and closed. The port is the caller's to close, before this.
+
+        :param timeout: Seconds; ``None`` for any time.
+        :return: A Deferred that fires when all connections are gone.
+        :raises TypeError: for a time-out that is no number.
+        :raises ValueError: for one that is no time.
+        """
+        seconds = seconds_option("timeout", timeout)
+        self._draining = True
+        drained: Deferred[None] = Deferred()
+        self._drained.append(drained)
+        for protocol in list(self.connections):
+            protocol.drain()
+        if not self.connections:
+            self._tell_drained()
+        elif seconds is not None:
+            timer = self.clock.callLater(seconds, self._give_up)
+            drained.addBoth(_cancelling(timer))
+        return drained
+
+    def _give_up(self) -> None:
+        _log.warn(
+            "Closing {count} connections that did not come to an end in time",
+            count=len(self.connections),
+        )
+        for protocol in list(self.connections):
+            protocol.give_up()
+        timer = self.clock.callLater(_GRACE, self._abort_all)
+        for drained in self._drained:
+            drained.addBoth(_cancelling(timer))
+
+    def _abort_all(self) -> None:
+        for protocol in list(self.connections):
+            protocol.transport.abortConnection()
+
+    def _tell_drained(self) -> None:
+        waiting = self._drained
+        self._drained = []
+        for drained in waiting:
+            drained.callback(None)
+
+
+def _cancelling(timer: IDelayedCall) -> Callable[[Any], Any]:
+    def cancel(result: Any) -> Any:
+        if timer.active():
+            timer.cancel()
+        return result
+
+    return cancel

@@ -62,6 +62,10 @@ _PREFIX: Final = Struct(">IB")
 # peer that sends byte by byte cannot make us keep thousands of objects.
 _MAX_PIECES: Final = 64
 
+# Reads that wait are joined while they are smaller than this, for the same reason: the queue stays
+# short however the peer cuts what it sends while an answer is awaited.
+_SMALL_READ: Final = 4096
+
 # sizeof(sun_path) less the closing NUL: a longer path is refused by libmilter.
 _MAX_UNIX_PATH: Final = 107
 
@@ -147,6 +151,8 @@ class PacketSplitter:
         if self._position == len(self._buffer) and not self._queue:
             self._buffer = data
             self._position = 0
+        elif self._queue and len(self._queue[-1]) < _SMALL_READ:
+            self._queue[-1] += data
         else:
             self._queue.append(data)
 
@@ -157,6 +163,13 @@ class PacketSplitter:
         """
         waiting = len(self._buffer) - self._position
         return waiting + sum(map(len, self._queue)) + sum(map(len, self._pieces))
+
+    @property
+    def partial(self) -> bool:
+        """
+        Whether bytes have arrived that are not yet part of a packet that was taken.
+        """
+        return bool(self._missing or self._queue or self._position < len(self._buffer))
 
     def clear(self) -> None:
         """
