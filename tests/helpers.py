@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hypothesis import settings
+from hypothesis import strategies as st
 
 #: The same examples on each run, and no clock: a slow machine is not a failure.
 STEADY = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+
+#: Any bytes that can stand in a string on the wire.
+STRINGS = st.binary(max_size=30).map(lambda data: data.replace(b"\0", b""))
 
 
 def outcome(function: Callable[..., Any], *args: Any) -> Any:

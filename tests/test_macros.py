@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from yatxmilter.errors import ProtocolError
 from yatxmilter.macros import MacroStore
 
 #: The letters of the stages that have macros, in the order of look-up, from the end.
@@ -75,6 +76,55 @@ class StoringTests(SynchronousTestCase):
         """
         self.assertEqual(_store().get("i"), None)
         self.assertEqual(_store().all(), {})
+
+
+class LimitTests(SynchronousTestCase):
+    """
+    An MTA cannot make a connection keep more macros than any MTA has.
+    """
+
+    def test_number_in_a_stage(self) -> None:
+        """
+        A stage may have 512 macros, and not one more; other stages are not counted.
+        """
+        most = b"".join(b"%d\x00\x00" % number for number in range(512))
+        store = _store(b"C" + most, b"H" + most)
+        self.assertEqual((store.get("0"), store.get("511")), ("", ""))
+        error = self.assertRaises(ProtocolError, store.put, b"M" + most + b"m\x00\x00")
+        self.assertEqual(str(error), "513 macros for one stage, at most 512 are taken")
+
+    def test_shortest_macros(self) -> None:
+        """
+        Macros without name and value are counted like others.
+        """
+        store = _store(b"C" + b"\x00\x00" * 512)
+        self.assertRaises(ProtocolError, store.put, b"C" + b"\x00\x00" * 513)
+
+    def test_bytes_of_all_stages(self) -> None:
+        """
+        The macros of all stages together have a limit in bytes; a stage's old ones do not count.
+        """
+        store = MacroStore()
+        store.most_bytes = 70
+        payloads = [bytes([letter]) + b"n\x00" + b"v" * 14 + b"\x00" for letter in STAGES]
+        for payload in (*payloads[:3], *payloads[:3], b"Ri\x001\x00"):
+            store.put(payload)
+        self.assertRaises(ProtocolError, store.put, payloads[4])
+        store = MacroStore()
+        store.most_bytes = 72
+        for payload in payloads[:4]:
+            store.put(payload)
+        error = self.assertRaises(ProtocolError, store.put, payloads[4])
+        self.assertEqual(str(error), "macros of 90 bytes, at most 72 are taken")
+
+    def test_full_stages(self) -> None:
+        """
+        By default each stage may have a packet as large as a packet can be.
+        """
+        store = MacroStore()
+        for letter in STAGES:
+            store.put(bytes([letter]) + b"n\x00" + b"v" * 65531 + b"\x00")
+        self.assertEqual(len(store.get("n") or ""), 65531)
 
 
 class LookUpTests(SynchronousTestCase):

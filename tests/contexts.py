@@ -1,0 +1,71 @@
+"""
+A milter's context for tests, at the end of a message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter import constants as c
+from yatxmilter.context import Context
+from yatxmilter.errors import ValueNotSendable
+from yatxmilter.macros import MacroStore
+
+from .helpers import outcome
+
+#: Function -> arguments that are all right.
+EXAMPLES: dict[str, tuple[Any, ...]] = {
+    "addheader": ("X-Spam", "no"),
+    "insheader": (0, "X-Top", "one"),
+    "chgheader": ("Subject", 1, "[x] hi"),
+    "replacebody": (b"new\r\n",),
+    "addrcpt": ("<n@example.net>",),
+    "addrcpt_par": ("<p@example.net>", "NOTIFY=NEVER"),
+    "delrcpt": ("<r@example.net>",),
+    "chgfrom": ("<new@example.org>", "RET=HDRS"),
+    "quarantine": ("held",),
+}
+FLAGS = {
+    "addheader": c.SMFIF_ADDHDRS,
+    "insheader": c.SMFIF_ADDHDRS,
+    "chgheader": c.SMFIF_CHGHDRS,
+    "replacebody": c.SMFIF_CHGBODY,
+    "addrcpt": c.SMFIF_ADDRCPT,
+    "addrcpt_par": c.SMFIF_ADDRCPT_PAR,
+    "delrcpt": c.SMFIF_DELRCPT,
+    "chgfrom": c.SMFIF_CHGFROM,
+    "quarantine": c.SMFIF_QUARANTINE,
+}
+
+
+class ContextCase(SynchronousTestCase):
+    """
+    A context at the end of a message, with every action agreed on.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make the context, its macros, and a count of progress packets.
+        """
+        self.progressed = 0
+        self.macros = MacroStore()
+        self.context = Context(self.macros, self._progress)
+        self.context.actions = c.SMFI_CURR_ACTS
+        self.context.editing = True
+
+    def _progress(self) -> None:
+        self.progressed += 1
+
+    def call(self, function: str, *args: Any) -> Any:
+        """
+        Call a function; answer with the packets it made, or with the class of its error.
+        """
+        result = outcome(getattr(self.context, function), *args)
+        return self.context.take_edits() if result is None else result
+
+    def assert_refused(self, function: str, rows: list[tuple[Any, ...]]) -> None:
+        results = {repr(row): self.call(function, *row) for row in rows}
+        self.assertEqual(results, {repr(row): ValueNotSendable for row in rows})
+        self.assertEqual((self.context.outbox, self.context.bodies), ([], 0))
