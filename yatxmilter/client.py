@@ -347,7 +347,7 @@ def milter_endpoint(reactor: Any, spec: str) -> IStreamClientEndpoint:
             raise ValueError(f"{spec!r} names no port; expected {kind}:port@host") from None
         host = host.removeprefix("[").removesuffix("]")
         if kind == "inet":
-            endpoint = make.HostnameEndpoint(reactor, host or "127.0.0.1", number)
+            endpoint = make.TCP4ClientEndpoint(reactor, host or "127.0.0.1", number)
         else:
             endpoint = make.TCP6ClientEndpoint(reactor, host or "::1", number)
     elif spec.startswith("/") or kind == "local":

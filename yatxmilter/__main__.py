@@ -1,0 +1,95 @@
+"""
+``python -m yatxmilter``: one sub-command for each thing to do.
+
+A sub-command is a row of `_COMMANDS` and a module with two functions: ``add_arguments(parser)``
+declares what it takes, and ``run(arguments)`` does it and answers with the exit status.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Final, NamedTuple
+
+from yatxmilter import __version__, demo
+
+__all__ = ["main"]
+
+
+class _Row(NamedTuple):
+    name: str
+    module: ModuleType
+    summary: str
+    description: str
+
+
+_COMMANDS: Final = (
+    _Row(
+        "demo",
+        demo,
+        "see two milters at work on a message",
+        """\
+Start two small milters on a free port of the loopback interface, play an MTA to them with
+a message, and print all that happens: what is negotiated, how each milter answers each
+command, the modification actions, the verdict, and the message before and after.
+
+Nothing is delivered, and nothing is left running.
+
+  python -m yatxmilter demo                   with a message that comes with the package
+  python -m yatxmilter demo message.eml       with one of your own
+  python -m yatxmilter demo | less -R         NO_COLOR=1 for no colour on a terminal""",
+    ),
+)
+
+_DESCRIPTION: Final = """\
+Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's API.
+
+  python -m yatxmilter demo              see two milters at work on a message
+  python -m yatxmilter COMMAND --help    what a command does, with examples"""
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="yatxmilter", description=_DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"yatxmilter {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for row in _COMMANDS:
+        command = commands.add_parser(
+            row.name,
+            help=row.summary,
+            description=row.description,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        row.module.add_arguments(command)
+        command.set_defaults(run=row.module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a command, and answer with the exit status.
+
+    :param argv: The arguments, by default those of the process.
+    """
+    try:
+        arguments: Namespace = _parser().parse_args(argv)
+    except SystemExit as end:
+        # argparse leaves by itself: 0 after --help and --version, 2 for wrong arguments.
+        return int(end.code or 0)
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. What is still buffered must not fail once more
+        # when the interpreter flushes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
