@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import Final, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -24,20 +23,20 @@ from yatxmilter.calling import Caller
 from yatxmilter.commands import (
     ABORT_ROW,
     MTA_CLOSE_ROW,
-    MTA_CONNECT_ROW,
     OPTNEG_ROW,
     QUIT_ROW,
     Command,
 )
 from yatxmilter.constants import ReturnCode
 from yatxmilter.context import Context
-from yatxmilter.errors import NegotiationError, ProtocolError, ReturnCodeError
+from yatxmilter.errors import ProtocolError
 from yatxmilter.fanout import FirstAnswer
 from yatxmilter.members import Member
-from yatxmilter.negotiation import Request, check_request, data_size, effective_offer, merge
+from yatxmilter.negotiation import Agreement, data_size, merge
+from yatxmilter.opening import Opening
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
-from yatxmilter.wire import Offer, decode_offer, encode_offer, encode_packet
+from yatxmilter.wire import Offer, encode_offer, encode_packet
 
 __all__ = ["MERGES", "Conversation", "Line", "describe_address"]
 
@@ -114,9 +113,14 @@ class Conversation:
             progress=self.send_progress,
             progress_interval=progress_interval,
         )
-        self._offer: Offer | None = None
-        self._requests: list[Request | None] = []
-        self._opening: list[Pending] = []
+        self._opening = Opening(
+            self.members,
+            self._caller,
+            clock=clock,
+            resume=self.resume,
+            agreed=self._agree,
+            refused=self.end,
+        )
         self._begun = self._running = self._ended = self._lost = self._told = False
         self._draining = False
 
@@ -150,7 +154,7 @@ class Conversation:
         """
         Whether a milter is waited for.
         """
-        return bool(self._opening or self._fanout.waiting or self._caller.settling)
+        return bool(self._opening.waiting or self._fanout.waiting or self._caller.settling)
 
     @property
     def busy(self) -> bool:
@@ -235,10 +239,8 @@ class Conversation:
         # same), and milters are called for what they have.
         self._begun = True
         self._fanout.compile(0, skip_offered=False)
-        self.session.decline(merge(Offer(6, 0, 0), self._initial_requests()).declined)
-
-    def _initial_requests(self) -> list[Request]:
-        return [member.request for member in self.members]
+        requests = [member.request for member in self.members]
+        self.session.decline(merge(Offer(6, 0, 0), requests).declined)
 
     def _flush(self) -> None:
         out = self._out
@@ -257,7 +259,7 @@ class Conversation:
 
     def _control(self, command: Command) -> None:
         if command is OPTNEG_ROW:
-            self._negotiate()
+            self._opening.negotiate(self.session.payload)
         elif command is ABORT_ROW:
             self._fanout.abort()
         elif command is QUIT_ROW:
@@ -277,98 +279,13 @@ class Conversation:
         :param peer: Its address.
         """
         self._caller.peer = describe_address(peer)
-        for member in self.members:
-            callback = member.callback(MTA_CONNECT_ROW.callback)
-            if callback is not None:
-                result = self._caller.call(member, MTA_CONNECT_ROW, callback, peer)
-                if isinstance(result, Pending):
-                    self._opening.append(result)
-                elif not self._welcomes(member, result):
-                    return
-        for pending in list(self._opening):
-            pending.wait(self._clock, partial(self.resume, self._settle_welcome))
+        self._opening.welcome(peer)
 
-    def _settle_welcome(self, pending: Pending) -> None:
-        self._opening.remove(pending)
-        self._welcomes(pending.member, pending.result)
-
-    def _welcomes(self, member: Member, result: object) -> bool:
-        code = self._caller.code(member, MTA_CONNECT_ROW, result)
-        if code in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
-            return True
-        self.end()
-        return False
-
-    # ---- negotiation
-
-    def _negotiate(self) -> None:
-        offer = self._offer = effective_offer(decode_offer(self.session.payload))
-        # libmilter can do without an answer for any step, whatever the MTA offers.
-        shown = offer.steps | c.ALL_NR_STEPS
-        self._requests = [None] * len(self.members)
-        for member in self.members:
-            callback = member.callback(OPTNEG_ROW.callback)
-            if callback is None:
-                self._take_request(member, None)
-                continue
-            member.context.negotiating = True
-            result = self._caller.call(member, OPTNEG_ROW, callback, offer.actions, shown)
-            if isinstance(result, Pending):
-                self._opening.append(result)
-            else:
-                self._take_request(member, result)
-            if self._ended:
-                return
-        for pending in list(self._opening):
-            pending.wait(self._clock, partial(self.resume, self._settle_request))
-        self._agree()
-
-    def _settle_request(self, pending: Pending) -> None:
-        self._opening.remove(pending)
-        self._take_request(pending.member, pending.result)
-        self._agree()
-
-    def _take_request(self, member: Member, result: object) -> None:
-        assert self._offer is not None
-        member.context.negotiating = False
-        try:
-            request = self._read_request(member, result, self._offer)
-            self._requests[member.position] = check_request(request, self._offer)
-        except NegotiationError as error:
-            _log.error(
-                "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
-                milter=member.name,
-                error=str(error),
-                mta=self._caller.peer,
-            )
-            self.end()
-
-    def _read_request(self, member: Member, result: object, offer: Offer) -> Request:
-        failure = result if isinstance(result, Failure) else None
-        if failure is None:
-            try:
-                return member.read_request(result, offer)
-            except ReturnCodeError:
-                failure = Failure()
-        code = self._caller.failed(member, OPTNEG_ROW, failure)
-        if code is c.SMFIS_CONTINUE:
-            return member.computed_request(offer)
-        if code is c.SMFIS_ACCEPT:
-            member.retire()
-            return member.request
-        raise NegotiationError(f"failed and answers {code}")
-
-    def _agree(self) -> None:
-        requests = [request for request in self._requests if request is not None]
-        if self._ended or len(requests) < len(self.members):
-            return
-        assert self._offer is not None
-        agreement = merge(self._offer, requests)
-        for member, request in zip(self.members, requests, strict=True):
-            member.agree(request, agreement)
+    def _agree(self, agreement: Agreement) -> None:
         self.session.decline(agreement.declined)
         self.session.splitter.limit = data_size(agreement.steps)
-        self._fanout.compile(agreement.steps, skip_offered=bool(self._offer.steps & c.SMFIP_SKIP))
+        skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
+        self._fanout.compile(agreement.steps, skip_offered=skip_offered)
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
         self._out.append(encode_offer(answer, agreement.symbol_lists))
 
@@ -381,7 +298,7 @@ class Conversation:
         if self._ended:
             return
         self._ended = True
-        self._cancel_opening()
+        self._opening.cancel()
         self._fanout.abort()
         self._close_members()
         self.session.splitter.clear()
@@ -410,12 +327,6 @@ class Conversation:
         self._lost = True
         self.end()
         self._caller.notify(self.members, MTA_CLOSE_ROW, reason)
-
-    def _cancel_opening(self) -> None:
-        opening = self._opening
-        self._opening = []
-        for pending in opening:
-            pending.cancel()
 
     def _close_members(self) -> None:
         self._caller.notify(self.members, QUIT_ROW)

@@ -28,6 +28,7 @@ from yatxmilter.commands import (
     CONNECT_ROW,
     EOM_ROW,
     HELO_ROW,
+    RCPT_ROW,
     UNKNOWN_ROW,
     Command,
 )
@@ -109,8 +110,10 @@ class FirstAnswer:
         self._unanswered = 0
         self._skip_offered = False
         self._kept: _Kept | None = None
-        # How many milters, from the first, the message that is open has come to.
+        # How many milters, from the first, the message that is open has come to, and which of
+        # them have been told already that it is over.
         self._joined = 0
+        self._told: Collection[Member] = ()
         self._round: list[Pending] = []
 
     @property
@@ -327,10 +330,15 @@ class FirstAnswer:
         self, command: Command, member: Member | None, code: ReturnCode, packet: bytes
     ) -> None:
         self._out.append(packet)
+        others = [one for one in self._members[: self._joined] if one is not member]
         if ends_message(command, code):
-            joined = self._members[: self._joined]
             if self._session.finish():
-                self.end_message([one for one in joined if one is not member])
+                self.end_message(others)
+        elif command is RCPT_ROW and code is c.SMFIS_DISCARD:
+            # For the others the message is over, even though as for libmilter it stays open for
+            # the one who said so, until the MTA ends it.
+            self._abort_members(others)
+            self._told = others
 
     def _accept_message(
         self, member: Member | None, packet: bytes, unfinished: list[Member]
@@ -382,7 +390,9 @@ class FirstAnswer:
         """
         Forget what belongs to the message, and call ``xxfi_abort`` of those still in it.
         """
+        aborted = [member for member in aborted if member not in self._told]
         self._joined = 0
+        self._told = ()
         if self._kept is not None and not self._kept.for_connection:
             self._kept = None
         if self._plan:
@@ -390,8 +400,11 @@ class FirstAnswer:
         for member in self._members:
             member.failed = False
             member.context.end_message()
-        if aborted:
-            self._caller.notify(aborted, ABORT_ROW)
+        self._abort_members(aborted)
+
+    def _abort_members(self, members: Collection[Member]) -> None:
+        if members:
+            self._caller.notify(members, ABORT_ROW)
 
     def forget_connection(self) -> None:
         """

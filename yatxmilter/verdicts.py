@@ -59,11 +59,11 @@ def ends_message(command: Command, code: ReturnCode) -> bool:
     """
     Tell whether an answer other than CONTINUE ends the message, or the connection's filtering.
 
-    REJECT and TEMPFAIL of a recipient are about that recipient alone; no answer to an unknown
-    command is about anything else.
+    REJECT and TEMPFAIL of a recipient are about that recipient alone, and for libmilter a message
+    stays open after DISCARD there too; no answer to an unknown command is about anything else.
     """
     if command is RCPT_ROW:
-        return code in (c.SMFIS_ACCEPT, c.SMFIS_DISCARD)
+        return code is c.SMFIS_ACCEPT
     return command is not UNKNOWN_ROW
 
 
