@@ -5,13 +5,15 @@ The build needs no network: the names of Python and Twisted that the manual link
 ``inventories/``, and made into the files that intersphinx reads.
 """
 
+import re
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
-from sphinx.application import Sphinx
 from pygments.lexers.configs import IniLexer
 from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -28,6 +30,11 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 nitpicky = True
+# Of no use to readers, so they have no entry.
+nitpick_ignore = [
+    ("py:class", "yatxmilter.defaults._AnyCallback"),
+    ("py:class", "MacroStore"),
+]
 
 html_theme = "furo"
 html_title = f"yatxmilter {release}"
@@ -43,7 +50,7 @@ def inventory(name: str) -> str:
     """
     title, _, *lines = (HERE / "inventories" / f"{name}.txt").read_text().splitlines()
     entries = [line.split() for line in lines]
-    body = "".join(f"{what} {role} 1 {page} -\n" for what, role, page in entries)
+    body = "".join(f"{what} {role} 1 {page.replace('$', what)} -\n" for what, role, page in entries)
     head = f"# Sphinx inventory version 2\n{title}\n# Version: \n"
     head += "# The remainder of this file is compressed using zlib.\n"
     path = HERE / "_build" / f"{name}.inv"
@@ -58,9 +65,23 @@ intersphinx_mapping = {
 }
 
 
+def name_interface(app: Sphinx, env: Any, node: Any, content: Any) -> None:
+    """
+    Give the interfaces of Twisted in signatures their names: Sphinx knows classes only, and prints
+    ``<InterfaceClass twisted.internet.interfaces.IAddress>``.
+    """
+    match = re.fullmatch(r"(?:<InterfaceClass [\w.]+\.)?(I[A-Z]\w+)>?", node["reftarget"])
+    if match:
+        node["reftarget"] = f"twisted.internet.interfaces.{match[1]}"
+        for text in list(content.findall(type(content[0]))):
+            text.parent.replace(text, type(text)(match[1]))
+
+
 def setup(app: Sphinx) -> None:
     """
-    Teach Sphinx the two kinds of configuration file that the manual shows.
+    Teach Sphinx Twisted's interfaces, and the two kinds of configuration file the manual shows.
     """
+    # Before intersphinx, which then finds the page.
+    app.connect("missing-reference", name_interface, priority=400)
     app.add_lexer("main.cf", IniLexer)
     app.add_lexer("sendmail.mc", TextLexer)

@@ -63,7 +63,7 @@ class RecipientChecker(Milter):
 
 class RecipientCheckerFactory(MilterFactory):
     """
-    Give every milter the same resolver, and with it one cache.
+    Give every milter the same resolver.
     """
 
     def __init__(self, resolver):
@@ -78,8 +78,12 @@ class RecipientCheckerFactory(MilterFactory):
 
 def main(argv):
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
-    servers = [(argv[1], int(argv[2]))] if argv[1:] else None
-    factory = MilterProtocolFactory(RecipientCheckerFactory(client.createResolver(servers)))
+    # Not client.createResolver: its chain of resolvers turns "no such domain" into "failed".
+    if argv[1:]:
+        resolver = client.Resolver(servers=[(argv[1], int(argv[2]))])
+    else:
+        resolver = client.Resolver("/etc/resolv.conf")
+    factory = MilterProtocolFactory(RecipientCheckerFactory(resolver))
     endpoints.serverFromString(reactor, endpoint).listen(factory)
     reactor.run()
 

@@ -1,9 +1,10 @@
 """
-Three milters on one connection, each seeing the message as the one before it left it.
+Three milters on one connection.
 
 The MTA talks to one milter; inside, `HeloCheck` turns away hosts that claim to be us,
 `AttachmentCheck` refuses programs as attachments, and `Tally` notes what came through. With
-``merge="chain"`` they work as if the MTA had been given three milters one after the other.
+``merge="first"`` the first answer that is not CONTINUE decides for all. That holds for ACCEPT
+too, so none of these answers ACCEPT: it would end the work of the others.
 
     python three_milters.py [ENDPOINT]          # default: tcp:9900:interface=127.0.0.1
 """
@@ -91,7 +92,7 @@ class Tally(Milter):
 def main(argv):
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
     milters = [MilterFactory(milter) for milter in (HeloCheck, AttachmentCheck, Tally)]
-    factory = MilterProtocolFactory(milters, merge="chain")
+    factory = MilterProtocolFactory(milters, merge="first")
     endpoints.serverFromString(reactor, endpoint).listen(factory)
     reactor.run()
 
