@@ -1,0 +1,112 @@
+"""
+The deliberate differences between libmilter and yatxmilter: the one table of them.
+
+Each row is a switch of the reference engine (`rules.Rules`), which shows exactly how far the
+difference goes. Cases that show one are generated like all others: the real libmilter must do what
+the reference does with the switch off, yatxmilter what it does with it on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Difference(NamedTuple):
+    """One difference: what each library does, and why ours does not do the same."""
+
+    libmilter: str
+    yatxmilter: str
+    reason: str
+
+
+DIFFERENCES = {
+    "checked_codes": Difference(
+        "sends a letter for some return codes at any stage, says nothing for the rest, takes 21"
+        " and 22 for orders of its own",
+        "takes the codes that make sense at a stage; for any other result, a bool or text included,"
+        " answers on_error, and edits of an xxfi_eom that failed so are not sent",
+        "an MTA that gets no answer waits until its timeout; a wrong letter kills the filter",
+    ),
+    "late_answers": Difference(
+        "a verdict where no answer was promised (SMFIP_NR_*) is lost, and so is the conversation",
+        "it is given at the next step that is answered; at once where the MTA did not take the"
+        " promise",
+        "the milter has decided, and the MTA must not be left waiting",
+    ),
+    "one_answer_for_last_chunk": Difference(
+        "BODYEOB with data is answered twice when xxfi_body does not return CONTINUE",
+        "one answer: xxfi_body's verdict, else that of xxfi_eom",
+        "a second answer is taken for that of the next command",
+    ),
+    "unknown_keeps_state": Difference(
+        "an unknown SMTP command changes the state: the rest of the message can be lost",
+        "it leaves the state as it is",
+        "any SMTP client can send one in the middle of a message",
+    ),
+    "quit_nc_anywhere": Difference(
+        "QUIT_NC works after an accepted message only, else it and the next CONNECT are dropped",
+        "it works in any state: abort if in a message, close, a new connection without old macros",
+        "the MTA says that a new connection follows, so one follows",
+    ),
+    "abort_in_message_only": Difference(
+        "xxfi_abort is also called without a message, and twice for some broken packets",
+        "it is called once for a message that is open",
+        "milters undo in it what they did in xxfi_envfrom",
+    ),
+    "own_marks": Difference(
+        "the marks of states that may be skipped are only ever added to",
+        "they are the connection's own, and what was negotiated takes the place of what was there"
+        " before",
+        "one connection must not loosen the checks of another; the table is put back before each"
+        " case, so that this row is about negotiation alone",
+    ),
+    "declined_not_called": Difference(
+        "a callback whose step was declined is called if the MTA sends the step all the same",
+        "it is answered CONTINUE and not called",
+        "a milter sees what it asked for",
+    ),
+    "local_skip": Difference(
+        "SKIP is sent whether the MTA knows it or not, and xxfi_body called if body follows",
+        "CONTINUE is sent where SKIP is not offered, and xxfi_body not called again in the message",
+        "an MTA that does not know the answer drops the filter",
+    ),
+    "reply_ends_with_message": Difference(
+        "the text of smfi_setreply is kept until it is used",
+        "it is gone when its message ends",
+        "another message is not rejected with this one's reason",
+    ),
+    "checked_values": Difference(
+        "takes smfi_setmlreply without lines, CR, NUL and unfolded LF in header values, CR and LF"
+        " in names, addresses, arguments, reasons and symbol lists; ends every text at a NUL",
+        "refuses them",
+        "they forge header fields and SMTP replies, or stop the MTA",
+    ),
+    "edits_in_eom_only": Difference(
+        "smfi_progress works anywhere, edits whenever the last command was BODYEOB",
+        "both in xxfi_eom only",
+        "elsewhere the MTA drops the filter",
+    ),
+    "symlist_in_negotiate_only": Difference(
+        "smfi_setsymlist after negotiation succeeds and does nothing",
+        "it is refused",
+        "it does nothing",
+    ),
+    "edits_together": Difference(
+        "edits are written when they are made, so smfi_progress stays between them",
+        "they are written with the answer; smfi_progress goes out at once, before them",
+        "a milter that fails leaves no half of its edits behind, and Postfix wants the chunks of a"
+        " new body in one run",
+    ),
+    "computed_request": Difference(
+        "without xxfi_negotiate SKIP is never asked for; xxfi_negotiate that returns CONTINUE and"
+        " leaves the preset alone gets all actions, and SKIP even where no body is wanted",
+        "in both cases what xxfi_flags and the callbacks say, and SKIP if body is wanted",
+        "xxfi_negotiate of CONTINUE means the same as none",
+    ),
+    "larger_packets": Difference(
+        "the usual build knows no packets above 65,535 bytes: SMFIP_MDS_* are hidden from the"
+        " milter, and asking for one fails",
+        "they are shown, and can be asked for where they are offered",
+        "libmilter built with that option does so too",
+    ),
+}

@@ -1,0 +1,132 @@
+"""
+Running many cases: libmilter runs the next one while the present one is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from twisted.logger import LogEvent, globalLogPublisher
+
+from . import readable
+from .case import Case
+from .compare import Comparison, compare, reasons
+from .generator import generate
+from .real import LibMilter
+from .shrink import shrink
+from .source import RandomSource
+
+
+def numbered(profile: str, seed: int, numbers: Iterable[int]) -> Iterator[Case]:
+    """Generate cases of a profile by their numbers."""
+    for number in numbers:
+        yield generate(RandomSource(f"{profile}:{seed}:{number}"), profile)
+
+
+class StrayErrors:
+    """Collects errors that were logged by others than yatxmilter: Deferreds nobody looked at."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        """Take an event."""
+        if "log_failure" in event and not event["log_namespace"].startswith("yatxmilter."):
+            self.seen.append(event["log_failure"].getErrorMessage())
+
+
+def check(library: LibMilter, case: Case) -> Comparison:
+    """Compare one case."""
+    return checked(case, library.run(case))
+
+
+def checked(case: Case, real: object) -> Comparison:
+    """Compare one case that libmilter has run; an error of ours is a problem like any other."""
+    stray = StrayErrors()
+    globalLogPublisher.addObserver(stray)
+    try:
+        result = compare(case, real)  # type: ignore[arg-type]
+    finally:
+        globalLogPublisher.removeObserver(stray)
+    result.problems += [f"an error was lost: {text}" for text in stray.seen]
+    return result
+
+
+def check_many(library: LibMilter, cases: Iterable[Case]) -> Iterator[Comparison]:
+    """Compare cases, one after the other."""
+    before: Case | None = None
+    for case in cases:
+        real = library.finish() if before is not None else None
+        library.start(case)
+        if before is not None:
+            yield checked(before, real)
+        before = case
+    if before is not None:
+        yield checked(before, library.finish())
+
+
+def minimised(library: LibMilter, comparison: Comparison) -> Comparison:
+    """Find the smallest case that has the same problems."""
+    wanted = comparison.problems
+    small = shrink(comparison.case, lambda case: check(library, case).problems == wanted)
+    return check(library, small)
+
+
+def report(comparison: Comparison) -> str:
+    """Write a comparison down: the case as text and as Python source, and the records."""
+    case = comparison.case
+    lines = [
+        *comparison.problems,
+        readable.conversation(case),
+        readable.script(case),
+        readable.record("libmilter ", comparison.real),
+        readable.record("yatxmilter", comparison.ours.record),
+        f"  closed by yatxmilter: {comparison.ours.closed}",
+    ]
+    if comparison.by_ours != comparison.by_libmilter:
+        lines.append(readable.record("should be ", comparison.by_ours))
+        lines.append(f"  deliberate differences in this case: {', '.join(reasons(case))}")
+    if comparison.by_libmilter != comparison.real:
+        lines.append(readable.record("reference ", comparison.by_libmilter))
+    return "\n".join([*lines, readable.literal(case)])
+
+
+@dataclass
+class Tally:
+    """What came of many cases."""
+
+    cases: int = 0
+    alike: int = 0
+    deliberate: int = 0
+    commands: int = 0
+    callbacks: int = 0
+    by_reason: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    failed: int = 0
+
+    def add(self, comparison: Comparison, *, explain: bool) -> None:
+        """Count one case; `explain`: also by which rows of the table it differs."""
+        self.cases += 1
+        self.commands += len(comparison.case.conversation)
+        self.callbacks += len(comparison.real.invocations)
+        if comparison.problems:
+            self.failed += 1
+        elif comparison.by_libmilter == comparison.by_ours:
+            self.alike += 1
+        else:
+            self.deliberate += 1
+            if explain:
+                self.by_reason.update(reasons(comparison.case))
+
+    def merge(self, other: Tally) -> None:
+        """Add up."""
+        self.cases += other.cases
+        self.alike += other.alike
+        self.deliberate += other.deliberate
+        self.commands += other.commands
+        self.callbacks += other.callbacks
+        self.by_reason += other.by_reason
+        self.failures += other.failures
+        self.failed += other.failed

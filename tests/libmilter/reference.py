@@ -1,0 +1,459 @@
+"""
+libmilter's engine as an executable table: what a case should come to, by its rules or by ours.
+
+This is neither of the two libraries under test. With all `Rules` off its records must be those of
+the real libmilter, which every differential run checks; so a rule switched on changes a model that
+is known to be right, in the one place that the rule is about. The names of states and the order of
+steps are those of libmilter's engine.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from .case import Answer, Case, Invocation, Reaction, Record
+from .codec import c_result
+from .reference_calls import ENDM, MAX_PAYLOAD, STAGES, Context, packet
+from .reference_decode import connect_arguments, header_arguments
+from .reference_tables import (
+    ABRT,
+    ACCEPT,
+    ALL_NR,
+    BODY,
+    CODES,
+    COMMANDS,
+    CONN,
+    CONTINUE,
+    DISCARD,
+    END_SESSION,
+    FAIL,
+    HELO,
+    INIT,
+    INTERNAL,
+    KEEP,
+    MAIL,
+    MDS,
+    MDS_1M,
+    MDS_256K,
+    NEXT,
+    NODATA,
+    NONE,
+    NOREPLY,
+    NOUNKNOWN,
+    NR_OF_STATE,
+    OPTIONS,
+    PLAIN,
+    Q_NC,
+    QUIT,
+    RCPT,
+    REJECT,
+    SKIP,
+    SKIP_STEP,
+    STEPS,
+    TEMPFAIL,
+    UNKN,
+    VERDICTS,
+)
+from .rules import LIBMILTER, Rules
+
+_NO_REACTION = Reaction()
+_ALL_OPTS = 10
+
+
+class Kept(NamedTuple):
+    """A verdict from where no answer was promised, and the packet that says it."""
+
+    code: int
+    packet: bytes
+    for_connection: bool
+
+
+class Reference:
+    """One connection. `run` gives the whole record."""
+
+    def __init__(self, case: Case, rules: Rules = LIBMILTER) -> None:
+        self.case = case
+        self.rules = rules
+        self.registered = case.registered
+        self.context = Context(rules)
+        self.invocations: list[Invocation] = []
+        self.script = {name: iter(reactions) for name, reactions in case.reactions}
+        self.stream = case.stream
+        self.consumed = 0
+        self.limit = MAX_PAYLOAD
+        self.state = INIT
+        self.version = self.steps = self.answered_steps = self.offered = 0
+        self.in_message = self.abort_due = self.skipped = False
+        self.kept: Kept | None = None
+        for name, (no, _, _) in STEPS.items():
+            if name not in self.registered:
+                self.steps |= no
+        self.own_steps = self.steps
+        self.skippable = 0
+        self._mark()
+
+    # ---- the loop
+
+    def run(self) -> Record:
+        """Run the case to the end of its connection."""
+        failed = self._converse()
+        self.context.state = self.state
+        if self.rules.abort_in_message_only:
+            self.abort_due = self.in_message
+        if failed and self.abort_due:
+            self._abort()
+        if self.state != QUIT:
+            self._invoke("close")
+        return Record(self.invocations, bytes(self.context.output), self.consumed)
+
+    def _converse(self) -> bool:
+        """Handle packets; the result tells whether the session ended by a failure."""
+        while True:
+            self.abort_due = self._in_mail()
+            found = self._read()
+            if found is None or found[0] not in COMMANDS:
+                return True
+            letter, payload = found
+            state, needs_payload, stale = COMMANDS[letter]
+            if state != NONE and not self._legal(self.state, state):
+                if self.abort_due:
+                    self._abort()
+                self.state = HELO
+                if not self._legal(HELO, state):
+                    if state == QUIT:
+                        return False
+                    continue
+            if needs_payload and not payload:
+                return True
+            self._enter(state)
+            for stage in range(stale, 7):
+                self.context.macros[stage] = None
+            result = self._handle(chr(letter), state, payload)
+            if result == END_SESSION:
+                return True
+            if result == ACCEPT or (
+                result in (REJECT, DISCARD, TEMPFAIL) and state not in (RCPT, UNKN)
+            ):
+                self.state = HELO
+                self._end_message()
+            elif state == ENDM:
+                self._end_message()
+            if state == QUIT:
+                return False
+
+    def _enter(self, state: int) -> None:
+        if state == NONE:
+            return
+        self.context.state = state
+        if not (state == UNKN and self.rules.unknown_keeps_state):
+            self.state = state
+        if MAIL <= state <= ENDM:
+            self.in_message = True
+        self.abort_due = self._in_mail()
+
+    def _handle(self, letter: str, state: int, payload: bytes) -> int:
+        if self.kept is not None and (CONN <= state <= ENDM):
+            return self._give_kept(state, bool(payload))
+        result: int = getattr(self, "_do_" + letter)(payload)
+        return self._answer(result)
+
+    def _in_mail(self) -> bool:
+        if self.rules.abort_in_message_only:
+            return self.in_message
+        return MAIL <= self.state < ENDM
+
+    def _abort(self) -> None:
+        if not (self.rules.late_answers and self.kept is not None):
+            self._end_message()
+            self._invoke("abort")
+        self._end_message()
+
+    def _end_message(self) -> None:
+        if not self.in_message:
+            return
+        self.in_message = self.skipped = False
+        if self.rules.reply_ends_with_message:
+            self.context.reply = None
+        if self.kept is not None and not self.kept.for_connection:
+            self.kept = None
+
+    def _read(self) -> tuple[int, bytes] | None:
+        head = self.stream[self.consumed : self.consumed + 5]
+        self.consumed += len(head)
+        if len(head) < 5:
+            return None
+        length = struct.unpack(">I", head[:4])[0] - 1
+        if length <= 0 or length > 0x7FFFFFFF:  # counted in signed numbers
+            return head[4], b""
+        if length > self.limit:
+            return None
+        payload = self.stream[self.consumed : self.consumed + length]
+        self.consumed += len(payload)
+        return (head[4], payload) if len(payload) == length else None
+
+    def _legal(self, old: int, new: int) -> bool:
+        if (new == UNKN and self.rules.unknown_keeps_state) or (
+            new == Q_NC and self.rules.quit_nc_anywhere
+        ):
+            return True
+        while not NEXT[old] >> new & 1:
+            old += 1
+            if old >= len(NEXT) or not self.skippable >> old & 1:
+                return False
+        return True
+
+    def _mark(self) -> None:
+        if self.rules.own_marks:
+            self.skippable = 0
+        for no, state, _ in STEPS.values():
+            if self.steps & no:
+                self.skippable |= 1 << state
+
+    # ---- answers
+
+    def _answer(self, result: int) -> int:
+        """Answer a callback's result; give what counts for the state."""
+        bit = NR_OF_STATE.get(self.context.state, 0) & self.steps
+        silent = bool(bit & self.offered)
+        if bit and self.rules.late_answers and result in VERDICTS:
+            if not silent:
+                self.context.output += self._verdict(result)
+                return result
+            self.kept = Kept(result, self._verdict(result), self.context.state in (CONN, HELO))
+            return NOREPLY
+        shown = result
+        if bit and result in (*PLAIN, REJECT, TEMPFAIL, OPTIONS):
+            faked_skip = result == SKIP and not silent and self.rules.local_skip
+            shown = result if faked_skip else NOREPLY
+        if shown == SKIP and self.rules.local_skip and not self.offered & SKIP_STEP:
+            shown = CONTINUE
+        if shown == NOREPLY:
+            if bit and not silent:
+                self.context.output += packet(b"c")
+        elif shown in (REJECT, TEMPFAIL) or shown in PLAIN:
+            self.context.output += self._verdict(shown)
+        elif shown == OPTIONS:
+            self.context.output += self._options()
+        return result
+
+    def _verdict(self, result: int) -> bytes:
+        if result in PLAIN:
+            return packet(PLAIN[result])
+        reply = self.context.reply
+        if reply is not None and reply[:1] == (b"5" if result == REJECT else b"4"):
+            self.context.reply = None
+            return packet(b"y", reply + b"\0")
+        return packet(b"r" if result == REJECT else b"t")
+
+    def _give_kept(self, state: int, payload: bool) -> int:
+        kept = self.kept
+        assert kept is not None
+        if NR_OF_STATE.get(state, 0) & self.steps & self.offered:
+            return NOREPLY
+        ends = state != RCPT or kept.code in (ACCEPT, DISCARD)
+        if ends and (not kept.for_connection or state in (CONN, HELO)):
+            self.kept = None
+        self.context.output += kept.packet
+        return kept.code
+
+    def _options(self) -> bytes:
+        answer = struct.pack(
+            ">III",
+            self.version,
+            self.context.actions & 0xFFFFFFFF,
+            self.answered_steps & 0xFFFFFFFF,
+        )
+        for stage, names in sorted(self.context.symbol_lists.items()):
+            answer += struct.pack(">I", stage) + names + b"\0"
+        return packet(b"O", answer)
+
+    # ---- callbacks
+
+    def _react(self, callback: str, *args: Answer) -> Reaction:
+        invocation = Invocation(callback, args, [], len(self.context.output))
+        self.invocations.append(invocation)
+        reaction = next(self.script.get(callback, iter(())), _NO_REACTION)
+        self.context.running = callback
+        for call in reaction.calls:
+            invocation.answers.append(self.context.perform(call))
+        self.context.running = ""
+        return reaction
+
+    def _invoke(self, callback: str, *args: Answer) -> int:
+        result = self._react(callback, *args).result
+        if self.rules.checked_codes and callback in CODES and not self._takes(callback, result):
+            if callback == "eom":
+                self.context.edits.clear()
+            return TEMPFAIL
+        return c_result(result)
+
+    def _takes(self, callback: str, result: object) -> bool:
+        if result is None:
+            return True
+        if isinstance(result, bool) or not isinstance(result, int):
+            return False
+        promised = callback in STEPS and self.steps & STEPS[callback][2]
+        return result in CODES[callback] or bool(promised and result == NOREPLY)
+
+    def _wanted(self, callback: str) -> bool:
+        if self.rules.declined_not_called and self.steps & STEPS.get(callback, (0, 0, 0))[0]:
+            return False
+        return callback in self.registered
+
+    def _call(self, callback: str, *args: Answer) -> int:
+        return self._invoke(callback, *args) if self._wanted(callback) else CONTINUE
+
+    # ---- negotiation
+
+    def _do_O(self, payload: bytes) -> int:
+        if len(payload) < 12:
+            return END_SESSION
+        version, actions, offered = struct.unpack(">iII", payload[:12])
+        if version < 2:
+            return END_SESSION
+        self.version = min(version, 6)
+        actions = actions or 0x0F
+        hidden = INTERNAL & ~MDS if self.rules.larger_packets else INTERNAL
+        self.offered = (offered or 0x3F) & ~hidden
+        if not self._ask(actions):
+            return END_SESSION
+        if self.context.actions & ~actions & 0xFFFFFFFF:
+            return END_SESSION
+        missing = self.answered_steps & ~self.offered & 0xFFFFFFFF
+        self.answered_steps &= ~(missing & (NODATA | NOUNKNOWN))
+        if missing & ~(NODATA | NOUNKNOWN):
+            return END_SESSION
+        if self.answered_steps & MDS_1M:
+            self.answered_steps &= ~MDS_256K
+            self.limit = 1048575
+        elif self.answered_steps & MDS_256K:
+            self.limit = 262143
+        self.context.max_payload = self.limit
+        self._mark()
+        return OPTIONS
+
+    def _ask(self, actions: int) -> bool:
+        computed = self.own_steps
+        if self.rules.computed_request and "body" in self.registered:
+            computed |= self.offered & SKIP_STEP
+        self.answered_steps = computed
+        self.context.actions = self.case.flags
+        if "negotiate" not in self.registered:
+            return True
+        reaction = self._react("negotiate", actions, self.offered | ALL_NR, 0, 0)
+        result = c_result(reaction.result)
+        if result == _ALL_OPTS:
+            self.context.actions = actions
+            self.answered_steps = self.own_steps | self.offered & SKIP_STEP
+        elif result == CONTINUE:
+            self._ask_own(reaction, actions, computed)
+        else:
+            return False
+        if isinstance(reaction.result, bool) and self.rules.checked_codes:
+            return False
+        self.answered_steps &= ~(ALL_NR & ~self.offered)
+        return True
+
+    def _ask_own(self, reaction: Reaction, actions: int, computed: int) -> None:
+        preset = reaction.actions is None and reaction.steps is None
+        if reaction.actions is not None:
+            self.context.actions = reaction.actions
+        elif not (preset and self.rules.computed_request):
+            self.context.actions = actions
+        if reaction.steps is not None:
+            self.steps = reaction.steps
+        elif preset and self.rules.computed_request:
+            self.steps = computed
+        else:
+            self.steps |= self.offered & SKIP_STEP
+        self.answered_steps = self.steps
+
+    # ---- commands
+
+    def _do_C(self, payload: bytes) -> int:
+        if not self._wanted("connect"):
+            return CONTINUE
+        arguments = connect_arguments(payload)
+        return END_SESSION if arguments is None else self._invoke("connect", *arguments)
+
+    def _do_H(self, payload: bytes) -> int:
+        if not self._wanted("helo"):
+            return CONTINUE
+        if not payload.endswith(b"\0"):
+            return FAIL
+        return self._invoke("helo", payload.partition(b"\0")[0])
+
+    def _argv(self, callback: str, payload: bytes) -> int:
+        if not self._wanted(callback):
+            return CONTINUE
+        strings = payload.split(b"\0")[:-1]
+        return self._invoke(callback, *strings) if strings else END_SESSION
+
+    def _do_M(self, payload: bytes) -> int:
+        return self._argv("envfrom", payload)
+
+    def _do_R(self, payload: bytes) -> int:
+        return self._argv("envrcpt", payload)
+
+    def _do_T(self, payload: bytes) -> int:
+        return self._call("data")
+
+    def _do_L(self, payload: bytes) -> int:
+        if not self._wanted("header"):
+            return CONTINUE
+        arguments = header_arguments(payload)
+        return END_SESSION if arguments is None else self._invoke("header", *arguments)
+
+    def _do_N(self, payload: bytes) -> int:
+        return self._call("eoh")
+
+    def _do_B(self, payload: bytes) -> int:
+        if self.skipped:
+            return CONTINUE
+        result = self._call("body", payload)
+        self.skipped = self.rules.local_skip and result == SKIP
+        return result
+
+    def _do_E(self, payload: bytes) -> int:
+        if payload:
+            result = self._do_B(payload)
+            if self.rules.one_answer_for_last_chunk:
+                if result in VERDICTS:
+                    return result
+            elif result != CONTINUE:
+                self._answer(result)
+                return result
+        result = self._call("eom")
+        self.context.output += b"".join(self.context.edits)
+        self.context.edits.clear()
+        return result
+
+    def _do_U(self, payload: bytes) -> int:
+        return self._call("unknown", payload.partition(b"\0")[0])
+
+    def _do_A(self, payload: bytes) -> int:
+        if not self.rules.abort_in_message_only or self.in_message:
+            self._abort()
+        return NOREPLY
+
+    def _do_Q(self, payload: bytes) -> int:
+        if self.in_message and self.rules.abort_in_message_only:
+            self._abort()
+        self._invoke("close")
+        self.context.macros = [None] * 7
+        return NOREPLY
+
+    def _do_K(self, payload: bytes) -> int:
+        self._do_Q(payload)
+        if self.rules.quit_nc_anywhere:
+            self.kept = self.context.reply = None
+        return NOREPLY
+
+    def _do_D(self, payload: bytes) -> int:
+        strings = payload[1:].split(b"\0")[:-1]
+        stage = STAGES.find(payload[:1])
+        if not strings or stage < 0:
+            return FAIL
+        self.context.macros[stage] = strings
+        return KEEP
