@@ -320,6 +320,24 @@ class BufferTests(SynchronousTestCase):
         self.assertEqual(splitter.next_packet(), (ord("B"), b"x" * 100))
         self.assertEqual(splitter.buffered, 0)
 
+    def test_partial(self) -> None:
+        """
+        A packet is partial from its first byte on until it is taken whole, in waiting too.
+        """
+        for packet in (b"\x00\x00\x00\x01T", b"\x00\x00\x00\x04Babc"):
+            splitter = PacketSplitter()
+            self.assertFalse(splitter.partial)
+            for byte in byte_by_byte(packet):
+                self.assertEqual(splitter.next_packet(), None)
+                splitter.feed(byte)
+                self.assertTrue(splitter.partial)
+            self.assertNotEqual(splitter.next_packet(), None)
+            self.assertFalse(splitter.partial)
+        splitter.feed(b"\x00\x00\x00\x01T")
+        splitter.feed(b"\x00")
+        splitter.next_packet()
+        self.assertTrue(splitter.partial)
+
     def test_clear(self) -> None:
         """
         After a clear the splitter is as new, at whatever byte the stream was cut.

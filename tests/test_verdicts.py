@@ -134,7 +134,7 @@ class ReachTests(SynchronousTestCase):
 
     def test_ends_message(self) -> None:
         """
-        A final answer ends the message, but REJECT and TEMPFAIL of a recipient, and any at unknown.
+        A final answer ends the message, but of a recipient only ACCEPT does, and none at unknown.
         """
         goes_on = {
             (row.callback, code)
@@ -142,8 +142,10 @@ class ReachTests(SynchronousTestCase):
             for code in FINAL
             if not ends_message(row, code)
         }
-        recipient = {("xxfi_envrcpt", c.SMFIS_REJECT), ("xxfi_envrcpt", c.SMFIS_TEMPFAIL)}
-        self.assertEqual(goes_on, recipient | {("xxfi_unknown", code) for code in FINAL})
+        expected = {("xxfi_unknown", code) for code in FINAL}
+        for code in (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL, c.SMFIS_DISCARD):
+            expected.add(("xxfi_envrcpt", code))
+        self.assertEqual(goes_on, expected)
 
 
 class ResponseTests(SynchronousTestCase):
