@@ -111,6 +111,8 @@ class MilterProcess:
         self._number = 0
         self._events: list[Event] = []
         self._logged: list[str] = []
+        #: Whether the process has ended and nothing more can come.
+        self._ended = False
         self._news = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -129,6 +131,7 @@ class MilterProcess:
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
+        self._ended = False
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         wait_until(
             lambda: is_listening(self.port) or process.poll() is not None, "the milter to listen"
@@ -151,6 +154,9 @@ class MilterProcess:
                     self._events.append(Event(event["callback"], args, milter, connection))
                 self._news.notify_all()
         process.stdout.close()
+        with self._news:
+            self._ended = self._process is process
+            self._news.notify_all()
 
     def load(self, milters: Sequence[Script], options: dict[str, Any]) -> None:
         """
@@ -195,10 +201,14 @@ class MilterProcess:
         Wait until a callback was called that many times.
         """
         with self._news:
-            if not self._news.wait_for(
-                lambda: len(self.arguments(callback, milter=milter)) >= count, PATIENCE
+            if (
+                not self._news.wait_for(
+                    lambda: self._ended or len(self.arguments(callback, milter=milter)) >= count,
+                    PATIENCE,
+                )
+                or len(self.arguments(callback, milter=milter)) < count
             ):
-                raise AssertionError(f"no {callback} ({count}) in {self._events}")
+                raise AssertionError(f"no {callback} ({count}) in {self._events}, {self._logged}")
 
     def wait_log(self, text: str) -> str:
         """

@@ -84,11 +84,12 @@ class Headers(MtaTestCase):
         """
         smfi_insheader at a higher index comes between the message's fields, as the MTA counts.
         """
-        self.load(script(xxfi_eom=[("smfi_insheader", 3, "X-Middle", "value")]))
-        names = self.deliver().names()
-        self.assertEqual(names.index("X-Middle"), self.traits.position_of_index_3)
-        names.remove("X-Middle")
-        self.assertEqual(names, HEADERS)
+        for position in (2, 5):
+            self.sink.clear()
+            index = self.traits.fields_before + position
+            self.load(script(xxfi_eom=[("smfi_insheader", index, "X-Middle", "value")]))
+            expected = [*HEADERS[:position], "X-Middle", *HEADERS[position:]]
+            self.assertEqual(self.deliver().names(), expected)
 
     def test_insert_end(self) -> None:
         """
@@ -297,7 +298,8 @@ class Envelope(MtaTestCase):
         self.assertReply(self.send(), 250)
         reasons = self.mta.quarantined()
         self.assertEqual(len(reasons), 1)
-        self.assertIn("looks odd", reasons[0])
+        if self.traits.keeps_reason:
+            self.assertIn("looks odd", reasons[0])
         self.assertNothingDelivered()
 
 

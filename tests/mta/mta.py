@@ -39,7 +39,7 @@ class Addresses:
 @dataclass(frozen=True)
 class Traits:
     """
-    What one MTA does differently from the other with the same milter.
+    What one MTA does differently from the other with the same milter, as Debian 12 has them.
     """
 
     #: Code of the reply to the end of data after a bare REJECT.
@@ -50,18 +50,18 @@ class Traits:
     tempfail_status: str
     #: Whether the text of a reply given at connect is shown.
     connect_reply_kept: bool
-    #: Whether the address is put before the text of a reply to MAIL and RCPT.
+    #: Whether the address is put before the text of a 5xx reply to MAIL and RCPT.
     shows_address: bool
-    #: Whether a REJECT of an unknown command takes the place of the MTA's 500.
-    unknown_reject: bool
     #: What the milter gets for the unknown command "XFOO bar".
     unknown_arg: str
     #: Whether a field is added after those of the same name, not before.
     adds_at_end: bool
     #: Whether the name of a changed field gets its new spelling.
     respells: bool
-    #: Where in the message's own header a field goes that is inserted at index 3.
-    position_of_index_3: int
+    #: How many fields of its own, hidden ones too, the MTA counts before those of the message.
+    fields_before: int
+    #: Whether the reason of a quarantine can be found afterwards.
+    keeps_reason: bool
     #: Whether mail submitted on the command line passes the milter.
     filters_submission: bool
 
@@ -141,9 +141,9 @@ class Mta(ABC):
         """
 
     @abstractmethod
-    def submit(self, arguments: list[str], text: bytes) -> bytes:
+    def submission(self, *arguments: str) -> list[str | Path]:
         """
-        Run the MTA's ``sendmail`` program and give its output.
+        Give the command that runs the MTA's ``sendmail`` program with this configuration.
         """
 
     def release(self) -> None:

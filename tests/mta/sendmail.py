@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from .mta import BRIEF, HOSTNAME, Mta, Traits
-from .processes import LOOPBACK, PATIENCE, require, require_program, wait_until
+from .processes import LOOPBACK, require, require_program, wait_until
 
 #: Where install.sh unpacks it.
 DISTRIBUTION = Path(os.environ.get("YATXMILTER_SENDMAIL") or "/var/cache/yatxmilter/sendmail")
@@ -68,11 +68,11 @@ class Sendmail(Mta):
         tempfail_status="4.3.2",
         connect_reply_kept=False,
         shows_address=True,
-        unknown_reject=True,
         unknown_arg="XFOO bar",
         adds_at_end=False,
         respells=False,
-        position_of_index_3=1,
+        fields_before=8,
+        keeps_reason=True,
         filters_submission=False,
     )
 
@@ -160,7 +160,7 @@ class Sendmail(Mta):
         Find the reasons in the queue files, in lines that begin with "q".
         """
         wait_until(self.held, "a quarantined message")
-        lines = (line for path in self.held() for line in path.read_text().splitlines())
+        lines = (line for path in self.held() for line in path.read_text("latin-1").splitlines())
         return [line[1:] for line in lines if line.startswith("q")]
 
     def release(self) -> None:
@@ -171,14 +171,8 @@ class Sendmail(Mta):
             for each in path.parent.glob(f"?f{path.name[2:]}"):
                 each.unlink()
 
-    def submit(self, arguments: list[str], text: bytes) -> bytes:
+    def submission(self, *arguments: str) -> list[str | Path]:
         """
-        Run sendmail(8) in the daemon's namespaces' likeness.
+        Run sendmail(8) in namespaces like the daemon's.
         """
-        return subprocess.run(
-            self._in_namespace(arguments),
-            input=text,
-            stdout=subprocess.PIPE,
-            timeout=PATIENCE,
-            check=True,
-        ).stdout
+        return self._in_namespace([*arguments])

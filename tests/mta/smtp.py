@@ -4,10 +4,12 @@ An SMTP client that shows each reply whole, and that can misbehave.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from .processes import LOOPBACK, PATIENCE
 
@@ -31,21 +33,15 @@ class Disconnected(Exception):
     """
 
 
-class SmtpClient:
+class Dialogue:
     """
-    A connection to an MTA.  The banner is kept as ``banner``.
+    A dialogue with an MTA over any pair of streams.  The banner is kept as ``banner``.
     """
 
-    def __init__(self, port: int, host: str = LOOPBACK) -> None:
-        self._socket = socket.create_connection((host, port), PATIENCE)
-        self._file = self._socket.makefile("rb")
+    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+        self._reader = reader
+        self._writer = writer
         self.banner = self.reply()
-
-    def __enter__(self) -> SmtpClient:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def reply(self) -> Reply:
         """
@@ -54,7 +50,7 @@ class SmtpClient:
         lines = []
         while True:
             try:
-                line = self._file.readline()
+                line = self._reader.readline()
             except ConnectionError as error:
                 raise Disconnected(str(error)) from error
             if not line:
@@ -67,7 +63,8 @@ class SmtpClient:
         """
         Send bytes as they are.
         """
-        self._socket.sendall(data)
+        self._writer.write(data)
+        self._writer.flush()
 
     def command(self, line: str | bytes) -> Reply:
         """
@@ -119,6 +116,23 @@ class SmtpClient:
         self.close()
         return reply
 
+    def close(self) -> None:
+        """
+        Close both streams without a word.
+        """
+        self._writer.close()
+        self._reader.close()
+
+
+class SmtpClient(Dialogue):
+    """
+    An SMTP connection to an MTA.
+    """
+
+    def __init__(self, port: int, host: str = LOOPBACK) -> None:
+        self._socket = socket.create_connection((host, port), PATIENCE)
+        super().__init__(self._socket.makefile("rb"), self._socket.makefile("wb"))
+
     def vanish(self) -> None:
         """
         Go as a crashed client does: reset the connection.
@@ -128,7 +142,8 @@ class SmtpClient:
 
     def close(self) -> None:
         """
-        Close the connection without a word.
+        Close the connection without a word, and without a fuss if it is closed.
         """
-        self._file.close()
+        with contextlib.suppress(OSError):
+            super().close()
         self._socket.close()

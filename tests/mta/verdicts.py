@@ -85,8 +85,9 @@ class Verdicts(MtaTestCase):
         Give the lines of a custom reply as the MTA shows them at a stage.
         """
         address = {"xxfi_envfrom": f"{SENDER}... ", "xxfi_envrcpt": f"{ADDRESS}... "}
-        extra = address.get(stage.callback, "") if self.traits.shows_address else ""
-        return tuple(f"{status} {extra}{text}" for text in texts)
+        shown = self.traits.shows_address and status.startswith("5")
+        first = address.get(stage.callback, "") if shown else ""
+        return tuple(f"{status} {text}" for text in (first + texts[0], *texts[1:]))
 
     def keeps_text(self, stage: Stage) -> bool:
         """
