@@ -8,16 +8,27 @@ script.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
+from twisted import internet
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.client import MilterClient
+from yatxmilter.client import MilterClient, Response
 from yatxmilter.wire import Offer, PacketSplitter, encode_offer, encode_packet
 
 Packet = tuple[str, bytes]
+
+CONTINUE = Response(c.SMFIS_CONTINUE, c.SMFIR_CONTINUE)
+#: What a command gets that was not sent, or needs no answer.
+NOTHING = Response(c.SMFIS_CONTINUE)
+V4 = IPv4Address("TCP", "192.0.2.1", 4321)
+#: The offer of Postfix and Sendmail.
+OFFER = b"\0\0\0\x0dO\0\0\0\6\0\0\1\xff\0\x1f\xff\xff"
 
 
 class Rig:
@@ -124,3 +135,12 @@ def letters_of(packets: list[Packet], *, macros: bool = False) -> str:
     Give the letters of packets, those of macros only on demand.
     """
     return "".join(letter for letter, _ in packets if macros or letter != "D")
+
+
+def stand_in_for_reactor(test: SynchronousTestCase, reactor: object) -> None:
+    """
+    Have ``from twisted.internet import reactor`` give this one until the test is over.
+    """
+    # The attribute is there, and can be replaced, once a reactor has been installed.
+    import_module("twisted.internet.reactor")
+    test.patch(internet, "reactor", reactor)

@@ -40,7 +40,7 @@ Nothing is delivered, and nothing is left running.
 
   python -m yatxmilter demo                   with a message that comes with the package
   python -m yatxmilter demo message.eml       with one of your own
-  python -m yatxmilter demo | less -R         NO_COLOR=1 for no colour on a terminal""",
+  NO_COLOR=1 python -m yatxmilter demo        without colour on a terminal""",
     ),
 )
 
