@@ -260,7 +260,7 @@ class NegotiationTests(MiltertestCase):
             xxfi_eom=[("smfi_addheader", "X-Added", "  value")],
         )
         self.run_script("leading_space", milter)
-        self.assertEqual(self.milter.arguments("xxfi_header"), [("Subject", "  A test")])
+        self.assertEqual(self.milter.arguments("xxfi_header"), [("Subject", "   A test")])
 
     def test_noreply(self) -> None:
         """
