@@ -9,16 +9,15 @@ gathered and written at once when there is nothing more to pull.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter.addresses import describe_address
 from yatxmilter.calling import Caller
 from yatxmilter.commands import (
     ABORT_ROW,
@@ -38,24 +37,13 @@ from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
 from yatxmilter.wire import Offer, encode_offer, encode_packet
 
-__all__ = ["MERGES", "Conversation", "Line", "describe_address"]
+__all__ = ["MERGES", "Conversation", "Line"]
 
 _log = Logger()
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
 #: The fan-outs there are, by the name of their ``merge``.
 MERGES: Final = {"first": FirstAnswer}
-
-
-def describe_address(address: object) -> str:
-    """
-    Write an address for the log.
-    """
-    if isinstance(address, (IPv4Address, IPv6Address)):
-        return f"[{address.host}]:{address.port}"
-    if isinstance(address, UNIXAddress):
-        return f"unix:{os.fsdecode(address.name or b'')}"
-    return str(address)
 
 
 class Line(Protocol):

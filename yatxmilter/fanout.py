@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter.addresses import DECODERS
 from yatxmilter.calling import Caller
 from yatxmilter.commands import (
     ABORT_ROW,
@@ -38,29 +38,12 @@ from yatxmilter.members import Callback, Member
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
 from yatxmilter.verdicts import CONTINUE_PACKET, SKIP_PACKET, ends_message, fallback, response
-from yatxmilter.wire import decode_connect, from_text
 
 __all__ = ["FirstAnswer"]
 
 _log = Logger()
 
 Callees = tuple[tuple[Member, Callback], ...]
-
-
-def _connect_arguments(payload: bytes) -> tuple[str, object]:
-    info = decode_connect(payload)
-    if info.family == c.SMFIA_INET:
-        return info.hostname, IPv4Address("TCP", info.address, info.port)
-    if info.family == c.SMFIA_INET6:
-        return info.hostname, IPv6Address("TCP", info.address, info.port)
-    if info.family == c.SMFIA_UNIX:
-        return info.hostname, UNIXAddress(from_text(info.address))
-    return info.hostname, None
-
-
-_DECODERS: Final = tuple(
-    _connect_arguments if command is CONNECT_ROW else command.decode for command in ALL_COMMANDS
-)
 
 
 class _Kept(NamedTuple):
@@ -198,7 +181,7 @@ class FirstAnswer:
 
     def _arguments(self, command: Command) -> tuple[object, ...] | None:
         try:
-            return _DECODERS[command.index](self._session.payload)
+            return DECODERS[command.index](self._session.payload)
         except ProtocolError:
             # The message counts as open, as in libmilter, where the state is set before the
             # payload is read.

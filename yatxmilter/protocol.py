@@ -7,13 +7,12 @@ buffers; what the bytes mean is not decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from collections.abc import Iterable
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IPushProducer,
     IReactorTime,
 )
@@ -22,11 +21,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from yatxmilter.addresses import describe_address
 from yatxmilter.admission import Admission
 from yatxmilter.constants import SMFIS_TEMPFAIL
 from yatxmilter.context import Context
-from yatxmilter.conversation import MERGES, Conversation, describe_address
+from yatxmilter.conversation import MERGES, Conversation
 from yatxmilter.defaults import Milter
+from yatxmilter.draining import Drains
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.members import wanted_callbacks
 from yatxmilter.options import choice_option, limit_option, seconds_option
@@ -35,9 +36,6 @@ from yatxmilter.watch import Watch
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
 _log = Logger()
-
-# Seconds for the last answers to go out when draining takes no longer.
-_GRACE: Final = 5
 
 
 @implementer(IPushProducer)
@@ -176,8 +174,6 @@ class MilterProtocol(Protocol):
             fault=fault,
         )
 
-    # ---- draining
-
     def drain(self) -> None:
         """
         Close the connection as soon as no message is open and no milter is waited for.
@@ -300,7 +296,7 @@ class MilterProtocolFactory(Factory):
         self.connections: set[MilterProtocol] = set()
         self._clock = reactor
         self._draining = False
-        self._drained: list[Deferred[None]] = []
+        self._drains = Drains(self.connections, lambda: self.clock)
         self.addMilterFactory(milter_factories)
 
     @property
@@ -360,8 +356,6 @@ class MilterProtocolFactory(Factory):
                 protocol.refuse(code)
         return protocol
 
-    # ---- connections come and go
-
     def startFactory(self) -> None:
         """
         Take connections (again).
@@ -370,7 +364,7 @@ class MilterProtocolFactory(Factory):
 
     def connection_made(self, protocol: MilterProtocol, peer: object) -> None:
         """
-        Count a connection that has come.
+        Count one that has come.
         """
         self.connections.add(protocol)
         self.admission.enter(peer)
@@ -381,8 +375,7 @@ class MilterProtocolFactory(Factory):
         """
         self.connections.discard(protocol)
         self.admission.leave(peer)
-        if not self.connections:
-            self._tell_drained()
+        self._drains.check()
 
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """
@@ -399,43 +392,8 @@ class MilterProtocolFactory(Factory):
         """
         seconds = seconds_option("timeout", timeout)
         self._draining = True
-        drained: Deferred[None] = Deferred()
-        self._drained.append(drained)
+        drained = self._drains.start(seconds)
         for protocol in list(self.connections):
             protocol.drain()
-        if not self.connections:
-            self._tell_drained()
-        elif seconds is not None:
-            timer = self.clock.callLater(seconds, self._give_up)
-            drained.addBoth(_cancelling(timer))
+        self._drains.check()
         return drained
-
-    def _give_up(self) -> None:
-        _log.warn(
-            "Closing {count} connections that did not come to an end in time",
-            count=len(self.connections),
-        )
-        for protocol in list(self.connections):
-            protocol.give_up()
-        timer = self.clock.callLater(_GRACE, self._abort_all)
-        for drained in self._drained:
-            drained.addBoth(_cancelling(timer))
-
-    def _abort_all(self) -> None:
-        for protocol in list(self.connections):
-            protocol.transport.abortConnection()
-
-    def _tell_drained(self) -> None:
-        waiting = self._drained
-        self._drained = []
-        for drained in waiting:
-            drained.callback(None)
-
-
-def _cancelling(timer: IDelayedCall) -> Callable[[Any], Any]:
-    def cancel(result: Any) -> Any:
-        if timer.active():
-            timer.cancel()
-        return result
-
-    return cancel

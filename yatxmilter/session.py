@@ -29,7 +29,7 @@ from yatxmilter.commands import (
 )
 from yatxmilter.errors import ProtocolError
 from yatxmilter.macros import MacroStore
-from yatxmilter.wire import PacketSplitter
+from yatxmilter.packets import PacketSplitter
 
 __all__ = ["Session"]
 

@@ -1,12 +1,10 @@
 """
-Bytes on the wire: packets, and the payloads of both directions.
+Bytes on the wire: the payloads of both directions, as ``encode_*``/``decode_*`` pairs.
 
-A packet is a length (four bytes, big-endian, counting the letter), a letter, and a payload. The
-`PacketSplitter` cuts packets out of a byte stream; below it stand ``encode_*``/``decode_*`` pairs
-for the payloads. A decoder of a command answers with the callback's arguments, with ``None`` where
-libmilter drops the command without a word, and raises `ProtocolError` where libmilter closes the
-connection. Text is UTF-8 with surrogateescape, so that any byte survives the round trip. Strings
-end at their NUL as they do in C.
+What frames them is in `yatxmilter.packets`. A decoder of a command answers with the callback's
+arguments, with ``None`` where libmilter drops the command without a word, and raises
+`ProtocolError` where libmilter closes the connection. Text is UTF-8 with surrogateescape, so that
+any byte survives the round trip. Strings end at their NUL as they do in C.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from yatxmilter.constants import (
-    MILTER_MAX_DATA_SIZE,
     MILTER_OPTLEN,
     SMFIA_INET,
     SMFIA_INET6,
@@ -26,6 +23,7 @@ from yatxmilter.constants import (
     SMFIC_OPTNEG,
 )
 from yatxmilter.errors import ProtocolError, ValueNotSendable
+from yatxmilter.packets import PacketSplitter, encode_packet
 
 __all__ = [
     "ConnectInfo",
@@ -56,15 +54,6 @@ __all__ = [
 _U32: Final = Struct(">I")
 _U16: Final = Struct(">H")
 _OFFER: Final = Struct(">III")
-_PREFIX: Final = Struct(">IB")
-
-# An incoming packet's pieces are joined before there are more than this many of them, so that a
-# peer that sends byte by byte cannot make us keep thousands of objects.
-_MAX_PIECES: Final = 64
-
-# Reads that wait are joined while they are smaller than this, for the same reason: the queue stays
-# short however the peer cuts what it sends while an answer is awaited.
-_SMALL_READ: Final = 4096
 
 # sizeof(sun_path) less the closing NUL: a longer path is refused by libmilter.
 _MAX_UNIX_PATH: Final = 107
@@ -101,148 +90,6 @@ def text_argument(what: str, value: object) -> bytes:
         return from_text(value)
     except UnicodeEncodeError as error:
         raise ValueNotSendable(f"{what} {value!r} cannot be encoded: {error}") from None
-
-
-def encode_packet(letter: int, payload: bytes = b"") -> bytes:
-    """
-    Frame a payload.
-    """
-    return _PREFIX.pack(len(payload) + 1, letter) + payload
-
-
-class PacketSplitter:
-    """
-    Cut packets out of a byte stream, however it arrives.
-
-    Bytes stay where they arrived until a packet is asked for. The pieces of a packet that spans
-    several reads are kept in a list and joined once.
-
-    :param limit: The largest payload accepted, in bytes.
-    :param strict: Refuse lengths of 0 and of more than 2**31, as MTAs do. libmilter, which reads
-        five bytes before it looks at the length and then counts in signed numbers, takes them for
-        packets without payload; so does a splitter that is not strict.
-    """
-
-    __slots__ = (
-        "_buffer",
-        "_letter",
-        "_missing",
-        "_pieces",
-        "_position",
-        "_queue",
-        "limit",
-        "strict",
-    )
-
-    def __init__(self, limit: int = MILTER_MAX_DATA_SIZE, *, strict: bool = False) -> None:
-        self.limit = limit
-        self.strict = strict
-        self._buffer = b""
-        self._position = 0
-        self._queue: list[bytes] = []
-        self._pieces: list[bytes] = []
-        self._missing = 0
-        self._letter = 0
-
-    def feed(self, data: bytes) -> None:
-        """
-        Take in bytes that have arrived.
-        """
-        if self._position == len(self._buffer) and not self._queue:
-            self._buffer = data
-            self._position = 0
-        elif self._queue and len(self._queue[-1]) < _SMALL_READ:
-            self._queue[-1] += data
-        else:
-            self._queue.append(data)
-
-    @property
-    def buffered(self) -> int:
-        """
-        How many bytes have arrived and are not yet part of a packet that was taken.
-        """
-        waiting = len(self._buffer) - self._position
-        return waiting + sum(map(len, self._queue)) + sum(map(len, self._pieces))
-
-    @property
-    def partial(self) -> bool:
-        """
-        Whether bytes have arrived that are not yet part of a packet that was taken.
-        """
-        return bool(self._missing or self._queue or self._position < len(self._buffer))
-
-    def clear(self) -> None:
-        """
-        Forget all that has arrived.
-        """
-        self._buffer = b""
-        self._position = self._missing = 0
-        self._queue.clear()
-        self._pieces.clear()
-
-    def next_packet(self) -> tuple[int, bytes] | None:
-        """
-        Take the next whole packet: its letter and its payload; ``None`` if there is none yet.
-
-        :raises ProtocolError: when its length is not acceptable. The stream cannot be read on.
-        """
-        while True:
-            buffer = self._buffer
-            position = self._position
-            available = len(buffer) - position
-            if self._missing:
-                packet = self._continue_packet(buffer, position, available)
-                if packet is not None:
-                    return packet
-            elif available >= 5:
-                length = _U32.unpack_from(buffer, position)[0]
-                if not 0 < length <= self.limit + 1:
-                    length = self._odd_length(length)
-                end = position + 4 + length
-                if end <= len(buffer):
-                    self._position = end
-                    return buffer[position + 4], buffer[position + 5 : end]
-                self._letter = buffer[position + 4]
-                self._pieces = [buffer[position + 5 :]]
-                self._missing = end - len(buffer)
-                self._position = len(buffer)
-            if not self._next_buffer():
-                return None
-
-    def _next_buffer(self) -> bool:
-        if not self._queue:
-            return False
-        rest = self._buffer[self._position :]
-        arrived = self._queue.pop(0)
-        self._buffer = rest + arrived if rest else arrived
-        self._position = 0
-        return True
-
-    def _continue_packet(
-        self, buffer: bytes, position: int, available: int
-    ) -> tuple[int, bytes] | None:
-        if available == 0:
-            return None
-        taken = min(available, self._missing)
-        # A whole read is the usual piece: slicing all of a bytes object makes no copy.
-        self._pieces.append(buffer[position : position + taken])
-        self._position = position + taken
-        self._missing -= taken
-        if self._missing:
-            if len(self._pieces) > _MAX_PIECES:
-                self._pieces = [b"".join(self._pieces)]
-            return None
-        payload = b"".join(self._pieces)
-        self._pieces = []
-        return self._letter, payload
-
-    def _odd_length(self, length: int) -> int:
-        if not self.strict and (length == 0 or length > 0x80000000):
-            return 1
-        raise ProtocolError(
-            f"packet length {length} is not between 1 and {self.limit + 1}"
-            " (is the peer a milter client at all?)"
-        )
 
 
 # ---- payloads of several kinds of packet
