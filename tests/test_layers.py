@@ -19,16 +19,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "yatxmilter"
 
 LAYERS = (
-    # numbers, exceptions, small things without a protocol
-    ("constants", "errors", "interfaces", "page", "rfc5322"),
-    ("packets", "options", "legacy", "watch", "draining"),
+    # numbers, exceptions, and small things that know nothing of the protocol
+    ("constants", "errors", "interfaces", "page", "rfc5322", "watch", "draining"),
+    ("packets", "options", "legacy"),
     ("wire", "admission"),
     # the tables: a row for each command, a row for each action
     ("commands", "replies", "macros"),
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
-    ("session", "context", "negotiation", "verdicts", "responses", "rounds"),
-    ("addresses", "members", "delivery", "transaction", "exchange"),
-    ("calling", "naming"),
+    ("session", "context", "negotiation", "verdicts", "responses", "rounds", "addresses"),
+    ("members", "delivery", "exchange", "dialogue"),
+    ("calling", "naming", "transaction"),
+    # what users subclass, callbacks to several milters, the MTA's side
     ("fanout", "defaults", "client", "opening"),
     ("conversation",),
     ("protocol",),
