@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from yatxmilter.packets import encode_packet
 from yatxmilter.session import Session
-from yatxmilter.wire import encode_packet
 
 #: A payload for each command, as an MTA would send it.
 PAYLOADS = {

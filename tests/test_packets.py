@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.wire`: cutting packets out of a byte stream.
+Tests of `yatxmilter.packets`: cutting packets out of a byte stream.
 
 Packets are written out as bytes, as they were captured from libmilter and its MTAs, and are never
 made by the encoder that is under test. Each stream also arrives byte by byte and cut at each place.
@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import wire
 from yatxmilter.errors import ProtocolError
-from yatxmilter.wire import PacketSplitter
+from yatxmilter.packets import PacketSplitter, encode_packet
 
 from .helpers import STEADY, byte_by_byte, every_split, outcome
 
@@ -84,11 +83,9 @@ class PacketTests(SynchronousTestCase):
         Packets are framed with a big-endian length that counts the letter.
         """
         for packet, letter, payload in CONVERSATION:
-            self.assertEqual(wire.encode_packet(letter[0], payload), packet)
-        self.assertEqual(wire.encode_packet(ord("c")), b"\x00\x00\x00\x01c")
-        self.assertEqual(
-            wire.encode_packet(ord("b"), b"x" * 65535), b"\x00\x01\x00\x00b" + b"x" * 65535
-        )
+            self.assertEqual(encode_packet(letter[0], payload), packet)
+        self.assertEqual(encode_packet(ord("c")), b"\x00\x00\x00\x01c")
+        self.assertEqual(encode_packet(ord("b"), b"x" * 65535), b"\x00\x01\x00\x00b" + b"x" * 65535)
 
     def test_whole(self) -> None:
         """
@@ -130,7 +127,7 @@ class PacketTests(SynchronousTestCase):
         """
         However a stream is cut, and whenever packets are asked for, the same packets come out.
         """
-        stream = b"".join(wire.encode_packet(*packet) for packet in packets)
+        stream = b"".join(encode_packet(*packet) for packet in packets)
         splitter = PacketSplitter()
         found = []
         for size, pull in reads:

@@ -247,12 +247,13 @@ class MessageTests(SynchronousTestCase):
 
     def test_open_at_end_of_message(self) -> None:
         """
-        While the end of message is handled the message is still open.
+        While the end of message is handled a message is open, even if that is all there was of it.
         """
-        session = session_after("OCHMR")
-        session.receive(command_packet("E"))
-        self.assertIs(session.next_call(), commands.EOM_ROW)
-        self.assertTrue(session.in_message)
+        for way, declined in (("OCHMR", 0), ("O", c.ALL_NO_STEPS)):
+            session = session_after(way, declined=declined)
+            session.receive(command_packet("E"))
+            self.assertIs(session.next_call(), commands.EOM_ROW)
+            self.assertTrue(session.in_message)
 
     def test_finish(self) -> None:
         """

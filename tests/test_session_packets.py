@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import commands
 from yatxmilter.errors import ProtocolError
+from yatxmilter.packets import encode_packet
 from yatxmilter.session import Session
-from yatxmilter.wire import encode_packet
 
 from .helpers import byte_by_byte, every_split
 from .sessions import (
