@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
 from yatxmilter.client import Agreement, Outcome, PeerError, select_macros
+from yatxmilter.errors import ValueNotSendable
 from yatxmilter.responses import AddHeader, Quarantine, Response
 
 from .milterside import CONTINUE, Packet, Rig, letters_of, packet, reply
@@ -259,6 +261,46 @@ class PlayTests(SynchronousTestCase):
         self.assertEqual(letters_of(seen), "MRTLNEAMRTLNEA")
         for result in results:
             self.assertTrue(self.successResultOf(result).accepted)
+
+    def test_commands_wait_behind(self) -> None:
+        """
+        Commands asked for after a message are sent when it is done; cancelled, they never are.
+        """
+        rig = Rig()
+        rig.client.mail("<>")
+        message = rig.client.send_message(b"A: b\n\n", recipients=[A])
+        helo, cancelled = rig.client.helo("h"), rig.client.eoh()
+        self.assertEqual(rig.letters(), "M")
+        rig.answer("c")
+        cancelled.cancel()
+        self.failureResultOf(cancelled)
+        self.assertEqual(letters_of(rig.serve()), "MRTLNEAH")
+        self.successResultOf(message)
+        self.successResultOf(helo)
+
+    def test_cancelled(self) -> None:
+        """
+        A message cancelled before its turn is not sent, and what waited behind it is.
+        """
+        rig = Rig()
+        rig.client.helo("h")
+        message = rig.client.send_message(MESSAGE, recipients=[A])
+        rig.client.unknown("X")
+        message.cancel()
+        self.failureResultOf(message, CancelledError)
+        self.assertEqual(letters_of(rig.serve()), "HU")
+
+    def test_oversized_field(self) -> None:
+        """
+        A header field that fits into no packet fails the message, which is then aborted.
+        """
+        rig = Rig()
+        rig.agree()
+        result = rig.client.send_message(b"A: " + b"x" * 65533 + b"\n\n", recipients=[A])
+        self.assertEqual(letters_of(rig.serve()), "MRTA")
+        self.failureResultOf(result, ValueNotSendable)
+        rig.client.send_message(b"A: " + b"x" * 65532 + b"\n\n", recipients=[A])
+        self.assertEqual(letters_of(rig.serve()), "MRTLNEA")
 
     def test_lost(self) -> None:
         """

@@ -44,14 +44,14 @@ from yatxmilter.commands import (
     HEADER_ROW,
     Command,
 )
-from yatxmilter.constants import STAGE_NAMES, ReturnCode, action_names, step_names
+from yatxmilter.constants import ReturnCode, action_names, step_names
 from yatxmilter.defaults import Milter, MilterFactory
 from yatxmilter.errors import MilterError
 from yatxmilter.page import Page
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.rfc5322 import split_mail
 
-__all__ = ["add_arguments", "demonstrate", "run"]
+__all__ = ["add_arguments", "demonstrate", "run", "tell_outcome"]
 
 _SENDER: Final = "<workshop@example.org>"
 _RECIPIENTS: Final = ("<reader@example.net>", "<nobody@example.net>")
@@ -237,8 +237,15 @@ class _Narrator(MilterClient):
     page: Page
     journal: dict[str, ReturnCode]
 
-    def _command(self, row: Command, payload: bytes, macros: Mapping[str, str] | None) -> Any:
-        result = super()._command(row, payload, macros)
+    def _ask(
+        self,
+        row: Command,
+        payload: bytes = b"",
+        macros: Mapping[str, str] | None = None,
+        *,
+        inner: bool = False,
+    ) -> Any:
+        result = super()._ask(row, payload, macros, inner=inner)
         return result.addCallback(self._tell, row, payload) if row in CALLBACK_STEPS else result
 
     def _tell(self, result: Any, row: Command, payload: bytes) -> Any:
@@ -246,7 +253,7 @@ class _Narrator(MilterClient):
         name = "eom" if row is EOM_ROW else row.name.lower()
         step = f"  {name:<9} {_shortened(_arguments(row, payload))}".rstrip()
         if not response.letter:
-            self.page.line(f"{step} (not asked for)", "dim")
+            self.page.line(f"{step:<11} (not asked for)", "dim")
             return result
         self.page.line(step)
         answers = "".join(f"{name} {_short(code)}, " for name, code in self.journal.items())
@@ -264,11 +271,12 @@ def _tell_agreement(page: Page, agreement: Agreement) -> None:
     _wrapped(page, "agreed", [f"version {agreement.version}"])
     _wrapped(page, "", _flags(action_names(agreement.actions)))
     _wrapped(page, "", _flags(step_names(agreement.steps)))
-    for stage, names in agreement.symbol_lists.items():
-        _wrapped(page, "macros", [STAGE_NAMES.get(stage, str(stage)), *names])
 
 
-def _tell_outcome(page: Page, outcome: Outcome) -> None:
+def tell_outcome(page: Page, outcome: Outcome, message: bytes) -> None:
+    """
+    Tell what became of a message.
+    """
     page.title("Modification actions")
     for edit in outcome.edits:
         values = " ".join(repr(value) for value in edit)
@@ -281,6 +289,8 @@ def _tell_outcome(page: Page, outcome: Outcome) -> None:
     for recipient in outcome.recipients:
         to = "accepted" if recipient.accepted else "refused"
         page.line(f"  {to:<9} {recipient.address}", "good" if recipient.accepted else "bad")
+    if outcome.accepted:
+        _tell_difference(page, message, apply_edits(message, outcome.edits))
 
 
 _DIFF_KINDS: Final = {"+": "good", "-": "bad", "@": "place"}
@@ -332,9 +342,7 @@ async def _play(
     await client.helo("mail.example.org", {})
     outcome = await client.send_message(message, _SENDER, _RECIPIENTS, macros=_MACROS)
     await client.quit()
-    _tell_outcome(page, outcome)
-    if outcome.accepted:
-        _tell_difference(page, message, apply_edits(message, outcome.edits))
+    tell_outcome(page, outcome, message)
     return outcome
 
 

@@ -11,7 +11,7 @@ failed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -25,7 +25,9 @@ from yatxmilter.commands import (
     ABORT_ROW,
     ACTIONS,
     BODY_ROW,
+    CONNECT_ROW,
     EOM_ROW,
+    HELO_ROW,
     MACRO_ROW,
     MAIL_ROW,
     OPTNEG_ROW,
@@ -45,7 +47,7 @@ from yatxmilter.responses import (
     read_edit,
     read_response,
 )
-from yatxmilter.wire import PacketSplitter, decode_offer, encode_packet
+from yatxmilter.wire import PacketSplitter, decode_offer, encode_macros, encode_packet
 
 __all__ = ["CommandQueue"]
 
@@ -86,6 +88,8 @@ class CommandQueue(Protocol):
     :param clock: Where time comes from, by default the reactor.
     :param progress: Called with the command's name at each PROGRESS.
     :ivar agreement: What was negotiated, ``None`` before.
+    :ivar standing: The stage and response with which CONNECT or HELO settled all that follows;
+        ``None`` while messages are to be sent.
     """
 
     def __init__(
@@ -100,7 +104,10 @@ class CommandQueue(Protocol):
         self._clock = clock
         self._progress = progress
         self._splitter = PacketSplitter(_LIMIT, strict=True)
+        self.standing: tuple[str, Response] | None = None
         self._queue: deque[_Pending] = deque()
+        # The commands of whoever holds the queue, which pass those that wait in it.
+        self._inner: deque[_Pending] | None = None
         self._current: _Pending | None = None
         self._timer: IDelayedCall | None = None
         self._failure: PeerError | None = None
@@ -110,12 +117,22 @@ class CommandQueue(Protocol):
     # ---- asking
 
     def _ask(
-        self, row: Command, payload: bytes = b"", macros: bytes | None = None
+        self,
+        row: Command,
+        payload: bytes = b"",
+        macros: Mapping[str, str] | None = None,
+        *,
+        inner: bool = False,
     ) -> Deferred[Any]:
+        """
+        Have a command sent in its turn, or in that of the holder of the queue.
+        """
+        packet = None if macros is None else encode_macros(row.letter, dict(macros))
         result: Deferred[Any] = Deferred(lambda _: self._withdraw(pending))
-        pending = _Pending(row, payload, macros, result)
+        pending = _Pending(row, payload, packet, result)
         if self._failure is None:
-            self._queue.append(pending)
+            lane = self._inner if inner and self._inner is not None else self._queue
+            lane.append(pending)
             self._pump()
         elif row is QUIT_ROW:
             result.callback(None)
@@ -123,21 +140,39 @@ class CommandQueue(Protocol):
             result.errback(self._failure)
         return result
 
+    def _hold(self) -> Deferred[Any]:
+        """
+        Wait for a turn, and keep it until `_release`: only inner commands are sent meanwhile.
+        """
+
+        def held(_: object) -> None:
+            self._inner = deque()
+
+        return self._ask(MACRO_ROW).addCallback(held)
+
+    def _release(self) -> None:
+        self._inner = None
+        self._pump()
+
     def _withdraw(self, pending: _Pending) -> None:
-        if pending in self._queue:
-            self._queue.remove(pending)
-        else:
-            # Its answer may still come, and could not be told from the next command's.
-            self._current = None
-            self._fail(PeerError(f"the answer to {pending.row.name} is no longer awaited"))
+        for lane in (self._inner, self._queue):
+            if lane is not None and pending in lane:
+                lane.remove(pending)
+                return
+        # Its answer may still come, and could not be told from the next command's.
+        self._current = None
+        self._fail(PeerError(f"the answer to {pending.row.name} is no longer awaited"))
 
     def _pump(self) -> None:
         if self._pumping:
             return
         self._pumping = True
         try:
-            while self._queue and self._current is None and self.connected:
-                self._start(self._queue.popleft())
+            while self._current is None and self.connected:
+                lane = self._queue if self._inner is None else self._inner
+                if not lane:
+                    break
+                self._start(lane.popleft())
         finally:
             self._pumping = False
 
@@ -176,6 +211,8 @@ class CommandQueue(Protocol):
         if row is QUIT_ROW:
             self._start_timer(_QUIT_GRACE, self._hang_up)
         elif row in (ABORT_ROW, QUIT_NC_ROW):
+            if row is QUIT_NC_ROW:
+                self.standing = None
             self._finish(pending, None)
         else:
             self._await_answer()
@@ -255,7 +292,16 @@ class CommandQueue(Protocol):
         else:
             if pending.row is BODY_ROW and response.code == c.SMFIS_SKIP:
                 self._body_skipped = True
+            elif pending.row in (CONNECT_ROW, HELO_ROW):
+                self._settle(pending.row.name.lower(), response)
             self._finish(pending, response)
+
+    def _settle(self, stage: str, response: Response) -> None:
+        if response.code in (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL, c.SMFIS_ACCEPT):
+            self.standing = stage, response
+        elif self.standing is not None and self.standing[0] == stage:
+            # A new HELO takes back what was said to the last one.
+            self.standing = None
 
     def _finish(self, pending: _Pending, result: object) -> None:
         self._stop_timer()
@@ -299,16 +345,16 @@ class CommandQueue(Protocol):
         Fail everything that waits, and drop the connection.
         """
         self._end(error)
-        if self.connected:
-            # abortConnection: what is still to be written is of no use to anyone.
-            cast(ITCPTransport, self.transport).abortConnection()
+        # abortConnection: what is still to be written is of no use to anyone.
+        cast(ITCPTransport, self.transport).abortConnection()
 
     def _end(self, error: PeerError) -> None:
         self._failure = error
         self._stop_timer()
-        if self._current is not None:
-            self._queue.appendleft(self._current)
-            self._current = None
+        waiting = [self._current] if self._current is not None else []
+        waiting.extend(self._inner or ())
+        self._current = self._inner = None
+        self._queue.extendleft(reversed(waiting))
         # One by one: a callback may cancel what waits behind it.
         while self._queue:
             pending = self._queue.popleft()

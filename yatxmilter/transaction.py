@@ -10,17 +10,16 @@ milter's choice where it has asked for a list, otherwise the usual default.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
 from yatxmilter.constants import ReturnCode
+from yatxmilter.dialogue import Dialogue
+from yatxmilter.errors import ValueNotSendable
 from yatxmilter.negotiation import DEFAULT_SYMBOLS
 from yatxmilter.responses import Agreement, Edit, EndOfMessage, Quarantine, Response
 from yatxmilter.rfc5322 import split_mail, wire_body
 from yatxmilter.wire import to_text
-
-if TYPE_CHECKING:
-    from yatxmilter.client import MilterClient
 
 __all__ = ["Envelope", "Outcome", "Recipient", "play", "select_macros"]
 
@@ -116,20 +115,24 @@ def select_macros(
 
 
 async def play(
-    client: MilterClient, message: bytes, envelope: Envelope, macros: Mapping[str, str]
+    dialogue: Dialogue,
+    agreement: Agreement | None,
+    message: bytes,
+    envelope: Envelope,
+    macros: Mapping[str, str],
 ) -> Outcome:
     """
-    Play a message to the milter, and say what became of it.
+    Play a message to a milter, and say what became of it.
 
-    :param client: Connected, negotiated and greeted.
+    :raises ValueNotSendable: for a header field that does not fit into a packet.
     """
-    await client.turn()
-    if client.standing is not None:
-        stage, response = client.standing
-        return Outcome(response.code, stage, response)
-    transaction = _Transaction(client, message, envelope, macros)
-    end = await transaction.run()
-    await client.abort()
+    transaction = _Transaction(dialogue, agreement, message, envelope, macros)
+    try:
+        end = await transaction.run()
+    except ValueNotSendable:
+        await dialogue.abort()
+        raise
+    await dialogue.abort()
     return Outcome(
         end.response.code,
         transaction.stage,
@@ -147,16 +150,17 @@ class _Transaction:
 
     def __init__(
         self,
-        client: MilterClient,
+        dialogue: Dialogue,
+        agreement: Agreement | None,
         message: bytes,
         envelope: Envelope,
         macros: Mapping[str, str],
     ) -> None:
-        self._client = client
+        self._dialogue = dialogue
+        self._agreement = agreement
         self._mail = split_mail(message)
         self._envelope = envelope
         self._values = macros
-        self._agreement = client.agreement
         self.stage = "mail"
         self.recipients: list[Recipient] = []
 
@@ -166,7 +170,7 @@ class _Transaction:
             if end is not None:
                 return end
         self.stage = "eom"
-        return await self._client.end_of_message(macros=self._macros(c.SMFIM_EOM))
+        return await self._dialogue.end_of_message(macros=self._macros(c.SMFIM_EOM))
 
     def _macros(self, stage: int, **more: str) -> dict[str, str]:
         return select_macros(self._agreement, stage, {**more, **self._values})
@@ -187,7 +191,7 @@ class _Transaction:
         sender = self._envelope.sender
         macros = self._macros(c.SMFIM_ENVFROM, mail_addr=_bare(sender))
         return self._settled(
-            await self._client.mail(sender, *self._envelope.sender_args, macros=macros)
+            await self._dialogue.mail(sender, *self._envelope.sender_args, macros=macros)
         )
 
     async def _recipients(self) -> EndOfMessage | None:
@@ -196,7 +200,7 @@ class _Transaction:
         for number, address in enumerate(addresses, 1):
             macros = self._macros(c.SMFIM_ENVRCPT, rcpt_addr=_bare(address))
             args = self._envelope.recipient_args.get(address, ())
-            response = await self._client.rcpt(address, *args, macros=macros)
+            response = await self._dialogue.rcpt(address, *args, macros=macros)
             self.recipients.append(Recipient(address, response))
             if response.code in _REFUSES and not response.closes:
                 continue
@@ -213,7 +217,7 @@ class _Transaction:
 
     async def _data(self) -> EndOfMessage | None:
         self.stage = "data"
-        return self._settled(await self._client.data(macros=self._macros(c.SMFIM_DATA)))
+        return self._settled(await self._dialogue.data(macros=self._macros(c.SMFIM_DATA)))
 
     async def _header(self) -> EndOfMessage | None:
         self.stage = "header"
@@ -225,14 +229,14 @@ class _Transaction:
             value = field.value if leading_space else field.bare_value()
             # Inside the MTA these are C strings: they end at a NUL.
             text = to_text(value).partition("\0")[0]
-            response = await self._client.header(to_text(field.name), text, macros=macros)
+            response = await self._dialogue.header(to_text(field.name), text, macros=macros)
             end = self._settled(response)
             if end is not None:
                 return end
             if response.code == c.SMFIS_SKIP:
                 break
         self.stage = "eoh"
-        return self._settled(await self._client.eoh(macros=macros))
+        return self._settled(await self._dialogue.eoh(macros=macros))
 
     async def _body(self) -> EndOfMessage | None:
         self.stage = "body"
@@ -240,7 +244,7 @@ class _Transaction:
         if not body:
             return None
         macros = self._macros(c.SMFIM_EOM)
-        return self._settled(await self._client.body(body, macros=macros))
+        return self._settled(await self._dialogue.body(body, macros=macros))
 
 
 def _bare(address: str) -> str:
