@@ -49,7 +49,6 @@ class Pair:
             iosim.makeFakeServer(self.milter_side),
             self.client,
             iosim.makeFakeClient(self.client),
-            clock=self.clock,
         )
 
     def flush(self) -> None:
