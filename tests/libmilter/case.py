@@ -1,16 +1,15 @@
 """
 What is compared: cases and records.
 
-A case is a milter's whole behaviour (which callbacks it has, what each of their invocations does and returns) and the
-bytes that an MTA sends to it. A record is what came of it: which callbacks ran with which arguments, what their
-smfi_* calls answered, and what was written to the MTA. Both are plain values: a case's `repr` is Python source that
-makes it again.
+A case is a milter's whole behaviour (which callbacks it has, what each of their invocations does
+and returns) and the bytes that an MTA sends to it. A record is what came of it: which callbacks ran
+with which arguments, what their smfi_* calls answered, and what was written to the MTA. Both are
+plain values: a case's `repr` is Python source that makes it again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 CALLBACKS = (
     "negotiate",
@@ -52,18 +51,23 @@ OPTIONAL = CALLBACKS[:11]
 """Callbacks that a milter may leave out; abort and close are always there, to be recorded."""
 
 API_VERSIONS = {6: 0x01000001, 4: 4, 3: 3, 2: 2}
-"""The values smfi_register() takes; negotiate needs more than 4, data more than 3, unknown more than 2."""
+"""
+The values smfi_register() takes; negotiate needs more than 4, data more than 3, unknown more than
+2.
+"""
 
 NEEDS_VERSION = {"negotiate": 5, "data": 4, "unknown": 3}
 
-Argument = Union[bytes, int, None]
-Result = Union[int, None, str, float]
-Answer = Union[int, bytes, None]
+Argument = bytes | int | None
+Result = int | None | str | float
+Answer = int | bytes | None
 
 
 @dataclass(frozen=True)
 class Call:
-    """One smfi_* call: the name without its prefix, and arguments in libmilter's order (None is NULL)."""
+    """
+    One smfi_* call: the name without its prefix, and arguments in libmilter's order (None is NULL).
+    """
 
     function: str
     args: tuple[Argument, ...] = ()
@@ -74,9 +78,10 @@ class Reaction:
     """
     What one invocation of a callback does.
 
-    `actions` and `steps` are what xxfi_negotiate asks for when it returns CONTINUE (None: leaves libmilter's preset
-    alone). `how` is the way a Python callback gives its result: "plain", "fired" (a Deferred that has fired),
-    "later" (a Deferred that fires when the transport has been idle) or "async" (a coroutine).
+    `actions` and `steps` are what xxfi_negotiate asks for when it returns CONTINUE (None: leaves
+    libmilter's preset alone). `how` is the way a Python callback gives its result: "plain", "fired"
+    (a Deferred that has fired), "later" (a Deferred that fires when the transport has been idle) or
+    "async" (a coroutine).
     """
 
     result: Result = 0
@@ -91,8 +96,9 @@ class Case:
     """
     A milter's script and an MTA's conversation.
 
-    `conversation` is a tuple of byte strings, one for each packet where packets are whole. `delivery` says how the
-    bytes reach yatxmilter: one packet at a time ("packets"), all at once ("whole"), or in pieces of that many bytes.
+    `conversation` is a tuple of byte strings, one for each packet where packets are whole.
+    `delivery` says how the bytes reach yatxmilter: one packet at a time ("packets"), all at once
+    ("whole"), or in pieces of that many bytes.
     """
 
     callbacks: tuple[str, ...] = OPTIONAL
@@ -121,7 +127,10 @@ class Case:
 
 @dataclass
 class Invocation:
-    """One callback that ran: its arguments, its calls' answers, and how much had been written before it."""
+    """
+    One callback that ran: its arguments, its calls' answers, and how much had been written before
+    it.
+    """
 
     callback: str
     args: tuple[Answer, ...]
@@ -131,7 +140,9 @@ class Invocation:
 
 @dataclass
 class Record:
-    """All that came of a case. `consumed` is how much of the conversation was read before the end."""
+    """
+    All that came of a case. `consumed` is how much of the conversation was read before the end.
+    """
 
     invocations: list[Invocation]
     output: bytes

@@ -1,8 +1,9 @@
 """
 How a case travels to scripted_milter.c and its record back.
 
-Both ways: a 32-bit length, then that many bytes; numbers are little-endian. A text or body is b"n" for NULL, or b"s",
-a 32-bit length, the bytes (towards the milter with a NUL behind them, which the length counts).
+Both ways: a 32-bit length, then that many bytes; numbers are little-endian. A text or body is b"n"
+for NULL, or b"s", a 32-bit length, the bytes (towards the milter with a NUL behind them, which the
+length counts).
 """
 
 from __future__ import annotations

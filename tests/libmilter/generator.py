@@ -1,10 +1,11 @@
 """
 Cases by three profiles.
 
-"conforming" plays an MTA that keeps to the rules, against a milter that does: any offer, any selection of callbacks
-and steps, what comes next depends on what the milter answers. "misused" has the same conversations, but the milter
-does anything anywhere: every function at every stage with good and bad values, every return code. "hostile" has the
-same milters, and conversations in any order, broken in every way.
+"conforming" plays an MTA that keeps to the rules, against a milter that does: any offer, any
+selection of callbacks and steps, what comes next depends on what the milter answers. "misused" has
+the same conversations, but the milter does anything anywhere: every function at every stage with
+good and bad values, every return code. "hostile" has the same milters, and conversations in any
+order, broken in every way.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .source import Source
 PROFILES = ("conforming", "misused", "hostile")
 
 _OFFERED_STEPS = {2: 0x7F, 3: 0x17F, 4: 0x37F, 5: 0x37F, 6: 0x1FFFFF, 7: 0x1FFFFF}
+_SINCE = {"data": 4, "unknown": 3}
 _DELIVERIES = ("packets", "packets", "packets", "whole", "whole", 1, 2, 3, 5, 7, 16, 100)
 
 
@@ -37,6 +39,7 @@ class Session:
         self.flags = source.choice((0x1FF, 0x1FF, 0, 0x3F, 0x31, 0xCE, 0x0F, 0x100))
         self.declined = 0
         self.unanswered = 0
+        self.mta_version = 6
         self.behaviour = Behaviour(source, self.good)
 
     def _callbacks(self) -> tuple[str, ...]:
@@ -52,7 +55,9 @@ class Session:
     # ---- negotiation
 
     def negotiate(self) -> bool:
-        """Send the offer and decide what the milter makes of it; tell whether the connection goes on."""
+        """
+        Send the offer and decide what the milter makes of it; tell whether the connection goes on.
+        """
         source = self.source
         version = source.choice((6, 6, 6, 6, 6, 6, 6, 2, 3, 4, 5, 7))
         actions, steps = source.choice((0x1FF,) * 6 + (0x3F, 0)), _OFFERED_STEPS[version]
@@ -67,6 +72,7 @@ class Session:
             actions = source.integer(0, 0x3FF)
             steps = source.choice((0x701FFFFF, 0x3FFFFF, 0xFFFFFFFF, source.integer(0, 0x1FFFFF)))
         self.sent.append(packets.offer(version, actions, steps))
+        self.mta_version = version
         self.behaviour.flags = self.flags
         offered = (steps or 0x3F) & ~INTERNAL
         actions = actions or 0x0F
@@ -85,11 +91,9 @@ class Session:
 
     def _request(self, actions: int, offered: int, own: int) -> tuple[int, int] | None:
         source = self.source
-        result = (
-            source.choice((10, 0, 0, 0, 0, 1))
-            if self.good
-            else source.choice((0, 0, 10, 1, 4, 3, 7, 99, -1))
-        )
+        result: Result = source.choice((0, 0, 0, 0, 10))
+        if source.chance(3 if self.good else 6):
+            result = 1 if self.good else source.choice((1, 4, 3, 7, 99, -1, 8, False, "0"))
         calls = self.behaviour.calls("negotiate")
         how = self.behaviour.how()
         if result == 10:
@@ -105,7 +109,7 @@ class Session:
             steps &= offered
         for _ in range(source.choice((0, 0, 1, 4, 9))):
             steps |= source.choice([nr for _, _, nr in STEPS.values()])
-        if not self.good and source.chance(10):
+        if not self.good and source.chance(5):
             steps |= source.choice(
                 (0x200000, 0x80000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x800)
             )
@@ -122,10 +126,14 @@ class Session:
     # ---- the dialogue
 
     def say(self, callback: str, *sent: bytes) -> object:
-        """Send a command if the milter wants it; give what its callback will return (0 where there is none)."""
+        """
+        Send a command if the milter wants it.
+
+        :return: What its callback will return; 0 where there is none.
+        """
         if self.good or self.source.chance(85):
             no, _, nr = STEPS.get(callback, (0, 0, 0))
-            if self.declined & no:
+            if self.declined & no or _SINCE.get(callback, 0) > self.mta_version:
                 return 0
             self.sent.extend(sent)
             return self.react(callback, bool(self.unanswered & nr))
@@ -266,8 +274,8 @@ class Session:
 
 SENTINEL = packet(b"D", b"C")
 """
-A macro packet without macros: it changes nothing, so it can stand at the end of every conversation, where it tells
-whether the connection was still open.
+A macro packet without macros: it changes nothing, so it can stand at the end of every conversation,
+where it tells whether the connection was still open.
 """
 
 
@@ -276,7 +284,7 @@ def generate(source: Source, profile: str) -> Case:
     session = Session(source, profile)
     if profile == "hostile":
         session.chaos()
-    elif session.negotiate():
+    elif session.negotiate() or (profile == "misused" and source.chance(20)):
         session.dialogue()
     session.sent.append(SENTINEL)
     return session.case()

@@ -1,5 +1,6 @@
 """
-Packets of an MTA, for the generator and for tests: whole and right, or broken in the ways that matter.
+Packets of an MTA, for the generator and for tests: whole and right, or broken in the ways that
+matter.
 """
 
 from __future__ import annotations
@@ -22,19 +23,12 @@ MACROS = (b"j", b"i", b"_", b"{daemon_name}", b"{i}", b"daemon_name", b"{mail_ad
 STAGES = b"CHMRTNE"
 
 IPV4 = (
-    b"192.0.2.1",
-    b"10.1",
-    b"0x7f.1",
-    b"127.0.0.1",
-    b"1.2.3.4 junk",
-    b"",
-    b"[1.2.3.4]",
-    b"::1",
+    b"192.0.2.1", b"10.1", b"0x7f.1", b"127.0.0.1", b"1.2.3.4 junk", b"", b"[1.2.3.4]", b"::1",
     b"256.1.1.1",
-)
+)  # fmt: skip
 IPV6 = (
-    b"::1", b"IPv6:2001:db8:0:0:0:0:0:9", b"ipv6:::1", b"::ffff:1.2.3.4", b"[::1]", b"fe80::1%eth0", b"1.2.3.4",
-    b"", b"IPv6:",
+    b"::1", b"IPv6:2001:db8:0:0:0:0:0:9", b"ipv6:::1", b"::ffff:1.2.3.4", b"[::1]",
+    b"fe80::1%eth0", b"1.2.3.4", b"", b"IPv6:",
 )  # fmt: skip
 PATHS = (b"/run/socket", b"", b"x" * 107, b"x" * 108, b"/\xff")
 

@@ -1,7 +1,8 @@
 """
 What generated milters do: the calls they make and the codes they return.
 
-A well-behaved one makes the calls that fit the stage with values that can be sent; the other kind does anything.
+A well-behaved one makes the calls that fit the stage with values that can be sent; the other kind
+does anything.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _VERDICTS: dict[str, tuple[Result, ...]] = {
 """What a callback may return besides CONTINUE."""
 
 _ANY: tuple[Result, ...] = (
-    0, 0, 0, 1, 2, 3, 4, 7, 8, None, 5, 6, 9, 10, 11, 19, 20, 21, 22, 23, 99, -1, -2, 1000000, True, False, "0", 1.5,
+    0, 0, 0, 1, 2, 3, 4, 7, 8, None, 5, 6, 9, 10, 11, 19, 20, 21, 22, 23, 99, -1, -2, 1000000,
+    True, False, "0", 1.5,
 )  # fmt: skip
 
 _CODES = (b"550", b"450", b"421", b"554")
@@ -81,8 +83,8 @@ _MACROS = (
 )
 
 _EDITS = {
-    "addheader": 0x01, "insheader": 0x01, "replacebody": 0x02, "addrcpt": 0x04, "delrcpt": 0x08, "chgheader": 0x10,
-    "quarantine": 0x20, "chgfrom": 0x40, "addrcpt_par": 0x80,
+    "addheader": 0x01, "insheader": 0x01, "replacebody": 0x02, "addrcpt": 0x04,
+    "delrcpt": 0x08, "chgheader": 0x10, "quarantine": 0x20, "chgfrom": 0x40, "addrcpt_par": 0x80,
 }  # fmt: skip
 
 

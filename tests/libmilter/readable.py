@@ -7,8 +7,9 @@ from __future__ import annotations
 from .case import Call, Case, Invocation, Reaction, Record
 
 _LETTERS = {
-    "O": "OPTNEG", "C": "CONNECT", "H": "HELO", "M": "MAIL", "R": "RCPT", "T": "DATA", "L": "HEADER", "N": "EOH",
-    "B": "BODY", "E": "BODYEOB", "U": "UNKNOWN", "A": "ABORT", "Q": "QUIT", "K": "QUIT_NC", "D": "MACRO",
+    "O": "OPTNEG", "C": "CONNECT", "H": "HELO", "M": "MAIL", "R": "RCPT", "T": "DATA",
+    "L": "HEADER", "N": "EOH", "B": "BODY", "E": "BODYEOB", "U": "UNKNOWN", "A": "ABORT",
+    "Q": "QUIT", "K": "QUIT_NC", "D": "MACRO",
 }  # fmt: skip
 
 
@@ -93,9 +94,8 @@ def conversation(case: Case) -> str:
 
 def script(case: Case) -> str:
     """List what the milter does."""
-    lines = [
-        f"  callbacks: {' '.join(case.callbacks)}; API version {case.version}; flags {case.flags:#x}"
-    ]
+    callbacks = " ".join(case.callbacks)
+    lines = [f"  callbacks: {callbacks}; API version {case.version}; flags {case.flags:#x}"]
     for name, reactions in case.reactions:
         for reaction in reactions:
             asked = ""

@@ -1,9 +1,9 @@
 """
 The real C libmilter as a child process.
 
-scripted_milter.c is compiled once for each state of its source (the result is kept in a folder for temporary files)
-against the static library, so that libmilter's table of skippable states, which is private to it and shared by all
-its connections, can be put back before each case.
+scripted_milter.c is compiled once for each state of its source (the result is kept in a folder for
+temporary files) against the static library, so that libmilter's table of skippable states, which is
+private to it and shared by all its connections, can be put back before each case.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class LibMilter:
     """
     One scripted_milter process.
 
-    Use it as a context manager. `start` and `finish` may overlap with other work: libmilter runs the case between
-    the two; `run` is both.
+    Use it as a context manager. `start` and `finish` may overlap with other work: libmilter runs
+    the case between the two; `run` is both.
     """
 
     def __init__(self) -> None:

@@ -17,10 +17,8 @@ from .codec import c_result
 from .reference_calls import ENDM, MAX_PAYLOAD, STAGES, Context, packet
 from .reference_decode import connect_arguments, header_arguments
 from .reference_tables import (
-    ABRT,
     ACCEPT,
     ALL_NR,
-    BODY,
     CODES,
     COMMANDS,
     CONN,
@@ -220,7 +218,10 @@ class Reference:
             if not silent:
                 self.context.output += self._verdict(result)
                 return result
-            self.kept = Kept(result, self._verdict(result), self.context.state in (CONN, HELO))
+            verdict = self._verdict(result)
+            if self.context.state != UNKN:  # it was about that command alone
+                for_connection = self.context.state in (CONN, HELO)
+                self.kept = Kept(result, verdict, for_connection)
             return NOREPLY
         shown = result
         if bit and result in (*PLAIN, REJECT, TEMPFAIL, OPTIONS):
@@ -251,7 +252,7 @@ class Reference:
         assert kept is not None
         if NR_OF_STATE.get(state, 0) & self.steps & self.offered:
             return NOREPLY
-        ends = state != RCPT or kept.code in (ACCEPT, DISCARD)
+        ends = state != RCPT or kept.code == ACCEPT
         if ends and (not kept.for_connection or state in (CONN, HELO)):
             self.kept = None
         self.context.output += kept.packet

@@ -1,7 +1,8 @@
 """
 libmilter's smfi_* functions, for the reference engine: what they check, what they write.
 
-Each deliberate difference is one field of `Rules` (False: as libmilter); `differences.py` says why it is there.
+Each deliberate difference is one field of `Rules` (False: as libmilter); `differences.py` says why
+it is there.
 """
 
 from __future__ import annotations

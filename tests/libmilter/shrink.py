@@ -1,5 +1,6 @@
 """
-Making a failing case small: parts are left out or put back to their plainest for as long as it goes on failing.
+Making a failing case small: parts are left out or put back to their plainest for as long as it goes
+on failing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
 Where the generator's choices come from: a seeded random number generator, or Hypothesis.
 
-The generator asks for everything through `Source`, so what Hypothesis shrinks and what `python -m tests.libmilter`
-runs by the hundred thousand are the same cases. Options are given simplest first: Hypothesis shrinks towards them.
+The generator asks for everything through `Source`, so what Hypothesis shrinks and what `python -m
+tests.libmilter` runs by the hundred thousand are the same cases. Options are given simplest first:
+Hypothesis shrinks towards them.
 """
 
 from __future__ import annotations
