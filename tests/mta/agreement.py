@@ -74,6 +74,15 @@ class Negotiation(MtaTestCase):
         """
         self.check_failure(("agree", 0x200, 0))
 
+    def test_connection_refused(self) -> None:
+        """
+        REJECT in xxfi_mta_connect closes the connection before anything is negotiated.
+        """
+        self.load(script(xxfi_mta_connect=["REJECT"], xxfi_mta_close=[], xxfi_negotiate=[]))
+        self.assertReply(self.send(), 451)
+        self.milter.wait("xxfi_mta_close")
+        self.assertNotIn("negotiate", self.milter.order())
+
     def test_action_not_asked_for(self) -> None:
         """
         An edit that was not negotiated is the milter's error, which the log explains.

@@ -16,6 +16,7 @@ first argument.  A step is
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
@@ -113,6 +114,7 @@ class MilterProcess:
         self._logged: list[str] = []
         #: Whether the process has ended and nothing more can come.
         self._ended = False
+        self._pinged = self._ponged = 0
         self._news = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -144,7 +146,9 @@ class MilterProcess:
         for line in process.stdout:
             event = json.loads(line)
             with self._news:
-                if event["callback"] == "log":
+                if event["callback"] == "pong":
+                    [self._ponged] = event["args"]
+                elif event["callback"] == "log":
                     self._logged += event["args"]
                 elif event["scenario"] == self._number:
                     # What comes later from a connection of an earlier scenario is not ours.
@@ -169,17 +173,37 @@ class MilterProcess:
             self._number += 1
             self._events.clear()
             self._logged.clear()
-        scenario = {"number": self._number, "milters": list(milters), "options": options}
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(json.dumps(scenario).encode() + b"\n")
-        self._process.stdin.flush()
+        self._tell({"number": self._number, "milters": list(milters), "options": options})
         self.wait("loaded")
-        self._events.clear()
+        with self._news:
+            self._events.clear()
+
+    def _tell(self, order: dict[str, Any]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def catch_up(self) -> None:
+        """
+        Wait until all has arrived that the process has reported so far.
+        """
+        with self._news:
+            self._pinged += 1
+            with contextlib.suppress(BrokenPipeError):
+                self._tell({"ping": self._pinged})
+            if not self._news.wait_for(
+                lambda: self._ended or self._ponged == self._pinged, PATIENCE
+            ):
+                raise AssertionError("the milter's process does not answer")
 
     def events(self, *, milter: str | None = None) -> list[Event]:
         """
         Give what has been reported so far, of all milters or of one.
         """
+        self.catch_up()
+        return self._received(milter)
+
+    def _received(self, milter: str | None) -> list[Event]:
         with self._news:
             return [e for e in self._events if milter is None or e.milter == milter]
 
@@ -200,14 +224,13 @@ class MilterProcess:
         """
         Wait until a callback was called that many times.
         """
+
+        def seen() -> bool:
+            return [event.callback for event in self._received(milter)].count(callback) >= count
+
         with self._news:
-            if (
-                not self._news.wait_for(
-                    lambda: self._ended or len(self.arguments(callback, milter=milter)) >= count,
-                    PATIENCE,
-                )
-                or len(self.arguments(callback, milter=milter)) < count
-            ):
+            self._news.wait_for(lambda: self._ended or seen(), PATIENCE)
+            if not seen():
                 raise AssertionError(f"no {callback} ({count}) in {self._events}, {self._logged}")
 
     def wait_log(self, text: str) -> str:
@@ -225,6 +248,7 @@ class MilterProcess:
         """
         Give the warnings and errors that no test has waited for, and forget them.
         """
+        self.catch_up()
         with self._news:
             messages, self._logged = self._logged, []
             return messages

@@ -233,6 +233,21 @@ class Sessions(MtaTestCase):
         self.assertEqual(self.milter.order(), [*WHOLE[:2], *WHOLE[2:] * 3, "close"])
         self.assertEqual(len({event.connection for event in self.milter.events()}), 1)
 
+    def test_pipelining(self) -> None:
+        """
+        A client that does not wait for replies is served as any other.
+        """
+        self.load(script(xxfi_envrcpt={"<no@sink.example>": ["REJECT"]}))
+        client = self.connect()
+        client.send(
+            b"MAIL FROM:<sender@client.example>\r\nRCPT TO:<rcpt@sink.example>\r\n"
+            b"RCPT TO:<no@sink.example>\r\nDATA\r\n"
+        )
+        self.assertEqual([client.reply().code for _ in range(4)], [250, 250, 550, 354])
+        self.assertReply(client.content(MESSAGE), 250)
+        client.quit()
+        self.assertEqual(self.sink.wait()[0].without_trace(), MESSAGE)
+
     def test_refused_then_accepted(self) -> None:
         """
         After a message is refused at any stage, the next one of the session is filtered afresh.

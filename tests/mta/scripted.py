@@ -241,9 +241,13 @@ class Control(LineOnlyReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         """
-        Take a scenario.
+        Take a scenario, or answer the question whether all has been told.
         """
-        self.switchboard.load(json.loads(line))
+        order = json.loads(line)
+        if "ping" in order:
+            self.emit({"callback": "pong", "args": [order["ping"]]})
+        else:
+            self.switchboard.load(order)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
