@@ -16,8 +16,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-from twisted.logger import globalLogBeginner
-
 from .differences import DIFFERENCES
 from .driver import Tally, check_many, minimised, numbered, report
 from .generator import PROFILES
@@ -28,10 +26,6 @@ _SHOWN = 5
 _EXPLAINED = 20
 
 Block = tuple[str, int, int, int]
-
-
-def _quiet() -> None:
-    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
 
 
 def run_block(block: Block) -> Tally:
@@ -58,11 +52,10 @@ def _blocks(profiles: list[str], cases: int, seed: int) -> Iterator[Block]:
 
 def _tallies(blocks: Iterator[Block], jobs: int) -> Iterator[tuple[str, Tally]]:
     if jobs == 1:
-        _quiet()
         for block in blocks:
             yield block[0], run_block(block)
         return
-    with multiprocessing.Pool(jobs, initializer=_quiet) as pool:
+    with multiprocessing.Pool(jobs) as pool:
         yield from pool.imap(_named_block, blocks)
 
 

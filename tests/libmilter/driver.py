@@ -4,14 +4,17 @@ Running many cases: libmilter runs the next one while the present one is looked 
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from . import readable
-from .case import Case
+from .case import Case, Record
 from .compare import Comparison, compare, reasons
 from .generator import generate
 from .real import LibMilter
@@ -25,16 +28,51 @@ def numbered(profile: str, seed: int, numbers: Iterable[int]) -> Iterator[Case]:
         yield generate(RandomSource(f"{profile}:{seed}:{number}"), profile)
 
 
-class StrayErrors:
-    """Collects errors that were logged by others than yatxmilter: Deferreds nobody looked at."""
+class LogWatch:
+    """
+    Takes the place of the log while cases run: scripted milters fail on purpose, and often.
+
+    What yatxmilter logs must be text that can be written down. What others log is an error that
+    nobody looked at, such as that of a Deferred.
+    """
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.problems: list[str] = []
 
-    def __call__(self, event: LogEvent) -> None:
-        """Take an event."""
-        if "log_failure" in event and not event["log_namespace"].startswith("yatxmilter."):
-            self.seen.append(event["log_failure"].getErrorMessage())
+    def ours(self, event: LogEvent) -> None:
+        """Take an event of yatxmilter."""
+        try:
+            text = formatEvent(event)
+            text.encode()
+        except UnicodeEncodeError:
+            self.problems.append(f"a log line cannot be written: {text!r}")
+        else:
+            if not text or text.startswith("Unable to format event"):
+                self.problems.append(f"a log line cannot be formatted: {event['log_format']!r}")
+
+    def others(self, event: LogEvent) -> None:
+        """Take an event of anybody."""
+        if "log_failure" in event:
+            self.problems.append(f"an error was lost: {event['log_failure'].getErrorMessage()}")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch for as long as the block runs."""
+        loggers = [
+            module._log
+            for name, module in list(sys.modules.items())
+            if name.startswith("yatxmilter.") and hasattr(module, "_log")
+        ]
+        before = [logger.observer for logger in loggers]
+        for logger in loggers:
+            logger.observer = self.ours
+        globalLogPublisher.addObserver(self.others)
+        try:
+            yield
+        finally:
+            globalLogPublisher.removeObserver(self.others)
+            for logger, observer in zip(loggers, before, strict=True):
+                logger.observer = observer
 
 
 def check(library: LibMilter, case: Case) -> Comparison:
@@ -42,15 +80,12 @@ def check(library: LibMilter, case: Case) -> Comparison:
     return checked(case, library.run(case))
 
 
-def checked(case: Case, real: object) -> Comparison:
-    """Compare one case that libmilter has run; an error of ours is a problem like any other."""
-    stray = StrayErrors()
-    globalLogPublisher.addObserver(stray)
-    try:
-        result = compare(case, real)  # type: ignore[arg-type]
-    finally:
-        globalLogPublisher.removeObserver(stray)
-    result.problems += [f"an error was lost: {text}" for text in stray.seen]
+def checked(case: Case, real: Record) -> Comparison:
+    """Compare one case that libmilter has run; what is wrong with the log is a problem too."""
+    watch = LogWatch()
+    with watch.watching():
+        result = compare(case, real)
+    result.problems += watch.problems[:1]
     return result
 
 
@@ -69,9 +104,13 @@ def check_many(library: LibMilter, cases: Iterable[Case]) -> Iterator[Comparison
 
 def minimised(library: LibMilter, comparison: Comparison) -> Comparison:
     """Find the smallest case that has the same problems."""
-    wanted = comparison.problems
-    small = shrink(comparison.case, lambda case: check(library, case).problems == wanted)
+    wanted = _kinds(comparison)
+    small = shrink(comparison.case, lambda case: _kinds(check(library, case)) == wanted)
     return check(library, small)
+
+
+def _kinds(comparison: Comparison) -> list[str]:
+    return [re.sub("[0-9]+", "", problem.partition(":")[0]) for problem in comparison.problems]
 
 
 def report(comparison: Comparison) -> str:

@@ -14,6 +14,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections import deque
 from types import TracebackType
 
 from .case import Case, Record
@@ -77,6 +78,8 @@ class LibMilter:
     """
 
     def __init__(self) -> None:
+        self._in_flight = 0
+        self._done: deque[Record] = deque()
         self._folder = tempfile.mkdtemp(prefix="lm")
         try:
             self._process = subprocess.Popen(
@@ -112,9 +115,21 @@ class LibMilter:
         assert self._process.stdin is not None
         self._process.stdin.write(encode_case(case))
         self._process.stdin.flush()
+        self._in_flight += 1
 
     def finish(self) -> Record:
-        """Wait for the record of the case handed over."""
+        """Wait for the record of the first case handed over that has not been fetched."""
+        return self._done.popleft() if self._done else self._fetch()
+
+    def run(self, case: Case) -> Record:
+        """Run one case; those handed over before it can still be fetched after that."""
+        while self._in_flight:
+            self._done.append(self._fetch())
+        self.start(case)
+        return self._fetch()
+
+    def _fetch(self) -> Record:
+        self._in_flight -= 1
         return decode_record(self._read(struct.unpack("<I", self._read(4))[0]))
 
     def _read(self, length: int) -> bytes:
@@ -123,8 +138,3 @@ class LibMilter:
         if len(data) < length:
             raise RuntimeError(f"scripted_milter ended with status {self._process.wait()}")
         return data
-
-    def run(self, case: Case) -> Record:
-        """Run one case."""
-        self.start(case)
-        return self.finish()
