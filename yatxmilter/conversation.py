@@ -31,10 +31,12 @@ from yatxmilter.context import Context
 from yatxmilter.errors import ProtocolError
 from yatxmilter.fanout import FirstAnswer
 from yatxmilter.members import Member
+from yatxmilter.merging import Merge
 from yatxmilter.negotiation import Agreement, data_size, merge
 from yatxmilter.opening import Opening
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
+from yatxmilter.strictest import Strictest
 from yatxmilter.wire import Offer, encode_offer, encode_packet
 
 __all__ = ["MERGES", "Conversation", "Line"]
@@ -43,7 +45,7 @@ _log = Logger()
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
 #: The fan-outs there are, by the name of their ``merge``.
-MERGES: Final = {"first": FirstAnswer}
+MERGES: Final[dict[str, type[Merge]]] = {"first": FirstAnswer, "strictest": Strictest}
 
 
 class Line(Protocol):
@@ -155,8 +157,9 @@ class Conversation:
         """
         Take in bytes from the MTA, and answer what can be answered.
         """
-        self.session.receive(data)
-        self.run()
+        if not self._ended:
+            self.session.receive(data)
+            self.run()
 
     def run(self) -> None:
         """
@@ -186,10 +189,15 @@ class Conversation:
             self.end()
         finally:
             self._running = False
+        if self._ended:
+            # A callback may have ended it, and then have answered.
+            self._opening.cancel()
+            self._fanout.cancel()
+            self._out.clear()
         self._flush()
         if self.session.dropped is not None:
             self._tell_dropped(self.session.dropped)
-        if self.busy:
+        if self.busy or self._ended:
             return
         if self._draining and not self.session.in_message:
             self.end()

@@ -74,6 +74,18 @@ class Opening:
         for pending in awaited:
             pending.cancel()
 
+    def _wait(self, settle: Callable[[Pending], object]) -> None:
+        for pending in self._awaited.copy():
+            # A result that has come already may refuse the connection.
+            if pending in self._awaited:
+                pending.wait(self._clock, partial(self._resume, partial(self._come, settle)))
+
+    def _come(self, settle: Callable[[Pending], object], pending: Pending) -> None:
+        # To cancel one Deferred may fire another, which is no longer awaited then.
+        if pending in self._awaited:
+            self._awaited.remove(pending)
+            settle(pending)
+
     def _refuse(self) -> None:
         self._refusing = True
         self._refused()
@@ -94,12 +106,7 @@ class Opening:
                     self._awaited.append(result)
                 elif not self._welcomes(member, result):
                     return
-        for pending in list(self._awaited):
-            pending.wait(self._clock, partial(self._resume, self._settle_welcome))
-
-    def _settle_welcome(self, pending: Pending) -> None:
-        self._awaited.remove(pending)
-        self._welcomes(pending.member, pending.result)
+        self._wait(lambda pending: self._welcomes(pending.member, pending.result))
 
     def _welcomes(self, member: Member, result: object) -> bool:
         code = self._caller.code(member, MTA_CONNECT_ROW, result)
@@ -134,12 +141,12 @@ class Opening:
                 self._take_request(member, result)
             if self._refusing:
                 return
-        for pending in list(self._awaited):
-            pending.wait(self._clock, partial(self._resume, self._settle_request))
-        self._agree()
+        if self._awaited:
+            self._wait(self._settle_request)
+        else:
+            self._agree()
 
     def _settle_request(self, pending: Pending) -> None:
-        self._awaited.remove(pending)
         self._take_request(pending.member, pending.result)
         self._agree()
 

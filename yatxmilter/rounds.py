@@ -80,7 +80,12 @@ class Pending:
     def wait(self, clock: IReactorTime, settle: Callable[[Pending], None]) -> None:
         """
         Have ``settle`` called when the result comes, or the milter's time is over.
+
+        At once if it has come meanwhile: another milter's callback may have brought it about.
         """
+        if not self.waiting:
+            settle(self)
+            return
         self._settle = settle
         if self.member.timeout is not None:
             self._timer = clock.callLater(self.member.timeout, self._late)

@@ -1,0 +1,152 @@
+"""
+``merge="strictest"``: all milters have their say, and the strictest answer counts.
+
+Every milter that wants a command is called, and all are waited for. DISCARD comes before REJECT,
+that before TEMPFAIL, that before CONTINUE. A milter that ACCEPTs takes only itself out, of the
+message or, at connect and HELO, of the connection; when all are out the MTA is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter.commands import EOM_ROW, UNKNOWN_ROW, Command
+from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
+from yatxmilter.members import Member
+from yatxmilter.merging import Kept, Merge
+from yatxmilter.rounds import Pending
+from yatxmilter.verdicts import response
+
+__all__ = ["Strictest"]
+
+_BY_STRICTNESS: Final = (c.SMFIS_DISCARD, c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
+
+
+class Strictest(Merge):
+    """
+    The strictest answer of all milters is the answer.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # What milters have answered, other than continues: in this round, and in earlier steps of
+        # the message that were not answered.
+        self._votes: dict[Member, ReturnCode] = {}
+
+    def end_message(self, aborted: Collection[Member]) -> None:
+        """
+        Forget what belongs to the message, votes included.
+        """
+        self._votes.clear()
+        super().end_message(aborted)
+
+    def _done(self) -> Collection[Member | None]:
+        return {*super()._done(), *self._votes, *self._left}
+
+    def step(self, command: Command) -> None:
+        """
+        Call all that want the command and have not voted yet.
+        """
+        if self._kept is not None and command is not UNKNOWN_ROW:
+            self._give_kept(self._kept, command)
+            return
+        callees = [one for one in self._plan[command.index] if one[0] not in self._votes]
+        pending: list[Pending] = []
+        if callees:
+            arguments = self._arguments(command)
+            if arguments is None:
+                return
+            if command is EOM_ROW:
+                self._open_edits(callees)
+            for member, callback in callees:
+                try:
+                    result = callback(*arguments)
+                except Exception:
+                    result = Failure()
+                if result is None or result is SMFIS_CONTINUE:
+                    continue
+                result = self._caller.resolve(member, command, result)
+                if isinstance(result, Pending):
+                    pending.append(result)
+                else:
+                    self._vote(member, command, result)
+        if command.in_message:
+            self._joined = len(self._members)
+        if pending:
+            self._wait(command, pending)
+        else:
+            self._conclude(command, bool(callees))
+
+    def _vote(self, member: Member, command: Command, result: object) -> None:
+        code = self._read(member, command, result)
+        if code is not SMFIS_CONTINUE:
+            self._votes[member] = code
+
+    def _settle(self, pending: Pending) -> None:
+        if pending not in self._round:
+            return
+        self._round.remove(pending)
+        pending.member.context.editing = False
+        self._vote(pending.member, pending.command, pending.result)
+        if not self._round:
+            self._end_round()
+            self._conclude(pending.command, True)
+
+    # ---- answering
+
+    def _conclude(self, command: Command, called: bool) -> None:
+        for member in [m for m, code in self._votes.items() if code is c.SMFIS_ACCEPT]:
+            del self._votes[member]
+            self._leave(member, command)
+        if command.nr & self._unanswered and not self._session.last_chunk:
+            self._keep(command)
+            return
+        decision = self._strictest()
+        if decision is not None:
+            self._refuse_with(command, *decision)
+        elif self._all_left() and command is not UNKNOWN_ROW:
+            self._accept_for_all(command)
+        else:
+            self._continue(command, called)
+
+    def _strictest(self) -> tuple[Member, ReturnCode] | None:
+        for strictest in _BY_STRICTNESS:
+            for member in self._members:
+                if self._votes.get(member) is strictest:
+                    return member, strictest
+        return None
+
+    def _keep(self, command: Command) -> None:
+        # Votes of the message are counted at its next step that is answered. What was said before
+        # any message is about all of them.
+        decision = self._strictest()
+        if command.in_message or decision is None:
+            return
+        self._votes.clear()
+        if command is not UNKNOWN_ROW:
+            member, code = decision
+            packet = response(code, member.context.take_reply(code))
+            self._kept = Kept(code, packet, member, True)
+
+    def _all_left(self) -> bool:
+        return bool(self._left) and len(self._left) == len(self._members)
+
+    def _refuse_with(self, command: Command, decider: Member, code: ReturnCode) -> None:
+        packet = response(code, decider.context.take_reply(code))
+        if command is EOM_ROW:
+            self._refuse_message(packet, [])
+            return
+        voted = list(self._votes)
+        self._votes.clear()
+        self._answer(command, voted, code, packet)
+
+    def _accept_for_all(self, command: Command) -> None:
+        packet = response(c.SMFIS_ACCEPT, None)
+        if command is EOM_ROW:
+            self._accept_message(packet, [], final=True)
+        else:
+            self._answer(command, self._members, c.SMFIS_ACCEPT, packet)
