@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from twisted.internet.address import UNIXAddress
@@ -18,7 +18,10 @@ __all__ = ["Admission"]
 
 def _host(address: object) -> str:
     # UNIX sockets have no host: who may connect there is the file's permissions' matter.
-    return getattr(address, "host", None) or ""
+    host = getattr(address, "host", None) or ""
+    # A socket for both kinds shows an IPv4 peer as ::ffff:192.0.2.1.
+    mapped = host.lower().removeprefix("::ffff:")
+    return mapped if "." in mapped else host
 
 
 class Admission:
@@ -38,7 +41,7 @@ class Admission:
         max_connections: int | None,
         max_connections_per_peer: int | None,
     ) -> None:
-        if isinstance(allow, str):
+        if isinstance(allow, (str, bytes)):
             raise TypeError(f"allow is {allow!r}, expected a list of networks")
         self.networks = None if allow is None else [_network(one) for one in allow]
         self.most = count_option("max_connections", max_connections)
@@ -65,8 +68,6 @@ class Admission:
             ip = ip_address(host.partition("%")[0])
         except ValueError:
             return False
-        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
         return any(ip in network for network in self.networks or ())
 
     def enter(self, address: object) -> None:
@@ -86,6 +87,8 @@ class Admission:
 
 
 def _network(value: Any) -> IPv4Network | IPv6Network:
+    if not isinstance(value, (str, IPv4Network, IPv6Network)):
+        raise TypeError(f"allow has {value!r}, expected a network as a string")
     try:
         return ip_network(value)
     except ValueError as error:

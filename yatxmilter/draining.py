@@ -1,10 +1,13 @@
 """
-Coming to an end: waiting until all connections are gone, but not for ever.
+Coming to an end: waiting until the connections there are have gone, but not for ever.
+
+Each drain waits for the connections that it found. One that comes later, because connections are
+taken again, is none of its business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -32,57 +35,68 @@ class Drainable(Protocol):
         """
 
 
+class _Drain:
+    """
+    One who waits.
+    """
+
+    __slots__ = ("drained", "left", "timer")
+
+    def __init__(self, connections: Iterable[Drainable]) -> None:
+        self.drained: Deferred[None] = Deferred()
+        self.left = set(connections)
+        self.timer: IDelayedCall | None = None
+
+
 class Drains:
     """
     Those who wait for a factory's connections to be gone.
 
-    :param connections: The factory's own, live.
     :param clock: Gives what keeps time; not asked before there is something to wait for.
     """
 
-    def __init__(
-        self, connections: Collection[Drainable], clock: Callable[[], IReactorTime]
-    ) -> None:
-        self._connections = connections
+    def __init__(self, clock: Callable[[], IReactorTime]) -> None:
         self._clock = clock
-        self._waiting: list[Deferred[None]] = []
-        self._timers: list[IDelayedCall] = []
+        self._waiting: list[_Drain] = []
 
-    def start(self, seconds: float | None) -> Deferred[None]:
+    def start(self, connections: Iterable[Drainable], seconds: float | None) -> Deferred[None]:
         """
-        Wait until there is no connection.
+        Wait until these connections are gone.
 
         :param seconds: After so many those that are left are given up; ``None`` for never.
         """
-        drained: Deferred[None] = Deferred()
-        self._waiting.append(drained)
+        drain = _Drain(connections)
+        if not drain.left:
+            drain.drained.callback(None)
+            return drain.drained
+        self._waiting.append(drain)
         if seconds is not None:
-            self._timers.append(self._clock().callLater(seconds, self._give_up))
-        return drained
+            drain.timer = self._clock().callLater(seconds, self._give_up, drain)
+        return drain.drained
 
-    def check(self) -> None:
+    def gone(self, connection: Drainable) -> None:
         """
-        Tell those who wait, if there is no connection.
+        Take note that a connection has gone; tell those who waited for no other.
         """
-        if self._connections:
-            return
-        timers, self._timers = self._timers, []
-        for timer in timers:
-            if timer.active():
-                timer.cancel()
-        waiting, self._waiting = self._waiting, []
-        for drained in waiting:
-            drained.callback(None)
+        for drain in self._waiting.copy():
+            drain.left.discard(connection)
+            # Who is told may make another connection go.
+            if not drain.left and drain in self._waiting:
+                self._waiting.remove(drain)
+                if drain.timer is not None:
+                    drain.timer.cancel()
+                drain.drained.callback(None)
 
-    def _give_up(self) -> None:
+    def _give_up(self, drain: _Drain) -> None:
         _log.warn(
             "Closing {count} connections that did not come to an end in time",
-            count=len(self._connections),
+            count=len(drain.left),
         )
-        self._timers.append(self._clock().callLater(_GRACE, self._abort))
-        for connection in list(self._connections):
+        drain.timer = self._clock().callLater(_GRACE, self._abort, drain)
+        for connection in drain.left.copy():
             connection.give_up()
 
-    def _abort(self) -> None:
-        for connection in list(self._connections):
+    def _abort(self, drain: _Drain) -> None:
+        drain.timer = None
+        for connection in drain.left.copy():
             connection.transport.abortConnection()

@@ -38,6 +38,7 @@ class PacketSplitter:
     Bytes stay where they arrived until a packet is asked for. The pieces of a packet that spans
     several reads are kept in a list and joined once.
 
+    :ivar taken: How many packets have been taken.
     :param limit: The largest payload accepted, in bytes.
     :param strict: Refuse lengths of 0 and of more than 2**31, as MTAs do. libmilter, which reads
         five bytes before it looks at the length and then counts in signed numbers, takes them for
@@ -53,6 +54,7 @@ class PacketSplitter:
         "_queue",
         "limit",
         "strict",
+        "taken",
     )
 
     def __init__(self, limit: int = MILTER_MAX_DATA_SIZE, *, strict: bool = False) -> None:
@@ -64,6 +66,7 @@ class PacketSplitter:
         self._pieces: list[bytes] = []
         self._missing = 0
         self._letter = 0
+        self.taken = 0
 
     def feed(self, data: bytes) -> None:
         """
@@ -122,6 +125,7 @@ class PacketSplitter:
                 end = position + 4 + length
                 if end <= len(buffer):
                     self._position = end
+                    self.taken += 1
                     return buffer[position + 4], buffer[position + 5 : end]
                 self._letter = buffer[position + 4]
                 self._pieces = [buffer[position + 5 :]]
@@ -155,6 +159,7 @@ class PacketSplitter:
             return None
         payload = b"".join(self._pieces)
         self._pieces = []
+        self.taken += 1
         return self._letter, payload
 
     def _odd_length(self, length: int) -> int:

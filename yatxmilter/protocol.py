@@ -11,11 +11,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IPushProducer,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -53,6 +49,8 @@ class MilterProtocol(Protocol):
         self.factory = factory
         self._options = options
         self._paused = False
+        # How many packets there had been when the one that is incomplete began.
+        self._taken = 0
         self._watch = Watch(
             options.clock,
             timeout=options.timeout,
@@ -62,10 +60,7 @@ class MilterProtocol(Protocol):
             stuck=self._stuck,
         )
         self._conversation = Conversation(
-            self,
-            options.clock,
-            merge=options.merge,
-            progress_interval=options.progress_interval,
+            self, options.clock, merge=options.merge, progress_interval=options.progress_interval
         )
         macros = self._conversation.session.macros
         macros.most = options.max_macros
@@ -131,14 +126,12 @@ class MilterProtocol(Protocol):
         self._moved()
         conversation = self._conversation
         conversation.receive(data)
-        splitter = conversation.session.splitter
-        if not splitter.partial:
+        if conversation.busy:
+            # What is missing of a command is not looked at before there is time for it.
             self._watch.command.stop()
-        elif not conversation.busy:
-            self._watch.command.start()
-        elif splitter.buffered > self._options.max_buffered:
-            self._paused = True
-            self.transport.pauseProducing()
+            if conversation.session.splitter.buffered > self._options.max_buffered:
+                self._paused = True
+                self.transport.pauseProducing()
 
     def _moved(self) -> None:
         # Only while it counts: not once the connection is being closed.
@@ -220,8 +213,14 @@ class MilterProtocol(Protocol):
 
     def caught_up(self) -> None:
         """
-        Read on, if reading was paused.
+        Read on, if reading was paused; give what is missing of a command its time.
         """
+        splitter = self._conversation.session.splitter
+        if self._taken != splitter.taken or not splitter.partial:
+            self._taken = splitter.taken
+            self._watch.command.stop()
+        if splitter.partial:
+            self._watch.command.start()
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
@@ -296,7 +295,7 @@ class MilterProtocolFactory(Factory):
         self.connections: set[MilterProtocol] = set()
         self._clock = reactor
         self._draining = False
-        self._drains = Drains(self.connections, lambda: self.clock)
+        self._drains = Drains(lambda: self.clock)
         self.addMilterFactory(milter_factories)
 
     @property
@@ -375,7 +374,7 @@ class MilterProtocolFactory(Factory):
         """
         self.connections.discard(protocol)
         self.admission.leave(peer)
-        self._drains.check()
+        self._drains.gone(protocol)
 
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """
@@ -392,8 +391,7 @@ class MilterProtocolFactory(Factory):
         """
         seconds = seconds_option("timeout", timeout)
         self._draining = True
-        drained = self._drains.start(seconds)
+        drained = self._drains.start(self.connections, seconds)
         for protocol in list(self.connections):
             protocol.drain()
-        self._drains.check()
         return drained
