@@ -176,7 +176,10 @@ class MilterProcess:
         self._tell({"number": self._number, "milters": list(milters), "options": options})
         self.wait("loaded")
         with self._news:
+            problems = self._events[0].args
             self._events.clear()
+        if problems:
+            raise AssertionError(f"the scenario is impossible: {problems[0]}")
 
     def _tell(self, order: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None

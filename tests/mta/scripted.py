@@ -197,13 +197,20 @@ class Switchboard(Factory):
         def emit(event: dict[str, Any]) -> None:
             self._emit({"scenario": scenario["number"], **event})
 
+        try:
+            self._current = self._build(scenario, emit)
+        except Exception as error:
+            emit({"callback": "loaded", "args": [repr(error)]})
+        else:
+            emit({"callback": "loaded", "args": []})
+
+    def _build(self, scenario: dict[str, Any], emit: Emit) -> MilterProtocolFactory:
         factories = []
         for script in scenario["milters"]:
             factory = ScriptedFactory(make_milter(script, emit), **script["options"])
             factory.switchboard = self
             factories.append(factory)
-        self._current = MilterProtocolFactory(factories, **scenario["options"])
-        emit({"callback": "loaded", "args": []})
+        return MilterProtocolFactory(factories, **scenario["options"])
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """
