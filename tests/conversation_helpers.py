@@ -187,7 +187,7 @@ class Conversation:
         """
         Make a connection.
         """
-        self.transport = StringTransportWithDisconnection()
+        self.transport = StringTransportWithDisconnection(peerAddress=PEER)
         self.protocol: Any = self.factory.buildProtocol(PEER)
         self.transport.protocol = self.protocol
         self.protocol.makeConnection(self.transport)
