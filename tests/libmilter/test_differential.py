@@ -78,7 +78,7 @@ class TestNumberedCases(ComparedTestCase):
         cases = driver.numbered(profile, 1, range(_NUMBERED))
         for comparison in driver.check_many(self.library, cases):
             tally.add(comparison, explain=False)
-                if comparison.problems:
+            if comparison.problems:
                 small = driver.minimised(self.library, comparison)
                 raise self.failureException(
                     f"{profile}:1:{tally.cases - 1}\n{driver.report(small)}"
