@@ -26,7 +26,7 @@ from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.programs import ROOT, Program, ProgramTestCase, free_port
-from yatxmilter import Milter
+from yatxmilter import Milter, MilterProtocolFactory
 from yatxmilter.client import AddHeader, Outcome
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -435,6 +435,23 @@ def mc_results(fragment: str) -> Iterator[str]:
         yield f"X{name}, {equates}"
     for name, value in re.findall(r"define\(`confMILTER_MACROS_(\w+)', `(.*?)'\)", fragment):
         yield f"O Milter.macros.{name.lower()}={value}"
+
+
+class SeveralMiltersPageTests(SynchronousTestCase):
+    """
+    The page about several milters.
+    """
+
+    def test_merges(self) -> None:
+        """
+        Each way to merge answers that there is has its row, and no other has one.
+        """
+        page = (ROOT / "docs" / "several-milters.md").read_text(encoding="utf-8")
+        rows = re.findall(r'^\| `"(\w+)"`', page, re.MULTILINE)
+        with self.assertRaises(ValueError) as raised:
+            MilterProtocolFactory((), merge="none of them")
+        known = str(raised.exception).partition("expected one of ")[2].split(", ")
+        self.assertEqual(rows, known)
 
 
 class LibmilterPageTests(SynchronousTestCase):
