@@ -83,6 +83,7 @@ def bench_for(mta: type[Mta]) -> Bench:
     Starting is not left to ``setUpClass`` because trial does not call it for a class on its own.
     """
     if mta not in _benches:
+        mta.require_installed()
         bench = Bench(mta)
         try:
             bench.start()

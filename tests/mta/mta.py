@@ -110,6 +110,13 @@ class Mta(ABC):
         """
         wait_until(lambda: not self.queued(), f"{self.name} to empty its queue")
 
+    @staticmethod
+    @abstractmethod
+    def require_installed() -> None:
+        """
+        Skip the test, or fail it, if the MTA cannot be run here.
+        """
+
     @abstractmethod
     def configure(self) -> None:
         """

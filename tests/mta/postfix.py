@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from .mta import BRIEF, HOSTNAME, UNKNOWN_USER, Mta, Traits
-from .processes import LOOPBACK, require_program, wait_until
+from .processes import LOOPBACK, require_program, require_root, wait_until
 
 _MAIN = """\
 compatibility_level = 3.6
@@ -88,11 +88,18 @@ class Postfix(Mta):
         filters_submission=True,
     )
 
+    @staticmethod
+    def require_installed() -> None:
+        """
+        Skip the test, or fail it, if there is no Postfix.
+        """
+        require_root()
+        require_program("postfix")
+
     def configure(self) -> None:
         """
         Write main.cf and master.cf, and make the folders.
         """
-        require_program("postfix")
         for name in ("conf", "queue", "data", "log"):
             (self.folder / name).mkdir()
         shutil.chown(self.folder / "data", "postfix")

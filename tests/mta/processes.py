@@ -46,6 +46,13 @@ def require_program(name: str) -> str:
     return path
 
 
+def require_root() -> None:
+    """
+    Skip the test if it is not run by root: MTAs change users, and namespaces are made.
+    """
+    require(os.geteuid() == 0, "an MTA has to be started by root")
+
+
 def free_ports(count: int) -> list[int]:
     """
     Find TCP ports that nobody uses, all different.

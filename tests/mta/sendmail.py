@@ -12,10 +12,11 @@ import subprocess
 from pathlib import Path
 
 from .mta import BRIEF, HOSTNAME, Mta, Traits
-from .processes import LOOPBACK, require, require_program, wait_until
+from .processes import LOOPBACK, require, require_program, require_root, wait_until
 
 #: Where install.sh unpacks it.
 DISTRIBUTION = Path(os.environ.get("YATXMILTER_SENDMAIL") or "/var/cache/yatxmilter/sendmail")
+PROGRAM = DISTRIBUTION / "usr/libexec/sendmail/sendmail"
 
 _MC = """\
 divert(0)dnl
@@ -76,16 +77,21 @@ class Sendmail(Mta):
         filters_submission=False,
     )
 
+    @staticmethod
+    def require_installed() -> None:
+        """
+        Skip the test, or fail it, if there is no Sendmail or no namespaces can be made for it.
+        """
+        require_root()
+        require(PROGRAM.exists(), f"Sendmail is not in {DISTRIBUTION}")
+        probe = [require_program("unshare"), "-m", "-u", "true"]
+        made = subprocess.run(probe, stderr=subprocess.DEVNULL).returncode == 0
+        require(made, "namespaces for Sendmail cannot be made here")
+
     def configure(self) -> None:
         """
         Write the .mc file and what it names, and make the .cf of it.
         """
-        program = DISTRIBUTION / "usr/libexec/sendmail/sendmail"
-        require(program.exists(), f"Sendmail is not in {DISTRIBUTION}")
-        probe = subprocess.run(
-            [require_program("unshare"), "-m", "-u", "true"], stderr=subprocess.DEVNULL
-        )
-        require(probe.returncode == 0, "namespaces for Sendmail cannot be made here")
         (self.folder / "queue").mkdir(mode=0o700)
         (self.folder / "service.switch").write_text("hosts\tfiles\naliases\tfiles\npasswd\tfiles\n")
         (self.folder / "hosts").write_text(f"{LOOPBACK} {HOSTNAME} localhost\n")
@@ -128,12 +134,11 @@ class Sendmail(Mta):
         return {**os.environ, "LD_LIBRARY_PATH": libraries}
 
     def _in_namespace(self, arguments: list[str]) -> list[str | Path]:
-        program = DISTRIBUTION / "usr/libexec/sendmail/sendmail"
         configuration = str(self.folder / "sendmail.cf")
         return [
             require_program("unshare"), "-m", "-u", "sh", "-e", self.folder / "namespace.sh",
             "env", f"LD_LIBRARY_PATH={self._environment()['LD_LIBRARY_PATH']}",
-            program, "-C", configuration, *arguments,
+            PROGRAM, "-C", configuration, *arguments,
         ]  # fmt: skip
 
     def command(self) -> list[str | Path]:
