@@ -1,0 +1,193 @@
+"""
+Tests of `yatxmilter.service`, on real sockets.
+
+The MTA's side is our own client, or a bare socket where bytes or their absence are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
+from twisted.internet.error import ConnectError
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
+from yatxmilter.client import MilterClient, connect_milter
+from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_TEMPFAIL
+from yatxmilter.service import MilterService
+
+
+class Slow(Milter):
+    """
+    A milter whose end of message is awaited.
+    """
+
+    def xxfi_envfrom(self, argv: list[str]) -> None:
+        pass
+
+    def xxfi_eom(self) -> Deferred[Any]:
+        self.factory.awaited.callback(None)
+        return self.factory.answer  # type: ignore[no-any-return]
+
+
+class SlowFactory(MilterFactory):
+    """
+    Says when the end of message is reached, and is told the answer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Slow)
+        self.awaited: Deferred[None] = Deferred()
+        self.answer: Deferred[Any] = Deferred()
+
+
+class BrokenEndpoint:
+    """
+    An endpoint whose port does not close.
+    """
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        return succeed(self)
+
+    def stopListening(self) -> None:
+        raise OSError("no")
+
+
+class ServiceTests(TestCase):
+    """
+    A service that listens on a UNIX socket or on loopback.
+    """
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name) / "socket"
+        self.milters = SlowFactory()
+
+    def service(self, spec: str = "", **options: Any) -> MilterService:
+        endpoint = serverFromString(reactor, spec or f"unix:{self.path}")
+        return MilterService(endpoint, MilterProtocolFactory(self.milters), **options)
+
+    async def client(self) -> MilterClient:
+        client = await connect_milter(f"unix:{self.path}")
+        await client.negotiate()
+        return client
+
+    async def test_drains(self) -> None:
+        """
+        Stopping lets a message in progress end with the milter's own answer, then is done.
+        """
+        service = self.service()
+        service.startService()
+        client = await self.client()
+        outcome = client.send_message(b"A: b\r\n\r\nc\r\n", "<s@example.org>", ["<r@example.net>"])
+        await self.milters.awaited
+        done: list[object] = []
+        stopped = service.stopService().addCallback(done.append)
+        with self.assertRaises(ConnectError):
+            await connect_milter(f"unix:{self.path}")
+        self.assertEqual(done, [])
+        self.milters.answer.callback(SMFIS_CONTINUE)
+        self.assertEqual((await outcome).verdict, SMFIS_CONTINUE)
+        await stopped
+        self.assertEqual(service.factory.connections, set())
+        self.assertFalse(self.path.exists())
+        await client.quit()
+
+    async def test_gives_up(self) -> None:
+        """
+        A message that takes longer than drain_timeout is answered TEMPFAIL.
+        """
+        service = self.service(drain_timeout=0.05)
+        service.startService()
+        client = await self.client()
+        outcome = client.send_message(b"A: b\r\n\r\nc\r\n", "<s@example.org>", ["<r@example.net>"])
+        await self.milters.awaited
+        cancelled = self.milters.answer
+        await service.stopService()
+        self.assertEqual((await outcome).verdict, SMFIS_TEMPFAIL)
+        self.assertTrue(cancelled.called)
+        await client.quit()
+
+    async def test_idle(self) -> None:
+        """
+        Idle connections are closed when it stops.
+        """
+        service = self.service()
+        service.startService()
+        client = await self.client()
+        await service.stopService()
+        self.assertEqual(service.factory.connections, set())
+        await client.quit()
+
+    async def test_loopback(self) -> None:
+        """
+        It listens on TCP ports as well.
+        """
+        listening: Deferred[Any] = Deferred()
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        listen = endpoint.listen
+        endpoint.listen = lambda factory: listen(factory).addCallback(
+            lambda port: (listening.callback(port), port)[1]
+        )
+        service = MilterService(endpoint, MilterProtocolFactory(MilterFactory()))
+        service.startService()
+        port = await listening
+        client = await connect_milter(f"inet:{port.getHost().port}@127.0.0.1")
+        await client.negotiate()
+        await service.stopService()
+        await client.quit()
+
+    async def test_permissions(self) -> None:
+        """
+        A UNIX socket has the permissions that the endpoint says: that is who may connect.
+        """
+        service = self.service(f"unix:{self.path}:mode=660")
+        service.startService()
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o660)
+        await service.stopService()
+
+
+class ConstructionTests(SynchronousTestCase):
+    """
+    What can be told before it starts.
+    """
+
+    def test_interface(self) -> None:
+        """
+        It is a service.
+        """
+        service = MilterService(BrokenEndpoint(), MilterProtocolFactory(()))
+        verifyObject(IService, service)
+        self.assertEqual(service.drain_timeout, 30)
+
+    def test_options(self) -> None:
+        """
+        A factory that is none, and a time-out that is none, are refused.
+        """
+        for error, factory, seconds in (
+            (TypeError, MilterFactory(), 30),
+            (TypeError, MilterProtocolFactory(()), "30"),
+            (ValueError, MilterProtocolFactory(()), 0),
+        ):
+            with self.assertRaises(error):
+                MilterService(BrokenEndpoint(), factory, drain_timeout=seconds)
+
+    def test_port_does_not_close(self) -> None:
+        """
+        A port that fails to close is reported once the connections are gone.
+        """
+        service = MilterService(BrokenEndpoint(), MilterProtocolFactory(()))
+        service.startService()
+        self.failureResultOf(service.stopService(), OSError)

@@ -1,0 +1,56 @@
+"""
+A milter as a service of ``twisted.application``: it listens, and when it is stopped it drains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from yatxmilter.options import seconds_option
+from yatxmilter.protocol import MilterProtocolFactory
+
+__all__ = ["MilterService"]
+
+
+class MilterService(StreamServerEndpointService):
+    """
+    Listen on an endpoint while the service runs; finish the messages in progress when it stops.
+
+    :param endpoint: Where to listen, such as ``serverFromString(reactor, "unix:/run/x.sock")``.
+    :param factory: What builds the connections.
+    :param drain_timeout: Seconds that messages in progress may take to come to an end before they
+        are answered SMFIS_TEMPFAIL; ``None`` for any time.
+    :raises TypeError: for a factory that is none, or a time-out that is no number.
+    :raises ValueError: for a time-out that is no time.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: MilterProtocolFactory,
+        *,
+        drain_timeout: float | None = 30,
+    ) -> None:
+        if not isinstance(factory, MilterProtocolFactory):
+            raise TypeError(f"factory is {factory!r}, expected a MilterProtocolFactory")
+        StreamServerEndpointService.__init__(self, endpoint, factory)
+        self.drain_timeout = seconds_option("drain_timeout", drain_timeout)
+
+    def stopService(self) -> Deferred[Any]:
+        """
+        Stop listening, and drain.
+
+        :return: A Deferred that fires when the port is closed and all connections are gone.
+        """
+        closed: Deferred[Any] = maybeDeferred(StreamServerEndpointService.stopService, self)
+        drained: Deferred[Any] = self.factory.drain(self.drain_timeout)
+
+        def both(result: object) -> Deferred[Any]:
+            # A port that failed to close is reported, but not before the connections are gone.
+            return drained.addCallback(lambda _: result)
+
+        return closed.addBoth(both)
