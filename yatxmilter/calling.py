@@ -25,9 +25,16 @@ from yatxmilter.members import Callback, Member
 from yatxmilter.rounds import Pending, run_coroutine
 from yatxmilter.verdicts import check_code, fallback
 
-__all__ = ["Caller"]
+__all__ = ["Caller", "printable"]
 
 _log = Logger()
+
+
+def printable(text: str) -> str:
+    """
+    Write a text from the MTA so that no log chokes on it, and no line of it can be forged.
+    """
+    return text.encode("unicode_escape").decode("ascii")
 
 
 class Caller:
@@ -152,6 +159,6 @@ class Caller:
         return {
             "milter": member.name,
             "stage": command.callback,
-            "queue_id": self._macros.get("i") or "unknown",
+            "queue_id": printable(self._macros.get("i") or "unknown"),
             "mta": self.peer,
         }

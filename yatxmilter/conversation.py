@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter.addresses import describe_address
 from yatxmilter.calling import Caller
+from yatxmilter.chain import Chain
 from yatxmilter.commands import (
     ABORT_ROW,
     MTA_CLOSE_ROW,
@@ -45,7 +46,11 @@ _log = Logger()
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
 #: The fan-outs there are, by the name of their ``merge``.
-MERGES: Final[dict[str, type[Merge]]] = {"first": FirstAnswer, "strictest": Strictest}
+MERGES: Final[dict[str, type[Merge]]] = {
+    "first": FirstAnswer,
+    "strictest": Strictest,
+    "chain": Chain,
+}
 
 
 class Line(Protocol):
@@ -75,6 +80,7 @@ class Conversation:
 
     :param progress_interval: Seconds after which SMFIR_PROGRESS is sent, again and again, while
         the end of a message is awaited; ``None`` for never.
+    :param spool_memory: How many bytes of a body that a chain keeps stay in memory.
     :ivar stalled: While true nothing is pulled, because the MTA does not read what we write.
     """
 
@@ -85,6 +91,7 @@ class Conversation:
         *,
         merge: str = "first",
         progress_interval: float | None = None,
+        spool_memory: int = 1024 * 1024,
     ) -> None:
         self.session = Session()
         self.members: list[Member] = []
@@ -102,6 +109,7 @@ class Conversation:
             resume=self.resume,
             progress=self.send_progress,
             progress_interval=progress_interval,
+            spool_memory=spool_memory,
         )
         self._opening = Opening(
             self.members,
@@ -283,7 +291,15 @@ class Conversation:
         skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
         self._fanout.compile(agreement.steps, skip_offered=skip_offered)
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
-        self._out.append(encode_offer(answer, agreement.symbol_lists))
+        self._out.append(encode_offer(answer, self._symbol_lists(agreement)))
+
+    def _symbol_lists(self, agreement: Agreement) -> dict[int, bytes]:
+        lists = agreement.symbol_lists
+        for stage, names in self._fanout.symbols.items():
+            # Where no list is asked for the MTA sends those anyway.
+            if stage in lists and names not in lists[stage].split():
+                lists[stage] += b" " + names
+        return lists
 
     # ---- the connection goes
 

@@ -9,16 +9,17 @@ several milters become one is left to the subclasses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter.addresses import DECODERS
-from yatxmilter.calling import Caller
+from yatxmilter.calling import Caller, printable
 from yatxmilter.commands import (
     ABORT_ROW,
     ALL_COMMANDS,
@@ -62,7 +63,11 @@ class Merge(ABC):
     :param resume: Called with what is to be done of an awaited result that has come; it goes on
         with the conversation after that.
     :param progress: Called every ``progress_interval`` seconds while an end of message is awaited.
+    :param spool_memory: How many bytes of a body that is kept stay in memory.
     """
+
+    #: Macros that it needs itself, by ``SMFIM_*`` stage.
+    symbols: ClassVar[Mapping[int, bytes]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class Merge(ABC):
         resume: Callable[[Callable[[Pending], None], Pending], None],
         progress: Callable[[], None],
         progress_interval: float | None,
+        spool_memory: int,
     ) -> None:
         self._session = session
         self._members = members
@@ -84,6 +90,7 @@ class Merge(ABC):
         self._resume = resume
         self._progress = progress
         self._progress_interval = progress_interval
+        self._spool_memory = spool_memory
         self._progress_timer: IDelayedCall | None = None
         self._plan: list[Callees] = []
         self._full_plan: list[Callees] = []
@@ -142,7 +149,7 @@ class Merge(ABC):
         :raises ProtocolError: when its payload cannot be read.
         """
 
-    def _arguments(self, command: Command) -> tuple[object, ...] | None:
+    def _arguments(self, command: Command) -> tuple[Any, ...] | None:
         try:
             return DECODERS[command.index](self._session.payload)
         except ProtocolError:
@@ -289,7 +296,7 @@ class Merge(ABC):
                 "Milters {milters} replaced the body of one message, which the MTA would take for"
                 " one body; answering SMFIS_TEMPFAIL (queue id {queue_id})",
                 milters=", ".join(replacing),
-                queue_id=self._session.macros.get("i"),
+                queue_id=printable(self._session.macros.get("i") or "unknown"),
             )
             self._refuse_message(response(c.SMFIS_TEMPFAIL, None), unfinished)
             return
@@ -328,7 +335,10 @@ class Merge(ABC):
         """
         Give the milters that have ended the open message for themselves.
         """
-        return () if self._kept is None else (self._kept.member,)
+        return self._left if self._kept is None else {*self._left, self._kept.member}
+
+    def _all_left(self) -> bool:
+        return bool(self._left) and len(self._left) == len(self._members)
 
     def end_message(self, aborted: Collection[Member]) -> None:
         """

@@ -57,18 +57,23 @@ class PostfixHeader:
     def _field(self, name: str, value: str) -> Field:
         return Field(from_text(name), _raw_value(value, self.leading_space))
 
-    def apply(self, edits: Iterable[Edit]) -> None:
+    def apply(self, edit: Edit) -> None:
         """
-        Make a filter's edits, in their order; those that are not about the header are left out.
+        Make one edit of a filter; one that is not about the header changes nothing.
         """
-        for edit in edits:
-            match edit:
-                case AddHeader(name, value):
-                    self.add(self._field(name, value))
-                case InsertHeader(index, name, value):
-                    self.insert(index, self._field(name, value))
-                case ChangeHeader(index, name, value):
-                    self.change(index, self._field(name, value), delete=not value)
+        match edit:
+            case AddHeader(name, value):
+                self.add(self._field(name, value))
+            case InsertHeader(index, name, value):
+                self.insert(index, self._field(name, value))
+            case ChangeHeader(index, name, value):
+                self.change(index, self._field(name, value), delete=not value)
+
+    def has(self, name: str, index: int) -> bool:
+        """
+        Tell whether CHGHEADER of this name and index finds a field.
+        """
+        return max(index, 1) <= len(self._places(from_text(name)))
 
     def add(self, field: Field) -> None:
         """

@@ -202,8 +202,6 @@ class MilterProtocol(Protocol):
         """
         self._conversation.stalled = True
 
-    # ---- Line: the conversation's side
-
     def send(self, data: bytes) -> None:
         """
         Write to the MTA.
@@ -243,7 +241,7 @@ class MilterProtocolFactory(Factory):
     ``StreamServerEndpointService``.
 
     :param milter_factories: One `IMilterFactory`, or several in the order of their milters.
-    :param merge: How several milters' answers become one: ``"first"``.
+    :param merge: How several answers become one: ``"first"``, ``"strictest"`` or ``"chain"``.
     :param timeout: Seconds that an MTA may be silent. libmilter's ``smfi_settimeout``. This and
         the limits below may be ``None``, for no limit.
     :param command_timeout: Seconds within which a command must have arrived whole.
@@ -257,6 +255,7 @@ class MilterProtocolFactory(Factory):
     :param max_macros: How many macros there may be for one stage.
     :param max_macro_bytes: How many bytes of macros there may be for one connection.
     :param max_buffered: Bytes that may wait for a milter before reading is paused.
+    :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -280,6 +279,7 @@ class MilterProtocolFactory(Factory):
         max_macros: int | None = 512,
         max_macro_bytes: int | None = 512 * 1024,
         max_buffered: int | None = 256 * 1024,
+        spool_memory: int | None = 1024 * 1024,
         reactor: IReactorTime | None = None,
     ) -> None:
         self.milter_factories: list[Any] = []
@@ -291,6 +291,7 @@ class MilterProtocolFactory(Factory):
         self.max_macros = limit_option("max_macros", max_macros)
         self.max_macro_bytes = limit_option("max_macro_bytes", max_macro_bytes)
         self.max_buffered = limit_option("max_buffered", max_buffered)
+        self.spool_memory = limit_option("spool_memory", spool_memory)
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[MilterProtocol] = set()
         self._clock = reactor

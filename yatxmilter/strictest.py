@@ -45,7 +45,7 @@ class Strictest(Merge):
         super().end_message(aborted)
 
     def _done(self) -> Collection[Member | None]:
-        return {*super()._done(), *self._votes, *self._left}
+        return {*super()._done(), *self._votes}
 
     def step(self, command: Command) -> None:
         """
@@ -131,9 +131,6 @@ class Strictest(Merge):
             member, code = decision
             packet = response(code, member.context.take_reply(code))
             self._kept = Kept(code, packet, member, True)
-
-    def _all_left(self) -> bool:
-        return bool(self._left) and len(self._left) == len(self._members)
 
     def _refuse_with(self, command: Command, decider: Member, code: ReturnCode) -> None:
         packet = response(code, decider.context.take_reply(code))

@@ -1,0 +1,308 @@
+"""
+``merge="chain"``: one milter after the other, as if the MTA ran each by itself.
+
+From connect to DATA each command goes down the chain. Headers and body are taken in first; at the
+end of the message each milter in turn gets all of it, as the ones before it have left it, and
+makes its edits. They reach the MTA once, at the end. ACCEPT takes its own milter out; a negative
+answer ends the chain.
+
+What is walked here may wait at any milter, so it is written as coroutines, which are stepped by
+hand and cost little more than the calls as long as nobody waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Coroutine
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter.commands import (
+    BODY_ROW,
+    CONNECT_ROW,
+    EOH_ROW,
+    EOM_ROW,
+    HEADER_ROW,
+    HELO_ROW,
+    UNKNOWN_ROW,
+    Command,
+)
+from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
+from yatxmilter.edits import ChainEdits
+from yatxmilter.members import Callback, Member
+from yatxmilter.merging import Kept, Merge
+from yatxmilter.model import BodySpool, PostfixHeader, header_model
+from yatxmilter.negotiation import data_size
+from yatxmilter.responses import Quarantine, ReplaceBody, read_edit
+from yatxmilter.rounds import Pending, run_coroutine
+from yatxmilter.verdicts import CONTINUE_PACKET, response
+
+__all__ = ["Chain"]
+
+_log = Logger()
+
+_CONTENT = frozenset((HEADER_ROW, EOH_ROW, BODY_ROW))
+
+
+class _Message:
+    """
+    What is known of the message that is open.
+
+    :ivar edits: What the milters so far have made of it.
+    """
+
+    def __init__(self, header: PostfixHeader, body: BodySpool, *, stops_when_held: bool) -> None:
+        self.header = header
+        self.body = body
+        self.edits = ChainEdits()
+        self._stops_when_held = stops_when_held
+
+    def edit(self, packets: list[bytes]) -> bool:
+        """
+        Make a milter's edits.
+
+        :return: Whether no further filter would be shown the message: Postfix holds one that is
+            quarantined.
+        """
+        body: list[bytes] = []
+        held = False
+        for packet in packets:
+            edit = read_edit(packet[4], packet[5:], c.SMFI_CURR_ACTS)
+            if isinstance(edit, ReplaceBody):
+                body.append(packet)
+                continue
+            self.edits.add(edit, packet, self.header)
+            self.header.apply(edit)
+            held = held or isinstance(edit, Quarantine)
+        if body:
+            self.edits.replace_body(body)
+            self.body.replace(packet[5:] for packet in body)
+        return held and self._stops_when_held
+
+
+class Chain(Merge):
+    """
+    One milter after the other.
+    """
+
+    # How the MTA is told from its fellow.
+    symbols = MappingProxyType({c.SMFIM_CONNECT: b"v"})
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._message: _Message | None = None
+        # The coroutine that is waiting, what it is for, and what it waits for.
+        self._walk: Deferred[None] | None = None
+        self._walked: Command | None = None
+        self._arrival: Deferred[None] | None = None
+        self._sizes: dict[Member, int] = {}
+
+    def compile(self, steps: int, *, skip_offered: bool) -> None:
+        """
+        Work out what is called for which command.
+        """
+        super().compile(steps, skip_offered=skip_offered)
+        self._leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
+        self._sizes = {m: data_size(m.request.steps) for m in self._members}
+
+    def step(self, command: Command) -> None:
+        """
+        Send a command down the chain, or take in a piece of the content.
+        """
+        if self._kept is not None and command is not UNKNOWN_ROW:
+            self._give_kept(self._kept, command)
+        elif command in _CONTENT:
+            self._take(command)
+        elif command is EOM_ROW:
+            self._start(command, self._content())
+        else:
+            callees = self._plan[command.index]
+            arguments = self._arguments(command) if callees else ()
+            if arguments is not None:
+                self._start(command, self._down(command, callees, arguments))
+
+    # ---- coroutines
+
+    def _start(self, command: Command, walk: Coroutine[Any, Any, None]) -> None:
+        self._walked = command
+        result = run_coroutine(walk)
+        if isinstance(result, Deferred):
+            self._walk = result
+            result.addErrback(self._walk_failed)
+
+    def _walk_failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            _log.failure("The chain broke; this is a bug of yatxmilter", failure)
+
+    async def _ask(
+        self, member: Member, command: Command, callback: Callback, *arguments: object
+    ) -> ReturnCode:
+        result = self._caller.call(member, command, callback, *arguments)
+        if isinstance(result, Pending):
+            pending = result
+            arrival = self._arrival = Deferred()
+            self._round = [pending]
+            if self._walked is EOM_ROW and self._progress_timer is None:
+                self._start_progress()
+            pending.wait(self._clock, partial(self._resume, self._settle))
+            await arrival
+            result = pending.result
+        return self._read(member, command, result)
+
+    def _settle(self, pending: Pending) -> None:
+        if pending in self._round:
+            self._round = []
+            assert self._arrival is not None
+            self._arrival.callback(None)
+
+    def cancel(self) -> None:
+        """
+        Cancel all that is awaited.
+        """
+        super().cancel()
+        walk = self._walk
+        self._walk = None
+        if walk is not None:
+            walk.cancel()
+
+    def give_up(self) -> None:
+        """
+        Cancel what is awaited, and answer TEMPFAIL where that is owed.
+        """
+        if self._round and self._walked is not None:
+            owed = not self._walked.nr & self._unanswered
+            self.cancel()
+            if owed:
+                self._out.append(response(c.SMFIS_TEMPFAIL, None))
+
+    # ---- connect to DATA
+
+    async def _down(
+        self,
+        command: Command,
+        callees: tuple[tuple[Member, Callback], ...],
+        arguments: tuple[object, ...],
+    ) -> None:
+        for member, callback in callees:
+            code = await self._ask(member, command, callback, *arguments)
+            if code is c.SMFIS_ACCEPT:
+                self._leave(member, command)
+            elif code is not SMFIS_CONTINUE:
+                if command.in_message:
+                    self._joined = max(self._joined, member.position + 1)
+                self._end_chain(command, member, code)
+                return
+        if command.in_message:
+            self._joined = len(self._members)
+        if self._all_left() and not command.nr & self._unanswered and command is not UNKNOWN_ROW:
+            packet = response(c.SMFIS_ACCEPT, None)
+            self._answer(command, self._members, c.SMFIS_ACCEPT, packet)
+        else:
+            self._continue(command, bool(callees))
+
+    def _end_chain(self, command: Command, member: Member, code: ReturnCode) -> None:
+        packet = response(code, member.context.take_reply(code))
+        if not command.nr & self._unanswered:
+            self._answer(command, [member], code, packet)
+        elif command is not UNKNOWN_ROW:
+            for_connection = command is CONNECT_ROW or command is HELO_ROW
+            self._kept = Kept(code, packet, member, for_connection)
+
+    # ---- headers to the end of the message
+
+    def _take(self, command: Command) -> None:
+        self._joined = len(self._members)
+        if self._plan[command.index]:
+            arguments = self._arguments(command)
+            assert arguments is not None
+            message = self._message
+            if message is None:
+                message = self._message = self._new_message()
+            if command is HEADER_ROW:
+                message.header.receive(*arguments)
+            elif command is BODY_ROW:
+                message.body.write(*arguments)
+        if not (self._session.last_chunk or command.nr & self._unanswered):
+            self._out.append(CONTINUE_PACKET)
+
+    def _new_message(self) -> _Message:
+        version = self._session.macros.get("v") or ""
+        flavour = "postfix" if version.startswith("Postfix") else "sendmail"
+        header = header_model(flavour, leading_space=self._leading_space)
+        body = BodySpool(self._spool_memory)
+        return _Message(header, body, stops_when_held=flavour == "postfix")
+
+    async def _content(self) -> None:
+        self._joined = len(self._members)
+        message = self._message
+        if message is None:
+            message = self._message = self._new_message()
+        remaining = [member for member in self._members if member not in self._left]
+        while remaining:
+            member = remaining.pop(0)
+            code = await self._give(member, message)
+            if code is c.SMFIS_ACCEPT:
+                self._leave(member, EOM_ROW)
+            elif code is not SMFIS_CONTINUE:
+                self._end_round()
+                packet = response(code, member.context.take_reply(code))
+                self._refuse_message(packet, remaining)
+                return
+            if not member.failed and message.edit(member.context.take_edits()):
+                break
+        self._end_round()
+        self._out += message.edits.packets()
+        final = self._all_left()
+        self._out.append(response(c.SMFIS_ACCEPT if final else SMFIS_CONTINUE, None))
+        self._end(final=final, unfinished=remaining)
+
+    async def _give(self, member: Member, message: _Message) -> ReturnCode:
+        """
+        Give a milter all of the message, up to its first answer that is no continue.
+        """
+        callback = self._callee(member, HEADER_ROW)
+        if callback is not None:
+            for name, value in message.header.shown():
+                code = await self._ask(member, HEADER_ROW, callback, name, value)
+                if code is not SMFIS_CONTINUE:
+                    return code
+        callback = self._callee(member, EOH_ROW)
+        if callback is not None:
+            code = await self._ask(member, EOH_ROW, callback)
+            if code is not SMFIS_CONTINUE:
+                return code
+        for chunk in message.body.chunks(self._sizes[member]):
+            # Looked up each time: SKIP takes it away.
+            callback = self._callee(member, BODY_ROW)
+            if callback is None:
+                break
+            code = await self._ask(member, BODY_ROW, callback, chunk)
+            if code is not SMFIS_CONTINUE:
+                return code
+        callback = self._callee(member, EOM_ROW)
+        if callback is None:
+            return SMFIS_CONTINUE
+        member.context.editing = True
+        code = await self._ask(member, EOM_ROW, callback)
+        member.context.editing = False
+        return code
+
+    def _callee(self, member: Member, command: Command) -> Callback | None:
+        for callee, callback in self._plan[command.index]:
+            if callee is member:
+                return callback
+        return None
+
+    def end_message(self, aborted: Collection[Member]) -> None:
+        """
+        Forget what belongs to the message, its content included.
+        """
+        if self._message is not None:
+            self._message.body.close()
+            self._message = None
+        super().end_message(aborted)
