@@ -25,12 +25,12 @@ _BLOCK = 500
 _SHOWN = 5
 _EXPLAINED = 20
 
-Block = tuple[str, int, int, int]
+Block = tuple[str, int, int, int, bool]
 
 
 def run_block(block: Block) -> Tally:
     """Run some cases; every twentieth that differs is looked up in the table."""
-    profile, seed, start, end = block
+    profile, seed, start, end, raw = block
     tally = Tally()
     failing = []
     with LibMilter() as library:
@@ -39,15 +39,15 @@ def run_block(block: Block) -> Tally:
             if comparison.problems and len(failing) < _SHOWN:
                 failing.append((start + tally.cases - 1, comparison))
         for number, comparison in failing:
-            small = minimised(library, comparison)
-            tally.failures.append(f"{profile}:{seed}:{number}\n{report(small)}")
+            shown = comparison if raw else minimised(library, comparison)
+            tally.failures.append(f"{profile}:{seed}:{number}\n{report(shown)}")
     return tally
 
 
-def _blocks(profiles: list[str], cases: int, seed: int) -> Iterator[Block]:
+def _blocks(profiles: list[str], cases: int, seed: int, raw: bool) -> Iterator[Block]:
     for start in range(0, cases, _BLOCK):
         for profile in profiles:
-            yield profile, seed, start, min(start + _BLOCK, cases)
+            yield profile, seed, start, min(start + _BLOCK, cases), raw
 
 
 def _tallies(blocks: Iterator[Block], jobs: int) -> Iterator[tuple[str, Tally]]:
@@ -79,6 +79,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--stop", type=int, default=10, help="stop after so many differences")
+    parser.add_argument("--raw", action="store_true", help="do not make differences small")
     return parser.parse_args(arguments)
 
 
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     shown = 0
     try:
         for profile, tally in _tallies(
-            _blocks(profiles, options.cases, options.seed), options.jobs
+            _blocks(profiles, options.cases, options.seed, options.raw), options.jobs
         ):
             totals[profile].merge(tally)
             for failure in tally.failures:

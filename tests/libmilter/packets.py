@@ -19,7 +19,10 @@ NAMES = (b"Subject", b"From", b"X-Long-Name", b"a", b"X\xff", b"X Y")
 VALUES = (b"hi", b"", b" hi", b"one\n two", b"\xff\xfe", b"caf\xc3\xa9", b"a\rb", b"x" * 300)
 LINES = (b"FOO bar", b"", b"\xff", b"EXPN list")
 BODIES = (b"Hello\r\n", b"x", b"\0", b"a\0b\r\n", b"\xff\xfe", b"line\r\n" * 200)
-MACROS = (b"j", b"i", b"_", b"{daemon_name}", b"{i}", b"daemon_name", b"{mail_addr}", b"", b"v")
+MACROS = (
+    b"j", b"i", b"_", b"{daemon_name}", b"{i}", b"daemon_name", b"{mail_addr}", b"", b"v", b"{}",
+    b"{i}x", b"\xff", b"{\xff}", b"\xc3\xa9", b"{\xc3\xa9}",
+)  # fmt: skip
 STAGES = b"CHMRTNE"
 
 IPV4 = (
@@ -31,6 +34,26 @@ IPV6 = (
     b"fe80::1%eth0", b"1.2.3.4", b"", b"IPv6:",
 )  # fmt: skip
 PATHS = (b"/run/socket", b"", b"x" * 107, b"x" * 108, b"/\xff")
+ODD = {
+    b"L": (
+        b"N\x00\x00", b"N\x00v\x00more\x00", b"\x00v\x00w\x00", b"\x00\x00w\x00", b"\x00v\x00",
+        b"\x00\x00", b"\x00", b"N\x00v", b"N\x00", b"N\x00\x00v\x00",
+    ),
+    b"H": (b"a\x00b\x00", b"abc", b"\x00", b"\x00a\x00", b"a\x00b"),
+    b"M": (b"\x00", b"a\x00b", b"\x00\x00", b"abc", b"<a>\x00\x00B\x00"),
+    b"R": (b"\x00", b"a\x00b", b"\x00\x00", b"abc", b"<a>\x00\x00B\x00"),
+    b"U": (b"a\x00b\x00", b"abc", b"\x00", b"\x00a"),
+    b"C": (
+        b"h\x00U", b"h\x00U\x00", b"h\x00", b"h", b"\x00", b"h\x004", b"h\x004\x00",
+        b"h\x004\x00\x19", b"h\x004\x00\x19\x00", b"h\x00L\x00\x19\x00", b"h\x00L\x00\x19",
+        b"h\x006\x00\x19::1", b"h\x004\x00\x191.2.3.4\x00\x00", b"h\x004\x00\x191.2.3.4\x00x\x00",
+    ),
+    b"D": (
+        b"Mi", b"Mi\x00", b"Mi\x00v", b"Mi\x00v\x00j\x00", b"M\x00", b"M\x00\x00", b"Li\x00v\x00",
+    ),
+    b"O": (b"", b"\x00" * 11, b"\x00\x00\x00\x06" + b"\x00" * 8, b"\x00\x00\x00\x02" * 4),
+}  # fmt: skip
+"""Payloads at the edges of what can be decoded."""
 
 
 def packet(letter: bytes, payload: bytes = b"") -> bytes:
@@ -129,7 +152,10 @@ def any_packet(source: Source) -> bytes:
 
 def broken(source: Source) -> bytes:
     """Make bytes that no MTA would send."""
-    kind = source.integer(0, 9)
+    kind = source.integer(0, 11)
+    if kind >= 10:
+        letter = source.choice(tuple(ODD))
+        return packet(letter, source.choice(ODD[letter]))
     if kind == 0:
         return connect(source, good=False)
     if kind == 1:

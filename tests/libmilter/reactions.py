@@ -68,19 +68,9 @@ _BAD_ARGUMENTS = (b"a\nb", b"a\0b", b"\xff", b"a" * 65530)
 _SYMBOLS = (b"j {client_port}", b"", b"i", b"{msg_id} {x}")
 _BAD_SYMBOLS = (None, b"a\nb", b"a\0b")
 _MACROS = (
-    b"i",
-    b"{i}",
-    b"j",
-    b"{j}",
-    b"_",
-    b"{daemon_name}",
-    b"daemon_name",
-    b"{mail_addr}",
-    b"v",
-    b"",
-    b"{}",
-    b"\xc3\xa9",
-)
+    b"i", b"{i}", b"j", b"{j}", b"_", b"{daemon_name}", b"daemon_name", b"{mail_addr}", b"v", b"",
+    b"{}", b"{", b"{{}", b"{i}x", b"\xc3\xa9", b"\xff", b"{\xff}",
+)  # fmt: skip
 
 _EDITS = {
     "addheader": 0x01, "insheader": 0x01, "replacebody": 0x02, "addrcpt": 0x04,
