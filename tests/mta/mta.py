@@ -88,11 +88,10 @@ class Mta(ABC):
         """
         self.configure()
         self._process = process = start(self.command(), self.log)
-        for port in self.ports.values():
-            wait_until(
-                lambda port=port: is_listening(port) or process.poll() is not None,
-                f"{self.name} to listen",
-            )
+        wait_until(
+            lambda: process.poll() is not None or all(map(is_listening, self.ports.values())),
+            f"{self.name} to listen",
+        )
         if process.poll() is not None:
             raise AssertionError(f"{self.name} did not start: {self.log.read_text()}")
 

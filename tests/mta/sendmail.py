@@ -109,7 +109,11 @@ class Sendmail(Mta):
             )
         )
         macros = DISTRIBUTION / "usr/share/sendmail/cf"
-        m4 = [DISTRIBUTION / "usr/bin/m4", f"-D_CF_DIR_={macros}/", macros / "m4/cf.m4"]
+        m4: list[str | Path] = [
+            DISTRIBUTION / "usr/bin/m4",
+            f"-D_CF_DIR_={macros}/",
+            macros / "m4/cf.m4",
+        ]
         with (self.folder / "sendmail.cf").open("wb") as configuration:
             subprocess.run(
                 [*m4, self.folder / "sendmail.mc"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from .bench import MESSAGE, MtaTestCase
 from .control import script
+from .mta import BRIEF
 
 REFUSAL = ("smfi_setreply", "553", "5.7.2", "from the second")
 
@@ -216,27 +217,74 @@ class Chain(MtaTestCase):
         self.assertEqual(delivery.values("Subject"), [b"Changed"])
         self.assertEqual(delivery.body, b"body of two\r\n")
 
-    def test_sender_is_seen(self) -> None:
+    def test_envelope(self) -> None:
         """
-        The second milter sees the envelope as the first has left it.
+        The envelope is edited by one after the other: the second can undo what the first did.
         """
         self.load(
             script(
                 "One",
                 xxfi_eom=[
-                    ("smfi_chgfrom", "<new@client.example>"),
-                    ("smfi_addrcpt", "<new@sink.example>"),
+                    ("smfi_chgfrom", "<one@client.example>"),
+                    ("smfi_addrcpt", "<one@sink.example>"),
+                    ("smfi_addrcpt", "<kept@sink.example>"),
                 ],
             ),
-            script("Two"),
+            script(
+                "Two",
+                xxfi_eom=[
+                    ("smfi_chgfrom", "<two@client.example>"),
+                    ("smfi_delrcpt", "<one@sink.example>"),
+                ],
+            ),
             merge="chain",
         )
-        self.deliver()
-        self.assertEqual(
-            self.milter.arguments("xxfi_envfrom", milter="Two")[-1][0][0], "<new@client.example>"
+        self.assertEqual(self.deliver().sender.address, "<two@client.example>")
+        self.mta.settle()
+        recipients = [path.address for each in self.sink.deliveries for path in each.recipients]
+        self.assertEqual(sorted(recipients), ["<kept@sink.example>", "<rcpt@sink.example>"])
+
+    def test_edits_that_meet(self) -> None:
+        """
+        The second can change and delete header fields that the first has added, by their count.
+        """
+        self.load(
+            script(
+                "One",
+                xxfi_eom=[
+                    ("smfi_addheader", "X-One", "first"),
+                    ("smfi_addheader", "X-Other", "value"),
+                    ("smfi_insheader", 0, "X-Top", "value"),
+                ],
+            ),
+            script(
+                "Two",
+                xxfi_eom=[
+                    ("smfi_chgheader", "X-One", 1, "changed"),
+                    ("smfi_chgheader", "X-Other", 1, None),
+                    ("smfi_addheader", "X-Two", "value"),
+                ],
+            ),
+            merge="chain",
         )
-        recipients = [args[0][0] for args in self.milter.arguments("xxfi_envrcpt", milter="Two")]
-        self.assertEqual(recipients, ["<rcpt@sink.example>", "<new@sink.example>"])
+        delivery = self.deliver()
+        self.assertEqual(delivery.values("X-One"), [b"changed"])
+        names = [name for name in delivery.names() if name.startswith("X-")]
+        self.assertEqual(names[:1] + names[-2:], ["X-Top", "X-One", "X-Two"])
+        self.assertNotIn("X-Other", names)
+
+    def test_slow_both(self) -> None:
+        """
+        Two that take their time one after the other are kept alive by progress messages.
+        """
+        half = ("wait", 0.7 * BRIEF)
+        self.load(
+            script("One", xxfi_eom=[half, ("smfi_addheader", "X-One", "value")]),
+            script("Two", xxfi_eom=[half, ("smfi_addheader", "X-Two", "value")]),
+            merge="chain",
+            progress_interval=BRIEF / 6,
+        )
+        self.assertEqual(self.deliver(door="brief").names()[-2:], ["X-One", "X-Two"])
 
     def test_refusal_ends(self) -> None:
         """

@@ -121,7 +121,7 @@ class _Session(socketserver.StreamRequestHandler):
             self._say(b"250 2.0.0 ok")
 
     def _read_data(self) -> bytes:
-        lines = []
+        lines: list[bytes] = []
         for line in self.rfile:
             if line == b".\r\n":
                 return b"".join(lines)

@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 from .processes import LOOPBACK, PATIENCE
 
@@ -38,7 +38,7 @@ class Dialogue:
     A dialogue with an MTA over any pair of streams.  The banner is kept as ``banner``.
     """
 
-    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+    def __init__(self, reader: IO[bytes], writer: IO[bytes]) -> None:
         self._reader = reader
         self._writer = writer
         self.banner = self.reply()

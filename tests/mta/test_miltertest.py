@@ -27,9 +27,9 @@ SCRIPTS = Path(__file__).with_name("miltertest")
 
 ADD = ("smfi_addheader", "X-Added", "value")
 
-#: The return codes that have a response of their own, by callback.
 BEFORE_MAIL = ("CONTINUE", "REJECT", "TEMPFAIL", "ACCEPT")
 IN_MESSAGE = (*BEFORE_MAIL, "DISCARD")
+#: The return codes of each callback, each of which has a response of its own.
 RETURN_CODES = {
     "connect": BEFORE_MAIL,
     "helo": BEFORE_MAIL,
@@ -116,6 +116,25 @@ class MiltertestCase(SynchronousTestCase):
         )
         self.assertEqual(result.returncode, 0, f"{name}.lua: {result.stdout}")
         self.milter.wait("xxfi_close")
+
+
+def add_tests(case: type[Any], rows: dict[str, tuple[str, ...]], promise: str) -> None:
+    """
+    Give a test case a test for each script and return code, which runs its ``check``.
+    """
+
+    def make_test(name: str, code: str) -> Callable[[Any], None]:
+        def test(self: Any) -> None:
+            self.check(name, code)
+
+        test.__name__ = f"test_{name}_{code.lower()}"
+        test.__doc__ = promise.format(name, code)
+        return test
+
+    for name, codes in rows.items():
+        for code in codes:
+            test = make_test(name, code)
+            setattr(case, test.__name__, test)
 
 
 class CallbackTests(MiltertestCase):
@@ -207,22 +226,7 @@ class CallbackTests(MiltertestCase):
         )
 
 
-def _add_callback_tests() -> None:
-    def make_test(stage: str, code: str) -> Callable[[CallbackTests], None]:
-        def test(self: CallbackTests) -> None:
-            self.check(stage, code)
-
-        test.__name__ = f"test_{stage}_{code.lower()}"
-        test.__doc__ = f"xxfi_{stage} gets its arguments, and {code} becomes the reply."
-        return test
-
-    for stage, codes in RETURN_CODES.items():
-        for code in codes:
-            test = make_test(stage, code)
-            setattr(CallbackTests, test.__name__, test)
-
-
-_add_callback_tests()
+add_tests(CallbackTests, RETURN_CODES, "xxfi_{} gets its arguments, and {} becomes the reply.")
 
 
 class NegotiationTests(MiltertestCase):
@@ -363,22 +367,9 @@ class EditTests(MiltertestCase):
         self.run_script("setmlreply", script(xxfi_eom=[call, "REJECT"]), expected="REPLYCODE")
 
 
-def _add_edit_tests() -> None:
-    def make_test(name: str, code: str) -> Callable[[EditTests], None]:
-        def test(self: EditTests) -> None:
-            self.check(name, code)
-
-        test.__name__ = f"test_{name}_{code.lower()}"
-        test.__doc__ = f"smfi_{name} reaches the MTA, with {code}."
-        return test
-
-    for name in EDITS:
-        for code in ("CONTINUE", "ACCEPT"):
-            test = make_test(name, code)
-            setattr(EditTests, test.__name__, test)
-
-
-_add_edit_tests()
+add_tests(
+    EditTests, dict.fromkeys(EDITS, ("CONTINUE", "ACCEPT")), "smfi_{} reaches the MTA, with {}."
+)
 
 
 class SeveralTests(MiltertestCase):

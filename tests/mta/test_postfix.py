@@ -4,7 +4,7 @@ All scenarios with a real Postfix.
 
 from __future__ import annotations
 
-from . import agreement, conversations, edits, failures, several, verdicts
+from . import agreement, callbacks, edits, failures, sessions, several, verdicts
 from .postfix import Postfix
 
 
@@ -48,25 +48,25 @@ class PostfixTogetherTests(edits.Together):
     mta_class = Postfix
 
 
-class PostfixCallbacksTests(conversations.Callbacks):
+class PostfixCallbacksTests(callbacks.Callbacks):
     """
-    The scenarios of :class:`~tests.mta.conversations.Callbacks`.
-    """
-
-    mta_class = Postfix
-
-
-class PostfixSessionsTests(conversations.Sessions):
-    """
-    The scenarios of :class:`~tests.mta.conversations.Sessions`.
+    The scenarios of :class:`~tests.mta.callbacks.Callbacks`.
     """
 
     mta_class = Postfix
 
 
-class PostfixSubmissionTests(conversations.Submission):
+class PostfixSessionsTests(sessions.Sessions):
     """
-    The scenarios of :class:`~tests.mta.conversations.Submission`.
+    The scenarios of :class:`~tests.mta.sessions.Sessions`.
+    """
+
+    mta_class = Postfix
+
+
+class PostfixSubmissionTests(callbacks.Submission):
+    """
+    The scenarios of :class:`~tests.mta.callbacks.Submission`.
     """
 
     mta_class = Postfix

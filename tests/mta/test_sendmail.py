@@ -4,7 +4,7 @@ All scenarios with a real Sendmail.
 
 from __future__ import annotations
 
-from . import agreement, conversations, edits, failures, several, verdicts
+from . import agreement, callbacks, edits, failures, sessions, several, verdicts
 from .sendmail import Sendmail
 
 
@@ -48,25 +48,25 @@ class SendmailTogetherTests(edits.Together):
     mta_class = Sendmail
 
 
-class SendmailCallbacksTests(conversations.Callbacks):
+class SendmailCallbacksTests(callbacks.Callbacks):
     """
-    The scenarios of :class:`~tests.mta.conversations.Callbacks`.
-    """
-
-    mta_class = Sendmail
-
-
-class SendmailSessionsTests(conversations.Sessions):
-    """
-    The scenarios of :class:`~tests.mta.conversations.Sessions`.
+    The scenarios of :class:`~tests.mta.callbacks.Callbacks`.
     """
 
     mta_class = Sendmail
 
 
-class SendmailSubmissionTests(conversations.Submission):
+class SendmailSessionsTests(sessions.Sessions):
     """
-    The scenarios of :class:`~tests.mta.conversations.Submission`.
+    The scenarios of :class:`~tests.mta.sessions.Sessions`.
+    """
+
+    mta_class = Sendmail
+
+
+class SendmailSubmissionTests(callbacks.Submission):
+    """
+    The scenarios of :class:`~tests.mta.callbacks.Submission`.
     """
 
     mta_class = Sendmail

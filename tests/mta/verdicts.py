@@ -215,7 +215,7 @@ def _make_test(check: Callable[..., None], stage: Stage) -> Callable[[Any], None
         check(self, stage)
 
     test.__name__ = f"test_{check.__name__.removeprefix('check_')}_at_{stage.name}"
-    test.__doc__ = f"{check.__doc__ or ''.rstrip()} ({stage.callback})"
+    test.__doc__ = f"{(check.__doc__ or '').strip()} (In {stage.callback}.)"
     return test
 
 

@@ -1,5 +1,5 @@
 """
-Scenarios: the order of callbacks and their arguments, over whole SMTP sessions.
+Scenarios: which callbacks come for one message, in which order and with which arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from .mta import HOSTNAME
 from .smtp import Dialogue
 
 WHOLE = ["connect", "helo", "envfrom", "envrcpt", "data", "header", "eoh", "body", "eom"]
-SHORT = b"From: a@client.example\r\nSubject: short\r\n\r\nshort\r\n"
 
 
 class Callbacks(MtaTestCase):
@@ -113,7 +112,7 @@ class Callbacks(MtaTestCase):
         A message without body has no xxfi_body.
         """
         self.load(script())
-        self.deliver(SHORT.partition(b"short\r\n\r\n")[0] + b"empty\r\n\r\n")
+        self.deliver(b"From: a@client.example\r\nSubject: empty\r\n\r\n")
         self.milter.wait("xxfi_close")
         self.assertEqual(self.milter.order(), [*WHOLE[:7], "eom", "close"])
 
@@ -209,227 +208,6 @@ class Callbacks(MtaTestCase):
         """
         self.check_unknown("TEMPFAIL")
         self.assertReply(self.unknown_reply, 451)
-
-
-class Sessions(MtaTestCase):
-    """
-    Several messages and several recipients, transactions broken off.
-    """
-
-    def test_several_messages(self) -> None:
-        """
-        Three messages in a session are three messages on one connection to the milter.
-        """
-        self.load(script(xxfi_eom=[("smfi_addheader", "X-Added", "value")]))
-        client = self.connect()
-        for number in range(3):
-            self.assertReply(client.message(SHORT, f"<s{number}@client.example>"), 250)
-        client.quit()
-        deliveries = self.sink.wait(3)
-        senders = sorted(each.sender.address for each in deliveries)
-        self.assertEqual(senders, [f"<s{number}@client.example>" for number in range(3)])
-        self.assertEqual([d.values("X-Added") for d in deliveries], [[b"value"]] * 3)
-        self.milter.wait("xxfi_close")
-        self.assertEqual(self.milter.order(), [*WHOLE[:2], *WHOLE[2:] * 3, "close"])
-        self.assertEqual(len({event.connection for event in self.milter.events()}), 1)
-
-    def test_pipelining(self) -> None:
-        """
-        A client that does not wait for replies is served as any other.
-        """
-        self.load(script(xxfi_envrcpt={"<no@sink.example>": ["REJECT"]}))
-        client = self.connect()
-        client.send(
-            b"MAIL FROM:<sender@client.example>\r\nRCPT TO:<rcpt@sink.example>\r\n"
-            b"RCPT TO:<no@sink.example>\r\nDATA\r\n"
-        )
-        self.assertEqual([client.reply().code for _ in range(4)], [250, 250, 550, 354])
-        self.assertReply(client.content(MESSAGE), 250)
-        client.quit()
-        self.assertEqual(self.sink.wait()[0].without_trace(), MESSAGE)
-
-    def test_refused_then_accepted(self) -> None:
-        """
-        After a message is refused at any stage, the next one of the session is filtered afresh.
-        """
-        refusing = ("xxfi_envfrom", "xxfi_data", "xxfi_eoh", "xxfi_body", "xxfi_eom")
-        for callback in refusing:
-            steps = (
-                {"<bad@client.example>": ["REJECT"]} if callback == "xxfi_envfrom" else ["REJECT"]
-            )
-            self.load(script(**{callback: steps}))
-            client = self.connect()
-            self.assertGreaterEqual(client.message(SHORT, "<bad@client.example>").code, 500)
-            client.command("RSET")
-            second = client.message(SHORT, "<good@client.example>")
-            self.assertReply(second, 250 if callback == "xxfi_envfrom" else second.code)
-            client.quit()
-            self.milter.wait("xxfi_close")
-            self.assertEqual(len(self.milter.arguments("xxfi_envfrom")), 2, callback)
-            self.assertEqual(len(self.milter.arguments(callback)), 2, callback)
-
-    def test_accept_then_next_message(self) -> None:
-        """
-        ACCEPT at MAIL is for that message only.
-        """
-        self.load(script(xxfi_envfrom={"<good@client.example>": ["ACCEPT"]}, xxfi_eom=["REJECT"]))
-        client = self.connect()
-        self.assertReply(client.message(SHORT, "<good@client.example>"), 250)
-        reply = client.message(SHORT, "<other@client.example>")
-        self.assertReply(reply, self.traits.content_reject)
-        client.quit()
-        self.assertEqual(len(self.sink.wait()), 1)
-
-    def test_one_recipient_refused(self) -> None:
-        """
-        A refusal at xxfi_envrcpt is about that recipient alone.
-        """
-        refusals = {
-            "<no@sink.example>": [("smfi_setreply", "550", "5.1.1", "Not here"), "REJECT"],
-            "<later@sink.example>": ["TEMPFAIL"],
-        }
-        self.load(script(xxfi_envrcpt=refusals))
-        client = self.connect()
-        client.command("MAIL FROM:<sender@client.example>")
-        codes = [
-            client.command(f"RCPT TO:<{user}@sink.example>").code
-            for user in ("one", "no", "later", "two")
-        ]
-        self.assertEqual(codes, [250, 550, 451, 250])
-        client.command("DATA")
-        self.assertReply(client.content(MESSAGE), 250)
-        client.quit()
-        recipients = {path.address for path in self.sink.wait()[0].recipients}
-        self.assertEqual(recipients, {"<one@sink.example>", "<two@sink.example>"})
-
-    def test_all_recipients_refused(self) -> None:
-        """
-        When all recipients are refused the session goes on with the next message.
-        """
-        self.load(script(xxfi_envrcpt={"<no@sink.example>": ["REJECT"]}))
-        client = self.connect()
-        self.assertReply(client.message(SHORT, recipients=["<no@sink.example>"]), 550)
-        client.command("RSET")
-        self.assertReply(client.message(SHORT), 250)
-        client.quit()
-        self.milter.wait("xxfi_close")
-        self.assertEqual(self.milter.order().count("abort"), 1)
-        self.assertEqual(len(self.milter.arguments("xxfi_eom")), 1)
-
-    def test_reset(self) -> None:
-        """
-        RSET in a transaction aborts the message, and the next one is filtered.
-        """
-        self.load(script())
-        client = self.connect()
-        client.command("MAIL FROM:<one@client.example>")
-        client.command("RCPT TO:<rcpt@sink.example>")
-        self.assertReply(client.command("RSET"), 250)
-        self.assertReply(client.message(SHORT, "<two@client.example>"), 250)
-        client.quit()
-        self.milter.wait("xxfi_close")
-        self.assertEqual(self.milter.order(), [*WHOLE[:4], "abort", *WHOLE[2:], "close"])
-
-    def test_reset_between_messages(self) -> None:
-        """
-        RSET outside a transaction aborts nothing.
-        """
-        self.load(script())
-        client = self.connect()
-        client.command("RSET")
-        client.message(SHORT)
-        client.command("RSET")
-        client.quit()
-        self.milter.wait("xxfi_close")
-        self.assertEqual(self.milter.order(), [*WHOLE, "close"])
-
-    def test_helo_again(self) -> None:
-        """
-        EHLO in a transaction aborts the message.
-        """
-        self.load(script())
-        client = self.connect()
-        client.command("MAIL FROM:<one@client.example>")
-        client.command("RCPT TO:<rcpt@sink.example>")
-        client.ehlo()
-        client.quit()
-        self.milter.wait("xxfi_close")
-        order = self.milter.order()
-        self.assertEqual(order.count("abort"), 1, order)
-        self.assertEqual(len(self.milter.arguments("xxfi_helo")), 2)
-
-    def check_vanishing(self, *lines: str, content: bytes = b"") -> None:
-        """
-        Send some commands, leave without QUIT, and expect the message's and connection's ends.
-        """
-        self.load(script())
-        client = self.connect()
-        for line in lines:
-            self.assertLess(client.command(line).code, 400)
-        client.send(content)
-        client.vanish()
-        self.milter.wait("xxfi_close")
-        endings = [name for name in self.milter.order() if name in ("abort", "close")]
-        self.assertEqual(endings, ["abort", "close"] if lines else ["close"])
-        self.assertEqual(self.milter.arguments("xxfi_eom"), [])
-        self.assertNothingDelivered()
-
-    def test_gone_after_helo(self) -> None:
-        """
-        A client that goes between messages leaves nothing to abort.
-        """
-        self.check_vanishing()
-
-    def test_gone_after_mail(self) -> None:
-        """
-        A client that goes after MAIL has its message aborted.
-        """
-        self.check_vanishing("MAIL FROM:<sender@client.example>")
-
-    def test_gone_after_rcpt(self) -> None:
-        """
-        A client that goes after RCPT has its message aborted.
-        """
-        self.check_vanishing("MAIL FROM:<sender@client.example>", "RCPT TO:<rcpt@sink.example>")
-
-    def test_gone_after_data(self) -> None:
-        """
-        A client that goes in the message's text has its message aborted.
-        """
-        self.check_vanishing(
-            "MAIL FROM:<sender@client.example>",
-            "RCPT TO:<rcpt@sink.example>",
-            "DATA",
-            content=b"Subject: cut off\r\n\r\nThis is only h",
-        )
-
-    def test_two_sessions_at_once(self) -> None:
-        """
-        Two sessions at once have a milter of their own each.
-        """
-        self.load(script(xxfi_envfrom=[], xxfi_eom=[("smfi_getsymval", "{mail_addr}")]))
-        clients = [self.connect(), self.connect()]
-        for number, client in enumerate(clients):
-            client.command(f"MAIL FROM:<s{number}@client.example>")
-        for client in clients:
-            client.command("RCPT TO:<rcpt@sink.example>")
-            client.command("DATA")
-        for client in reversed(clients):
-            self.assertReply(client.content(MESSAGE), 250)
-            client.quit()
-        events = self.milter.events()
-        seen = {
-            (event.connection, event.args[0][0].strip("<>"))
-            for event in events
-            if event.callback == "xxfi_envfrom"
-        }
-        asked = {
-            (event.connection, event.args[1])
-            for event in events
-            if event.callback == "smfi_getsymval"
-        }
-        self.assertEqual(len(seen), 2)
-        self.assertEqual(seen, asked)
 
 
 class Submission(MtaTestCase):
