@@ -110,6 +110,14 @@ class Context:
         if self.outbox:
             self.take_edits()
 
+    def macros_of(self, letter: int) -> dict[str, str] | None:
+        """
+        Give the macros that came with a stage, to pass them on; ``None`` when none came.
+
+        :param letter: The stage's command, ``SMFIC_*``.
+        """
+        return self._macros.of_stage(letter)
+
     # ---- libmilter's functions
 
     def getsymval(self, symname: Text) -> str | None:

@@ -109,6 +109,19 @@ class MacroStore:
                 return table[name]
         return None
 
+    def of_stage(self, letter: int) -> dict[str, str] | None:
+        """
+        Give the macros of one stage, spelled as they came; ``None`` when none came.
+
+        :param letter: The stage's command, ``SMFIC_*``; most commands have macros, not all.
+        """
+        stage = _STAGES.get(letter)
+        payload = self._payloads[stage] if stage is not None else None
+        if payload is None:
+            return None
+        macros = decode_macros(payload[1:])
+        return {name: value for name, value in macros.items() if value is not None}
+
     def all(self) -> dict[str, str | None]:
         """
         Collect all that `get` would find, by name.
