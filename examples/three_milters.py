@@ -1,10 +1,9 @@
 """
-Three milters on one connection.
+Three milters on one connection, each seeing the message as the one before it left it.
 
 The MTA talks to one milter; inside, `HeloCheck` turns away hosts that claim to be us,
 `AttachmentCheck` refuses programs as attachments, and `Tally` notes what came through. With
-``merge="first"`` the first answer that is not CONTINUE decides for all. That holds for ACCEPT
-too, so none of these answers ACCEPT: it would end the work of the others.
+``merge="chain"`` they work as if the MTA had been given three milters, one after the other.
 
     python three_milters.py [ENDPOINT]          # default: tcp:9900:interface=127.0.0.1
 """
@@ -92,7 +91,7 @@ class Tally(Milter):
 def main(argv):
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
     milters = [MilterFactory(milter) for milter in (HeloCheck, AttachmentCheck, Tally)]
-    factory = MilterProtocolFactory(milters, merge="first")
+    factory = MilterProtocolFactory(milters, merge="chain")
     endpoints.serverFromString(reactor, endpoint).listen(factory)
     reactor.run()
 
