@@ -20,7 +20,7 @@ PACKAGE = ROOT / "yatxmilter"
 
 LAYERS = (
     # numbers, exceptions, and small things that know nothing of the protocol
-    ("constants", "errors", "interfaces", "page", "rfc5322", "watch", "draining"),
+    ("constants", "errors", "interfaces", "page", "rfc5322", "watch", "draining", "connspec"),
     ("packets", "options", "legacy"),
     ("wire", "admission"),
     # the tables: a row for each command, a row for each action
@@ -31,9 +31,9 @@ LAYERS = (
     ("calling", "naming", "transaction", "edits"),
     # what users subclass, what all ways to merge have in common, the MTA's side
     ("defaults", "merging", "client", "opening"),
-    ("fanout", "strictest", "chain"),
-    ("conversation",),
-    ("protocol",),
+    ("fanout", "strictest", "chain", "reuse"),
+    ("conversation", "standin"),
+    ("protocol", "remote"),
     ("__init__",),
     ("demo", "service"),
     ("__main__",),
