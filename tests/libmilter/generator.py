@@ -246,10 +246,7 @@ class Session:
         if source.chance(75):
             self.dialogue()
             for _ in range(source.integer(0, 4)):
-                at = source.integer(0, len(self.sent))
-                piece = packets.broken(source) if source.chance(40) else packets.any_packet(source)
-                kind = source.integer(0, 2)
-                self.sent[at : at + (kind == 1)] = [] if kind == 2 else [piece]
+                self._disturb()
         else:
             for _ in range(source.integer(0, 14)):
                 self.sent.append(
@@ -258,6 +255,17 @@ class Session:
         for callback in OPTIONAL[1:]:
             for _ in range(source.choice((0, 0, 0, 1, 2))):
                 self.react(callback, source.chance(20))
+
+    def _disturb(self) -> None:
+        """Put something in, take something out, or break something, anywhere."""
+        source = self.source
+        at = source.integer(0, len(self.sent))
+        kind = source.integer(0, 3)
+        piece = packets.broken(source) if source.chance(40) else packets.any_packet(source)
+        if kind == 3 and at < len(self.sent) and self.sent[at][4:5] in packets.ODD:
+            letter = self.sent[at][4:5]
+            piece = packet(letter, source.choice(packets.ODD[letter]))
+        self.sent[at : at + (kind != 0)] = [] if kind == 2 else [piece]
 
     def case(self) -> Case:
         """Put it together."""

@@ -112,10 +112,10 @@ MUTATIONS = (
         "return code is not c.SMFIS_TEMPFAIL",
     ),
     Mutation(
-        "an abort belongs to a message",
+        "a command out of order ends the message",
         "session",
-        "        self.in_message = False\n        return ended",
-        "        return ended",
+        "                if self.in_message:\n",
+        "                if False:\n",
     ),
     Mutation(
         "an illegal command is looked at once more as if after HELO",
