@@ -189,12 +189,13 @@ class Chain(Merge):
         arguments: tuple[object, ...],
     ) -> None:
         for member, callback in callees:
+            if command.in_message:
+                # Before the call: the MTA may go while it is awaited.
+                self._joined = max(self._joined, member.position + 1)
             code = await self._ask(member, command, callback, *arguments)
             if code is c.SMFIS_ACCEPT:
                 self._leave(member, command)
             elif code is not SMFIS_CONTINUE:
-                if command.in_message:
-                    self._joined = max(self._joined, member.position + 1)
                 self._end_chain(command, member, code)
                 return
         if command.in_message:

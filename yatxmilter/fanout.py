@@ -44,7 +44,11 @@ class FirstAnswer(Merge):
                 return
             if command is EOM_ROW:
                 self._open_edits(callees)
+            joining = command.in_message and self._joined < len(self._members)
             for member, callback in callees:
+                if joining:
+                    # Before the call, which may close the connection.
+                    self._joined = max(self._joined, member.position + 1)
                 try:
                     result = callback(*arguments)
                 except Exception:
@@ -59,8 +63,6 @@ class FirstAnswer(Merge):
                 code = self._read(member, command, result)
                 if code is not SMFIS_CONTINUE:
                     uncalled = self._members[member.position + 1 : self._joined]
-                    if command.in_message:
-                        self._joined = max(self._joined, member.position + 1)
                     self._decide(command, member, code, pending or [], uncalled)
                     return
         if command.in_message:

@@ -62,7 +62,11 @@ class Strictest(Merge):
                 return
             if command is EOM_ROW:
                 self._open_edits(callees)
+            joining = command.in_message and self._joined < len(self._members)
             for member, callback in callees:
+                if joining:
+                    # Before the call, which may close the connection.
+                    self._joined = max(self._joined, member.position + 1)
                 try:
                     result = callback(*arguments)
                 except Exception:
