@@ -1,0 +1,190 @@
+"""
+Where a milter listens, written as libmilter, the MTAs or Twisted write it.
+
+`client_endpoint` and `server_endpoint` read the same addresses for the two ends. Words that are
+libmilter's (``inet``, ``inet6``, ``local``, a bare path) are read here; everything else is an
+endpoint string of Twisted. What can be said of an address without a reactor is said when it is
+read, by a ValueError that names it.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final, NamedTuple
+
+from twisted.internet import endpoints
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.interfaces import (
+    IReactorPluggableNameResolver,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from zope.interface import implementer
+
+__all__ = ["check_client_spec", "client_endpoint", "server_endpoint"]
+
+# Twisted's endpoints are not annotated.
+_make: Final[Any] = endpoints
+
+_EXPECTED: Final = (
+    "expected inet:port@host, inet6:port@host, unix:/path, local:/path, /path or a Twisted endpoint"
+)
+# sizeof(sun_path) less the closing NUL.
+_MAX_UNIX_PATH: Final = 107
+
+
+class _Inet(NamedTuple):
+    """
+    An address of libmilter's ``inet`` or ``inet6``; without a host it is empty.
+    """
+
+    kind: str
+    host: str
+    port: int
+
+
+class _Path(NamedTuple):
+    """
+    A UNIX socket.
+    """
+
+    path: str
+
+
+def client_endpoint(reactor: Any, spec: str, *, timeout: float = 30) -> IStreamClientEndpoint:
+    """
+    Make the endpoint by which to connect to a milter; without a host, on this machine.
+
+    :param spec: ``inet:port@host``, ``inet6:port@host``, ``unix:/path``, ``local:/path``, ``/path``
+        or a client endpoint of Twisted, such as ``tcp:host:port``.
+    :param timeout: Seconds after which a connection that is not there will not come; a Twisted
+        endpoint says so by itself.
+    :raises ValueError: when it is none of these.
+    """
+    address = _read(spec)
+    endpoint: IStreamClientEndpoint
+    if isinstance(address, _Path):
+        endpoint = _make.UNIXClientEndpoint(reactor, address.path, timeout=timeout)
+    elif isinstance(address, _Inet):
+        if not address.port:
+            raise ValueError(f"{spec!r} is no address to connect to: port 0")
+        inet = address.kind == "inet"
+        kind = _make.TCP4ClientEndpoint if inet else _make.TCP6ClientEndpoint
+        host = address.host or ("127.0.0.1" if inet else "::1")
+        endpoint = kind(reactor, host, address.port, timeout=timeout)
+    else:
+        endpoint = _from_twisted(_make.clientFromString, reactor, spec)
+    return endpoint
+
+
+def server_endpoint(reactor: Any, spec: str, *, backlog: int = 50) -> IStreamServerEndpoint:
+    """
+    Make the endpoint on which a milter listens; without a host, on all addresses.
+
+    A UNIX socket that a dead process has left behind is taken over.
+
+    :param spec: As for `client_endpoint`, or a server endpoint of Twisted, such as
+        ``tcp:8891:interface=127.0.0.1`` or ``unix:/path:mode=660``.
+    :param backlog: How many connections may wait; a Twisted endpoint says so by itself.
+    :raises ValueError: when it is none of these.
+    """
+    address = _read(spec)
+    endpoint: IStreamServerEndpoint
+    if isinstance(address, _Path):
+        endpoint = _make.UNIXServerEndpoint(reactor, address.path, backlog, wantPID=True)
+    elif isinstance(address, _Inet):
+        inet = address.kind == "inet"
+        kind = _make.TCP4ServerEndpoint if inet else _make.TCP6ServerEndpoint
+        host = address.host or ("" if inet else "::")
+        endpoint = kind(reactor, address.port, backlog, host)
+    else:
+        endpoint = _from_twisted(_make.serverFromString, reactor, spec)
+    return endpoint
+
+
+def check_client_spec(spec: str) -> None:
+    """
+    Check what `client_endpoint` would be given, before there is a reactor.
+
+    :raises TypeError: for what is no text.
+    :raises ValueError: for what is no address.
+    """
+    client_endpoint(_NoReactor(), spec)
+
+
+@implementer(IReactorPluggableNameResolver)
+class _NoReactor:
+    """
+    Stands where endpoints keep their reactor until they connect.
+    """
+
+    nameResolver: Any = None
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        """
+        Do nothing: no name is looked up before there is a reactor.
+        """
+
+
+def _read(spec: str) -> _Inet | _Path | None:
+    """
+    Read an address; ``None`` for one that is Twisted's.
+    """
+    if not isinstance(spec, str):
+        raise TypeError(f"{spec!r} is no text; {_EXPECTED}")
+    kind, colon, rest = spec.partition(":")
+    if kind in ("inet", "inet6") and colon:
+        return _read_inet(spec, kind, rest)
+    if spec.startswith("/"):
+        return _read_path(spec, spec)
+    # With options behind it, and so a colon, "unix:" is Twisted's.
+    if colon and (kind in ("", "local") or (kind == "unix" and not _has_options(rest))):
+        return _read_path(spec, rest)
+    return None
+
+
+def _bad(spec: str, why: str) -> ValueError:
+    return ValueError(f"{spec!r} is no milter's address{why}; {_EXPECTED}")
+
+
+def _has_options(rest: str) -> bool:
+    return ":" in rest or "=" in rest or "\\" in rest
+
+
+def _read_path(spec: str, path: str) -> _Path:
+    if not path or "\0" in path:
+        raise _bad(spec, ": no path")
+    size = len(path.encode("utf-8", "surrogateescape"))
+    if size > _MAX_UNIX_PATH:
+        raise ValueError(f"{spec!r}: a path of {size} bytes, at most {_MAX_UNIX_PATH} are possible")
+    return _Path(path)
+
+
+def _read_inet(spec: str, kind: str, rest: str) -> _Inet:
+    port, at, host = rest.partition("@")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    other = isIPv6Address(host) if kind == "inet" else isIPAddress(host)
+    if (at and not host) or other or set(host) & set(" \t@[]/\0"):
+        raise _bad(spec, f": no host of {kind}")
+    return _Inet(kind, host, _read_port(spec, port))
+
+
+def _read_port(spec: str, port: str) -> int:
+    if port.isascii() and port.isdigit():
+        number = int(port)
+        if number > 0xFFFF:
+            raise _bad(spec, f": port {number} is above 65535")
+        return number
+    try:
+        return socket.getservbyname(port, "tcp")
+    except (OSError, UnicodeError):
+        raise _bad(spec, f": no port {port!r}") from None
+
+
+def _from_twisted(make: Any, reactor: Any, spec: str) -> Any:
+    # The parsers of Twisted raise whatever their constructors do.
+    try:
+        return make(reactor, spec)
+    except Exception as error:
+        raise _bad(spec, f" ({error})") from error
