@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from .compare import Comparison
 from .differences import DIFFERENCES
 from .driver import Tally, check_many, minimised, numbered, report
 from .generator import PROFILES
@@ -32,7 +33,7 @@ def run_block(block: Block) -> Tally:
     """Run some cases; every twentieth that differs is looked up in the table."""
     profile, seed, start, end, raw = block
     tally = Tally()
-    failing = []
+    failing: list[tuple[int, Comparison]] = []
     with LibMilter() as library:
         for comparison in check_many(library, numbered(profile, seed, range(start, end))):
             tally.add(comparison, explain=tally.cases % _EXPLAINED == 0)

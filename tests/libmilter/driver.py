@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from . import readable
 from .case import Case, Record
@@ -28,6 +29,7 @@ def numbered(profile: str, seed: int, numbers: Iterable[int]) -> Iterator[Case]:
         yield generate(RandomSource(f"{profile}:{seed}:{number}"), profile)
 
 
+@implementer(ILogObserver)
 class LogWatch:
     """
     Takes the place of the log while cases run: scripted milters fail on purpose, and often.
@@ -50,7 +52,7 @@ class LogWatch:
             if not text or text.startswith("Unable to format event"):
                 self.problems.append(f"a log line cannot be formatted: {event['log_format']!r}")
 
-    def others(self, event: LogEvent) -> None:
+    def __call__(self, event: LogEvent) -> None:
         """Take an event of anybody."""
         if "log_failure" in event:
             self.problems.append(f"an error was lost: {event['log_failure'].getErrorMessage()}")
@@ -66,11 +68,11 @@ class LogWatch:
         before = [logger.observer for logger in loggers]
         for logger in loggers:
             logger.observer = self.ours
-        globalLogPublisher.addObserver(self.others)
+        globalLogPublisher.addObserver(self)
         try:
             yield
         finally:
-            globalLogPublisher.removeObserver(self.others)
+            globalLogPublisher.removeObserver(self)
             for logger, observer in zip(loggers, before, strict=True):
                 logger.observer = observer
 
@@ -91,15 +93,17 @@ def checked(case: Case, real: Record) -> Comparison:
 
 def check_many(library: LibMilter, cases: Iterable[Case]) -> Iterator[Comparison]:
     """Compare cases, one after the other."""
-    before: Case | None = None
+    started: Case | None = None
     for case in cases:
-        real = library.finish() if before is not None else None
-        library.start(case)
-        if before is not None:
-            yield checked(before, real)
-        before = case
-    if before is not None:
-        yield checked(before, library.finish())
+        if started is None:
+            library.start(case)
+        else:
+            real = library.finish()
+            library.start(case)
+            yield checked(started, real)
+        started = case
+    if started is not None:
+        yield checked(started, library.finish())
 
 
 def minimised(library: LibMilter, comparison: Comparison) -> Comparison:

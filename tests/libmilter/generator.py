@@ -20,8 +20,22 @@ from .source import Source
 PROFILES = ("conforming", "misused", "hostile")
 
 _OFFERED_STEPS = {2: 0x7F, 3: 0x17F, 4: 0x37F, 5: 0x37F, 6: 0x1FFFFF, 7: 0x1FFFFF}
+_REFUSALS: tuple[Result, ...] = (1, 4, 3, 7, 99, -1, 8, False, "0")
 _SINCE = {"data": 4, "unknown": 3}
-_DELIVERIES = ("packets", "packets", "packets", "whole", "whole", 1, 2, 3, 5, 7, 16, 100)
+_DELIVERIES: tuple[str | int, ...] = (
+    "packets",
+    "packets",
+    "packets",
+    "whole",
+    "whole",
+    1,
+    2,
+    3,
+    5,
+    7,
+    16,
+    100,
+)
 
 
 class Session:
@@ -93,7 +107,7 @@ class Session:
         source = self.source
         result: Result = source.choice((0, 0, 0, 0, 10))
         if source.chance(3 if self.good else 6):
-            result = 1 if self.good else source.choice((1, 4, 3, 7, 99, -1, 8, False, "0"))
+            result = 1 if self.good else source.choice(_REFUSALS)
         calls = self.behaviour.calls("negotiate")
         how = self.behaviour.how()
         if result == 10:

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 from .case import Answer, Case, Invocation, Reaction, Record
 from .codec import c_result
-from .reference_calls import ENDM, MAX_PAYLOAD, STAGES, Context, packet
+from .reference_answers import Answers
+from .reference_calls import ENDM, MAX_PAYLOAD, STAGES
 from .reference_decode import connect_arguments, header_arguments
 from .reference_tables import (
     ACCEPT,
     ALL_NR,
+    ALL_OPTS,
     CODES,
     COMMANDS,
     CONN,
@@ -39,9 +41,7 @@ from .reference_tables import (
     NONE,
     NOREPLY,
     NOUNKNOWN,
-    NR_OF_STATE,
     OPTIONS,
-    PLAIN,
     Q_NC,
     QUIT,
     RCPT,
@@ -56,34 +56,30 @@ from .reference_tables import (
 from .rules import LIBMILTER, Rules
 
 _NO_REACTION = Reaction()
-_ALL_OPTS = 10
 
 
-class Kept(NamedTuple):
-    """A verdict from where no answer was promised, and the packet that says it."""
+class Wanted(NamedTuple):
+    """What a milter asks for; `own_steps` is what libmilter itself goes by."""
 
-    code: int
-    packet: bytes
-    for_connection: bool
+    actions: int
+    steps: int
+    own_steps: int
 
 
-class Reference:
+class Reference(Answers):
     """One connection. `run` gives the whole record."""
 
     def __init__(self, case: Case, rules: Rules = LIBMILTER) -> None:
+        super().__init__(rules)
         self.case = case
-        self.rules = rules
         self.registered = case.registered
-        self.context = Context(rules)
         self.invocations: list[Invocation] = []
         self.script = {name: iter(reactions) for name, reactions in case.reactions}
         self.stream = case.stream
         self.consumed = 0
         self.limit = MAX_PAYLOAD
         self.state = INIT
-        self.version = self.steps = self.answered_steps = self.offered = 0
         self.in_message = self.abort_due = self.skipped = False
-        self.kept: Kept | None = None
         for name, (no, _, _) in STEPS.items():
             if name not in self.registered:
                 self.steps |= no
@@ -208,67 +204,6 @@ class Reference:
             if self.steps & no:
                 self.skippable |= 1 << state
 
-    # ---- answers
-
-    def _answer(self, result: int) -> int:
-        """Answer a callback's result; give what counts for the state."""
-        bit = NR_OF_STATE.get(self.context.state, 0) & self.steps
-        silent = bool(bit & self.offered)
-        if bit and self.rules.late_answers and result in VERDICTS:
-            if not silent:
-                self.context.output += self._verdict(result)
-                return result
-            verdict = self._verdict(result)
-            if self.context.state != UNKN:  # it was about that command alone
-                for_connection = self.context.state in (CONN, HELO)
-                self.kept = Kept(result, verdict, for_connection)
-            return NOREPLY
-        shown = result
-        if bit and result in (*PLAIN, REJECT, TEMPFAIL, OPTIONS):
-            faked_skip = result == SKIP and not silent and self.rules.local_skip
-            shown = result if faked_skip else NOREPLY
-        if shown == SKIP and self.rules.local_skip and not self.offered & SKIP_STEP:
-            shown = CONTINUE
-        if shown == NOREPLY:
-            if bit and not silent:
-                self.context.output += packet(b"c")
-        elif shown in (REJECT, TEMPFAIL) or shown in PLAIN:
-            self.context.output += self._verdict(shown)
-        elif shown == OPTIONS:
-            self.context.output += self._options()
-        return result
-
-    def _verdict(self, result: int) -> bytes:
-        if result in PLAIN:
-            return packet(PLAIN[result])
-        reply = self.context.reply
-        if reply is not None and reply[:1] == (b"5" if result == REJECT else b"4"):
-            self.context.reply = None
-            return packet(b"y", reply + b"\0")
-        return packet(b"r" if result == REJECT else b"t")
-
-    def _give_kept(self, state: int, payload: bool) -> int:
-        kept = self.kept
-        assert kept is not None
-        if NR_OF_STATE.get(state, 0) & self.steps & self.offered:
-            return NOREPLY
-        ends = state != RCPT or kept.code == ACCEPT
-        if ends and (not kept.for_connection or state in (CONN, HELO)):
-            self.kept = None
-        self.context.output += kept.packet
-        return kept.code
-
-    def _options(self) -> bytes:
-        answer = struct.pack(
-            ">III",
-            self.version,
-            self.context.actions & 0xFFFFFFFF,
-            self.answered_steps & 0xFFFFFFFF,
-        )
-        for stage, names in sorted(self.context.symbol_lists.items()):
-            answer += struct.pack(">I", stage) + names + b"\0"
-        return packet(b"O", answer)
-
     # ---- callbacks
 
     def _react(self, callback: str, *args: Answer) -> Reaction:
@@ -305,7 +240,7 @@ class Reference:
     def _call(self, callback: str, *args: Answer) -> int:
         return self._invoke(callback, *args) if self._wanted(callback) else CONTINUE
 
-    # ---- negotiation
+    # ---- commands
 
     def _do_O(self, payload: bytes) -> int:
         if len(payload) < 12:
@@ -314,63 +249,51 @@ class Reference:
         if version < 2:
             return END_SESSION
         self.version = min(version, 6)
-        actions = actions or 0x0F
         hidden = INTERNAL & ~MDS if self.rules.larger_packets else INTERNAL
         self.offered = (offered or 0x3F) & ~hidden
-        if not self._ask(actions):
+        if not self._agree(actions or 0x0F):
             return END_SESSION
-        if self.context.actions & ~actions & 0xFFFFFFFF:
-            return END_SESSION
-        missing = self.answered_steps & ~self.offered & 0xFFFFFFFF
-        self.answered_steps &= ~(missing & (NODATA | NOUNKNOWN))
-        if missing & ~(NODATA | NOUNKNOWN):
-            return END_SESSION
-        if self.answered_steps & MDS_1M:
-            self.answered_steps &= ~MDS_256K
-            self.limit = 1048575
-        elif self.answered_steps & MDS_256K:
-            self.limit = 262143
-        self.context.max_payload = self.limit
         self._mark()
         return OPTIONS
 
-    def _ask(self, actions: int) -> bool:
+    def _agree(self, actions: int) -> bool:
+        """Ask the milter what it wants, and hold it against what is offered."""
+        wanted = self._ask(actions)
+        if wanted is None or wanted.actions & ~actions & 0xFFFFFFFF:
+            return False
+        self.context.actions = wanted.actions
+        self.steps = wanted.own_steps
+        missing = wanted.steps & ~self.offered & 0xFFFFFFFF
+        if missing & ~(NODATA | NOUNKNOWN):
+            return False
+        answered = wanted.steps & ~missing
+        if answered & MDS_1M:
+            answered &= ~MDS_256K
+        self.answered_steps = answered
+        size = 1048575 if answered & MDS_1M else 262143 if answered & MDS_256K else MAX_PAYLOAD
+        self.limit = self.context.max_payload = size
+        return True
+
+    def _ask(self, actions: int) -> Wanted | None:
         computed = self.own_steps
         if self.rules.computed_request and "body" in self.registered:
             computed |= self.offered & SKIP_STEP
-        self.answered_steps = computed
-        self.context.actions = self.case.flags
         if "negotiate" not in self.registered:
-            return True
+            return Wanted(self.case.flags, computed, self.steps)
         reaction = self._react("negotiate", actions, self.offered | ALL_NR, 0, 0)
-        result = c_result(reaction.result)
-        if result == _ALL_OPTS:
-            self.context.actions = actions
-            self.answered_steps = self.own_steps | self.offered & SKIP_STEP
-        elif result == CONTINUE:
-            self._ask_own(reaction, actions, computed)
-        else:
-            return False
-        if isinstance(reaction.result, bool) and self.rules.checked_codes:
-            return False
-        self.answered_steps &= ~(ALL_NR & ~self.offered)
-        return True
-
-    def _ask_own(self, reaction: Reaction, actions: int, computed: int) -> None:
-        preset = reaction.actions is None and reaction.steps is None
-        if reaction.actions is not None:
-            self.context.actions = reaction.actions
-        elif not (preset and self.rules.computed_request):
-            self.context.actions = actions
-        if reaction.steps is not None:
-            self.steps = reaction.steps
-        elif preset and self.rules.computed_request:
-            self.steps = computed
-        else:
-            self.steps |= self.offered & SKIP_STEP
-        self.answered_steps = self.steps
-
-    # ---- commands
+        nonsense = isinstance(reaction.result, bool) and self.rules.checked_codes
+        result = END_SESSION if nonsense else c_result(reaction.result)
+        with_skip = self.own_steps | self.offered & SKIP_STEP
+        if result == ALL_OPTS:
+            return Wanted(actions, with_skip, self.steps)
+        if result != CONTINUE:
+            return None
+        preset = (actions, with_skip)
+        if self.rules.computed_request and reaction.actions is None and reaction.steps is None:
+            preset = (self.case.flags, computed)
+        steps = preset[1] if reaction.steps is None else reaction.steps
+        actions = preset[0] if reaction.actions is None else reaction.actions
+        return Wanted(actions, steps & ~(ALL_NR & ~self.offered), steps)
 
     def _do_C(self, payload: bytes) -> int:
         if not self._wanted("connect"):

@@ -11,7 +11,7 @@ QUIT, ABRT, UNKN, Q_NC = range(11, 15)
 NONE = -1
 
 CONTINUE, REJECT, DISCARD, ACCEPT, TEMPFAIL = range(5)
-NOREPLY, SKIP, KEEP, END_SESSION, OPTIONS, FAIL = 7, 8, 20, 21, 22, -1
+NOREPLY, SKIP, ALL_OPTS, KEEP, END_SESSION, OPTIONS, FAIL = 7, 8, 10, 20, 21, 22, -1
 
 # letter: state, needs a payload, first stage of macros that become stale
 COMMANDS = {

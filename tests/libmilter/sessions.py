@@ -5,7 +5,7 @@ Whole sessions as captured from libmilter byte for byte, and what each comes to 
 from __future__ import annotations
 
 from .case import Call, Reaction
-from .vectors import PLAIN, Seen, vector
+from .written import PLAIN, Seen, vector
 
 _O = b"\x00\x00\x00\x0dO\x00\x00\x00\x06\x00\x00\x01\xff\x00\x1f\xff\xff"
 _C = b"\x00\x00\x00\x1fCmail.example.org\x004\x10\xe1192.0.2.1\x00"

@@ -72,8 +72,11 @@ def _simpler_reactions(reactions: tuple[Reaction, ...]) -> Iterator[tuple[Reacti
         for mask in (reaction.steps or 0, reaction.actions or 0):
             for bit in range(32):
                 if mask >> bit & 1:
-                    field = "steps" if mask == reaction.steps else "actions"
-                    candidates.append(replace(reaction, **{field: mask & ~(1 << bit)}))
+                    less = mask & ~(1 << bit)
+                    if mask == reaction.steps:
+                        candidates.append(replace(reaction, steps=less))
+                    else:
+                        candidates.append(replace(reaction, actions=less))
         for candidate in candidates:
             yield reactions[:at] + (candidate,) + reactions[at + 1 :]
 

@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from . import driver, rules
 from .case import OPTIONAL, Case
+from .compare import reasons
 from .differences import DIFFERENCES
 from .examples import EXAMPLES
 from .generator import PROFILES, generate
@@ -157,7 +158,7 @@ class TestDeliberateDifferences(ComparedTestCase):
             comparison = driver.check(self.library, case)
             self.assertEqual(comparison.problems, [], name)
             self.assertTrue(comparison.deliberate, name)
-            shown[name] = driver.reasons(case)
+            shown[name] = reasons(case)
         self.assertEqual(shown, {name: [name] for name in EXAMPLES})
 
 
