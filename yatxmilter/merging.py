@@ -283,8 +283,9 @@ class Merge(ABC):
         elif command is RCPT_ROW and code is c.SMFIS_DISCARD:
             # For the others the message is over, even though as for libmilter it stays open for
             # the one who said so, until the MTA ends it.
+            others = [member for member in others if member not in self._told]
+            self._told = [*self._told, *others]
             self._abort_members(others)
-            self._told = others
 
     def _accept_message(
         self, packet: bytes, unfinished: list[Member], *, final: bool = False

@@ -36,12 +36,15 @@ class Strictest(Merge):
         # What milters have answered, other than continues: in this round, and in earlier steps of
         # the message that were not answered.
         self._votes: dict[Member, ReturnCode] = {}
+        # Who voted in such a step: that vote stands until the message ends.
+        self._standing: set[Member] = set()
 
     def end_message(self, aborted: Collection[Member]) -> None:
         """
         Forget what belongs to the message, votes included.
         """
         self._votes.clear()
+        self._standing.clear()
         super().end_message(aborted)
 
     def _done(self) -> Collection[Member | None]:
@@ -109,7 +112,7 @@ class Strictest(Merge):
         if command.nr & self._unanswered and not self._session.last_chunk:
             self._keep(command)
             return
-        decision = self._strictest()
+        decision = self._strictest(command)
         if decision is not None:
             self._refuse_with(command, *decision)
         elif self._all_left() and command is not UNKNOWN_ROW:
@@ -117,20 +120,25 @@ class Strictest(Merge):
         else:
             self._continue(command, called)
 
-    def _strictest(self) -> tuple[Member, ReturnCode] | None:
+    def _strictest(self, command: Command) -> tuple[Member, ReturnCode] | None:
+        # No answer to an unknown command is about the message.
+        silent = self._standing if command is UNKNOWN_ROW else ()
         for strictest in _BY_STRICTNESS:
             for member in self._members:
-                if self._votes.get(member) is strictest:
+                if member not in silent and self._votes.get(member) is strictest:
                     return member, strictest
         return None
 
     def _keep(self, command: Command) -> None:
         # Votes of the message are counted at its next step that is answered. What was said before
         # any message is about all of them.
-        decision = self._strictest()
-        if command.in_message or decision is None:
+        if command.in_message:
+            self._standing.update(self._votes)
             return
-        self._votes.clear()
+        decision = self._strictest(command)
+        self._forget_votes()
+        if decision is None:
+            return
         if command is not UNKNOWN_ROW:
             member, code = decision
             packet = response(code, member.context.take_reply(code))
@@ -142,8 +150,11 @@ class Strictest(Merge):
             self._refuse_message(packet, [])
             return
         voted = list(self._votes)
-        self._votes.clear()
+        self._forget_votes()
         self._answer(command, voted, code, packet)
+
+    def _forget_votes(self) -> None:
+        self._votes = {m: code for m, code in self._votes.items() if m in self._standing}
 
     def _accept_for_all(self, command: Command) -> None:
         packet = response(c.SMFIS_ACCEPT, None)

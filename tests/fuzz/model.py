@@ -1,7 +1,7 @@
 """
 What a milter owes an MTA: a second opinion on the order of commands and their answers.
 
-It reads a finished conversation - the packets that the MTA sent, the packets that came back - and
+It reads a conversation - the packets that the MTA sent, the packets that came back - and
 says how many answers there should have been, and whether each was one that fits its command. It
 shares no code and no table with the library; it is libmilter's engine (``engine.c``) retold, with
 the differences of the manual: an unknown command changes nothing, QUIT_NC works everywhere.
@@ -13,6 +13,8 @@ command never looks at its payload.
 from __future__ import annotations
 
 import struct
+from collections import deque
+from collections.abc import Iterable
 
 Packet = tuple[str, bytes]
 
@@ -87,6 +89,7 @@ class Model:
         self._answers = answers
         self._state = "init"
         self._open = False
+        self._due: deque[Packet] = deque()
         self.ended = 0
         self.closings = 0
         self.over = False
@@ -107,13 +110,20 @@ class Model:
         """
         return self._answers
 
-    def run(self, packets: list[Packet]) -> None:
+    def run(self, packets: Iterable[Packet] = ()) -> None:
         """
-        Follow the conversation until it ends or an answer is missing.
+        Follow the conversation until it ends or an answer is missing; go on when more has come.
         """
-        for letter, payload in packets:
-            self._command(letter, payload)
-            if self.over or self.unanswered:
+        self._due.extend(packets)
+        while not self.over:
+            if self.unanswered:
+                letter, self.unanswered = self.unanswered, ""
+                self._answer(letter)
+                if self.unanswered:
+                    return
+            elif self._due:
+                self._command(*self._due.popleft())
+            else:
                 return
 
     def _command(self, letter: str, payload: bytes) -> None:
