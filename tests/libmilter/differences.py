@@ -109,4 +109,9 @@ DIFFERENCES = {
         "they are shown, and can be asked for where they are offered",
         "libmilter built with that option does so too",
     ),
+    "limited_macros": Difference(
+        "takes as many macros for a stage as fit into a packet",
+        "more than 512 close the connection (max_macros of the factory)",
+        "MTAs send a few dozen at most; what is looked up must not cost without bound",
+    ),
 }

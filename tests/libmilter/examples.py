@@ -101,6 +101,10 @@ EXAMPLES = {
         conversation=(offer(), _END),
     ),
     "computed_request": Case(callbacks=("body",), conversation=(offer(),)),
+    "limited_macros": Case(
+        callbacks=(),
+        conversation=(packet(b"D", b"C" + strings(*[b"a"] * 1026)), _END),
+    ),
     "larger_packets": Case(
         callbacks=("negotiate", "body"),
         reactions=(_asks(0x10000000),),

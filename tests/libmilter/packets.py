@@ -98,7 +98,9 @@ def macros(source: Source, stage: bytes, *, good: bool) -> bytes:
             source.choice((b"v1", b"v2", b"", b"\xc3\xa9\xff")),
         ]
     payload = strings(*pairs)
-    if not good and source.chance(20):
+    if not good and source.chance(2):
+        payload = strings(*[b"n", b"v"] * source.choice((513, 512, 3000)))
+    elif not good and source.chance(20):
         payload = source.choice(
             (payload[:-1], strings(*pairs, b"i"), payload + b"tail", b"", b"no NUL")
         )

@@ -55,6 +55,9 @@ from .reference_tables import (
 )
 from .rules import LIBMILTER, Rules
 
+MAX_MACROS = 512
+"""What yatxmilter takes for one stage unless its factory says otherwise."""
+
 _NO_REACTION = Reaction()
 
 
@@ -380,4 +383,6 @@ class Reference(Answers):
         if not strings or stage < 0:
             return FAIL
         self.context.macros[stage] = strings
+        if self.rules.limited_macros and payload.count(b"\0") // 2 > MAX_MACROS:
+            return END_SESSION
         return KEEP

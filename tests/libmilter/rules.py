@@ -29,6 +29,7 @@ class Rules:
     edits_together: bool = False
     computed_request: bool = False
     larger_packets: bool = False
+    limited_macros: bool = False
 
 
 NAMES = tuple(rule.name for rule in fields(Rules))
