@@ -136,6 +136,10 @@ class PacketSplitter:
 
     def _next_buffer(self) -> bool:
         if not self._queue:
+            if self._position == len(self._buffer):
+                # A connection that is idle should not keep its last read.
+                self._buffer = b""
+                self._position = 0
             return False
         rest = self._buffer[self._position :]
         arrived = self._queue.pop(0)
