@@ -568,6 +568,12 @@ main(int argc, char **argv)
 		run_case(request.data, &addr, &answer);
 		write_all(&answer);
 	}
+	/* the folder was made for the socket; whoever made it may be gone */
 	(void) unlink(argv[1]);
+	if (strrchr(argv[1], '/') != NULL)
+	{
+		*strrchr(argv[1], '/') = '\0';
+		(void) rmdir(argv[1]);
+	}
 	_exit(0);
 }
