@@ -423,3 +423,41 @@ MZ
         self.assertTrue((await self.send(mta, harmless)).accepted)
         await mta.quit()
         program.stop()
+
+
+class RemoteMilterTests(ExampleTestCase):
+    """
+    Two milters in front of one that is another program; here that program is another example.
+    """
+
+    example = "remote_milter.py"
+
+    async def test_remote_one_sees_their_edits(self) -> None:
+        """
+        The remote milter puts its mark on the subject that the first one has tagged.
+        """
+        afar = self.program()
+        afar.start(EXAMPLES / "header_tagger.py", afar.endpoint)
+        await (await afar.connect()).quit()
+        program = self.begin(afar.endpoint)
+        mta = await self.greeted(program)
+        outcome = await self.send(mta)
+        self.assertTrue(outcome.accepted)
+        delivered = apply_edits(MESSAGE, outcome.edits)
+        self.assertIn(b"\nSubject: [EXT] [friends] hello\n", delivered)
+        self.assertIn(b"\nX-External: yes; client=192.0.2.25\n", delivered)
+        self.assertTrue(delivered.endswith(b"https://lists.example.com/friends\n"), delivered)
+        await mta.quit()
+        program.stop()
+        afar.stop()
+
+    async def test_mail_waits_while_it_is_away(self) -> None:
+        """
+        Without the remote milter mail is put off.
+        """
+        program = self.begin(f"unix:{self.program().folder / 'nobody'}")
+        mta = await self.greeted(program)
+        outcome = await self.send(mta)
+        self.assertEqual((outcome.verdict, outcome.stage), (SMFIS_TEMPFAIL, "mail"))
+        await mta.quit()
+        program.stop()
