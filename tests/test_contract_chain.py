@@ -36,6 +36,7 @@ from .conversation_helpers import (
     macros,
     milter,
     names,
+    offer,
     packet,
     parse,
     started,
@@ -415,6 +416,102 @@ class EditTests(ConversationTestCase):
         conversation = chain(full("One", eom=eom), two)
         self.assertEqual(conversation.letters(POSTFIX + MESSAGE), "ccccccqc")
         self.assertEqual(names(two.calls), ["envfrom", "envrcpt", "data", "abort"])
+
+    def merged(self, *actions: list[tuple[Any, ...]]) -> list[tuple[str, bytes]]:
+        """
+        Give the edits that the MTA is told, for milters that make these.
+        """
+
+        def editor(calls: list[tuple[Any, ...]]) -> Any:
+            def eom(self: Any) -> None:
+                for name, *args in calls:
+                    getattr(self, f"smfi_{name}")(*args)
+
+            return milter(eom=eom, header=None)
+
+        conversation = chain(*map(editor, actions))
+        conversation.send(POSTFIX, MAIL, RCPT, DATA, HEADER, packet("L", b"X\0old\0"))
+        return conversation.packets(EOM)[:-1]
+
+    def test_same_header_twice(self) -> None:
+        """
+        Of two changes of one field the MTA is told the last; of others it is told all.
+        """
+        first = b"\0\0\0\1"
+        self.assertEqual(
+            self.merged([("chgheader", "X", 1, "a")], [("chgheader", "x", 1, "b")]),
+            [("m", first + b"x\0b\0")],
+        )
+        self.assertEqual(
+            self.merged([("chgheader", "X", 1, None)], [("chgheader", "X", 1, "b")]),
+            [("m", first + b"X\0\0"), ("m", first + b"X\0b\0")],
+        )
+        self.assertEqual(
+            self.merged(
+                [("chgheader", "X", 1, "a"), ("addheader", "Y", "y")],
+                [("chgheader", "X", 1, "b"), ("addrcpt", "<a>")],
+            ),
+            [("h", b"Y\0y\0"), ("m", first + b"X\0b\0"), ("+", b"<a>\0")],
+        )
+        self.assertEqual(
+            self.merged([("addheader", "X", "a")], [("chgheader", "X", 2, "b")]),
+            [("h", b"X\0a\0"), ("m", b"\0\0\0\2X\0b\0")],
+        )
+
+    def test_envelope(self) -> None:
+        """
+        Of senders the last counts; a recipient is added once, and not when it is deleted later.
+        """
+        self.assertEqual(
+            self.merged([("chgfrom", "<a>")], [("chgfrom", "<b>", "RET=HDRS")]),
+            [("e", b"<b>\0RET=HDRS\0")],
+        )
+        self.assertEqual(
+            self.merged([("addrcpt", "<a>")], [("addrcpt", "<a>"), ("addrcpt", "<b>")]),
+            [("+", b"<a>\0"), ("+", b"<b>\0")],
+        )
+        self.assertEqual(
+            self.merged([("addrcpt", "<a>"), ("addheader", "Y", "y")], [("delrcpt", "<a>")]),
+            [("h", b"Y\0y\0"), ("-", b"<a>\0")],
+        )
+
+    def test_milters_without_some_callbacks(self) -> None:
+        """
+        A milter is called for what it has, whichever that is.
+        """
+        for wanted in CONTENT:
+            cls = milter(**{wanted: None})
+            self.assertEqual(chain(cls, full()).letters(MESSAGE), 7 * "c")
+            self.assertEqual(names(cls.calls), [wanted])
+
+    def test_symbols(self) -> None:
+        """
+        A list of macros for connect has the one that tells the MTA from its fellow.
+        """
+
+        def negotiate(self: Any, *_: Any) -> None:
+            self.smfi_setsymlist(c.SMFIM_CONNECT, self.wanted)
+
+        for wanted, expected in (("j", b"j v"), ("v j", b"v j")):
+            conversation = Conversation(milter(negotiate=negotiate, wanted=wanted), merge="chain")
+            ((_, payload),) = conversation.packets(offer())
+            self.assertEqual(payload[12:], b"\0\0\0\0" + expected + b"\0")
+
+    def test_bug_of_ours(self) -> None:
+        """
+        An error of the chain itself is logged as what it is.
+        """
+
+        def broken(*_: Any) -> None:
+            raise KeyError("a bug")
+
+        waiting = Waiting()
+        conversation = chain(full(helo=waiting))
+        conversation.send(HELO)
+        self.patch(conversation.protocol._conversation._fanout, "_continue", broken)
+        waiting.fire()
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        conversation.drop()
 
 
 class KeptTests(ConversationTestCase):

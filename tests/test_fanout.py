@@ -10,6 +10,9 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from yatxmilter import MilterFactory
 from yatxmilter import constants as c
 
 from .conversation_helpers import (
@@ -27,10 +30,12 @@ from .conversation_helpers import (
     QUIT_NC,
     RCPT,
     UNKNOWN,
+    Conversation,
     ConversationTestCase,
     Waiting,
     full,
     names,
+    offer,
     packet,
     parse,
     started,
@@ -288,7 +293,7 @@ class FiringTests(ConversationTestCase):
 
     def test_two_at_once(self) -> None:
         """
-        Of two results that come before the wait the first milter's decides, and there is one answer.
+        Of two results that come before the wait the first milter's decides, and no other.
         """
         one, two = Waiting(), Waiting()
 
@@ -301,3 +306,55 @@ class FiringTests(ConversationTestCase):
         )
         self.assertEqual(conversation.letters(HELO), "r")
         self.assertEqual(conversation.letters(MAIL), "c")
+
+
+class CancelledTests(ConversationTestCase):
+    """
+    Cancellers with minds of their own.
+    """
+
+    def test_hangs_up(self) -> None:
+        """
+        A canceller that closes the connection when its time is over does no further harm.
+        """
+        for merge, stage in product(ALL, ("mta_connect", "negotiate", "helo", "eom", "abort")):
+            made: list[Any] = []
+
+            def slow(self: Any, *_: Any, made: list[Any] = made) -> Any:
+                made.append(Deferred(lambda _: self.protocol.transport.loseConnection()))
+                return made[-1]
+
+            cls = full("Slow", **{stage: slow}, mta_close=None)
+            conversation = Conversation(MilterFactory(cls, timeout=3), merge=merge)
+            conversation.send(offer(), HELO, MESSAGE, MAIL, ABORT)
+            conversation.clock.advance(4)
+            self.assertTrue(conversation.closed)
+            self.assertEqual(len(made), 1)
+            self.assertEqual(names(cls.calls).count("close"), 1, (merge, stage))
+            self.assertEqual(names(cls.calls)[-1], "mta_close")
+            self.assertLessEqual(names(cls.calls).count("abort"), 1)
+        self.flushLoggedErrors()
+
+    def test_nothing_decided_where_no_answer_is_owed(self) -> None:
+        """
+        Continues where no answer was promised leave nothing behind.
+        """
+        for merge in ALL:
+            conversation = started(quiet("One", "helo"), quiet("Two", "helo"), merge=merge)
+            self.assertEqual(conversation.letters(HELO, MAIL), "c")
+
+    def test_progress_after_hanging_up(self) -> None:
+        """
+        A milter that hangs up and then says that it is at work is not heard.
+        """
+
+        def eom(self: Any) -> None:
+            self.protocol.transport.loseConnection()
+            self.smfi_progress()
+
+        for merge in ALL:
+            conversation = started(full(eom=eom), merge=merge)
+            conversation.send(MESSAGE)
+            self.assertEqual([letter for letter, _ in parse(conversation.written())].count("p"), 0)
+            self.assertTrue(conversation.closed)
+        self.flushLoggedErrors()

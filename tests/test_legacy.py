@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter.legacy import NegotiateFlags, NetworkTypes, ReturnCodes
+from yatxmilter.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
 
 from .conversation_helpers import MAIL, RCPT, Conversation, full, started
 
@@ -102,6 +102,15 @@ class OldNamesTests(SynchronousTestCase):
         Who uses libmilter's names hears nothing.
         """
         self.assertEqual(self.made(xxfi_envfrom=new, xxfi_envrcpt=new)[1], [])
+
+    def test_other_classes(self) -> None:
+        """
+        A class that has neither name is left as it is.
+        """
+        plain = type("Plain", (), {})
+        before = dict(vars(plain))
+        take_old_names(plain)
+        self.assertEqual(dict(vars(plain)), before)
 
     def test_four_items(self) -> None:
         """
