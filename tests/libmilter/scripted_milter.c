@@ -1,17 +1,18 @@
 /*
 ** A milter whose behaviour is a script, linked with the real libmilter.
 **
-** Strategy: one long-lived process. The main thread reads cases from standard input; for each it registers the
-** case's callbacks with smfi_register(), connects to the UNIX socket that smfi_main() listens on in a second thread,
-** sends the conversation, half-closes, and waits until libmilter has closed its end. Everything between accept() and
-** close() is libmilter's own work. What the callbacks saw, what the smfi_* calls answered and what was written goes to
-** standard output.
+** Strategy: one long-lived process. The main thread reads cases from standard input; for each it
+** registers the case's callbacks with smfi_register(), connects to the UNIX socket that smfi_main()
+** listens on in a second thread, sends the conversation, half-closes, and waits until libmilter has
+** closed its end. Everything between accept() and close() is libmilter's own work. What the
+** callbacks saw, what the smfi_* calls answered and what was written goes to standard output.
 **
 ** Three things are arranged from outside so that the same case always gives the same record:
-**  - accept() is delayed until the conversation lies in the socket buffer (libmilter treats a pause before the
-**    first command differently from no pause),
+**  - accept() is delayed until the conversation lies in the socket buffer (libmilter treats a pause
+**    before the first command differently from no pause),
 **  - libmilter's heap memory comes zeroed (an unterminated 'U' payload is read one byte too far),
-**  - its process-wide table of skippable states is put back before each case (cases must not influence each other).
+**  - its process-wide table of skippable states is put back before each case (cases must not
+**    influence each other).
 **
 ** Wire format of both pipes: see codec.py.
 */
@@ -35,20 +36,26 @@
 #include <unistd.h>
 #include <libmilter/mfapi.h>
 
-enum { NEGOTIATE, CONNECT, HELO, ENVFROM, ENVRCPT, DATA, UNKNOWN, HEADER, EOH, BODY, EOM, ABORT, CLOSE, NCALLBACKS };
 enum
 {
-	GETSYMVAL, SETREPLY, SETMLREPLY, ADDHEADER, CHGHEADER, INSHEADER, CHGFROM, ADDRCPT, ADDRCPT_PAR, DELRCPT,
-	REPLACEBODY, PROGRESS, QUARANTINE, SETSYMLIST, VERSION
+	NEGOTIATE, CONNECT, HELO, ENVFROM, ENVRCPT, DATA, UNKNOWN, HEADER, EOH, BODY, EOM, ABORT, CLOSE,
+	NCALLBACKS
+};
+enum
+{
+	GETSYMVAL, SETREPLY, SETMLREPLY, ADDHEADER, CHGHEADER, INSHEADER, CHGFROM, ADDRCPT, ADDRCPT_PAR,
+	DELRCPT, REPLACEBODY, PROGRESS, QUARANTINE, SETSYMLIST, VERSION
 };
 
-#define NSTATES 15		/* entries of libmilter's state table (engine.c, ST_INIT to ST_Q_NC) */
+/* Entries of libmilter's state table (engine.c, ST_INIT to ST_Q_NC). */
+#define NSTATES 15
 #define MAXLINES 40		/* more than the 32 that smfi_setmlreply() takes */
 #define HANG_MS 20000
 
-extern int next_states[NSTATES];	/* static in libmilter; made visible by objcopy when this is linked */
+/* It is static in libmilter; objcopy makes it visible when this is linked. */
+extern int next_states[NSTATES];
 
-/* ---- byte buffers ------------------------------------------------------------------------------------------ */
+/* ---- byte buffers ---------------------------------------------------------------------------- */
 
 struct buffer
 {
@@ -95,7 +102,11 @@ put_bytes(struct buffer *b, const void *data, size_t n)
 	put(b, data, n);
 }
 
-static void put_text(struct buffer *b, const char *s) { put_bytes(b, s, s == NULL ? 0 : strlen(s)); }
+static void
+put_text(struct buffer *b, const char *s)
+{
+	put_bytes(b, s, s == NULL ? 0 : strlen(s));
+}
 
 static const unsigned char *
 get(const unsigned char **p, size_t n)
@@ -111,8 +122,9 @@ static uint16_t get_u16(const unsigned char **p) { uint16_t v; memcpy(&v, get(p,
 static uint32_t get_u32(const unsigned char **p) { uint32_t v; memcpy(&v, get(p, 4), 4); return v; }
 static uint64_t get_u64(const unsigned char **p) { uint64_t v; memcpy(&v, get(p, 8), 8); return v; }
 
+/* The other side has put a NUL behind the text, and counted it in the length. */
 static char *
-get_text(const unsigned char **p, size_t *len)	/* the other side has put a NUL behind it, counted in the length */
+get_text(const unsigned char **p, size_t *len)
 {
 	size_t n;
 	char *s;
@@ -126,7 +138,7 @@ get_text(const unsigned char **p, size_t *len)	/* the other side has put a NUL b
 	return s;
 }
 
-/* ---- the case at hand ---------------------------------------------------------------------------------------- */
+/* ---- the case at hand ------------------------------------------------------------------------ */
 
 static struct
 {
@@ -174,7 +186,7 @@ call_function(SMFICTX *ctx, const unsigned char **p)
 		return;
 	  case VERSION:
 		r = smfi_version(&major, &minor, &level);
-		put_int(&now.log, r == MI_SUCCESS ? major * 1000000 + minor * 1000 + level : (unsigned) r);
+		put_int(&now.log, r != MI_SUCCESS ? r : (int) (major * 1000000 + minor * 1000 + level));
 		return;
 	  case SETREPLY:
 		a = get_text(p, NULL); b = get_text(p, NULL); c = get_text(p, NULL);
@@ -184,10 +196,10 @@ call_function(SMFICTX *ctx, const unsigned char **p)
 		a = get_text(p, NULL); b = get_text(p, NULL);
 		for (i = get_u8(p), r = 0; r < i; r++)
 			l[r] = get_text(p, NULL);
-		r = smfi_setmlreply(ctx, a, b, l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7], l[8], l[9], l[10],
-			l[11], l[12], l[13], l[14], l[15], l[16], l[17], l[18], l[19], l[20], l[21], l[22], l[23],
-			l[24], l[25], l[26], l[27], l[28], l[29], l[30], l[31], l[32], l[33], l[34], l[35], l[36],
-			l[37], l[38], l[39], NULL);
+		r = smfi_setmlreply(ctx, a, b, l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7],
+			l[8], l[9], l[10], l[11], l[12], l[13], l[14], l[15], l[16], l[17], l[18],
+			l[19], l[20], l[21], l[22], l[23], l[24], l[25], l[26], l[27], l[28], l[29],
+			l[30], l[31], l[32], l[33], l[34], l[35], l[36], l[37], l[38], l[39], NULL);
 		break;
 	  case ADDHEADER:
 		a = get_text(p, NULL); b = get_text(p, NULL);
@@ -272,7 +284,7 @@ react(SMFICTX *ctx, int callback, unsigned long *actions, unsigned long *steps)
 	return result;
 }
 
-/* ---- the callbacks ------------------------------------------------------------------------------------------- */
+/* ---- the callbacks --------------------------------------------------------------------------- */
 
 static sfsistat
 on_negotiate(SMFICTX *ctx, unsigned long f0, unsigned long f1, unsigned long f2, unsigned long f3,
@@ -285,6 +297,14 @@ on_negotiate(SMFICTX *ctx, unsigned long f0, unsigned long f1, unsigned long f2,
 	put_int(&now.log, f3);
 	*pf2 = *pf3 = 0;
 	return react(ctx, NEGOTIATE, pf0, pf1);
+}
+
+static int
+family_number(const _SOCK_ADDR *addr)
+{
+	if (addr == NULL)
+		return 0;
+	return addr->sa_family == AF_INET ? 4 : addr->sa_family == AF_INET6 ? 6 : 1;
 }
 
 static sfsistat
@@ -310,7 +330,7 @@ on_connect(SMFICTX *ctx, char *host, _SOCK_ADDR *addr)
 	}
 	else
 		put_text(&now.log, ((struct sockaddr_un *) addr)->sun_path);
-	put_int(&now.log, addr == NULL ? 0 : addr->sa_family == AF_INET ? 4 : addr->sa_family == AF_INET6 ? 6 : 1);
+	put_int(&now.log, family_number(addr));
 	return react(ctx, CONNECT, NULL, NULL);
 }
 
@@ -338,7 +358,7 @@ static sfsistat on_helo(SMFICTX *ctx, char *host) { return on_text(ctx, HELO, ho
 static sfsistat on_envfrom(SMFICTX *ctx, char **argv) { return on_argv(ctx, ENVFROM, argv); }
 static sfsistat on_envrcpt(SMFICTX *ctx, char **argv) { return on_argv(ctx, ENVRCPT, argv); }
 static sfsistat on_data(SMFICTX *ctx) { return on_text(ctx, DATA, NULL, NULL); }
-static sfsistat on_unknown(SMFICTX *ctx, const char *line) { return on_text(ctx, UNKNOWN, line, NULL); }
+static sfsistat on_unknown(SMFICTX *ctx, const char *s) { return on_text(ctx, UNKNOWN, s, NULL); }
 static sfsistat on_header(SMFICTX *ctx, char *f, char *v) { return on_text(ctx, HEADER, f, v); }
 static sfsistat on_eoh(SMFICTX *ctx) { return on_text(ctx, EOH, NULL, NULL); }
 static sfsistat on_eom(SMFICTX *ctx) { return on_text(ctx, EOM, NULL, NULL); }
@@ -363,7 +383,7 @@ on_close(SMFICTX *ctx)
 	return on_text(ctx, CLOSE, NULL, NULL);
 }
 
-/* ---- around libmilter ---------------------------------------------------------------------------------------- */
+/* ---- around libmilter ------------------------------------------------------------------------ */
 
 extern int __real_accept(int fd, struct sockaddr *addr, socklen_t *len);
 extern void *__real_malloc(size_t n);
@@ -406,7 +426,8 @@ register_case(uint32_t version, uint32_t mask, uint64_t flags)
 		.xxfi_name = "scripted", .xxfi_version = version, .xxfi_flags = flags,
 		.xxfi_connect = ON(CONNECT, on_connect), .xxfi_helo = ON(HELO, on_helo),
 		.xxfi_envfrom = ON(ENVFROM, on_envfrom), .xxfi_envrcpt = ON(ENVRCPT, on_envrcpt),
-		.xxfi_header = ON(HEADER, on_header), .xxfi_eoh = ON(EOH, on_eoh), .xxfi_body = ON(BODY, on_body),
+		.xxfi_header = ON(HEADER, on_header), .xxfi_eoh = ON(EOH, on_eoh),
+		.xxfi_body = ON(BODY, on_body),
 		.xxfi_eom = ON(EOM, on_eom), .xxfi_abort = on_abort, .xxfi_close = on_close,
 		.xxfi_unknown = ON(UNKNOWN, on_unknown), .xxfi_data = ON(DATA, on_data),
 		.xxfi_negotiate = ON(NEGOTIATE, on_negotiate),
@@ -418,8 +439,9 @@ register_case(uint32_t version, uint32_t mask, uint64_t flags)
 	}
 }
 
+/* Gives 1 when all is sent and the half-close done. */
 static int
-send_some(const unsigned char **p, size_t *left)	/* 1 when all is sent and the half-close done */
+send_some(const unsigned char **p, size_t *left)
 {
 	ssize_t n;
 
@@ -548,7 +570,8 @@ main(int argc, char **argv)
 	}
 	strcpy(addr.sun_path, argv[1]);
 	snprintf(spec, sizeof spec, "unix:%s", argv[1]);
-	(void) setlogmask(LOG_MASK(LOG_DEBUG));		/* libmilter reports each broken packet to syslog */
+	/* libmilter reports each broken packet to syslog */
+	(void) setlogmask(LOG_MASK(LOG_DEBUG));
 	memcpy(pristine, next_states, sizeof pristine);
 	(void) reserve(&now.output, 1);
 	sem_init(&conversation_sent, 0, 0);
