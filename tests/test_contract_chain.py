@@ -454,6 +454,12 @@ class EditTests(ConversationTestCase):
             [("h", b"Y\0y\0"), ("m", first + b"X\0b\0"), ("+", b"<a>\0")],
         )
         self.assertEqual(
+            self.merged(
+                [("chgheader", "X", 1, "a"), ("addrcpt", "<a>")], [("chgheader", "X", 1, "b")]
+            ),
+            [("+", b"<a>\0"), ("m", first + b"X\0b\0")],
+        )
+        self.assertEqual(
             self.merged([("addheader", "X", "a")], [("chgheader", "X", 2, "b")]),
             [("h", b"X\0a\0"), ("m", b"\0\0\0\2X\0b\0")],
         )

@@ -358,3 +358,21 @@ class CancelledTests(ConversationTestCase):
             self.assertEqual([letter for letter, _ in parse(conversation.written())].count("p"), 0)
             self.assertTrue(conversation.closed)
         self.flushLoggedErrors()
+
+    def test_progress_after_the_mta_has_gone(self) -> None:
+        """
+        What a coroutine says when it is cancelled goes nowhere.
+        """
+
+        async def eom(self: Any) -> None:
+            try:
+                await Deferred()
+            finally:
+                self.smfi_progress()
+
+        for merge in ALL:
+            conversation = started(full(eom=eom), merge=merge)
+            conversation.send(MESSAGE)
+            conversation.drop()
+            self.assertEqual(conversation.written(), b"")
+        self.assertEqual(self.flushLoggedErrors(), [])
