@@ -123,10 +123,10 @@ class MilterProtocol(Protocol):
         """
         Hand bytes to the conversation; pause the transport when too many are waiting there.
         """
-        self._moved()
         conversation = self._conversation
         conversation.receive(data)
         if conversation.busy:
+            self._moved()
             # What is missing of a command is not looked at before there is time for it.
             self._watch.command.stop()
             if conversation.session.splitter.buffered > self._options.max_buffered:
@@ -213,6 +213,7 @@ class MilterProtocol(Protocol):
         """
         Read on, if reading was paused; give what is missing of a command its time.
         """
+        self._moved()
         splitter = self._conversation.session.splitter
         if self._taken != splitter.taken or not splitter.partial:
             self._taken = splitter.taken
