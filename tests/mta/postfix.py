@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from .mta import BRIEF, HOSTNAME, UNKNOWN_USER, Mta, Traits
@@ -98,7 +99,7 @@ class Postfix(Mta):
 
     def configure(self) -> None:
         """
-        Write main.cf and master.cf, and make the folders.
+        Write main.cf and master.cf.
         """
         for name in ("conf", "queue", "data", "log"):
             (self.folder / name).mkdir()
@@ -133,9 +134,15 @@ class Postfix(Mta):
 
     def command(self) -> list[str | Path]:
         """
-        Run the master in the foreground.
+        Make the queue's folders, and run the master, which stays in the foreground.
+
+        ``postfix start-fg`` would run it as a child of a shell: stopping that stops no Postfix.
         """
-        return [require_program("postfix"), "-c", self.folder / "conf", "start-fg"]
+        conf = self.folder / "conf"
+        subprocess.run([require_program("postfix"), "-c", conf, "check"], check=True)
+        query = [require_program("postconf"), "-c", conf, "-h", "daemon_directory"]
+        programs = subprocess.run(query, stdout=subprocess.PIPE, check=True, text=True).stdout
+        return [Path(programs.strip()) / "master", "-c", conf, "-s"]
 
     def queued(self) -> list[Path]:
         """

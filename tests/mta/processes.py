@@ -23,6 +23,9 @@ LOOPBACK = "127.0.0.1"
 #: Seconds after which something that has not happened is taken to never happen.
 PATIENCE = 30.0
 
+#: For each program, the shell that ends it when its input, a pipe from us, is closed.
+_watchers: dict[int, subprocess.Popen[bytes]] = {}
+
 
 def require(present: bool, what: str) -> None:
     """
@@ -120,6 +123,10 @@ def stop(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
     """
     Stop a process that we started, and all it has started.
     """
+    watcher = _watchers.pop(process.pid, None)
+    if watcher is not None:
+        watcher.kill()
+        watcher.communicate()
     # Connection and delivery children outlive an MTA's daemon: they have to be known before.
     family = descendants(process.pid)
     if process.poll() is None:
@@ -143,10 +150,14 @@ def start(
     :param output: the file to which it writes what it has to say
     """
     with output.open("ab") as log:
-        return subprocess.Popen(
-            [require_program("setpriv"), "--pdeathsig", "TERM", *map(str, command)],
+        process = subprocess.Popen(
+            [*map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env={**os.environ, **(environment or {})},
         )
+    # Postfix changes its user, and so loses the signal that prctl(2) has for a parent's death.
+    watch = ["sh", "-c", 'read _; kill "$1"', "sh", str(process.pid)]
+    _watchers[process.pid] = subprocess.Popen(watch, stdin=subprocess.PIPE)
+    return process
