@@ -382,6 +382,19 @@ class CommandTests(ConversationTestCase):
         )
         self.assertEqual(remote.servers[1].letters, "OQ")
 
+    def test_mta_goes_away_between(self) -> None:
+        """
+        So does an MTA that goes while the new connection is made.
+        """
+        conversation = started(serving(full()))
+        conversation.send(CONNECT, QUIT_NC)
+        conversation.remote.hanging = True
+        conversation.send(CONNECT)
+        conversation.drop()
+        self.assertEqual(conversation.remote.cancelled, 1)
+        self.assertEqual(conversation.reactor.getDelayedCalls(), [])
+        self.assertEqual(self.log_text(), "")
+
 
 class MacroTests(ConversationTestCase):
     """
@@ -674,6 +687,13 @@ class FailureTests(ConversationTestCase):
                 self.assertEqual(conversation.letters(MAIL), letter)
             else:
                 self.assertEqual(steps, DECLINED)
+
+    def test_message_given_up(self) -> None:
+        """
+        A message may be given up, and the next one begun, without the remote milter.
+        """
+        conversation = started(breaking(R=[None]), on_error=c.SMFIS_CONTINUE)
+        self.assertEqual(conversation.letters(MAIL, RCPT, ABORT, *COMMANDS), "cc" + 7 * "c")
 
     def test_others_go_on(self) -> None:
         """

@@ -149,6 +149,29 @@ class ReuseTests(ConversationTestCase):
             " closed the connection, awaited: CONNECT): from now on each has its own",
         )
 
+    def test_two_do_not_answer_then(self) -> None:
+        """
+        When two connections fail in that way the log says it once.
+        """
+        remote = scripted({**ANSWERS, "C": [CONTINUE, None]})
+        conversation = self.conversation(remote)
+        both = []
+        for _ in range(2):
+            for _ in range(2):
+                conversation.connect()
+                both.append(conversation.protocol)
+                conversation.agree()
+            for protocol in both:
+                protocol.dataReceived(b"".join(CONNECTION))
+                conversation.carry()
+            for protocol in both:
+                protocol.dataReceived(QUIT)
+            conversation.carry()
+            both.clear()
+            remote._serve = lambda: Scripted(ANSWERS)
+        self.assertEqual(len(remote.servers), 4)
+        self.assertEqual(self.log_text().count("cannot be given another"), 1)
+
     def test_drops_it(self) -> None:
         """
         A milter that drops QUIT_NC and the CONNECT behind it, as libmilter does out of place, is

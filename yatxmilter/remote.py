@@ -35,7 +35,7 @@ class RemoteMilterFactory(MilterFactory):
         SMFIS_CONTINUE goes on without it.
     :param timeout: Seconds it may take for one answer, anew after each PROGRESS; ``None`` for any
         time.
-    :param connect_timeout: Seconds a connection to it may take.
+    :param connect_timeout: Seconds a connection to it may take; the MTA is waiting meanwhile.
     :param reuse: Whether a connection to it may serve one SMTP connection after the other, if the
         milter can do that.
     :param name: Its name in logs and metrics; by default its address.
@@ -50,7 +50,7 @@ class RemoteMilterFactory(MilterFactory):
         *,
         on_error: int = c.SMFIS_TEMPFAIL,
         timeout: float | None = 300,
-        connect_timeout: float = 30,
+        connect_timeout: float = 5,
         reuse: bool = False,
         name: str | None = None,
         reactor: Any = None,

@@ -39,7 +39,6 @@ from yatxmilter.responses import (
     Edit,
     EndOfMessage,
     InsertHeader,
-    Quarantine,
     ReplaceBody,
     Response,
 )
@@ -105,7 +104,6 @@ class RemoteMilter(Milter):
         self._offer = (0, 0)
         # What was agreed on at the first time counts for all of the MTA's connection.
         self._agreed: tuple[int, int] | None = None
-        self._failed = False
         self._closed = False
         self._message = _Message()
 
@@ -149,7 +147,7 @@ class RemoteMilter(Milter):
         """
         Begin anew behind a QUIT_NC of the MTA, on the same agreement.
         """
-        self._closed = self._failed = False
+        self._closed = False
         try:
             self._use(await self._again(self._connections.get))
         except _CANCELLED:
@@ -323,8 +321,8 @@ class RemoteMilter(Milter):
                 self.smfi_chgfrom(address, args)
             case ReplaceBody(chunk):
                 self.smfi_replacebody(chunk)
-            case Quarantine(reason):
-                self.smfi_quarantine(reason)
+            case _:
+                self.smfi_quarantine(edit.reason)
 
     # ---- failures
 
@@ -337,25 +335,23 @@ class RemoteMilter(Milter):
 
     def _fail(self, row: Command, error: Exception) -> ReturnCode:
         """
-        Go on without the remote milter; log why, once.
+        Go on without the remote milter, to the end of the SMTP connection; log why.
         """
         client = self._client
         self._client = None
         if client is not None:
             client.leave()
         code = self._absent(row)
-        if not self._failed:
-            self._failed = True
-            _log.error(
-                "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta}): {error};"
-                " answering {code} for it",
-                milter=self.factory.name,
-                stage=row.callback,
-                queue_id=self.smfi_getsymval("i") or "unknown",
-                mta=describe_address(self.protocol.transport.getPeer()),
-                error=str(error) or type(error).__name__,
-                code=code,
-            )
+        _log.error(
+            "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta}): {error};"
+            " answering {code} for it",
+            milter=self.factory.name,
+            stage=row.callback,
+            queue_id=self.smfi_getsymval("i") or "unknown",
+            mta=describe_address(self.protocol.transport.getPeer()),
+            error=str(error) or type(error).__name__,
+            code=code,
+        )
         return code
 
 
