@@ -11,9 +11,12 @@ when a promise was broken.
     python benchmarks/soak.py --connections 2000 --seconds 180
 """
 
+# ruff: noqa: D102, D103
+
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import resource
@@ -153,9 +156,9 @@ def serve(options: argparse.Namespace) -> None:
     service = MilterService(endpoint, factory, drain_timeout=10)
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    # Otherwise memory would show when the collector comes round, rather than what is kept.
+    LoopingCall(gc.collect).start(5, now=False)
     reactor.run()
-    import gc
-
     gc.collect()
     print(json.dumps({**Faulty.counts, "alive": len(Faulty.alive)}))
 
@@ -317,7 +320,9 @@ class Soak:
             mta.cut = random.randrange(7)
             mta.play(script)
         elif what < 0.15:
-            mta.play([[one] for one in packets[: random.randrange(1, len(packets))]] + [[("A", b"")]])
+            mta.play(
+                [[one] for one in packets[: random.randrange(1, len(packets))]] + [[("A", b"")]]
+            )
         elif what < 0.3:
             mta.play([packets])
         else:
@@ -331,10 +336,10 @@ class Soak:
             await deferLater(reactor, 0.1)
             self.counts["ramp"] += 1
         # What is allocated once, by then has been.
-        await deferLater(reactor, seconds / 4)
+        await deferLater(reactor, seconds * 0.4)
         for _ in range(10):
             self.memory.append(self.rss())
-            await deferLater(reactor, seconds * 0.75 / 10)
+            await deferLater(reactor, seconds * 0.06)
         self.memory.append(self.rss())
         self.counts["open at the end"] = len(self.open)
         if len(self.open) < self.options.connections * 0.95:
@@ -375,6 +380,7 @@ def table(soak: Soak, report: dict[str, int], base: int) -> None:
         ("memory without connections", f"{base / 2**20:.1f} MiB"),
         ("memory after warming up", f"{before / 2**20:.1f} MiB"),
         ("memory at the end", f"{after / 2**20:.1f} MiB ({(after - before) / 2**20:+.1f})"),
+        ("memory in between, MiB", " ".join(str(size >> 20) for size in soak.memory)),
         ("memory for a connection", f"{(after - base) / soak.options.connections / 1024:.1f} KiB"),
         *soak.counts.items(),
         *((f"milters: {name}", count) for name, count in sorted(report.items())),
