@@ -11,9 +11,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from docutils.nodes import Text
 from pygments.lexers.configs import IniLexer
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
+from sphinx.ext.intersphinx import missing_reference
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -65,7 +67,7 @@ intersphinx_mapping = {
 }
 
 
-def name_interface(app: Sphinx, env: Any, node: Any, content: Any) -> None:
+def name_interface(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     """
     Give the interfaces of Twisted in signatures their names: Sphinx knows classes only, and prints
     ``<InterfaceClass twisted.internet.interfaces.IAddress>``.
@@ -73,8 +75,12 @@ def name_interface(app: Sphinx, env: Any, node: Any, content: Any) -> None:
     match = re.fullmatch(r"(?:<InterfaceClass [\w.]+\.)?(I[A-Z]\w+)>?", node["reftarget"])
     if match:
         node["reftarget"] = f"twisted.internet.interfaces.{match[1]}"
+        if isinstance(content, Text):
+            # A return type: nothing is around it in which it could be replaced.
+            return missing_reference(app, env, node, Text(match[1]))
         for text in list(content.findall(type(content[0]))):
             text.parent.replace(text, type(text)(match[1]))
+    return None
 
 
 def setup(app: Sphinx) -> None:
