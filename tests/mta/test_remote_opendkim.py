@@ -10,16 +10,13 @@ OpenDKIM's stand-in is; the example program is one such process.
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .bench import MtaTestCase
 from .control import ROOT
+from .hosting import HostCase, connections_to
 from .mta import Mta
 from .postfix import Postfix
 from .processes import (
@@ -63,21 +60,6 @@ RequireSafeKeys no
 Background no
 Syslog no
 TestPublicKeys {folder}/keys
-"""
-
-#: OpenDKIM alone, or behind a milter that edits: what a user would write, with the test's options.
-_HOST = """
-import sys
-from twisted.internet import reactor
-from twisted.python import log
-from yatxmilter import MilterProtocolFactory
-from yatxmilter.remote import RemoteMilterFactory
-
-log.startLogging(sys.stderr)
-remote = RemoteMilterFactory(sys.argv[2], name="OpenDKIM", **eval(sys.argv[3]))
-factory = MilterProtocolFactory(remote, merge="first")
-reactor.listenTCP(int(sys.argv[1]), factory, interface="127.0.0.1")
-reactor.run()
 """
 
 
@@ -134,7 +116,7 @@ class OpenDkim:
             self._process = None
 
 
-class OpenDkimCase(MtaTestCase):
+class OpenDkimCase(HostCase):
     """
     A test with OpenDKIM.
     """
@@ -149,38 +131,15 @@ class OpenDkimCase(MtaTestCase):
         except ImportError:
             require(False, "dkimpy is not installed")
         super().setUp()
-        folder = tempfile.TemporaryDirectory(prefix="yatxmilter-dkim-")
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
         self.opendkim = OpenDkim(self.folder)
         self.addCleanup(self.opendkim.stop)
         self.opendkim.start()
-
-    def run_program(self, *command: str | Path) -> None:
-        """
-        Run the program behind the door "example".
-        """
-        port = self.mta.addresses.example_port
-        self.log = self.folder / "milter.log"
-        with self.log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-        self.addCleanup(stop, process)
-        wait_until(lambda: is_listening(port) or process.poll() is not None, "the milters")
-        self.assertIsNone(process.poll(), self.log.read_text())
 
     def run_alone(self, **options: Any) -> None:
         """
         Run OpenDKIM's stand-in alone.
         """
-        port = self.mta.addresses.example_port
-        self.run_program("-c", _HOST, str(port), self.opendkim.address, repr(options))
+        self.run_remote(self.opendkim.address, name="OpenDKIM", **options)
 
     def run_example(self) -> None:
         """
@@ -299,16 +258,7 @@ class _OpenDkimTests:
         self.run_alone(reuse=True)
         for _ in range(3):
             self.assert_signed(self.sent())
-        wait_until(lambda: self.connections_to_opendkim() == 0, "the connections to be closed")
-
-    def connections_to_opendkim(self: Any) -> int:
-        """
-        Count the established connections to OpenDKIM.
-        """
-        address = f"0100007F:{self.opendkim.port:04X}"
-        with open("/proc/net/tcp") as table:
-            fields = (line.split() for line in table)
-            return sum(field[2] == address and field[3] == "01" for field in fields)
+        wait_until(lambda: connections_to(self.opendkim.port) == 0, "connections to be closed")
 
 
 class PostfixTests(_OpenDkimTests, OpenDkimCase):
