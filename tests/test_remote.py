@@ -510,10 +510,11 @@ class EditTests(ConversationTestCase):
         """
         An edit that would break the message is a failure of the remote milter, and none is made.
         """
-        good, bad = packet("h", b"X\0y\0"), packet("h", b"X\0a\rb\0")
-        conversation = started(breaking(E=[good + bad + CONTINUE]), on_error=c.SMFIS_TEMPFAIL)
-        self.assertEqual(conversation.letters(MAIL, RCPT, EOM)[-1], "t")
-        self.assertIn("Milter afar failed in xxfi_eom", self.log_text())
+        edits = packet("h", b"X\0y\0") + packet("b", b"z") + packet("h", b"X\0a\rb\0")
+        for code, letter in ((c.SMFIS_TEMPFAIL, "t"), (c.SMFIS_CONTINUE, "c")):
+            conversation = started(breaking(E=[edits + CONTINUE]), on_error=code)
+            self.assertEqual(conversation.letters(MAIL, RCPT, EOM), "cc" + letter)
+        self.assertEqual(self.log_text().count("Milter afar failed in xxfi_eom"), 2)
 
     def test_order_of_members(self) -> None:
         """

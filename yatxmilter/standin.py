@@ -199,6 +199,8 @@ class RemoteMilter(Milter):
             for edit in end.edits:
                 self._edit(edit)
         except MilterError as error:
+            # All or none: half of them may be worse than nothing.
+            self._ctx().take_edits()
             return self._fail(row, error)
         return self._answer(end.response)
 
