@@ -21,9 +21,26 @@ from zope.interface import implementer
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.remote import RemoteMilterFactory
-from yatxmilter.wire import PacketSplitter
+from yatxmilter.wire import Offer, PacketSplitter, encode_offer
 
-from .conversation_helpers import PEER, Conversation
+from .conversation_helpers import (
+    BODY,
+    DATA,
+    EOH,
+    EOM,
+    HEADER,
+    MAIL,
+    PEER,
+    RCPT,
+    Conversation,
+    packet,
+)
+
+#: The commands of a message, each as a read of its own.
+COMMANDS = (MAIL, RCPT, DATA, HEADER, EOH, BODY, EOM)
+CONTINUE = packet("c")
+#: The answer to an offer of one who wants everything and may do everything.
+AGREED = encode_offer(Offer(6, 0x1FF, 0))
 
 
 class Scripted(Protocol):
@@ -178,3 +195,20 @@ class RemoteConversation(Conversation):
         while self.remote.pump():
             pass
         return self.written()
+
+
+def started(remote: Remote, **options: Any) -> RemoteConversation:
+    """
+    Make a conversation that has negotiated.
+    """
+    conversation = RemoteConversation(remote, **options)
+    conversation.agree()
+    return conversation
+
+
+def breaking(**answers: list[bytes | None]) -> Remote:
+    """
+    Make a remote milter that answers CONTINUE, but for these.
+    """
+    usual: dict[str, list[bytes | None]] = {letter: [CONTINUE] for letter in "CHMRTLNBEU"}
+    return scripted({"O": [AGREED], **usual, **answers})
