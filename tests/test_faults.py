@@ -24,6 +24,7 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
+from twisted.trial.util import suppress
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_REJECT
@@ -369,6 +370,8 @@ class SocketTests(TestCase):
     """
 
     timeout = 60
+    # Twisted's own, of a UNIX port that closes (twisted/internet/unix.py).
+    suppress = [suppress(category=BytesWarning)]
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
