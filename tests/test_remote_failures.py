@@ -13,9 +13,11 @@ from yatxmilter.wire import Offer, encode_offer
 
 from .conversation_helpers import (
     ABORT,
+    BODY,
     CONNECT,
     DATA,
     DECLINED,
+    EOM,
     HEADER,
     HELO,
     MAIL,
@@ -263,6 +265,44 @@ class FailureTests(ConversationTestCase):
         conversation.reactor.advance(1)
         self.assertEqual(conversation.carry(), packet("t"))
         self.assertIn("the milter was silent for 10 s, awaited: BODYEOB", self.log_text())
+
+    def test_does_not_read(self) -> None:
+        """
+        Where no answer is promised a remote milter that does not read is waited for, as long as
+        for an answer.
+        """
+        remote = breaking(O=[encode_offer(Offer(6, 0, c.SMFIP_NR_BODY))], B=[b""])
+        conversation = started(remote, timeout=10)
+        conversation.send(*COMMANDS[:-1])
+        client = conversation.protocol.milters[0]._client
+        client.pauseProducing()
+        heard = remote.servers[0].letters
+        self.assertEqual(conversation.send(BODY, BODY), b"")
+        self.assertEqual(remote.servers[0].letters, heard)
+        conversation.reactor.advance(9)
+        client.resumeProducing()
+        conversation.carry()
+        self.assertEqual(remote.servers[0].letters, heard + "BB")
+        client.pauseProducing()
+        self.assertEqual(conversation.send(BODY, EOM), b"")
+        conversation.reactor.advance(10)
+        self.assertEqual(conversation.carry(), packet("t"))
+        self.assertIn("the milter read nothing for 10 s", self.log_text())
+        self.assertEqual(remote.open, 0)
+
+    def test_does_not_read_and_may_take_any_time(self) -> None:
+        """
+        Without a time-out it is waited for until the MTA gives up.
+        """
+        conversation = started(breaking(), timeout=None)
+        client = conversation.protocol.milters[0]._client
+        client.pauseProducing()
+        self.assertEqual(conversation.send(MAIL), b"")
+        self.assertEqual(conversation.reactor.getDelayedCalls(), [])
+        conversation.drop()
+        client.resumeProducing()
+        conversation.carry()
+        self.assertEqual(self.log_text(), "")
 
     def test_silent_steps_stay_silent(self) -> None:
         """

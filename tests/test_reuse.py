@@ -281,6 +281,19 @@ class ReuseTests(ConversationTestCase):
         self.connection(conversation)
         self.assertEqual(len(remote.servers), 2)
 
+    def test_does_not_go(self) -> None:
+        """
+        A milter that does not close the connection after QUIT has a few seconds to do so.
+        """
+        remote = scripted(ANSWERS)
+        conversation = self.conversation(remote, reuse=False)
+        self.connection(conversation)
+        self.assertEqual((remote.servers[0].letters[-1], remote.open), ("Q", 1))
+        conversation.reactor.advance(5)
+        conversation.carry()
+        self.assertEqual(remote.open, 0)
+        self.assertEqual(self.log_text(), "")
+
     def test_close(self) -> None:
         """
         What is kept can be closed.

@@ -14,9 +14,15 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from yatxmilter import constants as c
 from yatxmilter.client import MilterClient, MilterClientFactory
@@ -35,6 +41,7 @@ _MOST_IDLE: Final = 16
 Offer = tuple[int, int]
 
 
+@implementer(IPushProducer)
 class RemoteClient(MilterClient):
     """
     A connection to a remote milter.
@@ -53,6 +60,8 @@ class RemoteClient(MilterClient):
         super().__init__(**{**options, "progress": self._pass_on})
         self.on_progress: Callable[[], object] | None = None
         self._expiry: IDelayedCall | None = None
+        self._full = False
+        self._writer: Deferred[None] | None = None
 
     @property
     def alive(self) -> bool:
@@ -71,6 +80,57 @@ class RemoteClient(MilterClient):
     def _pass_on(self, command: str) -> None:
         if command == "BODYEOB" and self.on_progress is not None:
             self.on_progress()
+
+    # ---- where no answer is waited for, the milter's reading is
+
+    def connectionMade(self) -> None:
+        """
+        Have ourselves told when the milter does not read.
+        """
+        cast(Any, self.transport).registerProducer(self, True)
+        super().connectionMade()
+
+    def pauseProducing(self) -> None:
+        """
+        Take note that too much is waiting to be written.
+        """
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """
+        Take note that the milter has read; or that the connection is gone, which others tell.
+        """
+        self._full = False
+        writer = self._writer
+        self._writer = None
+        if writer is not None and not writer.called:
+            writer.callback(None)
+
+    stopProducing = resumeProducing
+
+    def room(self, clock: IReactorTime) -> Deferred[None]:
+        """
+        Wait until the milter has read what it was sent.
+        """
+        room: Deferred[None] = Deferred()
+        if not self._full:
+            room.callback(None)
+            return room
+        self._writer = room
+        if self.timeout is not None:
+            room.addTimeout(self.timeout, clock, self._does_not_read)
+        return room
+
+    def _does_not_read(self, result: None | Failure, seconds: float) -> None:
+        error = PeerError(f"the milter read nothing for {seconds} s")
+        self._fail(error)
+        raise error
+
+    def _hang_up(self) -> None:
+        # To close it in good order would take a milter that reads.
+        cast(Any, self.transport).abortConnection()
+
+    # ---- when it is not needed
 
     def leave(self) -> None:
         """
@@ -124,7 +184,10 @@ class Connections:
         self._idle: list[RemoteClient] = []
 
     @property
-    def _clock(self) -> IReactorTime:
+    def clock(self) -> IReactorTime:
+        """
+        What keeps time.
+        """
         if self._reactor is None:
             # Not at the top: to import the reactor is to install it, which is the user's choice.
             from twisted.internet import reactor
@@ -155,7 +218,7 @@ class Connections:
         """
         Make a new connection, and negotiate on it.
         """
-        clock = self._clock
+        clock = self.clock
         endpoint = self._where
         if isinstance(endpoint, str):
             endpoint = client_endpoint(clock, endpoint, timeout=self.connect_timeout)
@@ -201,7 +264,7 @@ class Connections:
         client.kept = True
         self._idle = [one for one in self._idle if one.alive]
         self._idle.append(client)
-        client.expire(self._clock, lambda: self._expired(client))
+        client.expire(self.clock, lambda: self._expired(client))
 
     def _fit(self, client: RemoteClient) -> bool:
         agreement = client.settled()

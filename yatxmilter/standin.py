@@ -240,8 +240,9 @@ class RemoteMilter(Milter):
             return self._absent(row)
         try:
             if client.alive:
-                # To be cancelled while it waits for its turn does no harm.
+                # To be cancelled while it waits here does no harm.
                 await client.turn()
+                await client.room(self._connections.clock)
             over = self._message.over
             if over is not None and row.in_message:
                 return fallback(row, over)
