@@ -91,6 +91,7 @@ class FactoryTests(ConversationTestCase):
             (TypeError, "/run/a", {"connect_timeout": None}),
             (TypeError, "/run/a", {"reuse": "yes"}),
             (TypeError, "/run/a", {"name": ""}),
+            (TypeError, "/run/a", {"colour": "red"}),
         ):
             self.assertRaises(error, RemoteMilterFactory, where, **options)
 

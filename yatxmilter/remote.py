@@ -40,6 +40,7 @@ class RemoteMilterFactory(MilterFactory):
         milter can do that.
     :param name: Its name in logs and metrics; by default its address.
     :param reactor: What connects and keeps time; by default Twisted's reactor.
+    :param options: What other options `MilterFactory` has.
     :raises TypeError: for an option of the wrong type.
     :raises ValueError: for what is no address, or an option out of range.
     """
@@ -54,6 +55,7 @@ class RemoteMilterFactory(MilterFactory):
         reuse: bool = False,
         name: str | None = None,
         reactor: Any = None,
+        **options: Any,
     ) -> None:
         if not IStreamClientEndpoint.providedBy(where):
             check_client_spec(where)
@@ -64,7 +66,7 @@ class RemoteMilterFactory(MilterFactory):
         if not isinstance(reuse, bool):
             raise TypeError(f"reuse is {reuse!r}, expected True or False")
         # The limit on a callback stays open: the one on an answer knows of PROGRESS.
-        super().__init__(RemoteMilter, on_error=on_error, timeout=None, name=name)
+        super().__init__(RemoteMilter, on_error=on_error, timeout=None, name=name, **options)
         self.connections = Connections(
             where,
             name=name,
