@@ -32,7 +32,6 @@ from yatxmilter.client import (
     ReplaceBody,
     Response,
     connect_milter,
-    milter_endpoint,
 )
 from yatxmilter.errors import ValueNotSendable
 
@@ -274,39 +273,6 @@ class FactoryTests(SynchronousTestCase):
         result = client.mail("<>")
         clock.advance(7)
         self.failureResultOf(result, PeerError)
-
-    #: Addresses of milters, and how they are connected to.
-    SPECS = {
-        "inet:1234@192.0.2.1": ("tcp", "192.0.2.1", 1234),
-        "inet:1234": ("tcp", "127.0.0.1", 1234),
-        "inet:1234@[192.0.2.1]": ("tcp", "192.0.2.1", 1234),
-        "inet:smtp@192.0.2.1": ("tcp", "192.0.2.1", 25),
-        "inet6:1234@2001:db8::1": ("tcp", "2001:db8::1", 1234),
-        "inet6:1234@[2001:db8::1]": ("tcp", "2001:db8::1", 1234),
-        "inet6:1234": ("tcp", "::1", 1234),
-        "tcp:192.0.2.1:1234": ("tcp", "192.0.2.1", 1234),
-        "unix:/run/m.sock": ("unix", "/run/m.sock"),
-        "local:/run/m.sock": ("unix", "/run/m.sock"),
-        "/run/m.sock": ("unix", "/run/m.sock"),
-        "inet:no-such-service@192.0.2.1": ValueError,
-        "inet:": ValueError,
-        "nonsense": ValueError,
-    }
-
-    def test_specs(self) -> None:
-        """
-        An address can be written as libmilter and the MTAs write it, or as Twisted does.
-        """
-
-        def connected(spec: str) -> object:
-            reactor = MemoryReactor()
-            milter_endpoint(reactor, spec).connect(MilterClientFactory())
-            if reactor.unixClients:
-                return ("unix", reactor.unixClients[0][0])
-            host, port, *_ = reactor.tcpClients[0]
-            return ("tcp", host, port)
-
-        self.assertEqual({spec: outcome(connected, spec) for spec in self.SPECS}, self.SPECS)
 
     def test_connect_milter(self) -> None:
         """

@@ -18,16 +18,15 @@ waited for, and nothing is sent that the agreed version does not know.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import ClientFactory
 
 from yatxmilter import commands
+from yatxmilter.connspec import client_endpoint
 from yatxmilter.delivery import apply_edits
 from yatxmilter.dialogue import Dialogue, Macros
 from yatxmilter.errors import PeerError
@@ -68,7 +67,6 @@ __all__ = [
     "Response",
     "apply_edits",
     "connect_milter",
-    "milter_endpoint",
     "select_macros",
 ]
 
@@ -174,37 +172,6 @@ class MilterClientFactory(ClientFactory):
         return client
 
 
-def milter_endpoint(reactor: Any, spec: str) -> IStreamClientEndpoint:
-    """
-    Make an endpoint of a milter's address.
-
-    :param spec: As libmilter and the MTAs write it - ``inet:port@host``, ``inet6:port@host``,
-        ``unix:/path``, ``local:/path``, ``/path`` - or a Twisted endpoint, ``tcp:host:port``.
-    :raises ValueError: when it is neither.
-    """
-    # Twisted's endpoints are not annotated.
-    make: Any = endpoints
-    endpoint: IStreamClientEndpoint
-    kind, _, rest = spec.partition(":")
-    if kind in ("inet", "inet6"):
-        port, _, host = rest.partition("@")
-        try:
-            number = int(port) if port.isdigit() else socket.getservbyname(port, "tcp")
-        except OSError:
-            raise ValueError(f"{spec!r} names no port; expected {kind}:port@host") from None
-        host = host.removeprefix("[").removesuffix("]")
-        if kind == "inet":
-            endpoint = make.TCP4ClientEndpoint(reactor, host or "127.0.0.1", number)
-        else:
-            endpoint = make.TCP6ClientEndpoint(reactor, host or "::1", number)
-    elif spec.startswith("/") or kind == "local":
-        path = spec if spec.startswith("/") else rest
-        endpoint = make.UNIXClientEndpoint(reactor, path)
-    else:
-        endpoint = make.clientFromString(reactor, spec)
-    return endpoint
-
-
 def connect_milter(
     where: str | IStreamClientEndpoint,
     *,
@@ -216,13 +183,13 @@ def connect_milter(
     """
     Connect to a milter.
 
-    :param where: An endpoint, or an address for `milter_endpoint`.
+    :param where: An endpoint, or an address for `client_endpoint`.
     :param timeout: And ``clock`` and ``progress``: see `MilterClient`.
     :param reactor: Needed for an address, by default the global one.
     """
     if isinstance(where, str):
         if reactor is None:
             from twisted.internet import reactor
-        where = milter_endpoint(reactor, where)
+        where = client_endpoint(reactor, where)
     factory = MilterClientFactory(timeout=timeout, clock=clock, progress=progress)
     return cast(Deferred[MilterClient], where.connect(factory))
