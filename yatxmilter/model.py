@@ -3,33 +3,81 @@ A message as an MTA keeps it while filters edit it.
 
 One milter's edits are applied, and what the next one would be shown is read off. The two MTAs keep
 the header differently, so there is a class for each: Postfix has lines, of which the first is a
-``Received`` of its own that it never shows; Sendmail has slots, which stay when their field is
-deleted. The body is spooled: in memory up to a size, on disk beyond it.
+``Received`` of its own; Sendmail has slots, which stay when their field is deleted. Each can also
+say how one filter would get from one state to another, since the MTA may understand an edit
+differently when it does not know that it comes from another filter. The body is spooled: in memory
+up to a size, on disk beyond it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from tempfile import SpooledTemporaryFile
-from typing import Final
+from typing import Final, TypeVar
 
 from yatxmilter.responses import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter.rfc5322 import Field, wire_body
 from yatxmilter.wire import from_text, to_text
 
-__all__ = ["BodySpool", "PostfixHeader", "SendmailHeader", "header_model"]
+__all__ = ["BodySpool", "HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
+
+_Model = TypeVar("_Model", bound="HeaderModel")
+
+#: An index beyond any count.
+_FAR: Final = 0x7FFFFFFF
+
+# The fields that Sendmail has rules for, in the order of its configuration file: what it makes
+# itself unless the message has it.
+_SENDMAIL_OWN: Final = (
+    b"Return-Path",
+    b"Received",
+    b"Resent-Date",
+    b"Date",
+    b"Resent-From",
+    b"From",
+    b"Full-Name",
+    b"Resent-Message-Id",
+    b"Message-Id",
+)
+
+# Those of which Sendmail never takes one for another.
+_SENDMAIL_TRACE: Final = frozenset((b"received", b"x400-received", b"via", b"mail-from"))
 
 
-def _raw_value(value: str, leading_space: bool) -> bytes:
-    first, *rest = from_text(value).split(b"\n")
-    # A line that does not start with a blank would be a field of its own: MTAs fold it.
-    folded = [line if line[:1] in (b" ", b"\t") else b"\t" + line for line in rest]
-    return (b"" if leading_space else b" ") + b"\n".join([first, *folded])
-
-
-class PostfixHeader:
+class Slot:
     """
-    A header as Postfix keeps it.
+    A place in the header.
+
+    :ivar origin: Its number in the header as it came; ``None`` for one that a filter made.
+    :ivar value: The raw value; ``None`` when there is none, or when only the MTA knows it.
+    :ivar shown: Whether filters see it and count it.
+    """
+
+    __slots__ = ("name", "origin", "shown", "value")
+
+    def __init__(self, name: bytes, value: bytes | None, origin: int | None, shown: bool) -> None:
+        self.name = name
+        self.value = value
+        self.origin = origin
+        self.shown = shown
+
+    def copy(self) -> Slot:
+        """
+        Give another one like it.
+        """
+        return Slot(self.name, self.value, self.origin, self.shown)
+
+    def is_named(self, name: bytes) -> bool:
+        """
+        Tell whether it has this name, in any case.
+        """
+        return self.name.lower() == name.lower()
+
+
+class HeaderModel(ABC):
+    """
+    The header of one message.
 
     :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed: values come and are shown with the
         blank after the colon.
@@ -37,25 +85,43 @@ class PostfixHeader:
 
     def __init__(self, *, leading_space: bool = False) -> None:
         self.leading_space = leading_space
-        # The Received that the MTA puts on top before any filter is asked. Filters never see it
-        # and cannot change it, but it counts as a place.
-        self._own: Final = Field(b"Received", b"")
-        self._fields = [self._own]
+        self.slots: list[Slot] = []
+
+    def copy(self: _Model) -> _Model:
+        """
+        Give another one in the same state.
+        """
+        twin = type(self)(leading_space=self.leading_space)
+        twin.slots = [slot.copy() for slot in self.slots]
+        return twin
 
     def receive(self, name: str, value: str) -> None:
         """
         Take a field as the MTA shows it to the first filter.
         """
-        self._fields.append(self._field(name, value))
+        self.receive_field(Field(from_text(name), self._raw(value)))
 
     def receive_field(self, field: Field) -> None:
         """
         Take a field as it stands in a message file.
         """
-        self._fields.append(field)
+        self.slots.append(Slot(field.name, field.value, len(self.slots), True))
 
-    def _field(self, name: str, value: str) -> Field:
-        return Field(from_text(name), _raw_value(value, self.leading_space))
+    def _raw(self, value: str) -> bytes:
+        first, *rest = from_text(value).split(b"\n")
+        # A line that does not start with a blank would be a field of its own: MTAs fold it.
+        folded = [line if line[:1] in (b" ", b"\t") else b"\t" + line for line in rest]
+        return (b"" if self.leading_space else b" ") + b"\n".join([first, *folded])
+
+    def _given(self, raw: bytes) -> str:
+        return to_text(raw if self.leading_space else raw[1:])
+
+    def begin_filter(self, *, shows_header: bool) -> None:
+        """
+        Give the message to the next filter.
+
+        :param shows_header: Whether that filter is sent the header.
+        """
 
     def apply(self, edit: Edit) -> None:
         """
@@ -63,54 +129,56 @@ class PostfixHeader:
         """
         match edit:
             case AddHeader(name, value):
-                self.add(self._field(name, value))
+                self._add(self._made(name, value))
             case InsertHeader(index, name, value):
-                self.insert(index, self._field(name, value))
+                # The index is a signed number, as the MTAs read it.
+                self._insert(index if index < 1 << 31 else _FAR, self._made(name, value))
             case ChangeHeader(index, name, value):
-                self.change(index, self._field(name, value), delete=not value)
+                self._change(max(index, 1), self._made(name, value), delete=not value)
 
-    def has(self, name: str, index: int) -> bool:
+    def _made(self, name: str, value: str) -> Slot:
+        return Slot(from_text(name), self._raw(value), None, True)
+
+    def finds(self, name: str, index: int) -> bool:
         """
         Tell whether CHGHEADER of this name and index finds a field.
         """
-        return max(index, 1) <= len(self._places(from_text(name)))
+        return self._counted(from_text(name), max(index, 1)) is not None
 
-    def add(self, field: Field) -> None:
-        """
-        ADDHEADER: at the end.
-        """
-        self._fields.append(field)
+    def _countable(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.shown]
 
-    def insert(self, index: int, field: Field) -> None:
-        """
-        INSHEADER: above the line after ``index`` others; at the end when there are fewer.
-        """
-        self._fields.insert(index, field)
+    def _counted(self, name: bytes, index: int) -> Slot | None:
+        named = [slot for slot in self._countable() if slot.is_named(name)]
+        return named[index - 1] if index <= len(named) else None
 
-    def change(self, index: int, field: Field, *, delete: bool) -> None:
+    @abstractmethod
+    def _add(self, new: Slot) -> None:
         """
-        CHGHEADER: the index-th of that name, 0 being 1; one that is not there is added.
+        ADDHEADER.
         """
-        places = self._places(field.name)
-        wanted = max(index, 1) - 1
-        if wanted < len(places):
-            self._fields[places[wanted] : places[wanted] + 1] = [] if delete else [field]
-        elif not delete:
-            self._fields.append(field)
 
-    def _places(self, name: bytes) -> list[int]:
-        lower = name.lower()
-        return [
-            place
-            for place, field in enumerate(self._fields)
-            if field is not self._own and field.name.lower() == lower
-        ]
+    @abstractmethod
+    def _insert(self, index: int, new: Slot) -> None:
+        """
+        INSHEADER.
+        """
+
+    @abstractmethod
+    def _change(self, index: int, new: Slot, *, delete: bool) -> None:
+        """
+        CHGHEADER: the index-th of that name.
+        """
 
     def fields(self) -> list[Field]:
         """
         Give the fields that filters see, as in a message file.
         """
-        return [field for field in self._fields if field is not self._own]
+        return [
+            Field(slot.name, slot.value)
+            for slot in self.slots
+            if slot.shown and slot.value is not None
+        ]
 
     def shown(self) -> Iterator[tuple[str, str]]:
         """
@@ -120,18 +188,171 @@ class PostfixHeader:
             value = field.value if self.leading_space else field.bare_value()
             yield to_text(field.name), to_text(value)
 
+    def state(self) -> list[tuple[int | None, bytes, bytes | None]]:
+        """
+        Give what makes a difference to the message: the slots in order.
+        """
+        return [(slot.origin, slot.name, slot.value) for slot in self.slots]
 
-class SendmailHeader(PostfixHeader):
+    @abstractmethod
+    def edits_from(self: _Model, first: _Model) -> list[Edit]:
+        """
+        Give edits with which one filter gets from an earlier state to this one.
+        """
+
+
+class PostfixHeader(HeaderModel):
+    """
+    A header as Postfix keeps it.
+
+    It puts a ``Received`` on top before any filter is asked, which it does not show. To leave it
+    out it skips the first line, whatever that is when an edit comes. So after an insertion above
+    it Postfix shows the next filter its own ``Received``, and hides what was inserted; here filters
+    see what those before them have made.
+    """
+
+    def __init__(self, *, leading_space: bool = False) -> None:
+        super().__init__(leading_space=leading_space)
+        self.slots = [Slot(b"Received", None, 0, False)]
+        self._skips_first = True
+
+    def begin_filter(self, *, shows_header: bool) -> None:
+        """
+        Have the edits of the next filter count what that one is shown.
+        """
+        own = self.slots[0]
+        self._skips_first = not own.shown
+
+    def _countable(self) -> list[Slot]:
+        return self.slots[1:] if self._skips_first else super()._countable()
+
+    def _add(self, new: Slot) -> None:
+        self.slots.append(new)
+
+    def _insert(self, index: int, new: Slot) -> None:
+        self.slots.insert(index, new)
+
+    def _change(self, index: int, new: Slot, *, delete: bool) -> None:
+        found = self._counted(new.name, index)
+        if found is None:
+            if not delete:
+                self.slots.append(new)
+        elif delete:
+            self.slots.remove(found)
+        else:
+            found.name, found.value, found.shown = new.name, new.value, True
+
+    def edits_from(self, first: PostfixHeader) -> list[Edit]:
+        """
+        Change and delete from the bottom, so that counts stay; then insert from the top.
+        """
+        edits: list[Edit] = []
+        left = {slot.origin: slot for slot in self.slots if slot.origin is not None}
+        for place in range(len(first.slots) - 1, 0, -1):
+            old = first.slots[place]
+            new = left.get(place)
+            index = sum(slot.is_named(old.name) for slot in first.slots[1 : place + 1])
+            if new is None:
+                edits.append(ChangeHeader(index, to_text(old.name), ""))
+            elif (new.name, new.value) != (old.name, old.value) and new.value is not None:
+                edits.append(ChangeHeader(index, to_text(new.name), self._given(new.value)))
+        for place, slot in enumerate(self.slots):
+            if slot.origin is None and slot.value is not None:
+                edits.append(InsertHeader(place, to_text(slot.name), self._given(slot.value)))
+        return edits
+
+
+class SendmailHeader(HeaderModel):
     """
     A header as Sendmail keeps it.
+
+    Ahead of the message's fields are slots for those that it can make itself, which filters are not
+    shown. A deleted field leaves its slot, which counts on, until the next filter is sent the
+    header; then it is one of those that are not shown.
     """
 
+    def __init__(self, *, leading_space: bool = False) -> None:
+        super().__init__(leading_space=leading_space)
+        self.slots = [Slot(name, None, n, False) for n, name in enumerate(_SENDMAIL_OWN)]
 
-def header_model(flavour: str, *, leading_space: bool) -> PostfixHeader:
+    def begin_filter(self, *, shows_header: bool) -> None:
+        """
+        Forget the deleted fields, if the filter is sent the others.
+        """
+        if shows_header:
+            for slot in self.slots:
+                slot.shown = slot.shown and slot.value is not None
+
+    def _add(self, new: Slot) -> None:
+        hidden = self._hidden(new.name)
+        if hidden:
+            hidden[0].value, hidden[0].shown = new.value, True
+        else:
+            self._add_slot(new)
+
+    def _hidden(self, name: bytes) -> list[Slot]:
+        if name.lower() in _SENDMAIL_TRACE:
+            return []
+        return [slot for slot in self.slots if not slot.shown and slot.is_named(name)]
+
+    def _add_slot(self, new: Slot) -> None:
+        # Before the first of its name.
+        for place, slot in enumerate(self.slots):
+            if slot.is_named(new.name):
+                self.slots.insert(place, new)
+                return
+        self.slots.append(new)
+
+    def _insert(self, index: int, new: Slot) -> None:
+        # After the slot that many below the first: there is no place right below the first.
+        self.slots.insert(index + 1 if index else 0, new)
+
+    def _change(self, index: int, new: Slot, *, delete: bool) -> None:
+        found = self._counted(new.name, index)
+        if found is None and (hidden := self._hidden(new.name)):
+            found = hidden[-1]
+        if found is not None:
+            found.value = None if delete else new.value
+            found.shown = found.shown or not delete
+        elif not delete:
+            self._add_slot(new)
+
+    def edits_from(self, first: SendmailHeader) -> list[Edit]:
+        """
+        Change what was there, those first that filters count; then insert from the top.
+        """
+        edits: list[Edit] = []
+        now = {slot.origin: slot for slot in self.slots if slot.origin is not None}
+        changed = [old for old in first.slots if now[old.origin].value != old.value]
+        for old in sorted(changed, key=lambda slot: not slot.shown):
+            value, name = now[old.origin].value, to_text(old.name)
+            named = [slot for slot in first.slots if slot.shown and slot.is_named(old.name)]
+            if not old.shown and value is not None:
+                edits.append(AddHeader(name, self._given(value)))
+            else:
+                given = "" if value is None else self._given(value)
+                edits.append(ChangeHeader(named.index(old) + 1 if old.shown else _FAR, name, given))
+        return edits + self._inserts()
+
+    def _inserts(self) -> list[Edit]:
+        # What was made and deleted again is not made at all.
+        slots = [s for s in self.slots if s.origin is not None or s.value is not None]
+        top = next(place for place, slot in enumerate(slots) if slot.origin is not None)
+        # Only the very top can be reached, not the place below what is there.
+        new = [(0, slot) for slot in reversed(slots[:top])]
+        new += [(n - 1, slot) for n, slot in enumerate(slots[top:], top) if slot.origin is None]
+        return [
+            InsertHeader(place, to_text(slot.name), self._given(slot.value))
+            for place, slot in new
+            if slot.value is not None
+        ]
+
+
+def header_model(flavour: str, *, leading_space: bool) -> HeaderModel:
     """
     Make the header model of an MTA: ``"postfix"`` or ``"sendmail"``.
     """
-    kind = PostfixHeader if flavour == "postfix" else SendmailHeader
+    kind = {"postfix": PostfixHeader, "sendmail": SendmailHeader}[flavour]
     return kind(leading_space=leading_space)
 
 

@@ -97,5 +97,6 @@ def wire_body(body: bytes) -> bytes:
     Give a body the line ends it has on the wire: CR LF everywhere, and at the end.
     """
     if body and not body.endswith(b"\n"):
-        body += b"\n"
+        # Of its own, even after a CR.
+        body += b"\r\n"
     return _LINE_END.sub(b"\r\n", body)
