@@ -36,7 +36,7 @@ from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.edits import ChainEdits
 from yatxmilter.members import Callback, Member
 from yatxmilter.merging import Kept, Merge
-from yatxmilter.model import BodySpool, PostfixHeader, header_model
+from yatxmilter.model import BodySpool, HeaderModel, header_model
 from yatxmilter.negotiation import data_size
 from yatxmilter.responses import Quarantine, ReplaceBody, read_edit
 from yatxmilter.rounds import Pending, run_coroutine
@@ -53,13 +53,12 @@ class _Message:
     """
     What is known of the message that is open.
 
-    :ivar edits: What the milters so far have made of it.
     """
 
-    def __init__(self, header: PostfixHeader, body: BodySpool, *, stops_when_held: bool) -> None:
+    def __init__(self, header: HeaderModel, body: BodySpool, *, stops_when_held: bool) -> None:
         self.header = header
         self.body = body
-        self.edits = ChainEdits()
+        self._edits: ChainEdits | None = None
         self._stops_when_held = stops_when_held
 
     def edit(self, packets: list[bytes]) -> bool:
@@ -71,18 +70,26 @@ class _Message:
         """
         body: list[bytes] = []
         held = False
+        if self._edits is None:
+            self._edits = ChainEdits(self.header)
         for packet in packets:
             edit = read_edit(packet[4], packet[5:], c.SMFI_CURR_ACTS)
             if isinstance(edit, ReplaceBody):
                 body.append(packet)
                 continue
-            self.edits.add(edit, packet, self.header)
+            self._edits.add(edit, packet, self.header)
             self.header.apply(edit)
             held = held or isinstance(edit, Quarantine)
         if body:
-            self.edits.replace_body(body)
+            self._edits.replace_body(body)
             self.body.replace(packet[5:] for packet in body)
         return held and self._stops_when_held
+
+    def edits(self) -> list[bytes]:
+        """
+        Give what the milters have made of it as packets.
+        """
+        return [] if self._edits is None else self._edits.packets(self.header)
 
 
 class Chain(Merge):
@@ -136,8 +143,14 @@ class Chain(Merge):
             result.addErrback(self._walk_failed)
 
     def _walk_failed(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            _log.failure("The chain broke; this is a bug of yatxmilter", failure)
+        if failure.check(CancelledError):
+            return
+        _log.failure("The chain broke; this is a bug of yatxmilter", failure)
+        self._end_round()
+        command = self._walked
+        # The MTA must not be left waiting, nor the message get through.
+        if command is not None and not command.nr & self._unanswered:
+            self._answer(command, (), c.SMFIS_TEMPFAIL, response(c.SMFIS_TEMPFAIL, None))
 
     async def _ask(
         self, member: Member, command: Command, callback: Callback, *arguments: object
@@ -232,11 +245,15 @@ class Chain(Merge):
             self._out.append(CONTINUE_PACKET)
 
     def _new_message(self) -> _Message:
-        version = self._session.macros.get("v") or ""
-        flavour = "postfix" if version.startswith("Postfix") else "sendmail"
+        macros = self._session.macros
+        version = macros.get("v") or ""
+        # Postfix always says so. Sendmail does when asked, with a bare number; else it only gives
+        # its name. Where nothing is known the plain rules are expected.
+        is_sendmail = version[:1].isdigit() or not version and macros.get("j") is not None
+        flavour = "sendmail" if is_sendmail else "postfix"
         header = header_model(flavour, leading_space=self._leading_space)
         body = BodySpool(self._spool_memory)
-        return _Message(header, body, stops_when_held=flavour == "postfix")
+        return _Message(header, body, stops_when_held=version.startswith("Postfix"))
 
     async def _content(self) -> None:
         self._joined = len(self._members)
@@ -246,6 +263,8 @@ class Chain(Merge):
         remaining = [member for member in self._members if member not in self._left]
         while remaining:
             member = remaining.pop(0)
+            shows_header = not member.request.steps & c.SMFIP_NOHDRS
+            message.header.begin_filter(shows_header=shows_header)
             code = await self._give(member, message)
             if code is c.SMFIS_ACCEPT:
                 self._leave(member, EOM_ROW)
@@ -254,10 +273,11 @@ class Chain(Merge):
                 packet = response(code, member.context.take_reply(code))
                 self._refuse_message(packet, remaining)
                 return
-            if not member.failed and message.edit(member.context.take_edits()):
+            edits = member.context.take_edits()
+            if edits and not member.failed and message.edit(edits):
                 break
         self._end_round()
-        self._out += message.edits.packets()
+        self._out += message.edits()
         final = self._all_left()
         self._out.append(response(c.SMFIS_ACCEPT if final else SMFIS_CONTINUE, None))
         self._end(final=final, unfinished=remaining)
