@@ -27,8 +27,8 @@ LAYERS = (
     ("commands", "replies", "macros"),
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
     ("session", "context", "negotiation", "verdicts", "responses", "rounds", "addresses"),
-    ("members", "delivery", "exchange", "dialogue", "model"),
-    ("calling", "naming", "transaction", "edits"),
+    ("members", "exchange", "dialogue", "model", "spool"),
+    ("calling", "naming", "transaction", "delivery", "edits"),
     # what users subclass, what all ways to merge have in common, the MTA's side
     ("defaults", "merging", "client", "opening"),
     ("fanout", "strictest", "chain", "reuse"),

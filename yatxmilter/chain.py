@@ -36,10 +36,11 @@ from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.edits import ChainEdits
 from yatxmilter.members import Callback, Member
 from yatxmilter.merging import Kept, Merge
-from yatxmilter.model import BodySpool, HeaderModel, header_model
+from yatxmilter.model import HeaderModel, header_model
 from yatxmilter.negotiation import data_size
 from yatxmilter.responses import Quarantine, ReplaceBody, read_edit
 from yatxmilter.rounds import Pending, run_coroutine
+from yatxmilter.spool import BodySpool
 from yatxmilter.verdicts import CONTINUE_PACKET, response
 
 __all__ = ["Chain"]

@@ -1,26 +1,24 @@
 """
-A message as an MTA keeps it while filters edit it.
+The header of a message as an MTA keeps it while filters edit it.
 
 One milter's edits are applied, and what the next one would be shown is read off. The two MTAs keep
 the header differently, so there is a class for each: Postfix has lines, of which the first is a
 ``Received`` of its own; Sendmail has slots, which stay when their field is deleted. Each can also
 say how one filter would get from one state to another, since the MTA may understand an edit
-differently when it does not know that it comes from another filter. The body is spooled: in memory
-up to a size, on disk beyond it.
+differently when it does not know that it comes from another filter.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from tempfile import SpooledTemporaryFile
+from collections.abc import Iterator
 from typing import Final, TypeVar
 
 from yatxmilter.responses import AddHeader, ChangeHeader, Edit, InsertHeader
-from yatxmilter.rfc5322 import Field, wire_body
+from yatxmilter.rfc5322 import Field
 from yatxmilter.wire import from_text, to_text
 
-__all__ = ["BodySpool", "HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
+__all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
 
 _Model = TypeVar("_Model", bound="HeaderModel")
 
@@ -116,6 +114,7 @@ class HeaderModel(ABC):
     def _given(self, raw: bytes) -> str:
         return to_text(raw if self.leading_space else raw[1:])
 
+    @abstractmethod
     def begin_filter(self, *, shows_header: bool) -> None:
         """
         Give the message to the next filter.
@@ -322,10 +321,11 @@ class SendmailHeader(HeaderModel):
         Change what was there, those first that filters count; then insert from the top.
         """
         edits: list[Edit] = []
-        now = {slot.origin: slot for slot in self.slots if slot.origin is not None}
-        changed = [old for old in first.slots if now[old.origin].value != old.value]
-        for old in sorted(changed, key=lambda slot: not slot.shown):
-            value, name = now[old.origin].value, to_text(old.name)
+        # No slot of those that were there goes, so they pair up.
+        pairs = zip(first.slots, (s for s in self.slots if s.origin is not None), strict=True)
+        changed = [(old, new.value) for old, new in pairs if new.value != old.value]
+        for old, value in sorted(changed, key=lambda pair: not pair[0].shown):
+            name = to_text(old.name)
             named = [slot for slot in first.slots if slot.shown and slot.is_named(old.name)]
             if not old.shown and value is not None:
                 edits.append(AddHeader(name, self._given(value)))
@@ -351,52 +351,11 @@ class SendmailHeader(HeaderModel):
 def header_model(flavour: str, *, leading_space: bool) -> HeaderModel:
     """
     Make the header model of an MTA: ``"postfix"`` or ``"sendmail"``.
+
+    :raises ValueError: for another flavour.
     """
-    kind = {"postfix": PostfixHeader, "sendmail": SendmailHeader}[flavour]
-    return kind(leading_space=leading_space)
-
-
-class BodySpool:
-    """
-    A body: in memory up to a size, in a temporary file beyond it.
-
-    :param memory: How many bytes are kept in memory.
-    """
-
-    def __init__(self, memory: int) -> None:
-        self._file = SpooledTemporaryFile(memory)  # noqa: SIM115 (closed by close)
-        self.size = 0
-
-    def write(self, chunk: bytes) -> None:
-        """
-        Append bytes.
-        """
-        self._file.write(chunk)
-        self.size += len(chunk)
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        """
-        Read all, in chunks as an MTA sends them; nothing for an empty body.
-        """
-        position = 0
-        while position < self.size:
-            # Another reader may have moved the file's position between two chunks.
-            self._file.seek(position)
-            chunk = self._file.read(size)
-            position += len(chunk)
-            yield chunk
-
-    def replace(self, chunks: Iterable[bytes]) -> None:
-        """
-        Take a filter's new body, with the line ends that the MTA gives it.
-        """
-        self._file.seek(0)
-        self._file.truncate()
-        self.size = 0
-        self.write(wire_body(b"".join(chunks)))
-
-    def close(self) -> None:
-        """
-        Give the memory, or the file, back.
-        """
-        self._file.close()
+    if flavour == "postfix":
+        return PostfixHeader(leading_space=leading_space)
+    if flavour == "sendmail":
+        return SendmailHeader(leading_space=leading_space)
+    raise ValueError(f'flavour is {flavour!r}, expected "postfix" or "sendmail"')

@@ -61,7 +61,17 @@ BODIES = (
     2000 * (40 * b"z" + b"\r\n"),
 )
 
-_FIELDS = ("X-Rep", "x-rep", "X-New", "Subject", "Received", "Date", "Message-Id", "From", "X-Other")
+_FIELDS = (
+    "X-Rep",
+    "x-rep",
+    "X-New",
+    "Subject",
+    "Received",
+    "Date",
+    "Message-Id",
+    "From",
+    "X-Other",
+)
 _VALUES = ("value", "one\n\ttwo", " blank before", "\ttab before", "", "blank after ", b"\xe4\xff")
 _ADDRESSES = ("<rcpt@sink.example>", "<two@sink.example>", "<new@sink.example>")
 
@@ -90,7 +100,10 @@ def change(name: str, index: int, value: Any = "changed") -> tuple[Any, ...]:
 #: What one milter does at the end of the message, by a name.
 EDITORS: dict[str, list[Any]] = {
     "adds": [add("X-New"), add("X-Rep", "four")],
-    "adds what the MTA makes": [add("Date", "Thu, 02 Jan 2025 00:00:00 +0000"), add("From", "<x@y>")],
+    "adds what the MTA makes": [
+        add("Date", "Thu, 02 Jan 2025 00:00:00 +0000"),
+        add("From", "<x@y>"),
+    ],
     "adds trace": [add("Received", "by a filter"), insert(1, "Received", "by another")],
     "inserts": [insert(1, "X-New", "1"), insert(3, "X-New", "3"), insert(9, "X-Rep", "9")],
     "inserts low": [insert(12, "X-New", "12"), insert(1000, "X-Rep", "end")],
