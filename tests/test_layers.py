@@ -27,11 +27,13 @@ LAYERS = (
     ("commands", "replies", "macros"),
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
     ("session", "context", "negotiation", "verdicts", "responses", "rounds", "addresses"),
-    ("members", "exchange", "dialogue", "model", "spool"),
-    ("calling", "naming", "transaction", "delivery", "edits"),
+    ("members", "exchange", "dialogue", "model", "spool", "conditions", "tally", "backlog"),
+    ("calling", "naming", "transaction", "delivery", "edits", "deciding"),
     # what users subclass, what all ways to merge have in common, the MTA's side
-    ("defaults", "merging", "client", "opening"),
+    ("defaults", "merging", "client", "opening", "gate"),
     ("fanout", "strictest", "chain", "reuse"),
+    ("recording",),
+    ("shadow",),
     ("conversation", "standin"),
     ("protocol", "remote"),
     ("__init__",),

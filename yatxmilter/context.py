@@ -110,6 +110,12 @@ class Context:
         if self.outbox:
             self.take_edits()
 
+    def show_macros(self, macros: MacroStore) -> None:
+        """
+        Look macros up there from now on.
+        """
+        self._macros = macros
+
     def macros_of(self, letter: int) -> dict[str, str] | None:
         """
         Give the macros that came with a stage, to pass them on; ``None`` when none came.

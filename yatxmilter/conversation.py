@@ -31,12 +31,14 @@ from yatxmilter.constants import ReturnCode
 from yatxmilter.context import Context
 from yatxmilter.errors import ProtocolError
 from yatxmilter.fanout import FirstAnswer
+from yatxmilter.gate import member_of
 from yatxmilter.members import Member
 from yatxmilter.merging import Merge
 from yatxmilter.negotiation import Agreement, data_size, merge
 from yatxmilter.opening import Opening
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
+from yatxmilter.shadow import Shadows
 from yatxmilter.strictest import Strictest
 from yatxmilter.wire import Offer, encode_offer, encode_packet
 
@@ -99,6 +101,7 @@ class Conversation:
         self._line = line
         self._clock = clock
         self._out: list[bytes] = []
+        self._shadows = Shadows(self.session, clock)
         self._caller = Caller(clock, self.session.macros, self.run)
         self._fanout = MERGES[merge](
             self.session,
@@ -118,6 +121,7 @@ class Conversation:
             resume=self.resume,
             agreed=self._agree,
             refused=self.end,
+            others=lambda: self._shadows.requests(self.session.payload),
         )
         self._begun = self._running = self._ended = self._lost = self._told = False
         self._draining = False
@@ -133,10 +137,20 @@ class Conversation:
         """
         if self._begun:
             raise RuntimeError("a milter cannot be added once the MTA has begun to talk")
+        tally = getattr(getattr(milter, "factory", None), "shadow", None)
+        if tally is not None:
+            return self._shadows.add(milter, wanted, tally)
         context = Context(self.session.macros, self.send_progress)
-        member = Member(milter, len(self.members), wanted, context)
+        member = member_of(milter, len(self.members), wanted, context, self.session.macros)
         self.members.append(member)
         return member
+
+    @property
+    def everyone(self) -> list[Member]:
+        """
+        The members, and the milters in shadow behind them.
+        """
+        return [*self.members, *self._shadows.members]
 
     def refuse(self, code: int) -> None:
         """
@@ -284,10 +298,12 @@ class Conversation:
         """
         self._caller.peer = describe_address(peer)
         self._opening.welcome(peer)
+        self._shadows.connected(peer)
 
     def _agree(self, agreement: Agreement) -> None:
         self.session.decline(agreement.declined)
         self.session.splitter.limit = data_size(agreement.steps)
+        self._shadows.agreed(agreement)
         skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
         self._fanout.compile(agreement.steps, skip_offered=skip_offered)
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
@@ -339,6 +355,7 @@ class Conversation:
         self._lost = True
         self.end()
         self._caller.notify(self.members, MTA_CLOSE_ROW, reason)
+        self._shadows.lost(reason)
 
     def _close_members(self) -> None:
         self._caller.notify(self.members, QUIT_ROW)

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter import constants as c
+from yatxmilter.conditions import Condition, MailView, condition_option
 from yatxmilter.constants import ReturnCode
 from yatxmilter.context import Context
 from yatxmilter.errors import WrongStage
@@ -23,6 +24,7 @@ from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
 from yatxmilter.naming import check_callback_names
 from yatxmilter.options import callable_option, code_option, name_option, seconds_option
+from yatxmilter.tally import Shadow, shadow_option
 
 __all__ = ["Milter", "MilterFactory", "noreply"]
 
@@ -339,14 +341,21 @@ class MilterFactory:
         SMFIS_ACCEPT, SMFIS_REJECT or SMFIS_DISCARD.
     :param timeout: Seconds one callback may take; ``None`` for any time.
     :param name: The milter's name in logs and metrics, in place of its ``xxfi_name``.
+    :param when: Which mail the milter is for: a condition (`yatxmilter.conditions`), or a function
+        that takes a `MailView`. It sees nothing of other mail.
+    :param shadow: Whether the milter works in shadow: what it answers is logged and counted, and
+        nothing of it reaches the MTA.
     :raises TypeError: for a milter that is none.
     :raises ValueError: for an option out of range.
+    :ivar shadow: With ``shadow=True``, the `Shadow` that counts; ``None`` otherwise.
     """
 
     milter: Callable[[Any, Any], Any] = Milter
     on_error: ReturnCode = c.SMFIS_TEMPFAIL
     timeout: float | None = None
     name: str | None = None
+    when: Condition | None = None
+    shadow: Shadow | None = None
 
     def __init__(
         self,
@@ -355,11 +364,15 @@ class MilterFactory:
         on_error: int = c.SMFIS_TEMPFAIL,
         timeout: float | None = None,
         name: str | None = None,
+        when: Condition | Callable[[MailView], object] | None = None,
+        shadow: bool = False,
     ) -> None:
         self.milter = callable_option("milter", milter, IMilter)
         self.on_error = code_option("on_error", on_error)
         self.timeout = seconds_option("timeout", timeout)
         self.name = name_option("name", name)
+        self.when = condition_option("when", when)
+        self.shadow = shadow_option("shadow", shadow)
 
     def build_milter(self, protocol: Any) -> Any:
         """

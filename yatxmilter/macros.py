@@ -93,6 +93,15 @@ class MacroStore:
         for stage in range(first, 7):
             payloads[stage] = None
 
+    def copy(self) -> MacroStore:
+        """
+        Keep what is there now.
+        """
+        other = MacroStore()
+        other._payloads = self._payloads.copy()
+        other._tables = self._tables.copy()
+        return other
+
     def get(self, symname: str) -> str | None:
         """
         Look a macro up, from the last stage to the first; mirrors ``smfi_getsymval``.

@@ -162,6 +162,12 @@ class Member:
             steps |= offer.steps & c.SMFIP_SKIP
         return Request(offer.actions if flags is None else flags, steps, {})
 
+    def widened(self, request: Request, offer: Offer) -> Request:
+        """
+        Give what is asked of the MTA on the milter's behalf: what it asked for itself, or more.
+        """
+        return request
+
     def agree(self, request: Request, agreement: Agreement) -> None:
         """
         Take what was settled.
@@ -180,6 +186,12 @@ class Member:
         """
         return bool(self.request.steps & command.nr)
 
+    def callee(self, command: Command) -> Callback | None:
+        """
+        Give what a command means to the milter; ``None`` when it does not want it.
+        """
+        return None if self.request.steps & command.no else self.callback(command.callback)
+
     def view(
         self, command: Command, steps: int, macros: MacroStore, shared: bool
     ) -> Callback | None:
@@ -190,8 +202,8 @@ class Member:
         :param shared: Whether other milters are given the same arguments.
         :return: ``None`` when the milter does not want the command.
         """
-        callback = self.callback(command.callback)
-        if callback is None or self.request.steps & command.no:
+        callback = self.callee(command)
+        if callback is None:
             return None
         added = steps & ~self.request.steps
         if command is HEADER_ROW and added & c.SMFIP_HDR_LEADSPC:

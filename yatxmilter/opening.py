@@ -35,6 +35,7 @@ class Opening:
     :param resume: Called with what is to be done of an awaited result that has come.
     :param agreed: Called with the agreement.
     :param refused: Called when a milter refuses the connection.
+    :param others: Gives requests that count besides those of the milters.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Opening:
         resume: Callable[[Callable[[Pending], None], Pending], None],
         agreed: Callable[[Agreement], None],
         refused: Callable[[], None],
+        others: Callable[[], list[Request]] = list,
     ) -> None:
         self._members = members
         self._caller = caller
@@ -53,6 +55,7 @@ class Opening:
         self._resume = resume
         self._agreed = agreed
         self._refused = refused
+        self._others = others
         self._refusing = False
         self._offer = Offer(0, 0, 0)
         self._requests: list[Request | None] = []
@@ -154,7 +157,8 @@ class Opening:
         member.context.negotiating = False
         try:
             request = self._read_request(member, result, self._offer)
-            self._requests[member.position] = check_request(request, self._offer)
+            request = check_request(request, self._offer)
+            self._requests[member.position] = member.widened(request, self._offer)
         except NegotiationError as error:
             _log.error(
                 "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
@@ -183,7 +187,7 @@ class Opening:
         requests = [request for request in self._requests if request is not None]
         if self._refusing or len(requests) < len(self._members):
             return
-        agreement = merge(self._offer, requests)
+        agreement = merge(self._offer, [*requests, *self._others()])
         for member, request in zip(self._members, requests, strict=True):
             member.agree(request, agreement)
         self._agreed(agreement)

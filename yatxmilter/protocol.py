@@ -19,7 +19,6 @@ from zope.interface import implementer
 
 from yatxmilter.addresses import describe_address
 from yatxmilter.admission import Admission
-from yatxmilter.constants import SMFIS_TEMPFAIL
 from yatxmilter.context import Context
 from yatxmilter.conversation import MERGES, Conversation
 from yatxmilter.defaults import Milter
@@ -27,6 +26,7 @@ from yatxmilter.draining import Drains
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.members import wanted_callbacks
 from yatxmilter.options import choice_option, limit_option, seconds_option
+from yatxmilter.tally import code_for_missing
 from yatxmilter.watch import Watch
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
@@ -95,7 +95,7 @@ class MilterProtocol(Protocol):
 
         :raises ValueError: for a milter that is not on this connection.
         """
-        for member in self._conversation.members:
+        for member in self._conversation.everyone:
             if member.milter is milter:
                 return member.context
         raise ValueError(f"{milter!r} is not on this connection")
@@ -347,7 +347,7 @@ class MilterProtocolFactory(Factory):
             try:
                 protocol.addMilter(milter_factory.build_milter(protocol))
             except Exception:
-                code = getattr(milter_factory, "on_error", SMFIS_TEMPFAIL)
+                code = code_for_missing(milter_factory)
                 _log.failure(
                     "{factory} could not build a milter for {mta}; answering {code} for it",
                     factory=milter_factory,
