@@ -253,7 +253,7 @@ class Chain(Merge):
         is_sendmail = version[:1].isdigit() or not version and macros.get("j") is not None
         flavour = "sendmail" if is_sendmail else "postfix"
         header = header_model(flavour, leading_space=self._leading_space)
-        body = BodySpool(self._spool_memory)
+        body = BodySpool(self._spool_memory, flavour)
         return _Message(header, body, stops_when_held=version.startswith("Postfix"))
 
     async def _content(self) -> None:

@@ -25,6 +25,9 @@ _Model = TypeVar("_Model", bound="HeaderModel")
 #: An index beyond any count.
 _FAR: Final = 0x7FFFFFFF
 
+# Stands for a value that only the MTA knows.
+_SECRET: Final = b"\0"
+
 # The fields that Sendmail has rules for, in the order of its configuration file: what it makes
 # itself unless the message has it.
 _SENDMAIL_OWN: Final = (
@@ -48,7 +51,7 @@ class Slot:
     A place in the header.
 
     :ivar origin: Its number in the header as it came; ``None`` for one that a filter made.
-    :ivar value: The raw value; ``None`` when there is none, or when only the MTA knows it.
+    :ivar value: The raw value; ``None`` when there is none any more.
     :ivar shown: Whether filters see it and count it.
     """
 
@@ -135,6 +138,9 @@ class HeaderModel(ABC):
             case ChangeHeader(index, name, value):
                 self._change(max(index, 1), self._made(name, value), delete=not value)
 
+    def _insert_edit(self, place: int, slot: Slot) -> Edit:
+        return InsertHeader(place, to_text(slot.name), self._given(slot.value or b""))
+
     def _made(self, name: str, value: str) -> Slot:
         return Slot(from_text(name), self._raw(value), None, True)
 
@@ -212,7 +218,7 @@ class PostfixHeader(HeaderModel):
 
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
-        self.slots = [Slot(b"Received", None, 0, False)]
+        self.slots = [Slot(b"Received", _SECRET, 0, False)]
         self._skips_first = True
 
     def begin_filter(self, *, shows_header: bool) -> None:
@@ -244,6 +250,8 @@ class PostfixHeader(HeaderModel):
     def edits_from(self, first: PostfixHeader) -> list[Edit]:
         """
         Change and delete from the bottom, so that counts stay; then insert from the top.
+
+        The MTA's own field cannot be reached in this way, and is left as it is.
         """
         edits: list[Edit] = []
         left = {slot.origin: slot for slot in self.slots if slot.origin is not None}
@@ -256,8 +264,8 @@ class PostfixHeader(HeaderModel):
             elif (new.name, new.value) != (old.name, old.value) and new.value is not None:
                 edits.append(ChangeHeader(index, to_text(new.name), self._given(new.value)))
         for place, slot in enumerate(self.slots):
-            if slot.origin is None and slot.value is not None:
-                edits.append(InsertHeader(place, to_text(slot.name), self._given(slot.value)))
+            if slot.origin is None:
+                edits.append(self._insert_edit(place, slot))
         return edits
 
 
@@ -272,7 +280,7 @@ class SendmailHeader(HeaderModel):
 
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
-        self.slots = [Slot(name, None, n, False) for n, name in enumerate(_SENDMAIL_OWN)]
+        self.slots = [Slot(name, _SECRET, n, False) for n, name in enumerate(_SENDMAIL_OWN)]
 
     def begin_filter(self, *, shows_header: bool) -> None:
         """
@@ -338,14 +346,17 @@ class SendmailHeader(HeaderModel):
         # What was made and deleted again is not made at all.
         slots = [s for s in self.slots if s.origin is not None or s.value is not None]
         top = next(place for place, slot in enumerate(slots) if slot.origin is not None)
-        # Only the very top can be reached, not the place below what is there.
-        new = [(0, slot) for slot in reversed(slots[:top])]
-        new += [(n - 1, slot) for n, slot in enumerate(slots[top:], top) if slot.origin is None]
-        return [
-            InsertHeader(place, to_text(slot.name), self._given(slot.value))
-            for place, slot in new
-            if slot.value is not None
-        ]
+        edits = [self._insert_edit(0, slot) for slot in reversed(slots[:top])]
+        for place, slot in enumerate(slots[top:], top):
+            if slot.origin is None:
+                edits.append(self._insert_at(place, slot))
+        return edits
+
+    def _insert_at(self, place: int, slot: Slot) -> Edit:
+        if place == 1 and slot.is_named(b"Received"):
+            # No index is the place below the first slot, but there such a field is added.
+            return AddHeader(to_text(slot.name), self._given(slot.value or b""))
+        return self._insert_edit(place - 1, slot)
 
 
 def header_model(flavour: str, *, leading_space: bool) -> HeaderModel:

@@ -4,6 +4,7 @@ A body as an MTA keeps it while filters replace it: in memory up to a size, on d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from tempfile import SpooledTemporaryFile
 
@@ -12,14 +13,22 @@ from yatxmilter.rfc5322 import wire_body
 __all__ = ["BodySpool"]
 
 
+def _sendmail_body(body: bytes) -> bytes:
+    # It keeps lines that end in LF, and puts a CR before each LF that has none. It adds no line
+    # end before the message is delivered.
+    return re.sub(rb"(?<!\r)\n", b"\r\n", body.replace(b"\r\n", b"\n"))
+
+
 class BodySpool:
     """
     A body: in memory up to a size, in a temporary file beyond it.
 
     :param memory: How many bytes are kept in memory.
+    :param flavour: The MTA: ``"postfix"`` or ``"sendmail"``.
     """
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, flavour: str) -> None:
+        self._flavour = flavour
         self._file = SpooledTemporaryFile(memory)  # noqa: SIM115 (closed by close)
         self.size = 0
 
@@ -44,12 +53,13 @@ class BodySpool:
 
     def replace(self, chunks: Iterable[bytes]) -> None:
         """
-        Take a filter's new body, with the line ends that the MTA gives it.
+        Take a filter's new body, as the MTA shows it to the next filter.
         """
         self._file.seek(0)
         self._file.truncate()
         self.size = 0
-        self.write(wire_body(b"".join(chunks)))
+        body = b"".join(chunks)
+        self.write(_sendmail_body(body) if self._flavour == "sendmail" else wire_body(body))
 
     def close(self) -> None:
         """

@@ -151,16 +151,30 @@ def table_cases(mta: str) -> Iterator[Case]:
     """
     Give the cases of the table: each editor before each other, and all that ends a message.
     """
+    for cases in table(mta).values():
+        yield from cases
+
+
+def table(mta: str) -> dict[str, Iterator[Case]]:
+    """
+    Give the parts of the table by their titles.
+    """
+    return {
+        "pairs": _pairs(),
+        "messages": _other_messages(),
+        "bodies": _bodies(),
+        "answers": _answers(mta),
+        "abilities": _abilities(),
+    }
+
+
+def _pairs() -> Iterator[Case]:
     for first, second in product(EDITORS, repeat=2):
         yield Case(
             f"{first} / {second}",
             _milters([{"xxfi_eom": EDITORS[first]}, {"xxfi_eom": EDITORS[second]}]),
             MESSAGES["plain"],
         )
-    yield from _other_messages()
-    yield from _bodies()
-    yield from _answers(mta)
-    yield from _abilities()
 
 
 def _other_messages() -> Iterator[Case]:

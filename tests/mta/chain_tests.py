@@ -1,0 +1,105 @@
+"""
+Scenarios: a part of the proof in :mod:`tests.mta.chain_equality`, small enough for a test run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import random
+from collections.abc import Iterable
+from itertools import islice
+from typing import ClassVar
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from .chain_bench import Case, ChainBench
+from .chain_cases import generated_cases, table
+from .chain_equality import MTAS, compare
+
+#: How many cases of each part of the table are tried here.
+SIZES = {"pairs": 60, "messages": 30, "bodies": 12, "answers": 40, "abilities": 12}
+
+_benches: dict[str, ChainBench] = {}
+
+
+def bench_for(mta: str) -> ChainBench:
+    """
+    Give the running bench of an MTA, which lasts until the test run ends.
+    """
+    if mta not in _benches:
+        MTAS[mta].require_installed()
+        bench = ChainBench(MTAS[mta])
+        try:
+            bench.start()
+        except BaseException:
+            bench.stop()
+            raise
+        atexit.register(bench.stop)
+        _benches[mta] = bench
+    return _benches[mta]
+
+
+class Equality(SynchronousTestCase):
+    """
+    Milters in one chain do what they do as filters of their own.
+    """
+
+    mta: ClassVar[str]
+
+    def setUp(self) -> None:
+        """
+        Start what does not run yet.
+        """
+        self.bench = bench_for(self.mta)
+
+    def assertNoDifference(self, cases: Iterable[Case]) -> None:
+        """
+        Send all cases in both ways.
+        """
+        for case in cases:
+            found = compare(self.bench, case)
+            if not case.known:
+                self.assertEqual(found, {}, case.name)
+
+    def some(self, part: str) -> list[Case]:
+        """
+        Choose cases of a part of the table, each time the same.
+        """
+        cases = list(table(self.mta)[part])
+        return random.Random(part).sample(cases, min(SIZES[part], len(cases)))
+
+    def test_pairs(self) -> None:
+        """
+        Two editors in a row come to the same.
+        """
+        self.assertNoDifference(self.some("pairs"))
+
+    def test_messages(self) -> None:
+        """
+        They do on messages that lack fields, or a body, or have blanks and octets.
+        """
+        self.assertNoDifference(self.some("messages"))
+
+    def test_bodies(self) -> None:
+        """
+        A body with any line ends is shown to the next milter, and delivered, alike.
+        """
+        self.assertNoDifference(self.some("bodies"))
+
+    def test_answers(self) -> None:
+        """
+        Any answer at any stage, by any of three, has the same effect.
+        """
+        self.assertNoDifference(self.some("answers"))
+
+    def test_abilities(self) -> None:
+        """
+        SKIP, leading blanks, missing callbacks, Deferreds and coroutines make no difference.
+        """
+        self.assertNoDifference(self.some("abilities"))
+
+    def test_generated(self) -> None:
+        """
+        Neither do milters made at random.
+        """
+        self.assertNoDifference(islice(generated_cases(self.mta, 7, 1000), 40))
