@@ -27,7 +27,7 @@ from yatxmilter.responses import (
 )
 from yatxmilter.wire import encode_indexed_header, encode_packet, encode_strings, from_text
 
-__all__ = ["ChainEdits"]
+__all__ = ["ChainEdits", "edit_packet"]
 
 _OfHeader = (AddHeader, InsertHeader, ChangeHeader)
 
@@ -81,7 +81,7 @@ class ChainEdits:
             tried.apply(edit)
         if tried.state() != header.state():
             pairs = [pair for pair in pairs if not isinstance(pair[0], _OfHeader)]
-            pairs += [(edit, _packet(edit)) for edit in header.edits_from(self._received)]
+            pairs += [(edit, edit_packet(edit)) for edit in header.edits_from(self._received)]
         return [packet for _, packet in pairs] + self._body
 
     def _drop(self, is_undone: Callable[[Edit], bool]) -> None:
@@ -108,7 +108,10 @@ def _same_field(earlier: ChangeHeader, later: ChangeHeader) -> bool:
     return earlier.index == later.index and bool(earlier.value)
 
 
-def _packet(edit: Edit) -> bytes:
+def edit_packet(edit: Edit) -> bytes:
+    """
+    Write an edit of the header as a packet.
+    """
     match edit:
         case InsertHeader(index, name, value):
             payload = encode_indexed_header(index, from_text(name), from_text(value))
