@@ -90,7 +90,7 @@ class _Shadow:
         self._offer: bytes | None = None
         self._asked: Agreement | None = None
         self._agreement: Agreement | None = None
-        self._ready = self._running = self._ended = self._gone = False
+        self._ready = self._ended = self._gone = False
         self._turn: IDelayedCall | None = None
         self._patience: IDelayedCall | None = None
         self._reason: Failure | None = None
@@ -122,7 +122,7 @@ class _Shadow:
         if self._ended or packet[0] == c.SMFIC_OPTNEG:
             return
         self._queue.put(packet)
-        if self._busy and self._queue.size > self._tally.backlog:
+        if self._behind:
             self._cut_off()
         self._take_turn()
 
@@ -136,6 +136,11 @@ class _Shadow:
     @property
     def _busy(self) -> bool:
         return bool(self._opening.waiting or self._answers.waiting or self._caller.settling)
+
+    @property
+    def _behind(self) -> bool:
+        # One that is not waited for has its turn at once.
+        return self._busy and self._queue.size > self._tally.backlog
 
     def _take_turn(self) -> None:
         if self._turn is None:
@@ -153,9 +158,6 @@ class _Shadow:
         """
         Work off what waits, until the milter has to be waited for.
         """
-        if self._running:
-            return
-        self._running = True
         try:
             self._negotiate()
             while self._ready and not (self._ended or self._busy):
@@ -170,18 +172,12 @@ class _Shadow:
             # The real conversation says so.
             self._end()
         finally:
-            self._running = False
             self._out.clear()
         if self._reason is not None and not self._busy:
             self._go(self._reason)
 
     def _resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
-        running = self._running
-        self._running = True
-        try:
-            work(pending)
-        finally:
-            self._running = running
+        work(pending)
         self.run()
 
     def _negotiate(self) -> None:
@@ -222,7 +218,7 @@ class _Shadow:
             self._stop_message()
             if begun:
                 self._queue.drop_message(begun=True)
-        while self._queue.size > self._tally.backlog and self._queue.drop_message(begun=False):
+        while self._behind and self._queue.drop_message(begun=False):
             self._tell(Report(cut_off=True))
 
     def _stop_message(self) -> None:
