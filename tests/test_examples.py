@@ -16,7 +16,7 @@ from twisted.names.authority import FileAuthority
 from twisted.names.server import DNSServerFactory
 
 from tests.programs import ROOT, Program, ProgramTestCase, free_port
-from yatxmilter.client import MilterClient, Outcome, apply_edits
+from yatxmilter.client import AddHeader, MilterClient, Outcome, apply_edits
 from yatxmilter.constants import (
     SMFIF_ADDHDRS,
     SMFIF_CHGHDRS,
@@ -461,3 +461,61 @@ class RemoteMilterTests(ExampleTestCase):
         self.assertEqual((outcome.verdict, outcome.stage), (SMFIS_TEMPFAIL, "mail"))
         await mta.quit()
         program.stop()
+
+
+class ConditionsTests(ExampleTestCase):
+    """
+    Milters for some of the mail.
+    """
+
+    example = "conditions.py"
+
+    async def test_user(self) -> None:
+        """
+        Mail of a user who has logged in over TLS gets the note, and may go to the staff.
+        """
+        program = self.begin()
+        mta = await program.connect()
+        await mta.negotiate()
+        await mta.connect("client.example", OUTSIDE)
+        await mta.helo("client.example", macros={"{tls_version}": "TLSv1.3"})
+        outcome = await self.send(mta, recipient="<staff@example.com>", **{"{auth_type}": "PLAIN"})
+        self.assertEqual(outcome.edits, (AddHeader("X-Sent-By", "a user of example.com"),))
+        await mta.quit()
+        program.stop()
+
+    async def test_stranger(self) -> None:
+        """
+        A stranger may not write to the staff, nor use our name; otherwise mail passes as it is.
+        """
+        program = self.begin()
+        mta = await self.greeted(program)
+        outcome = await self.send(mta, recipient="<staff@example.com>")
+        self.assertEqual(
+            [one.response.text for one in outcome.recipients if one.response],
+            ["550 5.7.1 for our users only"],
+        )
+        outcome = await self.send(mta)
+        self.assertTrue(outcome.accepted)
+        self.assertEqual(outcome.edits, ())
+        await mta.quit()
+        mta = await self.greeted(program, helo="mail.example.com")
+        outcome = await self.send(mta)
+        self.assertEqual(
+            [one.response.text for one in outcome.recipients if one.response],
+            ["550 5.7.1 for our users only"],
+        )
+        await mta.quit()
+        program.stop()
+
+    async def test_shadow(self) -> None:
+        """
+        A subject in capital letters passes; the log says that it would not have.
+        """
+        program = self.begin()
+        mta = await self.greeted(program)
+        outcome = await self.send(mta, MESSAGE.replace(b"hello", b"HELLO"))
+        self.assertTrue(outcome.accepted)
+        await mta.quit()
+        program.stop()
+        self.assertIn("ShoutingCheck in shadow: SMFIS_REJECT at xxfi_header", program.output)
