@@ -63,7 +63,7 @@ def view(**known: Any) -> MailView:
     """
     Make a view without macros.
     """
-    return MailView(MacroStore(), **known)
+    return MailView(MacroStore().get, **known)
 
 
 def view_of_macros(letter: str, **known: str) -> MailView:
@@ -73,7 +73,7 @@ def view_of_macros(letter: str, **known: str) -> MailView:
     store = MacroStore()
     pairs = [text for name, value in known.items() for text in ("{" + name + "}", value)]
     store.put(letter.encode() + strings(*(text.encode() for text in pairs)))
-    return MailView(store)
+    return MailView(store.get)
 
 
 def behind(condition: Any, made: Any, **options: Any) -> MilterFactory:

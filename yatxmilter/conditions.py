@@ -25,7 +25,6 @@ from yatxmilter.commands import (
     RCPT_ROW,
     Command,
 )
-from yatxmilter.macros import MacroStore
 from yatxmilter.negotiation import DEFAULT_SYMBOLS
 
 __all__ = [
@@ -56,6 +55,7 @@ class MailView:
     """
     What is known of a connection and its message: the argument of a condition.
 
+    :ivar macro: Looks a macro up by its name, as ``smfi_getsymval`` does.
     :ivar hostname: The client's name, as ``xxfi_connect`` has it; ``None`` before that.
     :ivar client: The client's address, as ``xxfi_connect`` has it; ``None`` when unknown.
     :ivar helo: What the client said in HELO or EHLO.
@@ -64,19 +64,13 @@ class MailView:
     :ivar recipients: Those of all recipients that were asked for so far, this one included.
     """
 
-    macros: MacroStore
+    macro: Callable[[str], str | None]
     hostname: str | None = None
     client: Any = None
     helo: str | None = None
     sender: tuple[str, ...] | None = None
     recipient: tuple[str, ...] | None = None
     recipients: tuple[tuple[str, ...], ...] = ()
-
-    def macro(self, name: str) -> str | None:
-        """
-        Look a macro up, as ``smfi_getsymval`` does.
-        """
-        return self.macros.get(name)
 
 
 Predicate = Callable[[MailView], object]

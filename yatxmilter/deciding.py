@@ -73,7 +73,7 @@ class Decision:
         """
         Forget all: there is a new connection, or none.
         """
-        self.view = MailView(self._macros)
+        self.view = MailView(self._macros.get)
         self.early: list[Late] = []
         self.standing: Standing | None = None
         self.known: bool | None = None
