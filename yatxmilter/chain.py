@@ -49,6 +49,9 @@ _log = Logger()
 
 _CONTENT = frozenset((HEADER_ROW, EOH_ROW, BODY_ROW))
 
+# So many bytes of body are given to milters in one turn of the reactor.
+_TURN = 4_000_000
+
 
 class _Message:
     """
@@ -109,6 +112,7 @@ class Chain(Merge):
         self._walked: Command | None = None
         self._arrival: Deferred[None] | None = None
         self._sizes: dict[Member, int] = {}
+        self._given = 0
 
     def compile(self, steps: int, *, skip_offered: bool) -> None:
         """
@@ -158,15 +162,25 @@ class Chain(Merge):
     ) -> ReturnCode:
         result = self._caller.call(member, command, callback, *arguments)
         if isinstance(result, Pending):
-            pending = result
-            arrival = self._arrival = Deferred()
-            self._round = [pending]
-            if self._walked is EOM_ROW and self._progress_timer is None:
-                self._start_progress()
-            pending.wait(self._clock, partial(self._resume, self._settle))
-            await arrival
-            result = pending.result
+            await self._arrive(result)
+            result = result.result
         return self._read(member, command, result)
+
+    async def _arrive(self, pending: Pending) -> None:
+        arrival = self._arrival = Deferred()
+        self._round = [pending]
+        if self._walked is EOM_ROW and self._progress_timer is None:
+            self._start_progress()
+        pending.wait(self._clock, partial(self._resume, self._settle))
+        await arrival
+
+    async def _pause(self, member: Member) -> None:
+        """
+        Let other connections have their turn.
+        """
+        turn: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self._clock.callLater(0, turn.callback, None)
+        await self._arrive(Pending(member, EOM_ROW, turn))
 
     def _settle(self, pending: Pending) -> None:
         if pending in self._round:
@@ -306,6 +320,10 @@ class Chain(Merge):
             code = await self._ask(member, BODY_ROW, callback, chunk)
             if code is not SMFIS_CONTINUE:
                 return code
+            self._given += len(chunk)
+            if self._given >= _TURN:
+                self._given = 0
+                await self._pause(member)
         callback = self._callee(member, EOM_ROW)
         if callback is None:
             return SMFIS_CONTINUE

@@ -150,11 +150,8 @@ class HeaderModel(ABC):
         """
         return self._counted(from_text(name), max(index, 1)) is not None
 
-    def _countable(self) -> list[Slot]:
-        return [slot for slot in self.slots if slot.shown]
-
     def _counted(self, name: bytes, index: int) -> Slot | None:
-        named = [slot for slot in self._countable() if slot.is_named(name)]
+        named = [slot for slot in self.slots if slot.shown and slot.is_named(name)]
         return named[index - 1] if index <= len(named) else None
 
     @abstractmethod
@@ -210,26 +207,18 @@ class PostfixHeader(HeaderModel):
     """
     A header as Postfix keeps it.
 
-    It puts a ``Received`` on top before any filter is asked, which it does not show. To leave it
-    out it skips the first line, whatever that is when an edit comes. So after an insertion above
-    it Postfix shows the next filter its own ``Received``, and hides what was inserted; here filters
-    see what those before them have made.
+    It puts a ``Received`` on top before any filter is asked. Filters are not shown that one and
+    cannot change it, but it counts as a line when something is inserted.
     """
 
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
         self.slots = [Slot(b"Received", _SECRET, 0, False)]
-        self._skips_first = True
 
     def begin_filter(self, *, shows_header: bool) -> None:
         """
-        Have the edits of the next filter count what that one is shown.
+        Give the message to the next filter, for which nothing is counted differently.
         """
-        own = self.slots[0]
-        self._skips_first = not own.shown
-
-    def _countable(self) -> list[Slot]:
-        return self.slots[1:] if self._skips_first else super()._countable()
 
     def _add(self, new: Slot) -> None:
         self.slots.append(new)
@@ -245,13 +234,11 @@ class PostfixHeader(HeaderModel):
         elif delete:
             self.slots.remove(found)
         else:
-            found.name, found.value, found.shown = new.name, new.value, True
+            found.name, found.value = new.name, new.value
 
     def edits_from(self, first: PostfixHeader) -> list[Edit]:
         """
         Change and delete from the bottom, so that counts stay; then insert from the top.
-
-        The MTA's own field cannot be reached in this way, and is left as it is.
         """
         edits: list[Edit] = []
         left = {slot.origin: slot for slot in self.slots if slot.origin is not None}

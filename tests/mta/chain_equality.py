@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> int:
     for name in options.mta or MTAS:
         sets = {
             "table": table_cases(name),
-            f"seed {options.seed}": generated_cases(name, options.seed, options.cases),
+            f"seed {options.seed}": generated_cases(options.seed, options.cases),
         }
         for title, cases in sets.items():
             chosen = [case for case in cases if not options.only or options.only in case.name]
