@@ -37,6 +37,7 @@ from tests.conversation_helpers import (
     packet,
     started,
 )
+from tests.remotes import RemoteConversation, serving
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.backlog import Backlog
@@ -401,6 +402,54 @@ class AgreementTests(ConversationTestCase):
         conversation.clock.advance(0)
         self.assertEqual(names(made.calls), ["close"])
         self.assertEqual(conversation.clock.getDelayedCalls(), [])
+
+
+class RemoteTests(SynchronousTestCase):
+    """
+    Milters that run elsewhere, in shadow or for some of the mail.
+    """
+
+    def talk(self, made: Any, **options: Any) -> tuple[RemoteConversation, str]:
+        """
+        Send a message to a real milter here and a remote one; give the answers.
+        """
+        conversation = RemoteConversation(serving(made), before=(full("Real"),), **options)
+        conversation.agree()
+        answers = conversation.letters(CONNECT + HELO, *[MAIL, RCPT, DATA, HEADER, EOH, BODY, EOM])
+        return conversation, answers
+
+    def test_shadow(self) -> None:
+        """
+        A remote milter in shadow sees the message, and its answer is only counted.
+        """
+
+        def refuse(self: Any) -> int:
+            self.smfi_addheader("X-Spam", "yes")
+            return c.SMFIS_REJECT
+
+        made = full("Remote", eom=refuse)
+        conversation, answers = self.talk(made, shadow=True)
+        self.assertEqual(answers, "c" * 9)
+        self.assertEqual(names(made.calls), SPEAKING)
+        self.assertEqual(tally(conversation.standing).verdicts, {c.SMFIS_REJECT: 1})
+
+    def test_condition(self) -> None:
+        """
+        A remote milter may join late; it gets the macros of their time with what it missed.
+        """
+        made = full("Remote", envrcpt=c.SMFIS_REJECT)
+        _, answers = self.talk(made, when=recipient_matches("example.net"))
+        self.assertEqual(answers[:4], "cccr")
+        self.assertEqual(names(made.calls)[:4], SPEAKING[:4])
+
+    def test_other_mail(self) -> None:
+        """
+        Of mail that is not its own a remote milter sees nothing.
+        """
+        made = full("Remote")
+        _, answers = self.talk(made, when=recipient_matches("example.org"))
+        self.assertEqual(len(answers), 9)
+        self.assertEqual(made.calls, [])
 
 
 class BacklogTests(SynchronousTestCase):
