@@ -41,7 +41,7 @@ from tests.remotes import RemoteConversation, serving
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.backlog import Backlog
-from yatxmilter.conditions import recipient_matches
+from yatxmilter.conditions import client_in, recipient_matches
 from yatxmilter.tally import Report, Shadow, describe_edit
 
 WITH_ID = MAIL + RCPT + DATA + HEADER + EOH + BODY + macros("E", b"i", b"4Xq1") + EOM
@@ -297,13 +297,30 @@ class VerdictTests(ConversationTestCase):
 
     def test_behind_condition(self) -> None:
         """
-        A milter in shadow may have a condition, too.
+        A milter in shadow may have a condition, too; other mail is neither logged nor counted.
         """
-        made = full()
-        factory = MilterFactory(made, when=recipient_matches("example.org"), shadow=True)
-        conversation = started(full("Real"), factory)
-        self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE + QUIT), "c" * 9)
-        self.assertEqual(made.calls, [])
+        for condition in (recipient_matches("example.org"), client_in("198.51.100.0/24")):
+            made = full()
+            factory = MilterFactory(made, when=condition, shadow=True)
+            conversation = started(full("Real"), factory)
+            session = CONNECT + HELO + MESSAGE + MAIL + ABORT
+            self.assertEqual(conversation.letters(session), "c" * 10)
+            self.assertEqual(made.calls, [])
+            self.assertEqual(self.reports(), [])
+            self.assertEqual((tally(factory).verdicts, tally(factory).undecided), ({}, 0))
+
+    def test_its_condition_is_true(self) -> None:
+        """
+        Mail that a condition leaves to it counts, and so does what it says of it late.
+        """
+        for condition in (recipient_matches("example.net"), client_in("192.0.2.0/24")):
+            for code in (c.SMFIS_CONTINUE, c.SMFIS_REJECT):
+                factory = MilterFactory(full(connect=code), when=condition, shadow=True)
+                conversation = started(full("Real"), factory)
+                self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE), "c" * 9)
+                self.assertEqual(len(self.reports()), 1)
+                self.assertEqual(sum(tally(factory).verdicts.values()), 1)
+                self.events.clear()
 
     def test_not_a_member(self) -> None:
         """

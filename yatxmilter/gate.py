@@ -57,6 +57,7 @@ class GatedMember(Member):
     """
 
     __slots__ = (
+        "_concerned",
         "_condition",
         "_decision",
         "_gone",
@@ -88,6 +89,7 @@ class GatedMember(Member):
             self._needs |= {MAIL_ROW}
         # Whether the milter was shown any of the connection, and of the message.
         self._met = self._seen = False
+        self._concerned = False
         self._own_steps_agreed = self.request.steps
         self._decision = Decision(condition, self.on_error, macros)
         self.request = self.widened(self.request, Offer(0, 0, 0))
@@ -119,6 +121,13 @@ class GatedMember(Member):
         """
         self._gone = True
         super().retire()
+
+    @property
+    def concerned(self) -> bool:
+        """
+        Whether the last message was the milter's business.
+        """
+        return self._concerned or self._decision.known is True
 
     # ---- what is called
 
@@ -173,7 +182,7 @@ class GatedMember(Member):
         """
         decision = self._decision
         if command is CONNECT_ROW or command is MAIL_ROW:
-            self._seen = False
+            self._seen = self._concerned = False
         decision.note(command, arguments)
         joins = not decision.open
         opened = decision.decide(command)
@@ -207,7 +216,7 @@ class GatedMember(Member):
     def _show(self, late: Late) -> object:
         self._met = True
         if late.command.in_message:
-            self._seen = True
+            self._seen = self._concerned = True
         if late.command is EOM_ROW:
             return self._finish(late)
         return None if late.callback is None else late.callback(*late.arguments)

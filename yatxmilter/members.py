@@ -98,6 +98,13 @@ class Member:
         self.request = Request(0, self._own_steps(), {})
         self.failed = False
 
+    @property
+    def concerned(self) -> bool:
+        """
+        Whether the last message was the milter's business.
+        """
+        return True
+
     def callback(self, name: str) -> Callback | None:
         """
         Give a callback of the milter's own; ``None`` if it has none.

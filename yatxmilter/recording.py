@@ -97,5 +97,5 @@ class Recorder(FirstAnswer):
         """
         super().end_message(aborted)
         report, self.report = self.report, None
-        if report is not None:
+        if report is not None and (report.says_no or self._members[0].concerned):
             self.tell(report)

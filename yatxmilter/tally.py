@@ -74,6 +74,13 @@ class Report:
     cut_off: bool = False
 
     @property
+    def says_no(self) -> bool:
+        """
+        Whether it is more than a continue.
+        """
+        return self.verdict not in (None, SMFIS_CONTINUE) or bool(self.recipients)
+
+    @property
     def outcome(self) -> str:
         """
         Say in a word what the verdict is.
