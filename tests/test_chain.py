@@ -376,6 +376,8 @@ class SpoolTests(ConversationTestCase):
                 conversation = started(full(), full(), merge="chain", spool_memory=memory)
                 conversation.send(MAIL, RCPT, DATA, HEADER, EOH, BODY)
                 self.assertEqual(self.closed(), [False])
+                rolled = self.spools[0]._file._rolled  # type: ignore[attr-defined]
+                self.assertEqual(rolled, memory == 1)
                 conversation.send(ending)
                 self.assertEqual(self.closed(), [True])
 

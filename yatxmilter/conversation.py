@@ -90,7 +90,6 @@ class Conversation:
         self,
         line: Line,
         clock: IReactorTime,
-        *,
         merge: str = "first",
         progress_interval: float | None = None,
         spool_memory: int = 1024 * 1024,

@@ -60,7 +60,7 @@ class MilterProtocol(Protocol):
             stuck=self._stuck,
         )
         self._conversation = Conversation(
-            self, options.clock, merge=options.merge, progress_interval=options.progress_interval
+            self, options.clock, options.merge, options.progress_interval, options.spool_memory
         )
         macros = self._conversation.session.macros
         macros.most = options.max_macros
