@@ -505,19 +505,23 @@ class EditTests(ConversationTestCase):
 
     def test_bug_of_ours(self) -> None:
         """
-        An error of the chain itself is logged as what it is.
+        An error of the chain itself is logged as what it is, and answered with TEMPFAIL where an
+        answer is owed.
         """
 
         def broken(*_: Any) -> None:
             raise KeyError("a bug")
 
-        waiting = Waiting()
-        conversation = chain(full(helo=waiting))
-        conversation.send(HELO)
-        self.patch(conversation.protocol._conversation._fanout, "_continue", broken)
-        waiting.fire()
-        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        conversation.drop()
+        for quiet, expected in (((), b"\0\0\0\1t"), (("helo",), b"")):
+            waiting = Waiting()
+            conversation = chain(full(helo=waiting, quiet=quiet))
+            conversation.send(HELO)
+            self.patch(conversation.protocol._conversation._fanout, "_continue", broken)
+            conversation.transport.clear()
+            waiting.fire()
+            self.assertEqual(conversation.transport.value(), expected)
+            self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+            conversation.drop()
 
 
 class KeptTests(ConversationTestCase):
