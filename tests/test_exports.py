@@ -35,6 +35,8 @@ PUBLIC = {
     "yatxmilter.defaults": ["Milter", "MilterFactory", "noreply"],
     "yatxmilter.protocol": ["MilterProtocol", "MilterProtocolFactory"],
     "yatxmilter.interfaces": ["IMilter", "IMilterFactory"],
+    "yatxmilter.remote": ["RemoteMilter", "RemoteMilterFactory"],
+    "yatxmilter.service": ["MilterService"],
 }
 
 
