@@ -343,6 +343,50 @@ def made_of(members: dict[str, Any]) -> Any:
     return milter(**members)
 
 
+class FlavourTests(ConversationTestCase):
+    """
+    The MTA that a chain talks to is told by its macros.
+    """
+
+    def edits(self, macro: bytes, **others: Any) -> tuple[list[tuple[str, bytes]], list[Any]]:
+        """
+        Have one milter delete the first X, and the next one change what is the first for it.
+
+        :return: The edits, and the header that the second was shown.
+        """
+
+        def delete(self: Any) -> None:
+            self.smfi_chgheader("X", 1, None)
+
+        def change(self: Any) -> None:
+            self.smfi_chgheader("X", 1, "new")
+
+        two = milter(eom=change, **others)
+        conversation = started(milter(eom=delete), two, merge="chain")
+        conversation.send(macro, packet("L", b"X\x001\0"), packet("L", b"X\x002\0"))
+        found = conversation.packets(EOM)[:-1]
+        return found, [call[1:] for call in two.calls if call[0] == "header"]
+
+    def test_counts(self) -> None:
+        """
+        Sendmail is told to change the second field, since it counts the deleted one for a filter.
+        """
+        gone = ("m", b"\0\0\0\1X\0\0")
+        for macro in ((b"v", b"8.17.1"), (b"j", b"mta.example.com")):
+            edits = self.edits(macros("C", *macro), header=None)
+            self.assertEqual(edits, ([gone, ("m", b"\0\0\0\2X\0new\0")], [("X", "2")]))
+        for macro in ((b"v", b"Postfix 3.7"), (b"v", b"Other 8"), (b"_", b"x")):
+            edits = self.edits(macros("C", *macro), header=None)
+            self.assertEqual(edits, ([gone, ("m", b"\0\0\0\1X\0new\0")], [("X", "2")]))
+
+    def test_header_not_wanted(self) -> None:
+        """
+        For a milter that is not sent the header Sendmail counts the deleted field.
+        """
+        edits, _ = self.edits(macros("C", b"v", b"8.17.1"))
+        self.assertEqual(edits[-1], ("m", b"\0\0\0\1X\0new\0"))
+
+
 class SpoolTests(ConversationTestCase):
     """
     The body that is kept.

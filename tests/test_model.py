@@ -305,6 +305,44 @@ class EditsFromTests(SynchronousTestCase):
             alone.apply(edit)
         self.assertEqual(alone.fields(), header.fields())
 
+    def written(self, flavour: str, *edits: Edit) -> list[Edit]:
+        """
+        Give what is written for one filter's edits.
+        """
+        first = model(flavour, *START)
+        header = first.copy()
+        for edit in edits:
+            header.apply(edit)
+        return header.edits_from(first)
+
+    def test_postfix_from_the_bottom(self) -> None:
+        """
+        Of fields of one name the last is deleted first, so that the count stays.
+        """
+        gone = ChangeHeader(1, "A", "")
+        self.assertEqual(
+            self.written("postfix", gone, gone),
+            [ChangeHeader(2, "a", ""), ChangeHeader(1, "A", "")],
+        )
+
+    def test_sendmail_own_fields_last(self) -> None:
+        """
+        A field that the MTA makes itself is counted once it is set, so it comes last.
+        """
+        edits = ChangeHeader(1, "Date", "x"), ChangeHeader(2, "Date", "y")
+        self.assertEqual(
+            self.written("sendmail", *edits), [ChangeHeader(1, "Date", "x"), AddHeader("Date", "y")]
+        )
+        gone = self.written("sendmail", ChangeHeader(2, "Date", ""))
+        self.assertEqual(gone, [ChangeHeader(0x7FFFFFFF, "Date", "")])
+
+    def test_sendmail_below_the_first(self) -> None:
+        """
+        The place below the first slot is reached by adding a Received.
+        """
+        edits = [AddHeader("Return-Path", "r"), AddHeader("Received", "x")]
+        self.assertEqual(self.written("sendmail", *edits), edits)
+
     @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
     @settings(max_examples=150, deadline=None)
     def test_sendmail(self, filters: list[list[Edit]], leading_space: bool) -> None:
