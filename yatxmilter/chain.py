@@ -24,18 +24,16 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter.commands import (
     BODY_ROW,
-    CONNECT_ROW,
     EOH_ROW,
     EOM_ROW,
     HEADER_ROW,
-    HELO_ROW,
     UNKNOWN_ROW,
     Command,
 )
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.edits import ChainEdits
 from yatxmilter.members import Callback, Member
-from yatxmilter.merging import Kept, Merge
+from yatxmilter.merging import Merge
 from yatxmilter.model import HeaderModel, header_model
 from yatxmilter.negotiation import data_size
 from yatxmilter.responses import Quarantine, ReplaceBody, read_edit
@@ -238,9 +236,8 @@ class Chain(Merge):
         packet = response(code, member.context.take_reply(code))
         if not command.nr & self._unanswered:
             self._answer(command, [member], code, packet)
-        elif command is not UNKNOWN_ROW:
-            for_connection = command is CONNECT_ROW or command is HELO_ROW
-            self._kept = Kept(code, packet, member, for_connection)
+        else:
+            self._keep(command, member, code, packet)
 
     # ---- headers to the end of the message
 

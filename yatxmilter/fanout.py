@@ -13,10 +13,10 @@ from __future__ import annotations
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter.commands import CONNECT_ROW, EOM_ROW, HELO_ROW, UNKNOWN_ROW, Command
+from yatxmilter.commands import EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
-from yatxmilter.merging import Kept, Merge
+from yatxmilter.merging import Merge
 from yatxmilter.rounds import Pending
 from yatxmilter.verdicts import response
 
@@ -100,10 +100,7 @@ class FirstAnswer(Merge):
             one.cancel()
         packet = response(code, member.context.take_reply(code))
         if command.nr & self._unanswered and not self._session.last_chunk:
-            if command is UNKNOWN_ROW:
-                return
-            for_connection = command is CONNECT_ROW or command is HELO_ROW
-            self._kept = Kept(code, packet, member, for_connection)
+            self._keep(command, member, code, packet)
         elif command is EOM_ROW:
             unfinished = [one.member for one in pending] + uncalled
             if code is c.SMFIS_ACCEPT:

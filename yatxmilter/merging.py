@@ -28,6 +28,7 @@ from yatxmilter.commands import (
     EOM_ROW,
     HELO_ROW,
     RCPT_ROW,
+    UNKNOWN_ROW,
     Command,
 )
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
@@ -256,6 +257,14 @@ class Merge(ABC):
 
     def _all_skipped(self) -> bool:
         return self._skip_offered and not self._plan[BODY_ROW.index]
+
+    def _keep(self, command: Command, member: Member, code: ReturnCode, packet: bytes) -> None:
+        """
+        Keep an answer given where none was promised; one to an unknown command is about that alone.
+        """
+        if command is not UNKNOWN_ROW:
+            for_connection = command is CONNECT_ROW or command is HELO_ROW
+            self._kept = Kept(code, packet, member, for_connection)
 
     def _give_kept(self, kept: Kept, command: Command) -> None:
         if command.nr & self._unanswered and not self._session.last_chunk:

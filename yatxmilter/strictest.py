@@ -17,7 +17,7 @@ from yatxmilter import constants as c
 from yatxmilter.commands import EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
-from yatxmilter.merging import Kept, Merge
+from yatxmilter.merging import Merge
 from yatxmilter.rounds import Pending
 from yatxmilter.verdicts import response
 
@@ -110,7 +110,7 @@ class Strictest(Merge):
             del self._votes[member]
             self._leave(member, command)
         if command.nr & self._unanswered and not self._session.last_chunk:
-            self._keep(command)
+            self._keep_votes(command)
             return
         decision = self._strictest(command)
         if decision is not None:
@@ -129,7 +129,7 @@ class Strictest(Merge):
                     return member, strictest
         return None
 
-    def _keep(self, command: Command) -> None:
+    def _keep_votes(self, command: Command) -> None:
         # Votes of the message are counted at its next step that is answered. What was said before
         # any message is about all of them.
         if command.in_message:
@@ -142,7 +142,7 @@ class Strictest(Merge):
         if command is not UNKNOWN_ROW:
             member, code = decision
             packet = response(code, member.context.take_reply(code))
-            self._kept = Kept(code, packet, member, True)
+            self._keep(command, member, code, packet)
 
     def _refuse_with(self, command: Command, decider: Member, code: ReturnCode) -> None:
         packet = response(code, decider.context.take_reply(code))
