@@ -35,7 +35,7 @@ setup(
     install_requires=RUNTIME,
     extras_require={"test": TEST, "docs": DOCS, "dev": [*TEST, *DOCS, *LINT]},
     packages=find_packages(include=["yatxmilter", "yatxmilter.*"]),
-    package_data={"yatxmilter": ["py.typed", "*.eml"]},
+    package_data={"yatxmilter": ["py.typed"], "yatxmilter.cli": ["*.eml"]},
     zip_safe=False,
     entry_points={"console_scripts": ["yatxmilter=yatxmilter.__main__:main"]},
     keywords=["milter", "libmilter", "postfix", "sendmail", "mail", "filter", "twisted"],

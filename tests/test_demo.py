@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.demo`: the whole play, over real TCP.
+Tests of `yatxmilter.cli.demo`: the whole play, over real TCP.
 
 The reactor is the test runner's, except where the command starts and stops one of its own.
 """
@@ -17,7 +17,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.trial.unittest import TestCase
 
-from yatxmilter import MilterProtocolFactory, demo
+from yatxmilter import MilterProtocolFactory
+from yatxmilter.cli import demo
 from yatxmilter import constants as c
 from yatxmilter.errors import PeerError
 from yatxmilter.page import Page

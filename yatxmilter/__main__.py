@@ -1,8 +1,7 @@
 """
 ``python -m yatxmilter``: one sub-command for each thing to do.
 
-A sub-command is a row of `_COMMANDS` and a module with two functions: ``add_arguments(parser)``
-declares what it takes, and ``run(arguments)`` does it and answers with the exit status.
+A sub-command is a row of `_COMMANDS` and a module of `yatxmilter.cli`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from yatxmilter import __version__, demo
+from yatxmilter import __version__
+from yatxmilter.cli import demo
 
 __all__ = ["main"]
 
