@@ -18,8 +18,8 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.trial.unittest import TestCase
 
 from yatxmilter import MilterProtocolFactory
-from yatxmilter.cli import demo
 from yatxmilter import constants as c
+from yatxmilter.cli import demo
 from yatxmilter.errors import PeerError
 from yatxmilter.page import Page
 from yatxmilter.transaction import Outcome
