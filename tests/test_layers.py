@@ -22,7 +22,7 @@ LAYERS = (
     # numbers, exceptions, and small things that know nothing of the protocol
     ("constants", "errors", "interfaces", "page", "rfc5322", "watch", "draining", "connspec"),
     ("packets", "options", "legacy"),
-    ("wire", "admission"),
+    ("wire", "admission", "fastpath"),
     # the tables: a row for each command, a row for each action
     ("commands", "replies", "macros"),
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
@@ -35,6 +35,7 @@ LAYERS = (
     ("recording",),
     ("shadow",),
     ("conversation", "standin"),
+    ("line",),
     ("protocol", "remote"),
     ("__init__",),
     ("service",),

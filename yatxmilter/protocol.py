@@ -1,8 +1,8 @@
 """
 The milter's side as Twisted protocol and factory.
 
-The protocol moves bytes between its transport and a `Conversation`, and watches the clock and the
-buffers; what the bytes mean is not decided here.
+How bytes come and go is in `yatxmilter.line`, what they mean in `yatxmilter.conversation`; here are
+the milters of a connection, and what all connections of a server have in common.
 """
 
 from __future__ import annotations
@@ -11,60 +11,38 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from yatxmilter.addresses import describe_address
 from yatxmilter.admission import Admission
 from yatxmilter.context import Context
-from yatxmilter.conversation import MERGES, Conversation
+from yatxmilter.conversation import MERGES
 from yatxmilter.defaults import Milter
 from yatxmilter.draining import Drains
+from yatxmilter.fastpath import ConnectionSet, Served, adoptable
 from yatxmilter.interfaces import IMilter, IMilterFactory
+from yatxmilter.line import TransportLine
 from yatxmilter.members import wanted_callbacks
 from yatxmilter.options import choice_option, limit_option, seconds_option
 from yatxmilter.tally import code_for_missing
-from yatxmilter.watch import Watch
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
 _log = Logger()
 
 
-@implementer(IPushProducer)
-class MilterProtocol(Protocol):
+class MilterProtocol(TransportLine):
     """
     One connection from an MTA, with its milters.
 
     :param factory: The factory whose options count; without one, the defaults.
     """
 
-    transport: Any
-
     def __init__(self, factory: MilterProtocolFactory | None = None) -> None:
-        options = MilterProtocolFactory(()) if factory is None else factory
+        super().__init__(MilterProtocolFactory(()) if factory is None else factory)
         self.factory = factory
-        self._options = options
-        self._paused = False
-        # How many packets there had been when the one that is incomplete began.
-        self._taken = 0
-        self._watch = Watch(
-            options.clock,
-            timeout=options.timeout,
-            command_timeout=options.command_timeout,
-            write_timeout=options.write_timeout,
-            expired=self._expired,
-            stuck=self._stuck,
-        )
-        self._conversation = Conversation(
-            self, options.clock, options.merge, options.progress_interval, options.spool_memory
-        )
-        macros = self._conversation.session.macros
-        macros.most = options.max_macros
-        macros.most_bytes = options.max_macro_bytes
 
     # ---- milters
 
@@ -106,133 +84,6 @@ class MilterProtocol(Protocol):
         """
         self._conversation.refuse(code)
 
-    # ---- Twisted's side
-
-    def connectionMade(self) -> None:
-        """
-        Tell the milters of the connection, and start to watch it.
-        """
-        peer = self.transport.getPeer()
-        if self.factory is not None:
-            self.factory.connection_made(self, peer)
-        self.transport.registerProducer(self, True)
-        self._watch.idle.start()
-        self._conversation.connected(peer)
-
-    def dataReceived(self, data: bytes) -> None:
-        """
-        Hand bytes to the conversation; pause the transport when too many are waiting there.
-        """
-        conversation = self._conversation
-        conversation.receive(data)
-        if conversation.busy:
-            self._moved()
-            # What is missing of a command is not looked at before there is time for it.
-            self._watch.command.stop()
-            if conversation.session.splitter.buffered > self._options.max_buffered:
-                self._paused = True
-                self.transport.pauseProducing()
-
-    def _moved(self) -> None:
-        # Only while it counts: not once the connection is being closed.
-        idle = self._watch.idle
-        if idle.since is not None:
-            idle.since = self._options.clock.seconds()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        Cancel what is awaited, and tell the milters.
-        """
-        self._watch.cancel()
-        self._conversation.lost(reason)
-        if self.factory is not None:
-            self.factory.connection_lost(self, self.transport.getPeer())
-
-    def _expired(self, fault: str) -> None:
-        if self._conversation.waiting:
-            # The MTA waits for a milter, not we for the MTA.
-            self._watch.idle.start()
-            return
-        self._log_fault(fault)
-        self._conversation.end()
-
-    def _stuck(self, fault: str) -> None:
-        self._log_fault(fault)
-        self.transport.abortConnection()
-
-    def _log_fault(self, fault: str) -> None:
-        _log.warn(
-            "The MTA at {mta} {fault}; closing the connection",
-            mta=describe_address(self.transport.getPeer()),
-            fault=fault,
-        )
-
-    def drain(self) -> None:
-        """
-        Close the connection as soon as no message is open and no milter is waited for.
-        """
-        self._conversation.drain()
-
-    def give_up(self) -> None:
-        """
-        Close the connection now; answer TEMPFAIL where an answer is owed.
-        """
-        self._conversation.give_up()
-
-    # ---- IPushProducer: the MTA reads slowly, or reads again
-
-    def pauseProducing(self) -> None:
-        """
-        Make no more answers until those made are read.
-        """
-        self._conversation.stalled = True
-        self._watch.reading.start()
-
-    def resumeProducing(self) -> None:
-        """
-        Go on.
-        """
-        self._watch.reading.stop()
-        self._conversation.stalled = False
-        self._conversation.run()
-
-    def stopProducing(self) -> None:
-        """
-        Make no more answers; the connection is about to be lost.
-        """
-        self._conversation.stalled = True
-
-    def send(self, data: bytes) -> None:
-        """
-        Write to the MTA.
-        """
-        self._moved()
-        self.transport.write(data)
-
-    def caught_up(self) -> None:
-        """
-        Read on, if reading was paused; give what is missing of a command its time.
-        """
-        self._moved()
-        splitter = self._conversation.session.splitter
-        if self._taken != splitter.taken or not splitter.partial:
-            self._taken = splitter.taken
-            self._watch.command.stop()
-        if splitter.partial:
-            self._watch.command.start()
-        if self._paused:
-            self._paused = False
-            self.transport.resumeProducing()
-
-    def hang_up(self) -> None:
-        """
-        Close the connection when all is written.
-        """
-        self._watch.cancel()
-        self._watch.closing.start()
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
-
 
 class MilterProtocolFactory(Factory):
     """
@@ -264,6 +115,9 @@ class MilterProtocolFactory(Factory):
     """
 
     noisy = False
+
+    #: Whether connections are served by a descriptor set of our own where that can be.
+    fast_path = True
 
     def __init__(
         self,
@@ -298,6 +152,7 @@ class MilterProtocolFactory(Factory):
         self._clock = reactor
         self._draining = False
         self._drains = Drains(lambda: self.clock)
+        self._connection_set: ConnectionSet | None = None
         self.addMilterFactory(milter_factories)
 
     @property
@@ -362,6 +217,17 @@ class MilterProtocolFactory(Factory):
         Take connections (again).
         """
         self._draining = False
+
+    def serve(self, transport: Any) -> Served | None:
+        """
+        Put a connection on the fast path, if it can be there.
+        """
+        if not self.fast_path or not adoptable(transport):
+            return None
+        connections = self._connection_set
+        if connections is None or connections.reactor is not transport.reactor:
+            connections = self._connection_set = ConnectionSet(transport.reactor)
+        return connections.adopt(transport)
 
     def connection_made(self, protocol: MilterProtocol, peer: object) -> None:
         """

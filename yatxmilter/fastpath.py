@@ -1,0 +1,251 @@
+"""
+Many connections in one reactor event: a descriptor set of our own between reactor and transports.
+
+What the reactor does for each event of each descriptor - a log context, a look-up, a dispatch -
+costs more than a milter's whole answer, and a transport that writes asks the reactor twice more. A
+`ConnectionSet` is one descriptor for the reactor, an ``epoll`` of its own, and serves all its
+connections that are ready in one event. Transports are Twisted's own and stay so: after
+`ConnectionSet.adopt` they ask the set, instead of the reactor, to be told of what they can read and
+write. While a transport has nothing queued and is not paused, its socket is read and written
+directly; everything else - buffers, producers, closing, errors - the transport does as always.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet import main, tcp, unix
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.python import log
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+__all__ = ["ConnectionSet", "Served", "adoptable"]
+
+#: Bytes read at once: a whole body chunk with its length and letter, and the macros before it.
+READ_SIZE: Final = 65536 + 4096
+
+# How many connections are served before the reactor has its turn again.
+_MOST_AT_ONCE: Final = 64
+
+_IN: Final[int] = getattr(select, "EPOLLIN", 1)
+_OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
+_GONE: Final[int] = getattr(select, "EPOLLHUP", 16) | getattr(select, "EPOLLERR", 8)
+
+_TRANSPORTS: Final = (tcp.Server, unix.Server)
+
+
+def adoptable(transport: Any) -> bool:
+    """
+    Tell whether a connection can be served by a `ConnectionSet`.
+
+    It can where there is ``epoll``, on a reactor that watches descriptors, when it is a plain TCP
+    or UNIX connection of Twisted's: no TLS, no wrapper around it.
+    """
+    return (
+        type(transport) in _TRANSPORTS
+        and hasattr(select, "epoll")
+        and not transport.TLS
+        and IReactorFDSet.providedBy(transport.reactor)
+    )
+
+
+class Served:
+    """
+    One connection in a set; for its transport it is the reactor.
+
+    :ivar events: What the connection is watched for.
+    """
+
+    __slots__ = ("_send", "_set", "events", "receive", "transport")
+
+    def __init__(self, transport: Any, connections: ConnectionSet) -> None:
+        socket = transport.getHandle()
+        self.transport = transport
+        self.receive: Callable[[int], bytes] = socket.recv
+        self.events = 0
+        self._send: Callable[[bytes], int] = socket.send
+        self._set = connections
+
+    def write(self, data: bytes) -> None:
+        """
+        Send at once what can be sent at once; the transport has the rest.
+        """
+        # Watched for reading alone: nothing is queued, it is not paused and not being closed.
+        if self.events == _IN and not self.transport.TLS:
+            try:
+                sent = self._send(data)
+            except OSError:
+                # If this is more than a full buffer, the transport will find out and say so.
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self.transport.write(data)
+
+    def release(self) -> None:
+        """
+        Let go of the transport, whose connection is over.
+        """
+        self.transport.reactor = self._set.reactor
+        self.transport = None
+
+    # ---- what the transport asks of its reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._set.reactor, name)
+
+    def addReader(self, transport: Any) -> None:
+        """
+        Tell the transport when it can read.
+        """
+        self._set.watch(self, self.events | _IN)
+
+    def addWriter(self, transport: Any) -> None:
+        """
+        Tell the transport when it can write.
+        """
+        self._set.watch(self, self.events | _OUT)
+
+    def removeReader(self, transport: Any) -> None:
+        """
+        Tell the transport no more when it can read.
+        """
+        self._set.watch(self, self.events & ~_IN)
+
+    def removeWriter(self, transport: Any) -> None:
+        """
+        Tell the transport no more when it can write.
+        """
+        self._set.watch(self, self.events & ~_OUT)
+
+
+@implementer(IReadDescriptor)
+class ConnectionSet:
+    """
+    Connections that are served together; for their reactor they are one descriptor.
+
+    :param reactor: An `IReactorFDSet`.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        self._epoll = select.epoll()
+        self._served: dict[int, Served] = {}
+
+    def adopt(self, transport: Any) -> Served:
+        """
+        Take a connection over from the reactor; it must be `adoptable`, and nothing be written yet.
+        """
+        transport.stopReading()
+        served = transport.reactor = Served(transport, self)
+        transport.startReading()
+        return served
+
+    def watch(self, served: Served, events: int) -> None:
+        """
+        Watch a connection for what it is to be told of.
+        """
+        before = served.events
+        if events == before:
+            return
+        served.events = events
+        descriptor = served.transport.fileno()
+        if before and events:
+            self._epoll.modify(descriptor, events)
+        elif events:
+            self._epoll.register(descriptor, events)
+            if not self._served:
+                self.reactor.addReader(self)
+            self._served[descriptor] = served
+        else:
+            self._epoll.unregister(descriptor)
+            del self._served[descriptor]
+            if not self._served:
+                self.reactor.removeReader(self)
+
+    # ---- for the reactor: one descriptor
+
+    def fileno(self) -> int:
+        """
+        Give the descriptor that is readable when one of the connections is ready.
+        """
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        """
+        Name the connections in the log.
+        """
+        return "Milters"
+
+    def doRead(self) -> None:
+        """
+        Serve the connections that are ready, each once.
+        """
+        for descriptor, events in self._epoll.poll(0, _MOST_AT_ONCE):
+            served = self._served.get(descriptor)
+            # One that was served before it may have closed it.
+            if served is None:
+                continue
+            reading = True
+            why: Any = None
+            try:
+                if events == _IN:
+                    try:
+                        data = served.receive(READ_SIZE)
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        why = main.CONNECTION_LOST
+                    else:
+                        if data:
+                            served.transport.protocol.dataReceived(data)
+                            continue
+                        why = main.CONNECTION_DONE
+                else:
+                    why, reading = _serve(served, events)
+            except BaseException:
+                # As the reactors of Twisted do: log it, and end the connection that failed.
+                why = sys.exc_info()[1]
+                log.err()
+            if why:
+                self._disconnect(served.transport, why, reading)
+
+    def _disconnect(self, transport: Any, why: Exception, reading: bool) -> None:
+        transport.stopReading()
+        if reading and isinstance(why, ConnectionDone):
+            # The peer may have closed its half alone.
+            transport.readConnectionLost(Failure(why))
+        else:
+            transport.stopWriting()
+            transport.connectionLost(Failure(why))
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        Lose all connections: the reactor ends.
+        """
+        for served in list(self._served.values()):
+            log.callWithLogger(served.transport, served.transport.connectionLost, reason)
+
+
+def _serve(served: Served, events: int) -> tuple[Any, bool]:
+    """
+    Let a transport do what it is ready for.
+
+    :return: Why the connection is over, if it is, and whether that was found by reading.
+    """
+    transport = served.transport
+    if events & _GONE and not events & _IN:
+        if served.events & _IN:
+            return main.CONNECTION_DONE, True
+        return main.CONNECTION_LOST, False
+    why, reading = None, False
+    if events & _IN:
+        why, reading = transport.doRead(), True
+    if not why and events & _OUT:
+        why, reading = transport.doWrite(), False
+    return why, reading

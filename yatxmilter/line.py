@@ -1,0 +1,209 @@
+"""
+One connection from an MTA as Twisted sees it.
+
+A `TransportLine` moves bytes between its transport and a `Conversation`, and watches the clock and
+the buffers; what the bytes mean is not decided here.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IPushProducer, ITCPTransport, IUNIXTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from yatxmilter.addresses import describe_address
+from yatxmilter.conversation import Conversation
+from yatxmilter.fastpath import Served
+from yatxmilter.watch import Watch
+
+if TYPE_CHECKING:
+    from yatxmilter.protocol import MilterProtocolFactory
+
+__all__ = ["TransportLine"]
+
+_log = Logger()
+
+_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
+
+
+@implementer(IPushProducer)
+class TransportLine(Protocol):
+    """
+    The bytes of one connection from an MTA.
+
+    :param options: The factory whose options count.
+    """
+
+    transport: Any
+
+    def __init__(self, options: MilterProtocolFactory) -> None:
+        self._options = options
+        self._paused = False
+        self._served: Served | None = None
+        self._sent = self._may_hurry = False
+        # How many packets there had been when the one that is incomplete began.
+        self._taken = 0
+        self._watch = Watch(
+            options.clock,
+            timeout=options.timeout,
+            command_timeout=options.command_timeout,
+            write_timeout=options.write_timeout,
+            expired=self._expired,
+            stuck=self._stuck,
+        )
+        self._conversation = Conversation(
+            self, options.clock, options.merge, options.progress_interval, options.spool_memory
+        )
+        macros = self._conversation.session.macros
+        macros.most = options.max_macros
+        macros.most_bytes = options.max_macro_bytes
+
+    # ---- Twisted's side
+
+    def connectionMade(self) -> None:
+        """
+        Tell the milters of the connection, and start to watch it.
+        """
+        transport = self.transport
+        peer = transport.getPeer()
+        if self.factory is not None:
+            self.factory.connection_made(self, peer)
+            self._served = self.factory.serve(transport)
+        self._write = transport.write if self._served is None else self._served.write
+        if ITCPTransport.providedBy(transport) and not IUNIXTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+            self._may_hurry = type(transport) is tcp.Server and _QUICKACK is not None
+        transport.registerProducer(self, True)
+        self._watch.idle.start()
+        self._conversation.connected(peer)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Hand bytes to the conversation; pause the transport when too many are waiting there.
+        """
+        conversation = self._conversation
+        self._sent = False
+        conversation.receive(data)
+        if conversation.busy:
+            self._moved()
+            # What is missing of a command is not looked at before there is time for it.
+            self._watch.command.stop()
+            if conversation.session.splitter.buffered > self._options.max_buffered:
+                self._paused = True
+                self.transport.pauseProducing()
+        elif self._may_hurry and not self._sent:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        # Sendmail sends macros and command in two writes, and the second waits until the first
+        # is acknowledged: without an answer to go with, that takes some 40 ms.
+        if self.transport.connected:
+            self.transport.getHandle().setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _moved(self) -> None:
+        # Only while it counts: not once the connection is being closed.
+        idle = self._watch.idle
+        if idle.since is not None:
+            idle.since = self._options.clock.seconds()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Cancel what is awaited, and tell the milters.
+        """
+        self._watch.cancel()
+        self._conversation.lost(reason)
+        if self.factory is not None:
+            self.factory.connection_lost(self, self.transport.getPeer())
+        if self._served is not None:
+            self._served.release()
+
+    def _expired(self, fault: str) -> None:
+        if self._conversation.waiting:
+            # The MTA waits for a milter, not we for the MTA.
+            self._watch.idle.start()
+            return
+        self._log_fault(fault)
+        self._conversation.end()
+
+    def _stuck(self, fault: str) -> None:
+        self._log_fault(fault)
+        self.transport.abortConnection()
+
+    def _log_fault(self, fault: str) -> None:
+        _log.warn(
+            "The MTA at {mta} {fault}; closing the connection",
+            mta=describe_address(self.transport.getPeer()),
+            fault=fault,
+        )
+
+    def drain(self) -> None:
+        """
+        Close the connection as soon as no message is open and no milter is waited for.
+        """
+        self._conversation.drain()
+
+    def give_up(self) -> None:
+        """
+        Close the connection now; answer TEMPFAIL where an answer is owed.
+        """
+        self._conversation.give_up()
+
+    # ---- IPushProducer: the MTA reads slowly, or reads again
+
+    def pauseProducing(self) -> None:
+        """
+        Make no more answers until those made are read.
+        """
+        self._conversation.stalled = True
+        self._watch.reading.start()
+
+    def resumeProducing(self) -> None:
+        """
+        Go on.
+        """
+        self._watch.reading.stop()
+        self._conversation.stalled = False
+        self._conversation.run()
+
+    def stopProducing(self) -> None:
+        """
+        Make no more answers; the connection is about to be lost.
+        """
+        self._conversation.stalled = True
+
+    def send(self, data: bytes) -> None:
+        """
+        Write to the MTA.
+        """
+        self._sent = True
+        self._write(data)
+
+    def caught_up(self) -> None:
+        """
+        Read on, if reading was paused; give what is missing of a command its time.
+        """
+        self._moved()
+        splitter = self._conversation.session.splitter
+        if self._taken != splitter.taken or not splitter.partial:
+            self._taken = splitter.taken
+            self._watch.command.stop()
+        if splitter.partial:
+            self._watch.command.start()
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+
+    def hang_up(self) -> None:
+        """
+        Close the connection when all is written.
+        """
+        self._watch.cancel()
+        self._watch.closing.start()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
