@@ -1,0 +1,110 @@
+"""
+What a benchmark runs is made on the spot: C with gcc, Go with go, Python peers in environments.
+
+All of it is kept in one folder under a name that is made of its source, so that it is made once.
+What cannot be made here is `Unavailable`, with the reason; the comparison goes on without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+_FOLDER = os.environ.get("YATXMILTER_BENCHMARKS") or "~/.cache/yatxmilter/benchmarks"
+
+
+class Unavailable(Exception):
+    """
+    Something that cannot be made or run on this machine.
+    """
+
+
+def folder() -> Path:
+    """
+    Give the folder in which everything is kept; ``YATXMILTER_BENCHMARKS`` names another one.
+    """
+    path = Path(_FOLDER).expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _place(name: str, *sources: str) -> Path:
+    digest = hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
+    return folder() / f"{name}-{digest}"
+
+
+def _run(command: list[str | Path], what: str, directory: Path | None = None) -> None:
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise Unavailable(f"{what}: {lines[-1] if lines else f'status {done.returncode}'}")
+
+
+def _tool(name: str, package: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise Unavailable(f"{name} is not installed (Debian: apt-get install {package})")
+    return path
+
+
+def c_program(source: str, *libraries: str) -> Path:
+    """
+    Compile a C program.
+
+    :param source: Its path below this folder.
+    :param libraries: What to link it with.
+    """
+    text = (HERE / source).read_text()
+    program = _place(Path(source).stem, text, *libraries)
+    if not program.exists():
+        fresh = program.with_name(f"{program.name}.{os.getpid()}")
+        links = [f"-l{name}" for name in libraries]
+        _run(
+            [_tool("gcc", "gcc libc6-dev"), "-O2", "-o", fresh, HERE / source, *links],
+            f"{source} (Debian: apt-get install libmilter-dev)" if libraries else source,
+        )
+        fresh.rename(program)
+    return program
+
+
+def python_with(*requirements: str) -> Path:
+    """
+    Give a Python like this one in whose environment these are installed.
+    """
+    environment = _place("python", sys.version, sys.prefix, *requirements)
+    python = environment / "bin/python"
+    if not (environment / "complete").exists():
+        what = f"pip install {' '.join(requirements)}"
+        _run([sys.executable, "-m", "venv", "--clear", environment], what)
+        _run([python, "-m", "pip", "install", "-q", *requirements], what)
+        (environment / "complete").touch()
+    return python
+
+
+def go_program(name: str) -> Path:
+    """
+    Build the Go program in a folder below ``peers``; modules come from the proxy.
+    """
+    source = HERE / "peers" / name
+    texts = [path.read_text() for path in sorted(source.iterdir())]
+    program = _place(name, *texts)
+    if not program.exists():
+        build = program.with_name(f"{program.name}.source")
+        shutil.copytree(source, build, dirs_exist_ok=True)
+        go = _tool("go", "golang-go")
+        _run([go, "mod", "tidy"], "go mod tidy", build)
+        _run([go, "build", "-o", program, "."], "go build", build)
+    return program
