@@ -9,7 +9,7 @@ milter's choice where it has asked for a list, otherwise the usual default.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
@@ -18,10 +18,10 @@ from yatxmilter.dialogue import Dialogue
 from yatxmilter.errors import ValueNotSendable
 from yatxmilter.negotiation import DEFAULT_SYMBOLS
 from yatxmilter.responses import Agreement, Edit, EndOfMessage, Quarantine, Response
-from yatxmilter.rfc5322 import split_mail, wire_body
+from yatxmilter.rfc5322 import Field, split_mail, wire_body
 from yatxmilter.wire import to_text
 
-__all__ = ["Envelope", "Outcome", "Recipient", "play", "select_macros"]
+__all__ = ["Envelope", "Outcome", "Recipient", "play", "select_macros", "shown_fields"]
 
 _GOES_ON: Final = (c.SMFIS_CONTINUE, c.SMFIS_SKIP)
 _REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
@@ -112,6 +112,18 @@ def select_macros(
     known = {name.strip("{}"): value for name, value in values.items()}
     names = asked or DEFAULT_SYMBOLS[stage].split()
     return {name: known[bare] for name in names if (bare := name.strip("{}")) in known}
+
+
+def shown_fields(fields: Iterable[Field], *, leading_space: bool) -> Iterator[tuple[str, str]]:
+    """
+    Give the names and values of a message's header as an MTA shows them to its first milter.
+
+    :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed.
+    """
+    for field in fields:
+        value = field.value if leading_space else field.bare_value()
+        # Inside the MTA these are C strings: they end at a NUL.
+        yield to_text(field.name), to_text(value).partition("\0")[0]
 
 
 async def play(
@@ -225,11 +237,8 @@ class _Transaction:
             self._agreement.steps & c.SMFIP_HDR_LEADSPC
         )
         macros = self._macros(c.SMFIM_EOH)
-        for field in self._mail.fields:
-            value = field.value if leading_space else field.bare_value()
-            # Inside the MTA these are C strings: they end at a NUL.
-            text = to_text(value).partition("\0")[0]
-            response = await self._dialogue.header(to_text(field.name), text, macros=macros)
+        for name, value in shown_fields(self._mail.fields, leading_space=bool(leading_space)):
+            response = await self._dialogue.header(name, value, macros=macros)
             end = self._settled(response)
             if end is not None:
                 return end
