@@ -166,7 +166,7 @@ class Chain(Merge):
 
     async def _arrive(self, pending: Pending) -> None:
         arrival = self._arrival = Deferred()
-        self._round = [pending]
+        self.round = [pending]
         if self._walked is EOM_ROW and self._progress_timer is None:
             self._start_progress()
         pending.wait(self._clock, partial(self._resume, self._settle))
@@ -181,8 +181,8 @@ class Chain(Merge):
         await self._arrive(Pending(member, EOM_ROW, turn))
 
     def _settle(self, pending: Pending) -> None:
-        if pending in self._round:
-            self._round = []
+        if pending in self.round:
+            self.round = []
             assert self._arrival is not None
             self._arrival.callback(None)
 
@@ -200,7 +200,7 @@ class Chain(Merge):
         """
         Cancel what is awaited, and answer TEMPFAIL where that is owed.
         """
-        if self._round and self._walked is not None:
+        if self.round and self._walked is not None:
             owed = not self._walked.nr & self._unanswered
             self.cancel()
             if owed:

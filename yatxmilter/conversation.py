@@ -34,7 +34,7 @@ from yatxmilter.fanout import FirstAnswer
 from yatxmilter.gate import member_of
 from yatxmilter.members import Member
 from yatxmilter.merging import Merge
-from yatxmilter.negotiation import Agreement, data_size, merge
+from yatxmilter.negotiation import Agreement, data_size, declined_by
 from yatxmilter.opening import Opening
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
@@ -84,6 +84,7 @@ class Conversation:
         the end of a message is awaited; ``None`` for never.
     :param spool_memory: How many bytes of a body that a chain keeps stay in memory.
     :ivar stalled: While true nothing is pulled, because the MTA does not read what we write.
+    :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Conversation:
     ) -> None:
         self.session = Session()
         self.members: list[Member] = []
-        self.stalled = False
+        self.stalled = self.busy = False
         self._line = line
         self._clock = clock
         self._out: list[bytes] = []
@@ -122,6 +123,8 @@ class Conversation:
             refused=self.end,
             others=lambda: self._shadows.requests(self.session.payload),
         )
+        # Who answers commands; the first time somebody has to see to it that there is a plan.
+        self._step = self._first_step
         self._begun = self._running = self._ended = self._lost = self._told = False
         self._draining = False
 
@@ -165,21 +168,14 @@ class Conversation:
         """
         Whether a milter is waited for.
         """
-        return bool(self._opening.waiting or self._fanout.waiting or self._caller.settling)
-
-    @property
-    def busy(self) -> bool:
-        """
-        Whether what arrives has to wait: for a milter, or for the MTA to read.
-        """
-        return self.stalled or self.waiting
+        return bool(self._opening.awaited or self._fanout.round or self._caller.settling)
 
     def receive(self, data: bytes) -> None:
         """
         Take in bytes from the MTA, and answer what can be answered.
         """
         if not self._ended:
-            self.session.receive(data)
+            self.session.splitter.feed(data)
             self.run()
 
     def run(self) -> None:
@@ -192,19 +188,24 @@ class Conversation:
         self._running = True
         if not self._begun:
             self._begin()
+        opening, fanout, caller = self._opening, self._fanout, self._caller
+        next_call = self.session.next_call
         try:
-            while not (self._ended or self.busy):
-                command = self.session.next_call()
+            # As in `waiting`, without calls: this is looked at for each command.
+            while not (
+                self._ended or self.stalled or fanout.round or opening.awaited or caller.settling
+            ):
+                command = next_call()
                 if command is None:
                     break
                 if command.codes:
-                    self._fanout.step(command)
+                    self._step(command)
                 else:
                     self._control(command)
         except ProtocolError as error:
             _log.warn(
                 "The MTA at {mta} broke the milter protocol: {error}; closing the connection",
-                mta=self._caller.peer,
+                mta=caller.peer,
                 error=str(error),
             )
             self.end()
@@ -212,12 +213,13 @@ class Conversation:
             self._running = False
         if self._ended:
             # A callback may have ended it, and then have answered.
-            self._opening.cancel()
-            self._fanout.cancel()
+            opening.cancel()
+            fanout.cancel()
             self._out.clear()
         self._flush()
         if self.session.dropped is not None:
             self._tell_dropped(self.session.dropped)
+        self.busy = bool(self.stalled or fanout.round or opening.awaited or caller.settling)
         if self.busy or self._ended:
             return
         if self._draining and not self.session.in_message:
@@ -255,9 +257,14 @@ class Conversation:
         # Until something is negotiated nothing is agreed on (libmilter takes commands all the
         # same), and milters are called for what they have.
         self._begun = True
-        self._fanout.compile(0, skip_offered=False)
         requests = [member.request for member in self.members]
-        self.session.decline(merge(Offer(6, 0, 0), requests).declined)
+        self.session.decline(declined_by(requests))
+
+    def _first_step(self, command: Command) -> None:
+        # Nothing was negotiated.
+        self._fanout.compile(0, skip_offered=False)
+        self._step = self._fanout.step
+        self._step(command)
 
     def _flush(self) -> None:
         out = self._out
@@ -305,6 +312,7 @@ class Conversation:
         self._shadows.agreed(agreement)
         skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
         self._fanout.compile(agreement.steps, skip_offered=skip_offered)
+        self._step = self._fanout.step
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
         self._out.append(encode_offer(answer, self._symbol_lists(agreement)))
 

@@ -73,18 +73,18 @@ class FirstAnswer(Merge):
             self._continue(command, bool(callees))
 
     def _settle(self, pending: Pending) -> None:
-        if pending not in self._round:
+        if pending not in self.round:
             # The round is over; to cancel one Deferred may fire another.
             return
         command = pending.command
-        self._round.remove(pending)
+        self.round.remove(pending)
         pending.member.context.editing = False
         code = self._read(pending.member, command, pending.result)
         if code is not SMFIS_CONTINUE:
-            rest = self._round
+            rest = self.round
             self._end_round()
             self._decide(command, pending.member, code, rest, [])
-        elif not self._round:
+        elif not self.round:
             self._end_round()
             self._continue(command, True)
 

@@ -75,7 +75,6 @@ class TransportLine(Protocol):
         if self.factory is not None:
             self.factory.connection_made(self, peer)
             self._served = self.factory.serve(transport)
-        self._write = transport.write if self._served is None else self._served.write
         if ITCPTransport.providedBy(transport) and not IUNIXTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             self._may_hurry = type(transport) is tcp.Server and _QUICKACK is not None
@@ -182,7 +181,7 @@ class TransportLine(Protocol):
         Write to the MTA.
         """
         self._sent = True
-        self._write(data)
+        (self._served or self.transport).write(data)
 
     def caught_up(self) -> None:
         """
@@ -190,11 +189,14 @@ class TransportLine(Protocol):
         """
         self._moved()
         splitter = self._conversation.session.splitter
-        if self._taken != splitter.taken or not splitter.partial:
-            self._taken = splitter.taken
-            self._watch.command.stop()
+        command = self._watch.command
         if splitter.partial:
-            self._watch.command.start()
+            if self._taken != splitter.taken:
+                self._taken = splitter.taken
+                command.stop()
+            command.start()
+        elif command.since is not None:
+            command.stop()
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()

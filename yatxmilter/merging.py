@@ -65,6 +65,7 @@ class Merge(ABC):
         with the conversation after that.
     :param progress: Called every ``progress_interval`` seconds while an end of message is awaited.
     :param spool_memory: How many bytes of a body that is kept stay in memory.
+    :ivar round: The answers that are awaited to the present command.
     """
 
     #: Macros that it needs itself, by ``SMFIM_*`` stage.
@@ -102,17 +103,10 @@ class Merge(ABC):
         # them have been told already that it is over.
         self._joined = 0
         self._told: Collection[Member] = ()
-        self._round: list[Pending] = []
+        self.round: list[Pending] = []
         # Who has accepted for itself alone: this message, or all of the connection.
         self._left: set[Member] = set()
         self._left_for_good: set[Member] = set()
-
-    @property
-    def waiting(self) -> bool:
-        """
-        Whether an answer is awaited.
-        """
-        return bool(self._round)
 
     def compile(self, steps: int, *, skip_offered: bool) -> None:
         """
@@ -190,7 +184,7 @@ class Merge(ABC):
 
     def _wait(self, command: Command, pending: list[Pending]) -> None:
         # All are in the round before the first can settle.
-        self._round = pending
+        self.round = pending
         if command is EOM_ROW:
             awaited = [one.member for one in pending]
             for member in self._members:
@@ -198,7 +192,7 @@ class Merge(ABC):
             self._start_progress()
         for one in pending.copy():
             # A result that has come already may end the round.
-            if one in self._round:
+            if one in self.round:
                 one.wait(self._clock, partial(self._resume, self._settle))
 
     @abstractmethod
@@ -208,7 +202,7 @@ class Merge(ABC):
         """
 
     def _end_round(self) -> None:
-        self._round = []
+        self.round = []
         if self._progress_timer is not None:
             self._progress_timer.cancel()
             self._progress_timer = None
@@ -227,7 +221,7 @@ class Merge(ABC):
         """
         Cancel all that is awaited.
         """
-        pending = self._round
+        pending = self.round
         self._end_round()
         for one in pending:
             one.cancel()
@@ -236,9 +230,9 @@ class Merge(ABC):
         """
         Cancel what is awaited, and answer TEMPFAIL where that is owed.
         """
-        if not self._round:
+        if not self.round:
             return
-        command = self._round[0].command
+        command = self.round[0].command
         self.cancel()
         if self._session.last_chunk or not command.nr & self._unanswered:
             self._out.append(response(c.SMFIS_TEMPFAIL, None))

@@ -24,6 +24,7 @@ __all__ = [
     "Request",
     "check_request",
     "data_size",
+    "declined_by",
     "effective_offer",
     "merge",
 ]
@@ -128,7 +129,7 @@ def merge(offer: Offer, requests: Sequence[Request]) -> Agreement:
     for request in requests:
         actions |= request.actions
         steps |= request.steps & ~_SHARED
-    declined = _declined(requests)
+    declined = declined_by(requests)
     steps |= declined | _unanswered(requests)
     # Without any milter nothing was held against the offer yet.
     optional = c.ALL_NR_STEPS | (_OPTIONAL_STEPS if requests else c.ALL_NO_STEPS)
@@ -143,6 +144,16 @@ def merge(offer: Offer, requests: Sequence[Request]) -> Agreement:
     )
 
 
+def declined_by(requests: Sequence[Request]) -> int:
+    """
+    Tell which commands nobody wants, as ``SMFIP_NO*`` steps.
+    """
+    declined = c.ALL_NO_STEPS
+    for request in requests:
+        declined &= request.steps
+    return declined
+
+
 def data_size(steps: int) -> int:
     """
     Tell the largest payload that goes with ``SMFIP_MDS_*`` flags, in bytes.
@@ -150,13 +161,6 @@ def data_size(steps: int) -> int:
     if steps & c.SMFIP_MDS_1M:
         return c.MILTER_MDS_1M
     return c.MILTER_MDS_256K if steps & c.SMFIP_MDS_256K else c.MILTER_MDS_64K
-
-
-def _declined(requests: Sequence[Request]) -> int:
-    declined = c.ALL_NO_STEPS
-    for request in requests:
-        declined &= request.steps
-    return declined
 
 
 def _unanswered(requests: Sequence[Request]) -> int:

@@ -36,6 +36,7 @@ class Opening:
     :param agreed: Called with the agreement.
     :param refused: Called when a milter refuses the connection.
     :param others: Gives requests that count besides those of the milters.
+    :ivar awaited: The answers that are awaited.
     """
 
     def __init__(
@@ -59,34 +60,27 @@ class Opening:
         self._refusing = False
         self._offer = Offer(0, 0, 0)
         self._requests: list[Request | None] = []
-        self._awaited: list[Pending] = []
-
-    @property
-    def waiting(self) -> bool:
-        """
-        Whether a milter is waited for.
-        """
-        return bool(self._awaited)
+        self.awaited: list[Pending] = []
 
     def cancel(self) -> None:
         """
         Cancel all that is awaited.
         """
-        awaited = self._awaited
-        self._awaited = []
+        awaited = self.awaited
+        self.awaited = []
         for pending in awaited:
             pending.cancel()
 
     def _wait(self, settle: Callable[[Pending], object]) -> None:
-        for pending in self._awaited.copy():
+        for pending in self.awaited.copy():
             # A result that has come already may refuse the connection.
-            if pending in self._awaited:
+            if pending in self.awaited:
                 pending.wait(self._clock, partial(self._resume, partial(self._come, settle)))
 
     def _come(self, settle: Callable[[Pending], object], pending: Pending) -> None:
         # To cancel one Deferred may fire another, which is no longer awaited then.
-        if pending in self._awaited:
-            self._awaited.remove(pending)
+        if pending in self.awaited:
+            self.awaited.remove(pending)
             settle(pending)
 
     def _refuse(self) -> None:
@@ -106,7 +100,7 @@ class Opening:
             if callback is not None:
                 result = self._caller.call(member, MTA_CONNECT_ROW, callback, peer)
                 if isinstance(result, Pending):
-                    self._awaited.append(result)
+                    self.awaited.append(result)
                 elif not self._welcomes(member, result):
                     return
         self._wait(lambda pending: self._welcomes(pending.member, pending.result))
@@ -139,12 +133,12 @@ class Opening:
             member.context.negotiating = True
             result = self._caller.call(member, OPTNEG_ROW, callback, offer.actions, shown)
             if isinstance(result, Pending):
-                self._awaited.append(result)
+                self.awaited.append(result)
             else:
                 self._take_request(member, result)
             if self._refusing:
                 return
-        if self._awaited:
+        if self.awaited:
             self._wait(self._settle_request)
         else:
             self._agree()

@@ -135,7 +135,7 @@ class _Shadow:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._opening.waiting or self._answers.waiting or self._caller.settling)
+        return bool(self._opening.awaited or self._answers.round or self._caller.settling)
 
     @property
     def _behind(self) -> bool:
@@ -182,7 +182,7 @@ class _Shadow:
 
     def _negotiate(self) -> None:
         offer = self._offer
-        if offer is not None and not (self._ended or self._opening.waiting):
+        if offer is not None and not (self._ended or self._opening.awaited):
             self._offer = None
             self._opening.negotiate(offer)
 

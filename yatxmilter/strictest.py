@@ -94,12 +94,12 @@ class Strictest(Merge):
             self._votes[member] = code
 
     def _settle(self, pending: Pending) -> None:
-        if pending not in self._round:
+        if pending not in self.round:
             return
-        self._round.remove(pending)
+        self.round.remove(pending)
         pending.member.context.editing = False
         self._vote(pending.member, pending.command, pending.result)
-        if not self._round:
+        if not self.round:
             self._end_round()
             self._conclude(pending.command, True)
 
