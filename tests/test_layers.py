@@ -41,7 +41,11 @@ LAYERS = (
     ("service",),
     # the command
     ("cli",),
-    ("cli.demo",),
+    ("cli.messages", "cli.report", "cli.running"),
+    ("cli.demo", "cli.send_play"),
+    ("cli.send_results",),
+    ("cli.send_options",),
+    ("cli.send",),
     ("__main__",),
 )
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from yatxmilter import __version__
-from yatxmilter.cli import demo
+from yatxmilter.cli import demo, send
 
 __all__ = ["main"]
 
@@ -42,12 +42,14 @@ Nothing is delivered, and nothing is left running.
   python -m yatxmilter demo message.eml       with one of your own
   NO_COLOR=1 python -m yatxmilter demo        without colour on a terminal""",
     ),
+    _Row("send", send, "send messages to any milter, and see what it does", send.DESCRIPTION),
 )
 
 _DESCRIPTION: Final = """\
 Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's API.
 
   python -m yatxmilter demo              see two milters at work on a message
+  python -m yatxmilter send              send messages to any milter, and see what it does
   python -m yatxmilter COMMAND --help    what a command does, with examples"""
 
 

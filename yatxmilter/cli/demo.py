@@ -9,7 +9,6 @@ noted down themselves, in a journal that is read at each response.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import sys
 from argparse import ArgumentParser, Namespace
@@ -23,9 +22,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter.cli.report import KINDS, short_name, shortened, tell_outcome
+from yatxmilter.cli.running import Interrupted, run_reactor
 from yatxmilter.client import (
     Agreement,
     EndOfMessage,
@@ -51,7 +51,7 @@ from yatxmilter.page import Page
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.rfc5322 import split_mail
 
-__all__ = ["add_arguments", "demonstrate", "run", "tell_outcome"]
+__all__ = ["add_arguments", "demonstrate", "run"]
 
 _SENDER: Final = "<workshop@example.org>"
 _RECIPIENTS: Final = ("<reader@example.net>", "<nobody@example.net>")
@@ -186,17 +186,6 @@ class _DemoFactory(MilterFactory):
 
 # ---- what is printed
 
-_KINDS: Final = {
-    c.SMFIS_REJECT: "bad",
-    c.SMFIS_TEMPFAIL: "soft",
-    c.SMFIS_DISCARD: "bad",
-    c.SMFIS_ACCEPT: "good",
-}
-
-
-def _short(code: ReturnCode) -> str:
-    return code.name.removeprefix("SMFIS_")
-
 
 def _flags(names: str) -> list[str]:
     return names.split("|")
@@ -225,10 +214,6 @@ def _arguments(row: Command, payload: bytes) -> str:
     return " ".join(word for value in values for word in ([value], value)[isinstance(value, list)])
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 class _Narrator(MilterClient):
     """
     A client that tells of each command that gets an answer.
@@ -251,15 +236,15 @@ class _Narrator(MilterClient):
     def _tell(self, result: Any, row: Command, payload: bytes) -> Any:
         response: Response = result.response if isinstance(result, EndOfMessage) else result
         name = "eom" if row is EOM_ROW else row.name.lower()
-        step = f"  {name:<9} {_shortened(_arguments(row, payload))}".rstrip()
+        step = f"  {name:<9} {shortened(_arguments(row, payload))}".rstrip()
         if not response.letter:
             self.page.line(f"{step:<11} (not asked for)", "dim")
             return result
         self.page.line(step)
-        answers = "".join(f"{name} {_short(code)}, " for name, code in self.journal.items())
+        answers = "".join(f"{name} {short_name(code)}, " for name, code in self.journal.items())
         self.journal.clear()
-        verdict = f"together {_short(response.code)} {response.text or ''}"
-        self.page.line(" " * 12 + answers + verdict, _KINDS.get(response.code, ""))
+        verdict = f"together {short_name(response.code)} {response.text or ''}"
+        self.page.line(" " * 12 + answers + verdict, KINDS.get(response.code, ""))
         return result
 
 
@@ -271,39 +256,6 @@ def _tell_agreement(page: Page, agreement: Agreement) -> None:
     _wrapped(page, "agreed", [f"version {agreement.version}"])
     _wrapped(page, "", _flags(action_names(agreement.actions)))
     _wrapped(page, "", _flags(step_names(agreement.steps)))
-
-
-def tell_outcome(page: Page, outcome: Outcome, message: bytes) -> None:
-    """
-    Tell what became of a message.
-    """
-    page.title("Modification actions")
-    for edit in outcome.edits:
-        values = " ".join(repr(value) for value in edit)
-        page.line(f"  {type(edit).__name__:<13} {values}")
-    page.line(f"  and signs of progress: {outcome.progress}")
-    page.title("Verdict")
-    kind = "good" if outcome.accepted else "bad"
-    what = "delivered" if outcome.accepted else "not delivered"
-    page.line(f"  {_short(outcome.verdict)} at {outcome.stage}: the message is {what}", kind)
-    for recipient in outcome.recipients:
-        to = "accepted" if recipient.accepted else "refused"
-        page.line(f"  {to:<9} {recipient.address}", "good" if recipient.accepted else "bad")
-    if outcome.accepted:
-        _tell_difference(page, message, apply_edits(message, outcome.edits))
-
-
-_DIFF_KINDS: Final = {"+": "good", "-": "bad", "@": "place"}
-
-
-def _tell_difference(page: Page, before: bytes, after: bytes) -> None:
-    page.title("The message before and after")
-    old, new = (
-        text.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-        for text in (before, after)
-    )
-    for line in difflib.unified_diff(old, new, "before", "after", lineterm=""):
-        page.line(line, _DIFF_KINDS.get(line[:1], ""))
 
 
 # ---- the play
@@ -342,7 +294,7 @@ async def _play(
     await client.helo("mail.example.org", {})
     outcome = await client.send_message(message, _SENDER, _RECIPIENTS, macros=_MACROS)
     await client.quit()
-    tell_outcome(page, outcome, message)
+    tell_outcome(page, outcome, message, apply_edits(message, outcome.edits))
     return outcome
 
 
@@ -374,23 +326,17 @@ def run(arguments: Namespace, *, reactor: Any = None, out: TextIO | None = None)
     if not split_mail(message).fields:
         sys.stderr.write(f"yatxmilter demo: {arguments.message} does not begin with a header\n")
         return 2
-    if reactor is None:
-        from twisted.internet import reactor
     page = Page(out or sys.stdout)
-    results: list[object] = []
 
-    def finish(result: object) -> None:
-        results.append(result)
-        reactor.stop()
+    async def play(reactor: Any) -> None:
+        await demonstrate(reactor, message, page)
 
-    def begin() -> None:
-        Deferred.fromCoroutine(demonstrate(reactor, message, page)).addBoth(finish)
-
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    if results and isinstance(results[0], Failure):
-        if not results[0].check(MilterError):
-            # A pipe that was closed, no port to be had, or a mistake of ours: not for us to judge.
-            results[0].raiseException()
-        sys.stderr.write(f"yatxmilter demo: {results[0].getErrorMessage()}\n")
-    return 0 if results and not isinstance(results[0], Failure) else 1
+    try:
+        run_reactor(play, reactor)
+    except MilterError as error:
+        # Others - no port to be had, a pipe that was closed - are not for us to judge.
+        sys.stderr.write(f"yatxmilter demo: {error}\n")
+        return 1
+    except Interrupted:
+        return 1
+    return 0
