@@ -34,7 +34,7 @@ from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.edits import ChainEdits
 from yatxmilter.members import Callback, Member
 from yatxmilter.merging import Merge
-from yatxmilter.model import HeaderModel, header_model
+from yatxmilter.model import HeaderModel, header_model, mta_flavour
 from yatxmilter.negotiation import data_size
 from yatxmilter.responses import Quarantine, ReplaceBody, read_edit
 from yatxmilter.rounds import Pending, run_coroutine
@@ -259,10 +259,7 @@ class Chain(Merge):
     def _new_message(self) -> _Message:
         macros = self._session.macros
         version = macros.get("v") or ""
-        # Postfix always says so. Sendmail does when asked, with a bare number; else it only gives
-        # its name. Where nothing is known the plain rules are expected.
-        is_sendmail = version[:1].isdigit() or not version and macros.get("j") is not None
-        flavour = "sendmail" if is_sendmail else "postfix"
+        flavour = mta_flavour(version, macros.get("j"))
         header = header_model(flavour, leading_space=self._leading_space)
         body = BodySpool(self._spool_memory, flavour)
         return _Message(header, body, stops_when_held=version.startswith("Postfix"))

@@ -18,7 +18,14 @@ from yatxmilter.responses import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter.rfc5322 import Field
 from yatxmilter.wire import from_text, to_text
 
-__all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
+__all__ = [
+    "HeaderModel",
+    "PostfixHeader",
+    "SendmailHeader",
+    "Slot",
+    "header_model",
+    "mta_flavour",
+]
 
 _Model = TypeVar("_Model", bound="HeaderModel")
 
@@ -245,10 +252,12 @@ class PostfixHeader(HeaderModel):
         for place in range(len(first.slots) - 1, 0, -1):
             old = first.slots[place]
             new = left.get(place)
+            if new is not None and (new.name, new.value) == (old.name, old.value):
+                continue
             index = sum(slot.is_named(old.name) for slot in first.slots[1 : place + 1])
             if new is None:
                 edits.append(ChangeHeader(index, to_text(old.name), ""))
-            elif (new.name, new.value) != (old.name, old.value) and new.value is not None:
+            elif new.value is not None:
                 edits.append(ChangeHeader(index, to_text(new.name), self._given(new.value)))
         for place, slot in enumerate(self.slots):
             if slot.origin is None:
@@ -357,3 +366,15 @@ def header_model(flavour: str, *, leading_space: bool) -> HeaderModel:
     if flavour == "sendmail":
         return SendmailHeader(leading_space=leading_space)
     raise ValueError(f'flavour is {flavour!r}, expected "postfix" or "sendmail"')
+
+
+def mta_flavour(version: str | None, hostname: str | None) -> str:
+    """
+    Tell the MTAs apart by their macros: ``"postfix"`` or ``"sendmail"``.
+
+    :param version: The macro ``v``. Postfix always gives it. Sendmail does when asked, and then a
+        bare number; else it only gives its name.
+    :param hostname: The macro ``j``. Where nothing is known the plain rules are expected.
+    """
+    is_sendmail = version[:1].isdigit() if version else hostname is not None
+    return "sendmail" if is_sendmail else "postfix"
