@@ -2,63 +2,130 @@
 yatxmilter and other milter libraries, measured side by side: ``python -m benchmarks``.
 
 The milters of a scenario run in turn, A B C A B C, so that what the machine does in the meantime
-hits all alike; a table shows medians over the rounds. A milter that answers wrong ends the run.
+hits all alike; a table shows medians over the rounds. What cannot be built or run on this machine
+is named below the table and left out. The exit status is 1 when a milter answered wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import os
+import platform
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from .build import Unavailable
-from .measure import Result, Wrong, measure
+from .generator import Wrong
+from .measure import Result, measure
+from .processes import OTHER_CORE
 from .scenarios import SCENARIOS, Scenario
 from .table import markdown
 
 
-def run(scenario: Scenario, rounds: int, seconds: float) -> str:
+class Comparison:
     """
-    Run one scenario, and give its table.
+    One scenario, measured.
+
+    :ivar results: By the milters' titles.
+    :ivar remarks: What there is to say of those that could not be measured.
+    :ivar wrong: Whether one of them answered wrong.
     """
-    results: dict[str, list[Result]] = {variant.key: [] for variant in scenario.variants}
-    missing: dict[str, str] = {}
-    for number in range(rounds):
-        for variant in scenario.variants:
-            if variant.key in missing:
-                continue
-            print(
-                f"{scenario.name}, round {number + 1} of {rounds}: {variant.key}", file=sys.stderr
-            )
-            try:
-                results[variant.key].append(measure(scenario, variant, seconds))
-            except Unavailable as reason:
-                missing[variant.key] = str(reason)
-            except Wrong as fault:
-                raise Wrong(f"{scenario.name}: {variant.key}: {fault}") from fault
-    shown = {key: runs for key, runs in results.items() if runs}
-    return markdown(scenario.title, shown, missing)
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.results: dict[str, list[Result]] = {}
+        self.remarks: dict[str, str] = {}
+        self.wrong = False
+
+    def run(self, rounds: int, seconds: float, peers: Sequence[str] = ()) -> None:
+        """
+        Run the milters in turn.
+
+        :param peers: Only these; by default all.
+        """
+        for number in range(1, rounds + 1):
+            for variant in self.scenario.variants:
+                if variant.title in self.remarks or (peers and variant.peer not in peers):
+                    continue
+                progress = f"{self.scenario.name}, round {number} of {rounds}: {variant.title}"
+                print(progress, file=sys.stderr, flush=True)
+                try:
+                    result = measure(self.scenario, variant, seconds)
+                    self.results.setdefault(variant.title, []).append(result)
+                except Unavailable as reason:
+                    self.remarks[variant.title] = f"not measured, {reason}"
+                except Wrong as fault:
+                    self.remarks[variant.title] = f"ANSWERED WRONG in round {number}: {fault}"
+                    self.results.pop(variant.title, None)
+                    self.wrong = True
+
+    def table(self) -> str:
+        """
+        Write what was found.
+        """
+        return markdown(self.scenario, self.results, self.remarks)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def machine(rounds: int) -> str:
+    """
+    Say when, where and with what this is measured.
+    """
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line for line in lines if line.startswith("model name")), ":").partition(":")[2]
+    return (
+        f"Measured on {datetime.date.today():%Y-%m-%d}: {os.cpu_count()} cores ({model.strip()}),"
+        f" Linux {platform.release()}, Python {platform.python_version()}; medians over"
+        f" {rounds} round{'s' if rounds > 1 else ''}.\n"
+    )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").strip().splitlines()[0]
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=SCENARIOS,
+        metavar="SCENARIO",
+        help=f"one of these, may be given again: {', '.join(SCENARIOS)}",
+    )
+    parser.add_argument("--peer", action="append", default=[], help="only this milter; may repeat")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: 1 or more are needed")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """
     Run what the command line asks for; give the exit status.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="SCENARIO")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     rounds = 1 if options.quick else options.rounds
+    os.sched_setaffinity(0, {OTHER_CORE})
+    pages = [machine(rounds)]
+    print(pages[0], flush=True)
+    wrong = False
     for name in options.only or SCENARIOS:
-        scenario = SCENARIOS[name]
-        seconds = scenario.seconds / 3 if options.quick else scenario.seconds
-        try:
-            print(run(scenario, rounds, seconds))
-        except Wrong as fault:
-            print(f"wrong: {fault}", file=sys.stderr)
-            return 1
-    return 0
+        comparison = Comparison(SCENARIOS[name])
+        seconds = comparison.scenario.seconds
+        comparison.run(rounds, seconds / 3 if options.quick else seconds, options.peer)
+        pages.append(comparison.table())
+        print(pages[-1], flush=True)
+        wrong |= comparison.wrong
+        if options.markdown:
+            options.markdown.write_text("\n".join(pages))
+    return int(wrong)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

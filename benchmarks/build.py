@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 _FOLDER = os.environ.get("YATXMILTER_BENCHMARKS") or "~/.cache/yatxmilter/benchmarks"
+#: Where Debian's packages of Go libraries are.
+_GOPATH = "/usr/share/gocode"
 
 
 class Unavailable(Exception):
@@ -40,10 +42,16 @@ def _place(name: str, *sources: str) -> Path:
     return folder() / f"{name}-{digest}"
 
 
-def _run(command: list[str | Path], what: str, directory: Path | None = None) -> None:
+def _run(
+    command: list[str | Path],
+    what: str,
+    directory: Path | None = None,
+    environment: dict[str, str] | None = None,
+) -> None:
     done = subprocess.run(
         [*map(str, command)],
         cwd=directory,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -94,17 +102,20 @@ def python_with(*requirements: str) -> Path:
     return python
 
 
-def go_program(name: str) -> Path:
+def go_program(source: str, library: str) -> Path:
     """
-    Build the Go program in a folder below ``peers``; modules come from the proxy.
+    Build a Go program with a library that Debian ships as source.
+
+    :param source: Its path below this folder.
+    :param library: The import path of the library.
     """
-    source = HERE / "peers" / name
-    texts = [path.read_text() for path in sorted(source.iterdir())]
-    program = _place(name, *texts)
+    text = (HERE / source).read_text()
+    program = _place(Path(source).parent.name, text)
     if not program.exists():
-        build = program.with_name(f"{program.name}.source")
-        shutil.copytree(source, build, dirs_exist_ok=True)
         go = _tool("go", "golang-go")
-        _run([go, "mod", "tidy"], "go mod tidy", build)
-        _run([go, "build", "-o", program, "."], "go build", build)
+        if not Path(_GOPATH, "src", library).is_dir():
+            package = f"golang-{library.replace('.com', '').replace('/', '-')}-dev"
+            raise Unavailable(f"{library} is not installed (Debian: apt-get install {package})")
+        environment = {**os.environ, "GO111MODULE": "off", "GOPATH": _GOPATH, "GOFLAGS": ""}
+        _run([go, "build", "-o", program, "."], source, (HERE / source).parent, environment)
     return program

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from .build import HERE, ROOT, c_program, go_program, python_with
 
-#: Debian's libmilter keeps a pool of threads; one thread for a connection is its upstream's way.
 Command = list[str]
+
+#: What the Python milters find on their path.
+PYTHONPATH = str(ROOT)
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,6 @@ class Peer:
 
     :ivar make: Builds it, and gives the command that runs it.
     :ivar lacks: The settings that it cannot be given.
-    :ivar language: What it is written in.
     """
 
     name: str
@@ -43,12 +44,10 @@ def _script(name: str, *requirements: str) -> Callable[[], Command]:
 
 _ONLY_OURS = frozenset({"BENCH_MILTERS", "BENCH_STYLE"})
 
-OURS = Peer("yatxmilter", "yatxmilter", _script("ours.py"))
-
 PEERS = {
     peer.name: peer
     for peer in (
-        OURS,
+        Peer("yatxmilter", "yatxmilter", _script("ours.py")),
         Peer(
             "libmilter",
             "C libmilter",
@@ -57,13 +56,29 @@ PEERS = {
         ),
         Peer("pymilter", "pymilter", _script("with_pymilter.py", "pymilter==1.0.5"), _ONLY_OURS),
         Peer(
+            "go-milter",
+            "go-milter",
+            lambda: [str(go_program("peers/gomilter/main.go", "github.com/emersion/go-milter"))],
+            _ONLY_OURS | {"BENCH_NOREPLY"},
+        ),
+        Peer(
+            "python-libmilter",
+            "python-libmilter",
+            _script("with_python_libmilter.py", "python-libmilter==2.0.0"),
+            _ONLY_OURS,
+        ),
+        Peer(
+            "purepythonmilter",
+            "purepythonmilter",
+            _script("with_purepythonmilter.py", "purepythonmilter==0.0.1"),
+            _ONLY_OURS,
+        ),
+        Peer("floor", "raw Twisted", _script("floor.py"), _ONLY_OURS | {"BENCH_WAIT"}),
+        Peer(
             "limit",
-            "raw C (limit)",
+            "raw C",
             lambda: [str(c_program("peers/limit.c"))],
             _ONLY_OURS | {"BENCH_WAIT"},
         ),
     )
 }
-
-#: What the Python peers find on their path.
-PYTHONPATH = str(ROOT)

@@ -1,5 +1,5 @@
 """
-What is measured, one row for each scenario, and which milters take part in it.
+What is measured, one row for each table, and which milters take part in it.
 """
 
 from __future__ import annotations
@@ -7,15 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: Peers that are compared wherever they can do what is asked.
-LIBRARIES = ("libmilter", "pymilter")
-BOUNDS = ("limit",)
+from .milters import PEERS
 
 
 @dataclass(frozen=True)
 class Variant:
     """
     One milter as it takes part in a scenario.
+
+    :ivar label: What tells it apart from others of the same library.
+    :ivar settings: What it alone is told, as ``peers/settings.py`` describes it.
     """
 
     peer: str
@@ -23,11 +24,12 @@ class Variant:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def key(self) -> str:
+    def title(self) -> str:
         """
-        What tells it apart from the others of a scenario.
+        Its name in a table.
         """
-        return f"{self.peer} ({self.label})" if self.label else self.peer
+        title = PEERS[self.peer].title
+        return f"{title}, {self.label}" if self.label else title
 
 
 @dataclass(frozen=True)
@@ -37,32 +39,110 @@ class Scenario:
 
     :ivar load: Options of the load generator.
     :ivar settings: What all milters are told, as ``peers/settings.py`` describes it.
+    :ivar seconds: How long one run takes.
+    :ivar kind: How it is measured: ``load``, ``idle`` or ``sendmail``.
+    :ivar compared: The figures whose ratio to the first milter is shown.
+    :ivar inverse: Show the others' figures over those of the first, not the first's over theirs.
     """
 
     name: str
     title: str
-    load: Mapping[str, int]
+    load: Mapping[str, object]
     variants: tuple[Variant, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
     tcp: bool = False
     seconds: float = 3
+    kind: str = "load"
+    compared: tuple[str, ...] = ("cpu", "rate")
+    inverse: bool = False
 
 
-def _all(*ours: Variant, bounds: bool = True) -> tuple[Variant, ...]:
-    peers = LIBRARIES + (BOUNDS if bounds else ())
-    return (*(ours or (Variant("yatxmilter"),)), *map(Variant, peers))
+def _variants(*peers: str) -> tuple[Variant, ...]:
+    return tuple(map(Variant, peers))
 
+
+_OURS = Variant("yatxmilter")
+_LIBRARIES = _variants(
+    "yatxmilter", "libmilter", "pymilter", "go-milter", "python-libmilter", "purepythonmilter"
+)
+_ALL = (*_LIBRARIES, *_variants("floor", "limit"))
+#: Those that a thousand connections do not bring down.
+_LARGE = _variants("yatxmilter", "libmilter", "pymilter", "go-milter", "purepythonmilter")
 
 _SMALL = {"connections": 20, "headers": 20, "body": 4096}
+_REUSE = {**_SMALL, "reuse": 50}
+_HEADERS = {"connections": 20, "headers": 200, "body": 4096, "reuse": 10}
+
+_STYLES = (
+    _OURS,
+    Variant("yatxmilter", "three milters", {"BENCH_MILTERS": "3"}),
+    Variant("yatxmilter", "Deferreds", {"BENCH_STYLE": "deferred"}),
+    Variant("yatxmilter", "coroutines", {"BENCH_STYLE": "coroutine"}),
+)
 
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
+        Scenario("small-unix", "Small messages, a connection each, UNIX", _SMALL, _ALL),
+        Scenario("small-tcp", "Small messages, a connection each, TCP", _SMALL, _ALL, tcp=True),
+        Scenario("reuse-unix", "Small messages, 50 on a connection, UNIX", _REUSE, _ALL),
+        Scenario("reuse-tcp", "Small messages, 50 on a connection, TCP", _REUSE, _ALL, tcp=True),
         Scenario(
-            "small-unix",
-            "Small messages, a connection for each, UNIX socket",
+            "styles",
+            "Several milters; callbacks that return Deferreds or are coroutines, and do not wait",
             _SMALL,
-            _all(),
+            _STYLES,
+            inverse=True,
+        ),
+        Scenario("headers", "200 header fields, each answered", _HEADERS, _ALL),
+        Scenario(
+            "headers-noreply",
+            "200 header fields, none answered",
+            _HEADERS,
+            _ALL,
+            {"BENCH_NOREPLY": "1"},
+        ),
+        Scenario(
+            "large",
+            "Bodies of 10 MB",
+            {"connections": 4, "headers": 20, "body": 10_000_000, "reuse": 4},
+            _ALL,
+            compared=("rate", "cpu"),
+        ),
+        Scenario(
+            "two-writes",
+            "Macros and command in two writes, as Sendmail sends them; TCP, 25 header fields",
+            {"connections": 1, "headers": 25, "body": 4096, "reuse": 50, "split": True},
+            _variants("yatxmilter", "libmilter", "pymilter", "go-milter", "floor", "limit"),
+            tcp=True,
+            compared=("p50", "cpu"),
+        ),
+        Scenario(
+            "waiting",
+            "5,000 connections, each message waits 100 ms at its end",
+            {"connections": 5000, "headers": 20, "body": 4096},
+            _LARGE,
+            {"BENCH_WAIT": "100"},
+            seconds=10,
+            compared=("rate", "p99", "cpu"),
+        ),
+        Scenario(
+            "idle",
+            "10,000 idle connections, then a message on each",
+            {"connections": 10_000, "headers": 20, "body": 4096, "window": 100},
+            (*_LARGE, Variant("limit")),
+            kind="idle",
+            compared=("each", "cpu"),
+        ),
+        Scenario(
+            "sendmail",
+            "Behind Sendmail, over TCP, 25 header fields: the time of a message",
+            {"headers": 25},
+            _variants("yatxmilter", "libmilter", "pymilter", "go-milter"),
+            tcp=True,
+            seconds=5,
+            kind="sendmail",
+            compared=("p50", "cpu"),
         ),
     )
 }

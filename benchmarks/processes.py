@@ -1,0 +1,148 @@
+"""
+Milters as processes of their own, and what the kernel knows of them.
+
+The milter runs on one core, the load generator and all else on the other. What a milter used is
+read from the clock of its process, to the nanosecond, with all its threads and children, so that
+a short run is enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.mta.processes import descendants, free_ports, is_listening
+
+from .build import Unavailable
+from .milters import PEERS, PYTHONPATH
+from .scenarios import Scenario, Variant
+
+#: Seconds within which a milter has to listen.
+_PATIENCE = 20
+#: The core of the milter, and that of all else; the same where there is only one.
+MILTER_CORE, OTHER_CORE = (sorted(os.sched_getaffinity(0)) * 2)[:2]
+
+
+def pin(core: int) -> Callable[[], None]:
+    """
+    Give a function that binds the process that calls it to a core.
+    """
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+def allow_files(count: int) -> None:
+    """
+    Let this process and those it starts have so many files open.
+
+    :raises Unavailable: when it may not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= count:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(hard, count)))
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"only {hard} files may be open here, not {count}") from error
+
+
+def _unix_listening(path: str) -> bool:
+    with open("/proc/net/unix") as table:
+        next(table)
+        # The flag of a socket that accepts connections.
+        return any(
+            fields[-1] == path and int(fields[3], 16) & 0x10000 for fields in map(str.split, table)
+        )
+
+
+def cpu_seconds(pid: int) -> float:
+    """
+    Read the clock of a process, and those of the processes it has started.
+    """
+    # Linux makes the number of another process's clock like this: clock_getcpuclockid(3).
+    return sum(time.clock_gettime((~each << 3) | 2) for each in [pid, *descendants(pid)])
+
+
+def status(pid: int, name: str) -> int:
+    """
+    Read a number of ``/proc/PID/status``, of a process and those it has started.
+    """
+    total = 0
+    for each in [pid, *descendants(pid)]:
+        lines = Path(f"/proc/{each}/status").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return total
+
+
+def pss(pid: int) -> float:
+    """
+    Read how much memory a process and those it has started use, in KiB.
+    """
+    total = 0
+    for each in [pid, *descendants(pid)]:
+        lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+@contextlib.contextmanager
+def running(
+    variant: Variant, scenario: Scenario, port: int | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """
+    Run a milter.
+
+    :param port: Where it listens in a scenario over TCP, if not at any free port.
+    :return: The process, and where it listens.
+    :raises Unavailable: when it cannot be run here.
+    """
+    peer = PEERS[variant.peer]
+    settings = {**scenario.settings, **variant.settings}
+    for name in sorted(peer.lacks & settings.keys()):
+        raise Unavailable(f"it cannot do {name}={settings[name]}")
+    command = peer.make()
+    with tempfile.TemporaryDirectory(prefix="yatxmilter-") as folder:
+        port = (port or free_ports(1)[0]) if scenario.tcp else 0
+        where = f"inet:{port}@127.0.0.1" if scenario.tcp else f"unix:{folder}/socket"
+        environment = {
+            **os.environ,
+            **{"BENCH_ADD": "1", "BENCH_WAIT": "0", "BENCH_NOREPLY": "0"},
+            **settings,
+            "BENCH_LISTEN": where,
+            "PYTHONPATH": PYTHONPATH,
+        }
+        log = Path(folder, "log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=pin(MILTER_CORE),
+            )
+        try:
+            _wait_until_listening(process, log, where, port)
+            yield process, where
+        finally:
+            for pid in [*descendants(process.pid), process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+            process.wait()
+
+
+def _wait_until_listening(
+    process: subprocess.Popen[bytes], log: Path, where: str, port: int
+) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not (is_listening(port) if port else _unix_listening(where[5:])):
+        if process.poll() is not None or time.monotonic() > deadline:
+            lines = log.read_text(errors="replace").split("\n")
+            raise Unavailable(f"it does not listen: {' '.join(lines[-3:]).strip()}")
+        time.sleep(0.02)
