@@ -39,6 +39,13 @@ LAYERS = (
     ("protocol", "remote"),
     ("__init__",),
     ("service",),
+    # Twisted's SMTP server
+    ("smtp._mem", "smtp.content", "smtp.envelope", "smtp.lines", "smtp.values"),
+    ("smtp.filtering", "smtp.handover", "smtp.pacing"),
+    ("smtp.milters",),
+    ("smtp.server",),
+    ("smtp.factory",),
+    ("smtp",),
     # the command
     ("cli",),
     ("cli.messages", "cli.report", "cli.running"),

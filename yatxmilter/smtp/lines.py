@@ -1,0 +1,58 @@
+"""
+The lines of an SMTP client, each taken when there is time for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["LineBuffer"]
+
+_END: Final = b"\r\n"
+
+
+class LineBuffer:
+    """
+    What has come and is not handled yet.
+
+    :param most: How long a line may be.
+    :ivar too_long: Whether the last line was longer; of it nothing is kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.too_long = False
+        self._most = most
+        self._data = bytearray()
+        self._dropping = False
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def feed(self, data: bytes) -> None:
+        """
+        Take what has come.
+        """
+        self._data += data
+
+    def clear(self) -> None:
+        """
+        Drop what has come.
+        """
+        self._data.clear()
+
+    def next_line(self) -> bytes | None:
+        """
+        Give the next line without its end; ``None`` if there is none yet.
+        """
+        end = self._data.find(_END)
+        if end < 0:
+            if len(self._data) > self._most:
+                self._dropping = True
+                # The last byte may be the first of a line's end.
+                del self._data[:-1]
+            return None
+        self.too_long = self._dropping or end > self._most
+        self._dropping = False
+        line = b"" if self.too_long else bytes(self._data[:end])
+        del self._data[: end + len(_END)]
+        return line

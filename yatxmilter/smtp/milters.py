@@ -1,0 +1,96 @@
+"""
+Which milters an SMTP server asks, and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from yatxmilter import constants as c
+from yatxmilter.client import MilterClient
+from yatxmilter.smtp._mem import connect_in_memory
+from yatxmilter.options import code_option, limit_option, name_option, seconds_option
+from yatxmilter.protocol import MilterProtocolFactory
+from yatxmilter.smtp.filtering import Filtering
+
+__all__ = ["SMTPMilters"]
+
+
+class SMTPMilters:
+    """
+    The milters of an SMTP server, for all its connections.
+
+    :param milter_factories: One `IMilterFactory`, or several in the order of their milters: those
+        of this process, and `RemoteMilterFactory` for others.
+    :param merge: How several answers become one, as for `MilterProtocolFactory`. With ``"chain"``
+        it is as if an MTA ran one after the other.
+    :param on_error: The return code that stands for the answers of all of them when they cannot be
+        asked: a milter refuses negotiation, or is silent for too long. Each factory's own
+        ``on_error`` counts before that.
+    :param timeout: Seconds that they may take for one answer, anew after each PROGRESS; ``None``
+        for any time.
+    :param quarantine: Takes a message that milters want to be held: called with the reason, the
+        sender and the recipients (`twisted.mail.smtp.User`), it gives an ``IMessage`` for it.
+        Without it such a message is refused for now.
+    :param daemon_name: The macro ``{daemon_name}``.
+    :param spool_memory: Bytes of a body that are kept in memory; more go to a temporary file.
+    :param reactor: What keeps time; by default Twisted's reactor.
+    :raises TypeError: for what is no milter factory, or an option of the wrong type.
+    :raises ValueError: for an option out of range.
+    """
+
+    def __init__(
+        self,
+        milter_factories: Any,
+        *,
+        merge: str = "chain",
+        on_error: int = c.SMFIS_TEMPFAIL,
+        timeout: float | None = 300,
+        quarantine: Callable[[str, Any, Sequence[Any]], Any] | None = None,
+        daemon_name: str = "smtpd",
+        spool_memory: int | None = 1024 * 1024,
+        reactor: Any = None,
+    ) -> None:
+        self.on_error = code_option("on_error", on_error)
+        self.timeout = seconds_option("timeout", timeout)
+        if quarantine is not None and not callable(quarantine):
+            raise TypeError(f"quarantine is {quarantine!r}, expected a callable or None")
+        self.quarantine = quarantine
+        self.daemon_name = name_option("daemon_name", daemon_name) or "smtpd"
+        self.spool_memory = limit_option("spool_memory", spool_memory)
+        # Both ends are here: no limits are needed between them.
+        self._factory = MilterProtocolFactory(
+            milter_factories,
+            merge=merge,
+            timeout=None,
+            command_timeout=None,
+            write_timeout=None,
+            spool_memory=spool_memory,
+            reactor=reactor,
+        )
+        self._numbers = count()
+
+    @property
+    def clock(self) -> IReactorTime:
+        """
+        What keeps time.
+        """
+        return self._factory.clock
+
+    def next_queue_id(self) -> str:
+        """
+        Make a name for a message, which no other one of this server has or had.
+        """
+        return f"{int(self.clock.seconds() * 1000):011X}{next(self._numbers) & 0xFFFF:04X}"
+
+    def filtering(self, transport: Any) -> Filtering:
+        """
+        Build the milters of an SMTP connection.
+        """
+        client = MilterClient(timeout=self.timeout, clock=self.clock)
+        connect_in_memory(client, self._factory, transport)
+        return Filtering(client, self.on_error)
