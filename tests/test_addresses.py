@@ -72,7 +72,7 @@ class DescriptionTests(SynchronousTestCase):
             (UNIXAddress(b"/run/mta.sock"), "unix:/run/mta.sock"),
             (UNIXAddress(b"/run/\xff"), "unix:/run/\udcff"),
             (UNIXAddress(None), "unix:"),
-            (None, "None"),
+            (None, "unknown address"),
         ]
         self.assertEqual([(address, describe_address(address)) for address, _ in rows], rows)
         other = HostnameAddress(b"mx.example.org", 25)

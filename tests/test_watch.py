@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.watch import Deadline, Watch
+from yatxmilter.watch import Deadline
 
 
 class DeadlineTests(SynchronousTestCase):
@@ -20,7 +20,11 @@ class DeadlineTests(SynchronousTestCase):
         self.passed: list[float] = []
 
     def deadline(self, seconds: float | None = 10) -> Deadline:
-        return Deadline(self.clock, seconds, lambda: self.passed.append(self.clock.seconds()))
+        return Deadline(self.clock, seconds, self.note, "was late")
+
+    def note(self, fault: str) -> None:
+        self.assertEqual(fault, "was late")
+        self.passed.append(self.clock.seconds())
 
     def test_passes(self) -> None:
         """
@@ -103,56 +107,3 @@ class DeadlineTests(SynchronousTestCase):
         deadline.start()
         self.clock.advance(10)
         self.assertEqual(self.passed, [10])
-
-
-class WatchTests(SynchronousTestCase):
-    """
-    The deadlines of a connection.
-    """
-
-    def test_words(self) -> None:
-        """
-        Each of the four tells in its own words, to the one that it is for.
-        """
-        clock = Clock()
-        told: list[tuple[str, str, float]] = []
-        watch = Watch(
-            clock,
-            timeout=3,
-            command_timeout=2,
-            write_timeout=1,
-            expired=lambda fault: told.append(("expired", fault, clock.seconds())),
-            stuck=lambda fault: told.append(("stuck", fault, clock.seconds())),
-        )
-        for deadline in (watch.idle, watch.command, watch.reading):
-            deadline.start()
-        clock.pump([1, 1, 1])
-        watch.closing.start()
-        clock.advance(1)
-        self.assertEqual(
-            told,
-            [
-                ("stuck", "did not read its answers", 1),
-                ("expired", "took too long to send one command", 2),
-                ("expired", "was silent too long", 3),
-                ("stuck", "did not let itself be closed", 4),
-            ],
-        )
-
-    def test_cancel(self) -> None:
-        """
-        All are cancelled together.
-        """
-        clock = Clock()
-        watch = Watch(
-            clock,
-            timeout=3,
-            command_timeout=2,
-            write_timeout=1,
-            expired=self.fail,
-            stuck=self.fail,
-        )
-        for deadline in (watch.idle, watch.command, watch.reading, watch.closing):
-            deadline.start()
-        watch.cancel()
-        self.assertEqual(clock.getDelayedCalls(), [])

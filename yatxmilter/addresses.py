@@ -41,4 +41,4 @@ def describe_address(address: object) -> str:
         return f"[{address.host}]:{address.port}"
     if isinstance(address, UNIXAddress):
         return f"unix:{os.fsdecode(address.name or b'')}"
-    return str(address)
+    return "unknown address" if address is None else str(address)

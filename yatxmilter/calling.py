@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter.addresses import describe_address
 from yatxmilter.commands import EOM_ROW, Command
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ReturnCodeError
@@ -41,7 +42,7 @@ class Caller:
     """
     Calls the milters of one connection.
 
-    :ivar peer: The MTA's address, for the log.
+    :ivar peer: The MTA's address.
     :ivar settling: Callbacks whose results are ignored and that are not over yet.
     """
 
@@ -53,8 +54,15 @@ class Caller:
         self._clock = clock
         self._macros = macros
         self._settled = settled
-        self.peer = "unknown address"
+        self.peer: object = None
         self.settling: list[Pending] = []
+
+    @property
+    def mta(self) -> str:
+        """
+        The MTA's address, for the log.
+        """
+        return describe_address(self.peer)
 
     def call(
         self, member: Member, command: Command, callback: Callback, *arguments: object
@@ -160,5 +168,5 @@ class Caller:
             "milter": member.name,
             "stage": command.callback,
             "queue_id": printable(self._macros.get("i") or "unknown"),
-            "mta": self.peer,
+            "mta": self.mta,
         }

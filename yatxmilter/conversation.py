@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter.addresses import describe_address
 from yatxmilter.calling import Caller
 from yatxmilter.chain import Chain
 from yatxmilter.commands import (
@@ -34,7 +33,7 @@ from yatxmilter.fanout import FirstAnswer
 from yatxmilter.gate import member_of
 from yatxmilter.members import Member
 from yatxmilter.merging import Merge
-from yatxmilter.negotiation import Agreement, data_size, declined_by
+from yatxmilter.negotiation import Agreement, Request, data_size, declined_by
 from yatxmilter.opening import Opening
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
@@ -101,7 +100,7 @@ class Conversation:
         self._line = line
         self._clock = clock
         self._out: list[bytes] = []
-        self._shadows = Shadows(self.session, clock)
+        self._shadows: Shadows | None = None
         self._caller = Caller(clock, self.session.macros, self.run)
         self._fanout = MERGES[merge](
             self.session,
@@ -121,7 +120,7 @@ class Conversation:
             resume=self.resume,
             agreed=self._agree,
             refused=self.end,
-            others=lambda: self._shadows.requests(self.session.payload),
+            others=self._requests_in_shadow,
         )
         # Who answers commands; the first time somebody has to see to it that there is a plan.
         self._step = self._first_step
@@ -141,6 +140,8 @@ class Conversation:
             raise RuntimeError("a milter cannot be added once the MTA has begun to talk")
         tally = getattr(getattr(milter, "factory", None), "shadow", None)
         if tally is not None:
+            if self._shadows is None:
+                self._shadows = Shadows(self.session, self._clock)
             return self._shadows.add(milter, wanted, tally)
         context = Context(self.session.macros, self.send_progress)
         member = member_of(milter, len(self.members), wanted, context, self.session.macros)
@@ -152,7 +153,7 @@ class Conversation:
         """
         The members, and the milters in shadow behind them.
         """
-        return [*self.members, *self._shadows.members]
+        return [*self.members, *(self._shadows.members if self._shadows is not None else ())]
 
     def refuse(self, code: int) -> None:
         """
@@ -205,7 +206,7 @@ class Conversation:
         except ProtocolError as error:
             _log.warn(
                 "The MTA at {mta} broke the milter protocol: {error}; closing the connection",
-                mta=caller.peer,
+                mta=caller.mta,
                 error=str(error),
             )
             self.end()
@@ -235,7 +236,7 @@ class Conversation:
             _log.info(
                 "The MTA at {mta} sent {dropped}, which is out of order: dropped without an"
                 " answer (further ones are not logged)",
-                mta=self._caller.peer,
+                mta=self._caller.mta,
                 dropped=dropped,
             )
 
@@ -302,14 +303,19 @@ class Conversation:
 
         :param peer: Its address.
         """
-        self._caller.peer = describe_address(peer)
+        self._caller.peer = peer
         self._opening.welcome(peer)
-        self._shadows.connected(peer)
+        if self._shadows is not None:
+            self._shadows.connected(peer)
+
+    def _requests_in_shadow(self) -> list[Request]:
+        return [] if self._shadows is None else self._shadows.requests(self.session.payload)
 
     def _agree(self, agreement: Agreement) -> None:
         self.session.decline(agreement.declined)
         self.session.splitter.limit = data_size(agreement.steps)
-        self._shadows.agreed(agreement)
+        if self._shadows is not None:
+            self._shadows.agreed(agreement)
         skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
         self._fanout.compile(agreement.steps, skip_offered=skip_offered)
         self._step = self._fanout.step
@@ -362,7 +368,8 @@ class Conversation:
         self._lost = True
         self.end()
         self._caller.notify(self.members, MTA_CLOSE_ROW, reason)
-        self._shadows.lost(reason)
+        if self._shadows is not None:
+            self._shadows.lost(reason)
 
     def _close_members(self) -> None:
         self._caller.notify(self.members, QUIT_ROW)

@@ -34,6 +34,7 @@ _MOST_AT_ONCE: Final = 64
 
 _IN: Final[int] = getattr(select, "EPOLLIN", 1)
 _OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
+_IN_OR_OUT: Final = _IN | _OUT
 _GONE: Final[int] = getattr(select, "EPOLLHUP", 16) | getattr(select, "EPOLLERR", 8)
 
 _TRANSPORTS: Final = (tcp.Server, unix.Server)
@@ -59,15 +60,17 @@ class Served:
     One connection in a set; for its transport it is the reactor.
 
     :ivar events: What the connection is watched for.
+    :ivar finished: Whether it is to be closed when what was read is dealt with.
     """
 
-    __slots__ = ("_send", "_set", "events", "receive", "transport")
+    __slots__ = ("_send", "_set", "events", "finished", "receive", "transport")
 
     def __init__(self, transport: Any, connections: ConnectionSet) -> None:
         socket = transport.getHandle()
         self.transport = transport
         self.receive: Callable[[int], bytes] = socket.recv
         self.events = 0
+        self.finished = False
         self._send: Callable[[bytes], int] = socket.send
         self._set = connections
 
@@ -86,6 +89,15 @@ class Served:
                 return
             data = data[sent:]
         self.transport.write(data)
+
+    def finish(self) -> bool:
+        """
+        Close the connection as soon as what was read is dealt with, if that can be done.
+
+        :return: Whether it can: all is written, and the connection is being read.
+        """
+        self.finished = self.events == _IN and self._set.serving is self
+        return self.finished
 
     def release(self) -> None:
         """
@@ -130,10 +142,12 @@ class ConnectionSet:
     Connections that are served together; for their reactor they are one descriptor.
 
     :param reactor: An `IReactorFDSet`.
+    :ivar serving: The connection that is being read at the moment.
     """
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
+        self.serving: Served | None = None
         self._epoll = select.epoll()
         self._served: dict[int, Served] = {}
 
@@ -191,10 +205,11 @@ class ConnectionSet:
             # One that was served before it may have closed it.
             if served is None:
                 continue
+            transport = served.transport
             reading = True
             why: Any = None
             try:
-                if events == _IN:
+                if events & _IN_OR_OUT == _IN:
                     try:
                         data = served.receive(READ_SIZE)
                     except BlockingIOError:
@@ -202,10 +217,7 @@ class ConnectionSet:
                     except OSError:
                         why = main.CONNECTION_LOST
                     else:
-                        if data:
-                            served.transport.protocol.dataReceived(data)
-                            continue
-                        why = main.CONNECTION_DONE
+                        why = self._take(served, data) if data else main.CONNECTION_DONE
                 else:
                     why, reading = _serve(served, events)
             except BaseException:
@@ -213,7 +225,15 @@ class ConnectionSet:
                 why = sys.exc_info()[1]
                 log.err()
             if why:
-                self._disconnect(served.transport, why, reading)
+                self._disconnect(transport, why, reading and not served.finished)
+
+    def _take(self, served: Served, data: bytes) -> Exception | None:
+        self.serving = served
+        try:
+            served.transport.protocol.dataReceived(data)
+        finally:
+            self.serving = None
+        return main.CONNECTION_DONE if served.finished else None
 
     def _disconnect(self, transport: Any, why: Exception, reading: bool) -> None:
         transport.stopReading()

@@ -11,7 +11,8 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IPushProducer, ITCPTransport, IUNIXTransport
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +21,7 @@ from zope.interface import implementer
 from yatxmilter.addresses import describe_address
 from yatxmilter.conversation import Conversation
 from yatxmilter.fastpath import Served
-from yatxmilter.watch import Watch
+from yatxmilter.watch import Deadline
 
 if TYPE_CHECKING:
     from yatxmilter.protocol import MilterProtocolFactory
@@ -48,17 +49,15 @@ class TransportLine(Protocol):
         self._served: Served | None = None
         self._sent = self._may_hurry = False
         # How many packets there had been when the one that is incomplete began.
-        self._taken = 0
-        self._watch = Watch(
-            options.clock,
-            timeout=options.timeout,
-            command_timeout=options.command_timeout,
-            write_timeout=options.write_timeout,
-            expired=self._expired,
-            stuck=self._stuck,
-        )
+        self._taken = -1
+        self._clock = options.clock
+        # All but the first only once they are needed: most connections never are that slow.
+        self._idle = Deadline(self._clock, options.timeout, self._expired, "was silent too long")
+        self._command: Deadline | None = None
+        self._reading: Deadline | None = None
+        self._closing: Deadline | None = None
         self._conversation = Conversation(
-            self, options.clock, options.merge, options.progress_interval, options.spool_memory
+            self, self._clock, options.merge, options.progress_interval, options.spool_memory
         )
         macros = self._conversation.session.macros
         macros.most = options.max_macros
@@ -75,11 +74,11 @@ class TransportLine(Protocol):
         if self.factory is not None:
             self.factory.connection_made(self, peer)
             self._served = self.factory.serve(transport)
-        if ITCPTransport.providedBy(transport) and not IUNIXTransport.providedBy(transport):
+        if not isinstance(peer, UNIXAddress) and ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             self._may_hurry = type(transport) is tcp.Server and _QUICKACK is not None
         transport.registerProducer(self, True)
-        self._watch.idle.start()
+        self._idle.start()
         self._conversation.connected(peer)
 
     def dataReceived(self, data: bytes) -> None:
@@ -92,7 +91,8 @@ class TransportLine(Protocol):
         if conversation.busy:
             self._moved()
             # What is missing of a command is not looked at before there is time for it.
-            self._watch.command.stop()
+            if self._command is not None:
+                self._command.stop()
             if conversation.session.splitter.buffered > self._options.max_buffered:
                 self._paused = True
                 self.transport.pauseProducing()
@@ -107,15 +107,15 @@ class TransportLine(Protocol):
 
     def _moved(self) -> None:
         # Only while it counts: not once the connection is being closed.
-        idle = self._watch.idle
+        idle = self._idle
         if idle.since is not None:
-            idle.since = self._options.clock.seconds()
+            idle.since = self._clock.seconds()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         Cancel what is awaited, and tell the milters.
         """
-        self._watch.cancel()
+        self._stop_watching()
         self._conversation.lost(reason)
         if self.factory is not None:
             self.factory.connection_lost(self, self.transport.getPeer())
@@ -125,7 +125,7 @@ class TransportLine(Protocol):
     def _expired(self, fault: str) -> None:
         if self._conversation.waiting:
             # The MTA waits for a milter, not we for the MTA.
-            self._watch.idle.start()
+            self._idle.start()
             return
         self._log_fault(fault)
         self._conversation.end()
@@ -133,6 +133,28 @@ class TransportLine(Protocol):
     def _stuck(self, fault: str) -> None:
         self._log_fault(fault)
         self.transport.abortConnection()
+
+    def _unread(self, fault: str) -> Deadline:
+        return Deadline(self._clock, self._options.write_timeout, self._stuck, fault)
+
+    def _begin_command(self, taken: int) -> None:
+        command = self._command
+        if command is None:
+            command = self._command = Deadline(
+                self._clock,
+                self._options.command_timeout,
+                self._expired,
+                "took too long to send one command",
+            )
+        elif taken != self._taken:
+            command.stop()
+        self._taken = taken
+        command.start()
+
+    def _stop_watching(self) -> None:
+        for deadline in (self._idle, self._command, self._reading, self._closing):
+            if deadline is not None:
+                deadline.cancel()
 
     def _log_fault(self, fault: str) -> None:
         _log.warn(
@@ -160,13 +182,16 @@ class TransportLine(Protocol):
         Make no more answers until those made are read.
         """
         self._conversation.stalled = True
-        self._watch.reading.start()
+        if self._reading is None:
+            self._reading = self._unread("did not read its answers")
+        self._reading.start()
 
     def resumeProducing(self) -> None:
         """
         Go on.
         """
-        self._watch.reading.stop()
+        if self._reading is not None:
+            self._reading.stop()
         self._conversation.stalled = False
         self._conversation.run()
 
@@ -189,13 +214,10 @@ class TransportLine(Protocol):
         """
         self._moved()
         splitter = self._conversation.session.splitter
-        command = self._watch.command
+        command = self._command
         if splitter.partial:
-            if self._taken != splitter.taken:
-                self._taken = splitter.taken
-                command.stop()
-            command.start()
-        elif command.since is not None:
+            self._begin_command(splitter.taken)
+        elif command is not None:
             command.stop()
         if self._paused:
             self._paused = False
@@ -205,7 +227,9 @@ class TransportLine(Protocol):
         """
         Close the connection when all is written.
         """
-        self._watch.cancel()
-        self._watch.closing.start()
+        self._stop_watching()
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        if self._served is None or not self._served.finish():
+            self._closing = self._unread("did not let itself be closed")
+            self._closing.start()
+            self.transport.loseConnection()

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from yatxmilter import constants as c
 from yatxmilter.commands import (
+    ALL_COMMANDS,
     BODY_ROW,
     CALLBACK_STEPS,
     HEADER_ROW,
@@ -53,9 +54,7 @@ def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
         return frozenset(name for name in CALLBACKS if hasattr(milter, name))
     own = vars(milter)
     kind = type(milter)
-    return frozenset(
-        name for name in CALLBACKS if getattr(kind, name) is not getattr(base, name) or name in own
-    )
+    return frozenset([n for n in CALLBACKS if getattr(kind, n) is not getattr(base, n) or n in own])
 
 
 class Member:
@@ -65,6 +64,7 @@ class Member:
     :ivar position: Its place among the connection's milters, from 0.
     :ivar wanted: The names of the callbacks it has of its own.
     :ivar request: What it asked of the MTA; before negotiation, what it would ask.
+    :ivar steps: The ``SMFIP_*`` steps that follow from the callbacks it has.
     :ivar failed: Whether its ``xxfi_eom`` failed in this message: its edits do not count.
     """
 
@@ -76,6 +76,7 @@ class Member:
         "on_error",
         "position",
         "request",
+        "steps",
         "timeout",
         "wanted",
     )
@@ -95,7 +96,8 @@ class Member:
         )
         self.on_error: ReturnCode = getattr(factory, "on_error", c.SMFIS_TEMPFAIL)
         self.timeout: float | None = getattr(factory, "timeout", None)
-        self.request = Request(0, self._own_steps(), {})
+        self.steps = self._own_steps()
+        self.request = Request(0, self.steps, {})
         self.failed = False
 
     @property
@@ -116,17 +118,17 @@ class Member:
         Take the milter out of the connection; only that it ends is still told.
         """
         self.wanted &= {"xxfi_close", "xxfi_mta_close"}
-        self.request = Request(0, self._own_steps(), {})
+        self.steps = self._own_steps()
+        self.request = Request(0, self.steps, {})
 
     # ---- negotiation
 
     def _own_steps(self) -> int:
         steps = 0
         for command in CALLBACK_STEPS:
-            callback = self.callback(command.callback)
-            if callback is None:
+            if command.callback not in self.wanted:
                 steps |= command.no
-            elif getattr(callback, "smfip_noreply", False):
+            elif getattr(getattr(self.milter, command.callback), "smfip_noreply", False):
                 steps |= command.nr
         return steps
 
@@ -142,7 +144,7 @@ class Member:
         lists = self.context.symbol_lists
         if _is_number(code) and len(parts) in (1, 3, 4):
             if code == c.SMFIS_ALL_OPTS:
-                return Request(offer.actions, self._own_steps() | offer.steps & c.SMFIP_SKIP, lists)
+                return Request(offer.actions, self.steps | offer.steps & c.SMFIP_SKIP, lists)
             if code == c.SMFIS_REJECT:
                 raise NegotiationError("refuses the connection (SMFIS_REJECT)")
             if code == c.SMFIS_CONTINUE and len(parts) == 1:
@@ -164,7 +166,7 @@ class Member:
         flags = getattr(self.milter, "xxfi_flags", None)
         if flags is not None and not _is_number(flags):
             raise NegotiationError(f"has xxfi_flags {flags!r}, expected a number or None")
-        steps = self._own_steps()
+        steps = self.steps
         if not steps & c.SMFIP_NOBODY:
             steps |= offer.steps & c.SMFIP_SKIP
         return Request(offer.actions if flags is None else flags, steps, {})
@@ -199,25 +201,31 @@ class Member:
         """
         return None if self.request.steps & command.no else self.callback(command.callback)
 
-    def view(
-        self, command: Command, steps: int, macros: MacroStore, shared: bool
-    ) -> Callback | None:
+    def views(self, steps: int, macros: MacroStore, shared: bool) -> list[Callback | None]:
         """
-        Give what to call for a command so that the milter sees it as if it were alone.
+        Give what to call for each command so that the milter sees it as if it were alone.
 
         :param steps: The steps agreed on for all milters.
         :param shared: Whether other milters are given the same arguments.
-        :return: ``None`` when the milter does not want the command.
+        :return: By `Command.index`; ``None`` where the milter does not want the command.
         """
-        callback = self.callee(command)
-        if callback is None:
-            return None
+        views: list[Callback | None] = [None] * len(ALL_COMMANDS)
         added = steps & ~self.request.steps
+        for command in CALLBACK_STEPS:
+            callback = self.callee(command)
+            if callback is not None and (added or shared):
+                callback = self._view(command, callback, added, macros, shared)
+            views[command.index] = callback
+        return views
+
+    def _view(
+        self, command: Command, callback: Callback, added: int, macros: MacroStore, shared: bool
+    ) -> Callback:
         if command is HEADER_ROW and added & c.SMFIP_HDR_LEADSPC:
             return partial(_without_leading_space, callback)
         if command is RCPT_ROW and added & c.SMFIP_RCPT_REJ:
             callback = partial(_unless_refused, callback, macros)
-        if command is BODY_ROW and data_size(steps) > data_size(self.request.steps):
+        if command is BODY_ROW and added & (c.SMFIP_MDS_256K | c.SMFIP_MDS_1M):
             return partial(_in_pieces, callback, data_size(self.request.steps))
         if shared and command.has_argv:
             return partial(_with_own_list, callback)

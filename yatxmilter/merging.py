@@ -116,16 +116,14 @@ class Merge(ABC):
         """
         self._unanswered = steps & c.ALL_NR_STEPS
         self._skip_offered = skip_offered
-        self._full_plan = [self._callees(command, steps) for command in ALL_COMMANDS]
-        self._plan = self._full_plan.copy()
-
-    def _callees(self, command: Command, steps: int) -> Callees:
-        if not command.codes:
-            return ()
         macros = self._session.macros
         shared = len(self._members) > 1
-        views = [(m, m.view(command, steps, macros, shared)) for m in self._members]
-        return tuple((member, view) for member, view in views if view is not None)
+        views = [(member, member.views(steps, macros, shared)) for member in self._members]
+        self._full_plan = [
+            tuple([(member, view) for member, all_views in views if (view := all_views[index])])
+            for index in range(len(ALL_COMMANDS))
+        ]
+        self._plan = self._full_plan.copy()
 
     def refuse(self, code: ReturnCode) -> None:
         """

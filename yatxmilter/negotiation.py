@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
@@ -164,10 +165,16 @@ def data_size(steps: int) -> int:
 
 
 def _unanswered(requests: Sequence[Request]) -> int:
+    return _unanswered_of(tuple([request.steps for request in requests]))
+
+
+# The connections of a server ask the same, one after the other.
+@lru_cache(maxsize=256)
+def _unanswered_of(requests: tuple[int, ...]) -> int:
     unanswered = 0
     for command in CALLBACK_STEPS:
-        concerned = [r for r in requests if not r.steps & command.no] or requests
-        if concerned and all(r.steps & command.nr for r in concerned):
+        concerned = [steps for steps in requests if not steps & command.no] or requests
+        if concerned and all(steps & command.nr for steps in concerned):
             unanswered |= command.nr
     return unanswered
 

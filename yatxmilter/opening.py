@@ -158,7 +158,7 @@ class Opening:
                 "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
                 milter=member.name,
                 error=str(error),
-                mta=self._caller.peer,
+                mta=self._caller.mta,
             )
             self._refuse()
 

@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter.addresses import describe_address
 from yatxmilter.backlog import Backlog, Packet, Tap
 from yatxmilter.calling import Caller
 from yatxmilter.commands import (
@@ -98,7 +97,7 @@ class _Shadow:
     # ---- what the real conversation tells
 
     def connected(self, peer: object) -> None:
-        self._caller.peer = describe_address(peer)
+        self._caller.peer = peer
         self._opening.welcome(peer)
 
     def request(self, offer: bytes) -> Request | None:
@@ -265,7 +264,7 @@ class _Shadow:
             verdict=report.verdict,
             stage=report.stage,
             queue_id=report.queue_id,
-            mta=self._caller.peer,
+            mta=self._caller.mta,
             reply=report.reply,
             edits=report.edits,
             recipients=report.recipients,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["Deadline", "Watch"]
+__all__ = ["Deadline"]
 
 
 class Deadline:
@@ -19,18 +19,24 @@ class Deadline:
     A time limit that can be set again and again at the cost of an assignment.
 
     :param seconds: The limit; ``None`` for none.
-    :param passed: Called when so many seconds have passed since `since`.
+    :param passed: Called with ``fault`` when so many seconds have passed since `since`.
+    :param fault: What the peer has done then, in words.
     :ivar since: What the limit counts from; ``None`` while it does not count.
     """
 
-    __slots__ = ("_clock", "_passed", "_seconds", "_timer", "since")
+    __slots__ = ("_clock", "_fault", "_passed", "_seconds", "_timer", "since")
 
     def __init__(
-        self, clock: IReactorTime, seconds: float | None, passed: Callable[[], None]
+        self,
+        clock: IReactorTime,
+        seconds: float | None,
+        passed: Callable[[str], None],
+        fault: str,
     ) -> None:
         self._clock = clock
         self._seconds = seconds
         self._passed = passed
+        self._fault = fault
         self._timer: IDelayedCall | None = None
         self.since: float | None = None
 
@@ -68,39 +74,4 @@ class Deadline:
             self._timer = self._clock.callLater(left, self._check)
             return
         self.since = None
-        self._passed()
-
-
-class Watch:
-    """
-    The deadlines of one connection.
-
-    :param expired: Called with what was too slow, in words.
-    :param stuck: Called when the peer does not read, so that nothing can be said to it any more.
-    """
-
-    __slots__ = ("closing", "command", "idle", "reading")
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        *,
-        timeout: float | None,
-        command_timeout: float | None,
-        write_timeout: float | None,
-        expired: Callable[[str], None],
-        stuck: Callable[[str], None],
-    ) -> None:
-        self.idle = Deadline(clock, timeout, lambda: expired("was silent too long"))
-        self.command = Deadline(
-            clock, command_timeout, lambda: expired("took too long to send one command")
-        )
-        self.reading = Deadline(clock, write_timeout, lambda: stuck("did not read its answers"))
-        self.closing = Deadline(clock, write_timeout, lambda: stuck("did not let itself be closed"))
-
-    def cancel(self) -> None:
-        """
-        Stop watching.
-        """
-        for deadline in (self.idle, self.command, self.reading, self.closing):
-            deadline.cancel()
+        self._passed(self._fault)
