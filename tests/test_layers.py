@@ -32,6 +32,12 @@ LAYERS = (
     # what users subclass, what all ways to merge have in common, the MTA's side
     ("defaults", "merging", "client", "opening", "gate"),
     ("fanout", "strictest", "chain", "reuse"),
+    # milters written in messages
+    ("message.values", "message.least", "message.body", "message.envelope"),
+    ("message.headers",),
+    ("message.mail",),
+    ("message.milter",),
+    ("message",),
     ("recording",),
     ("shadow",),
     ("conversation", "standin"),

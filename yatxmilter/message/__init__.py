@@ -1,0 +1,21 @@
+"""
+Milters for those who think in messages: one method that gets the whole message as an object.
+
+Override `MessageMilter.message`. What is edited on the object is sent as the least modification
+actions that do it, once the message has ended.
+"""
+
+from yatxmilter.message.envelope import Client, Recipient, Recipients
+from yatxmilter.message.headers import HeaderField, Headers
+from yatxmilter.message.mail import Message
+from yatxmilter.message.milter import MessageMilter
+
+__all__ = [
+    "Client",
+    "HeaderField",
+    "Headers",
+    "Message",
+    "MessageMilter",
+    "Recipient",
+    "Recipients",
+]
