@@ -70,7 +70,7 @@ class Filtering:
         self._on_error = Response(on_error)
         self._failed = False
         self._open = False
-        # What has taken the open message from the milters: ACCEPT or DISCARD.
+        # The answer that was the milters' last in this message.
         self._settled: Response | None = None
 
     @property
@@ -190,7 +190,7 @@ class Filtering:
 
     async def _rcpt(self, argv: tuple[str, ...], values: Mapping[str, str]) -> Response:
         if self._settled is not None:
-            return NOT_AWAITED
+            return self._settled
         return self._note(await self._ask(c.SMFIM_ENVRCPT, self._client.rcpt, *argv, **values))
 
     def _note(self, response: Response) -> Response:
@@ -204,9 +204,12 @@ class Filtering:
         """
         Announce the message's content.
         """
-        if self._settled is not None:
-            return NOT_AWAITED
-        return self._note(await self._ask(c.SMFIM_DATA, self._client.data))
+        if self._settled is None:
+            response: Response = await self._ask(c.SMFIM_DATA, self._client.data)
+            # A refusal too ends the message for them, though not for the client.
+            self._settled = None if response.code == c.SMFIS_CONTINUE else response
+            return response
+        return self._settled
 
     async def content(self, content: Content) -> EndOfMessage:
         """

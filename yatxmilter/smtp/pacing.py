@@ -12,7 +12,7 @@ goes, and nothing is sent from then on.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import twisted.mail.smtp
@@ -138,6 +138,15 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         elif self._paused:
             self._paused = False
             self.transport.resumeProducing()
+
+    def _unhurried(self, reply: Callable[[], None]) -> None:
+        """
+        Reply by a method that does more behind the reply, before the next command comes.
+        """
+        self._pumping = True
+        reply()
+        self._pumping = False
+        self._pump()
 
     def sendCode(self, code: int, message: bytes = b"") -> None:
         """

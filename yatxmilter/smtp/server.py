@@ -80,7 +80,7 @@ class MilterESMTP(PacedESMTP):
             self._instead = (
                 b"554 %s ESMTP not accepting connections" % self.host if refused else None
             )
-        greet()
+        self._unhurried(greet)
 
     def clientName(self) -> str | Deferred[str]:
         """
