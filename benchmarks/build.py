@@ -61,7 +61,13 @@ def _run(
         raise Unavailable(f"{what}: {lines[-1] if lines else f'status {done.returncode}'}")
 
 
-def _tool(name: str, package: str) -> str:
+def tool(name: str, package: str) -> str:
+    """
+    Give the path of a program.
+
+    :param package: The Debian package that has it.
+    :raises Unavailable: when it is not installed.
+    """
     path = shutil.which(name)
     if path is None:
         raise Unavailable(f"{name} is not installed (Debian: apt-get install {package})")
@@ -81,7 +87,7 @@ def c_program(source: str, *libraries: str) -> Path:
         fresh = program.with_name(f"{program.name}.{os.getpid()}")
         links = [f"-l{name}" for name in libraries]
         _run(
-            [_tool("gcc", "gcc libc6-dev"), "-O2", "-o", fresh, HERE / source, *links],
+            [tool("gcc", "gcc libc6-dev"), "-O2", "-o", fresh, HERE / source, *links],
             f"{source} (Debian: apt-get install libmilter-dev)" if libraries else source,
         )
         fresh.rename(program)
@@ -112,7 +118,7 @@ def go_program(source: str, library: str) -> Path:
     text = (HERE / source).read_text()
     program = _place(Path(source).parent.name, text)
     if not program.exists():
-        go = _tool("go", "golang-go")
+        go = tool("go", "golang-go")
         if not Path(_GOPATH, "src", library).is_dir():
             package = f"golang-{library.replace('.com', '').replace('/', '-')}-dev"
             raise Unavailable(f"{library} is not installed (Debian: apt-get install {package})")

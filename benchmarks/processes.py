@@ -14,7 +14,7 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.mta.processes import descendants, free_ports, is_listening
@@ -24,7 +24,7 @@ from .milters import PEERS, PYTHONPATH
 from .scenarios import Scenario, Variant
 
 #: Seconds within which a milter has to listen.
-_PATIENCE = 20
+_PATIENCE = 60
 #: The core of the milter, and that of all else; the same where there is only one.
 MILTER_CORE, OTHER_CORE = (sorted(os.sched_getaffinity(0)) * 2)[:2]
 
@@ -92,12 +92,13 @@ def pss(pid: int) -> float:
 
 @contextlib.contextmanager
 def running(
-    variant: Variant, scenario: Scenario, port: int | None = None
+    variant: Variant, scenario: Scenario, port: int | None = None, wrap: Sequence[str] = ()
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """
     Run a milter.
 
     :param port: Where it listens in a scenario over TCP, if not at any free port.
+    :param wrap: A command that runs the milter's.
     :return: The process, and where it listens.
     :raises Unavailable: when it cannot be run here.
     """
@@ -105,7 +106,7 @@ def running(
     settings = {**scenario.settings, **variant.settings}
     for name in sorted(peer.lacks & settings.keys()):
         raise Unavailable(f"it cannot do {name}={settings[name]}")
-    command = peer.make()
+    command = [*wrap, *peer.make()]
     with tempfile.TemporaryDirectory(prefix="yatxmilter-") as folder:
         port = (port or free_ports(1)[0]) if scenario.tcp else 0
         where = f"inet:{port}@127.0.0.1" if scenario.tcp else f"unix:{folder}/socket"
