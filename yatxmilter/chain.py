@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter.addresses import DECODERS
 from yatxmilter.commands import (
     BODY_ROW,
     EOH_ROW,
@@ -132,7 +133,7 @@ class Chain(Merge):
             self._start(command, self._content())
         else:
             callees = self._plan[command.index]
-            arguments = self._arguments(command) if callees else ()
+            arguments = DECODERS[command.index](self._session.payload) if callees else ()
             if arguments is not None:
                 self._start(command, self._down(command, callees, arguments))
 
@@ -244,7 +245,7 @@ class Chain(Merge):
     def _take(self, command: Command) -> None:
         self._joined = len(self._members)
         if self._plan[command.index]:
-            arguments = self._arguments(command)
+            arguments = DECODERS[command.index](self._session.payload)
             assert arguments is not None
             message = self._message
             if message is None:

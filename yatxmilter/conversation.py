@@ -190,13 +190,13 @@ class Conversation:
         if not self._begun:
             self._begin()
         opening, fanout, caller = self._opening, self._fanout, self._caller
-        next_call = self.session.next_call
+        session = self.session
         try:
             # As in `waiting`, without calls: this is looked at for each command.
             while not (
                 self._ended or self.stalled or fanout.round or opening.awaited or caller.settling
             ):
-                command = next_call()
+                command = session.next_call()
                 if command is None:
                     break
                 if command.codes:
@@ -209,6 +209,9 @@ class Conversation:
                 mta=caller.mta,
                 error=str(error),
             )
+            # A message counts as open, as in libmilter, whose state is set before a payload is
+            # read.
+            fanout.join_all()
             self.end()
         finally:
             self._running = False
@@ -217,9 +220,10 @@ class Conversation:
             opening.cancel()
             fanout.cancel()
             self._out.clear()
-        self._flush()
-        if self.session.dropped is not None:
-            self._tell_dropped(self.session.dropped)
+        elif self._out:
+            self._flush()
+        if session.dropped is not None:
+            self._tell_dropped(session.dropped)
         self.busy = bool(self.stalled or fanout.round or opening.awaited or caller.settling)
         if self.busy or self._ended:
             return
@@ -269,11 +273,10 @@ class Conversation:
 
     def _flush(self) -> None:
         out = self._out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            if not self._lost:
-                self._line.send(data)
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        if data and not self._lost:
+            self._line.send(data)
 
     def send_progress(self) -> None:
         """

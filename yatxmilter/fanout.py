@@ -13,12 +13,13 @@ from __future__ import annotations
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter.commands import EOM_ROW, UNKNOWN_ROW, Command
+from yatxmilter.addresses import DECODERS
+from yatxmilter.commands import BODY_ROW, EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
 from yatxmilter.merging import Merge
 from yatxmilter.rounds import Pending
-from yatxmilter.verdicts import response
+from yatxmilter.verdicts import CONTINUE_PACKET, response
 
 __all__ = ["FirstAnswer"]
 
@@ -39,7 +40,7 @@ class FirstAnswer(Merge):
         callees = self._plan[command.index]
         pending: list[Pending] | None = None
         if callees:
-            arguments = self._arguments(command)
+            arguments = DECODERS[command.index](self._session.payload)
             if arguments is None:
                 return
             if command is EOM_ROW:
@@ -69,8 +70,10 @@ class FirstAnswer(Merge):
             self._joined = len(self._members)
         if pending:
             self._wait(command, pending)
-        else:
+        elif command is EOM_ROW or command is BODY_ROW or command.nr & self._unanswered:
             self._continue(command, bool(callees))
+        else:
+            self._out.append(CONTINUE_PACKET)
 
     def _settle(self, pending: Pending) -> None:
         if pending not in self.round:

@@ -212,13 +212,14 @@ class TransportLine(Protocol):
         """
         Read on, if reading was paused; give what is missing of a command its time.
         """
-        self._moved()
+        idle = self._idle
+        if idle.since is not None:
+            idle.since = self._clock.seconds()
         splitter = self._conversation.session.splitter
-        command = self._command
         if splitter.partial:
             self._begin_command(splitter.taken)
-        elif command is not None:
-            command.stop()
+        elif self._command is not None:
+            self._command.stop()
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()

@@ -12,13 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
-from yatxmilter.addresses import DECODERS
 from yatxmilter.calling import Caller, printable
 from yatxmilter.commands import (
     ABORT_ROW,
@@ -32,7 +31,6 @@ from yatxmilter.commands import (
     Command,
 )
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
-from yatxmilter.errors import ProtocolError
 from yatxmilter.members import Callback, Member
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
@@ -142,15 +140,11 @@ class Merge(ABC):
         :raises ProtocolError: when its payload cannot be read.
         """
 
-    def _arguments(self, command: Command) -> tuple[Any, ...] | None:
-        try:
-            return DECODERS[command.index](self._session.payload)
-        except ProtocolError:
-            # The message counts as open, as in libmilter, where the state is set before the
-            # payload is read.
-            if command.in_message:
-                self._joined = len(self._members)
-            raise
+    def join_all(self) -> None:
+        """
+        Count the open message as begun for all milters, though not all were called for it.
+        """
+        self._joined = len(self._members)
 
     def _read(self, member: Member, command: Command, result: object) -> ReturnCode:
         code = self._caller.code(member, command, result)

@@ -12,7 +12,7 @@ from yatxmilter.errors import ProtocolError
 
 __all__ = ["PacketSplitter", "encode_packet"]
 
-_LENGTH: Final = Struct(">I")
+_read_length: Final = Struct(">I").unpack_from
 _PREFIX: Final = Struct(">IB")
 
 # An incoming packet's pieces are joined before there are more than this many of them, so that a
@@ -110,6 +110,26 @@ class PacketSplitter:
 
         :raises ProtocolError: when its length is not acceptable. The stream cannot be read on.
         """
+        # Most often the packet is whole, or there is nothing at all.
+        buffer = self._buffer
+        position = self._position
+        if not self._missing:
+            start = position + 5
+            if start <= len(buffer):
+                length = _read_length(buffer, position)[0]
+                end = position + 4 + length
+                if end <= len(buffer) and 0 < length <= self.limit + 1:
+                    self._position = end
+                    self.taken += 1
+                    return buffer[position + 4], buffer[start:end]
+            elif position == len(buffer) and not self._queue:
+                # A connection that is idle should not keep its last read.
+                self._buffer = b""
+                self._position = 0
+                return None
+        return self._piece_together()
+
+    def _piece_together(self) -> tuple[int, bytes] | None:
         while True:
             buffer = self._buffer
             position = self._position
@@ -119,7 +139,7 @@ class PacketSplitter:
                 if packet is not None:
                     return packet
             elif available >= 5:
-                length = _LENGTH.unpack_from(buffer, position)[0]
+                length = _read_length(buffer, position)[0]
                 if not 0 < length <= self.limit + 1:
                     length = self._odd_length(length)
                 end = position + 4 + length
@@ -137,7 +157,6 @@ class PacketSplitter:
     def _next_buffer(self) -> bool:
         if not self._queue:
             if self._position == len(self._buffer):
-                # A connection that is idle should not keep its last read.
                 self._buffer = b""
                 self._position = 0
             return False

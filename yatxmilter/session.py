@@ -130,22 +130,19 @@ class Session:
                         self.dropped = f"{command.name} in state {_NAMES[self.state]}"
                     self.state = HELO
                     continue
-            return self._accept(command, payload)
-
-    def _accept(self, command: Command, payload: bytes) -> Command:
-        if not payload and command.needs_payload:
-            raise ProtocolError(f"{command.name} without payload")
-        if command.state is not None:
-            self.state = command.state
-        if command.in_message:
-            self.in_message = True
-        if command.stale < 7:
-            self.macros.clear_from(command.stale)
-        if command is EOM_ROW and payload:
-            self._end_due = self.last_chunk = True
-            command = BODY_ROW
-        self.payload = payload
-        return command
+            if not payload and command.needs_payload:
+                raise ProtocolError(f"{command.name} without payload")
+            if command.state is not None:
+                self.state = command.state
+            if command.in_message:
+                self.in_message = True
+            if command.stale < 7:
+                self.macros.clear_from(command.stale)
+            self.payload = payload
+            if command is EOM_ROW and payload:
+                self._end_due = self.last_chunk = True
+                return BODY_ROW
+            return command
 
     def finish(self) -> bool:
         """

@@ -14,6 +14,7 @@ from typing import Any, Final
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter.addresses import DECODERS
 from yatxmilter.commands import EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
@@ -60,7 +61,7 @@ class Strictest(Merge):
         callees = [one for one in self._plan[command.index] if one[0] not in self._votes]
         pending: list[Pending] = []
         if callees:
-            arguments = self._arguments(command)
+            arguments = DECODERS[command.index](self._session.payload)
             if arguments is None:
                 return
             if command is EOM_ROW:
