@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail
+from twisted.mail.smtp import SMTPDeliveryError, sendmail
 from twisted.names import dns
 from twisted.names.authority import FileAuthority
 from twisted.names.server import DNSServerFactory
 
 from tests.programs import ROOT, Program, ProgramTestCase, free_port
+from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.client import AddHeader, MilterClient, Outcome, apply_edits
 from yatxmilter.constants import (
     SMFIF_ADDHDRS,
@@ -519,3 +521,49 @@ class ConditionsTests(ExampleTestCase):
         await mta.quit()
         program.stop()
         self.assertIn("ShoutingCheck in shadow: SMFIS_REJECT at xxfi_header", program.output)
+
+
+class SmtpServerTests(ExampleTestCase):
+    """
+    Twisted's SMTP server with a milter that is another program, here one of the test's.
+    """
+
+    example = "smtp_server.py"
+
+    async def test_server(self) -> None:
+        """
+        The message is in the maildir as the milter has left it; what the milter refuses is not.
+        """
+
+        class Signer(Milter):
+            def xxfi_envfrom(self, argv: list[str]) -> int:
+                return SMFIS_REJECT if argv[0] == "<>" else SMFIS_CONTINUE
+
+            def xxfi_eom(self) -> None:
+                self.smfi_insheader(0, "X-Signature", "made for the test")
+
+        program, port = self.program(), free_port()
+        listening = reactor.listenUNIX(
+            f"{program.folder}/milter", MilterProtocolFactory(MilterFactory(Signer))
+        )
+        self.addCleanup(listening.stopListening)
+        maildir = program.folder / "Maildir"
+        endpoint = f"tcp:{port}:interface=127.0.0.1"
+        program.start(
+            *(EXAMPLES / self.example, endpoint, f"unix:{program.folder}/milter", maildir),
+            spec=f"inet:{port}@127.0.0.1",
+        )
+        # Only to wait for it: this speaks no SMTP.
+        probe = await program.connect()
+        probe.transport.abortConnection()
+        to = "reader@example.com"
+        await sendmail("127.0.0.1", "sender@client.example", to, MESSAGE, port=port)
+        with self.assertRaises(SMTPDeliveryError) as caught:
+            await sendmail("127.0.0.1", "", to, MESSAGE, port=port)
+        self.assertEqual(caught.exception.code, 550)
+        (path,) = (maildir / "new").iterdir()
+        top, received, rest = path.read_bytes().split(b"\n", 2)
+        self.assertEqual(top, b"X-Signature: made for the test")
+        self.assertTrue(received.startswith(b"Received: from "), received)
+        self.assertEqual(rest, MESSAGE)
+        program.stop()

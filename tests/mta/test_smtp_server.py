@@ -1,0 +1,119 @@
+"""
+Twisted's SMTP server with a real OpenDKIM: the example program, run as its first lines say.
+
+No MTA is needed. What is in the maildir is verified by dkimpy, as it is behind the MTAs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from .control import ROOT
+from .processes import (
+    LOOPBACK,
+    free_ports,
+    is_listening,
+    require,
+    require_program,
+    start,
+    stop,
+    wait_until,
+)
+from .smtp import Reply, SmtpClient
+from .test_remote_opendkim import MESSAGE, OpenDkim
+
+
+class ExampleTests(SynchronousTestCase):
+    """
+    OpenDKIM asked by the example.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start the example; OpenDKIM is not there yet.
+        """
+        require_program("opendkim")
+        try:
+            self._dkim: Any = importlib.import_module("dkim")
+        except ImportError:
+            require(False, "dkimpy is not installed")
+        folder = tempfile.TemporaryDirectory(prefix="yatxmilter-smtp-")
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.opendkim = OpenDkim(self.folder)
+        self.addCleanup(self.opendkim.stop)
+        self.maildir = self.folder / "Maildir"
+        self.log = self.folder / "server.log"
+        (self.port,) = free_ports(1)
+        self.server = self.run_example()
+
+    def run_example(self) -> subprocess.Popen[bytes]:
+        """
+        Run the example.
+        """
+        example = ROOT / "examples" / "smtp_server.py"
+        endpoint = f"tcp:{self.port}:interface={LOOPBACK}"
+        command = [sys.executable, example, endpoint, self.opendkim.address, self.maildir]
+        server = start(command, self.log, {"PYTHONPATH": str(ROOT)})
+        self.addCleanup(stop, server)
+        wait_until(lambda: is_listening(self.port) or server.poll() is not None, "the example")
+        self.assertIsNone(server.poll(), self.log.read_text())
+        return server
+
+    def send(self, count: int = 1) -> list[Reply]:
+        """
+        Send the message, one time after the other in one connection.
+        """
+        client = SmtpClient(self.port)
+        client.ehlo()
+        replies = [client.message(MESSAGE) for _ in range(count)]
+        client.quit()
+        return replies
+
+    def delivered(self) -> list[bytes]:
+        """
+        Give what is in the maildir.
+        """
+        return [path.read_bytes() for path in sorted((self.maildir / "new").iterdir())]
+
+    def verifies(self, data: bytes) -> bool:
+        """
+        Tell whether a message has a signature, and whether that holds.
+        """
+
+        def look_up(name: bytes, timeout: int = 5) -> bytes | None:
+            return {b"test._domainkey.client.example.": self.opendkim.public_key}.get(name)
+
+        self.assertEqual(data.count(b"DKIM-Signature:"), 1, data)
+        return bool(self._dkim.verify(data, dnsfunc=look_up))
+
+    def test_signs(self) -> None:
+        """
+        While OpenDKIM is away mail has to wait. Then each message of a connection is signed, and
+        the signature holds for what is delivered; it would not if a letter were another.
+        """
+        (reply,) = self.send()
+        self.assertEqual(str(reply), "451 4.7.1 Service unavailable - try again later")
+        self.assertEqual(self.delivered(), [])
+        self.opendkim.start()
+        self.assertEqual([reply.code for reply in self.send(2)], [250, 250])
+        first, second = self.delivered()
+        for data in (first, second):
+            self.assertTrue(self.verifies(data), data)
+            self.assertFalse(self.verifies(data.replace(b"last line", b"last link")))
+            self.assertFalse(self.verifies(data.replace(b"A test", b"A text")))
+            # OpenDKIM puts it on top of all, the server's own field included, as behind Postfix.
+            top = [line[:15] for line in data.split(b"\n") if line[:1] != b"\t"]
+            self.assertEqual(top[:3], [b"DKIM-Signature:", b"Received: from ", b"From: Sender <s"])
+            self.assertEqual(
+                data.partition(b"\n\n")[2],
+                MESSAGE.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n"),
+            )
+        self.assertEqual(self.log.read_text(), "")
