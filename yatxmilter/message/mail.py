@@ -29,7 +29,7 @@ from yatxmilter.message.envelope import (
 )
 from yatxmilter.message.headers import Allow, Headers
 from yatxmilter.message.least import Wanted, least_edits
-from yatxmilter.message.values import POLICY
+from yatxmilter.message.values import POLICY, write_email
 from yatxmilter.responses import ChangeSender, Edit, Quarantine, ReplaceBody
 from yatxmilter.rfc5322 import split_mail, wire_body
 from yatxmilter.wire import from_text, text_argument, to_text
@@ -250,25 +250,24 @@ class Message(Verdict):
         parser: BytesFeedParser[Any] = BytesFeedParser(policy=POLICY)
         for field in self.headers:
             # The parser would take a CR for the end of the field.
-            raw = field.raw.replace("\r", " ").replace("\n", "\r\n")
-            parser.feed(from_text(f"{field.name}: {raw}\r\n"))
-        parser.feed(b"\r\n")
+            raw = field.raw.replace("\r", " ")
+            parser.feed(from_text(f"{field.name}: {raw}\n"))
+        parser.feed(b"\n")
         for block in self._blocks():
-            parser.feed(block)
+            parser.feed(block.replace(b"\r\n", b"\n"))
         return cast(EmailMessage, parser.close())
 
     def _blocks(self) -> Iterator[bytes]:
         with self.open() as reader:
             while block := reader.read(_BLOCK):
-                yield block
+                # No line end is cut in two.
+                yield block + reader.read(1) if block.endswith(b"\r") else block
 
     def replace(self, email: AnyEmail) -> None:
         """
         Make header and body those of another message; what is the same stays as it is.
         """
-        if not isinstance(email, AnyEmail):
-            raise ValueNotSendable(f"message is {type(email).__name__}, not an EmailMessage")
-        mail = split_mail(email.as_bytes(policy=POLICY))
+        mail = split_mail(write_email(email))
         self.headers.rewrite(
             (to_text(field.name), to_text(field.bare_value())) for field in mail.fields
         )

@@ -9,15 +9,25 @@ refused.
 
 from __future__ import annotations
 
+import io
 import re
+from email.generator import BytesGenerator
 from email.headerregistry import HeaderRegistry
+from email.message import Message
 from email.policy import EmailPolicy
 from typing import Any, Final
 
 from yatxmilter.errors import ValueNotSendable
 from yatxmilter.wire import text_argument
 
-__all__ = ["POLICY", "check_name", "check_raw", "decode_value", "encode_value"]
+__all__ = [
+    "POLICY",
+    "check_name",
+    "check_raw",
+    "decode_value",
+    "encode_value",
+    "write_email",
+]
 
 _NAME: Final = re.compile(r"[!-9;-~]+")
 _LINE_END: Final = re.compile(r"\r?\n")
@@ -127,3 +137,31 @@ def encode_value(name: str, value: object) -> str:
     raw = _LINE_END.sub("\n", folded.partition(":")[2].removeprefix(" ")).removesuffix("\n")
     # The name's own line is not left empty for a first word that is too long for it.
     return check_raw(name, raw.lstrip("\n").lstrip() if raw.startswith("\n") else raw)
+
+
+class _Writer(BytesGenerator):
+    """
+    A generator that can write a multipart without parts, too, when it has bytes of no encoding.
+    """
+
+    def _handle_multipart(self, msg: Any) -> None:
+        if isinstance(msg.get_payload(), str):
+            self._handle_text(msg)  # type: ignore[attr-defined]
+        else:
+            super()._handle_multipart(msg)  # type: ignore[misc]
+
+
+def write_email(email: object) -> bytes:
+    """
+    Write a message of the email package.
+
+    :raises ValueNotSendable: for what is none, and for one that cannot be written.
+    """
+    if not isinstance(email, Message):
+        raise ValueNotSendable(f"message is {type(email).__name__}, not an EmailMessage")
+    file = io.BytesIO()
+    try:
+        _Writer(file, mangle_from_=False, policy=POLICY).flatten(email)
+    except Exception as error:
+        raise ValueNotSendable(f"the email package cannot write this message: {error}") from error
+    return file.getvalue()
