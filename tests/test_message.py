@@ -366,6 +366,27 @@ class VerdictTests(MessageTestCase):
         self.assertEqual(answers[2] and answers[2].code, c.SMFIS_TEMPFAIL)
         self.assertEqual(seen, [["c@example.org"]])
 
+    def test_removed_and_refused(self) -> None:
+        """
+        A recipient that a hook removes and refuses is gone, and not removed once more.
+        """
+
+        class Both(MessageMilter):
+            def recipient(self, msg: Message, rcpt: Recipient) -> None:
+                if rcpt.address == "b@example.net":
+                    msg.recipients.remove("b@example.net")
+                    rcpt.reject()
+
+            def message(self, msg: Message) -> None:
+                msg.headers.add("X-To", repr(next(iter(msg.recipients))))
+
+        outcome = self.play(
+            self.begin(Both), recipients=(B, C), recipient_args={C: ["NOTIFY=NEVER"]}
+        )
+        self.assertEqual(
+            outcome.edits, (AddHeader("X-To", "<Recipient <c@example.org> NOTIFY=NEVER>"),)
+        )
+
     def test_failing_recipient(self) -> None:
         """
         A recipient for which the hook fails is refused, and is then none either.
@@ -558,6 +579,7 @@ class EditTests(MessageTestCase):
 
         def edit(self: Any, msg: Message) -> None:
             msg.set_sender("<n@example.org>", "SIZE=7")
+            msg.sender = "m@example.org"
             msg.recipients.remove("b@EXAMPLE.net")
             msg.recipients.add("d@example.net")
             msg.recipients.add("e@example.net", "NOTIFY=NEVER  ORCPT=rfc822;x")
@@ -566,7 +588,7 @@ class EditTests(MessageTestCase):
         self.assertEqual(
             self.send(edit, LETTER, (B, B, C)).edits,
             (
-                ChangeSender("<n@example.org>", "SIZE=7"),
+                ChangeSender("<m@example.org>", "SIZE=7"),
                 DeleteRecipient(B),
                 AddRecipient("<d@example.net>"),
                 AddRecipient("<e@example.net>", "NOTIFY=NEVER ORCPT=rfc822;x"),

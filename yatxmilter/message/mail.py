@@ -177,8 +177,10 @@ class Message(Verdict):
         self.allow("changing the sender", c.SMFIF_CHGFROM, len(given) + len(args or "") + 2)
         first, *received = self._received.argv
         self._sender = sender
-        same = sender == (bare_address(first), tuple(received))
-        self._new_sender = None if same else ChangeSender(given, args)
+        same_args = words == tuple(received)
+        self._new_sender = None
+        if not same_args or sender[0] != bare_address(first):
+            self._new_sender = ChangeSender(given, None if same_args else " ".join(words))
 
     # ---- content
 

@@ -31,7 +31,6 @@ from yatxmilter.responses import (
     DeleteRecipient,
     Edit,
     InsertHeader,
-    Quarantine,
     ReplaceBody,
 )
 
@@ -230,8 +229,8 @@ class MessageMilter(Milter):
                 self.smfi_chgfrom(address, args)
             case ReplaceBody(body):
                 self.smfi_replacebody(body)
-            case Quarantine(reason):
-                self.smfi_quarantine(reason)
+            case _:
+                self.smfi_quarantine(edit.reason)
 
     def _forget(self) -> None:
         if self._received is not None:
