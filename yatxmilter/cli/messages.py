@@ -27,6 +27,9 @@ _POSTMASTER: Final = "<postmaster>"
 _SENDER_FIELDS: Final = (b"return-path", b"sender", b"from")
 _RECIPIENT_FIELDS: Final = ((b"delivered-to",), (b"to", b"cc", b"bcc"))
 
+# The first line of an mbox is believed whatever follows; later ones have a time of day, which tells
+# them from a sentence that begins with "From" and was not quoted.
+_POSTMARK: Final = re.compile(rb"From \S+ .*[0-9]:[0-9][0-9]")
 _QUOTED: Final = re.compile(rb">+From ")
 
 
@@ -50,7 +53,7 @@ class Source(NamedTuple):
         Tell whom it is from: the mbox's ``From `` line, or the Return-Path, Sender or From field.
         """
         words = self.postmark.split(maxsplit=2)
-        if len(words) > 1:
+        if len(words) > 1 and words[1] != b"-":
             # A bounce has no sender; mboxes have a name there all the same.
             return "<>" if words[1].upper() == b"MAILER-DAEMON" else bracketed(to_text(words[1]))
         fields = split_mail(self.data).fields
@@ -136,11 +139,11 @@ def _read_file(name: str, file: BinaryIO) -> Iterator[Source]:
 
 
 def _split_mbox(postmark: bytes, lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    # A message begins at a line with "From " at the beginning of the file or behind an empty
-    # line; that empty line is the mbox's, and so is one ">" in front of "From ".
+    # A message begins at the beginning of the file, or at a From line behind an empty line; that
+    # empty line is the mbox's, and so is one ">" in front of "From ".
     message: list[bytes] = []
     for line in lines:
-        if line.startswith(b"From ") and message and not message[-1].strip(b"\r\n"):
+        if _POSTMARK.match(line) and message and not message[-1].strip(b"\r\n"):
             yield postmark, b"".join(message[:-1])
             postmark, message = line, []
         else:

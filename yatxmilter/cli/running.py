@@ -34,15 +34,23 @@ def run_reactor(
     if reactor is None:
         from twisted.internet import reactor
     results: list[Any] = []
+    stopping = False
 
     def finish(result: object) -> None:
-        results.append(result)
-        reactor.stop()
+        # A reactor that stops ends all connections: what comes of that is no result.
+        if not stopping:
+            results.append(result)
+            reactor.stop()
 
     def begin() -> None:
         Deferred.fromCoroutine(play(reactor)).addBoth(finish)
 
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+
     reactor.callWhenRunning(begin)
+    reactor.addSystemEventTrigger("before", "shutdown", stop)
     reactor.run()
     if not results:
         raise Interrupted

@@ -15,7 +15,14 @@ from yatxmilter.cli.messages import read_messages
 from yatxmilter.cli.running import Interrupted, run_reactor
 from yatxmilter.cli.send_options import add_arguments, make_session
 from yatxmilter.cli.send_play import Player, Result
-from yatxmilter.cli.send_results import Progress, Summary, as_json, tell_result, tell_summary
+from yatxmilter.cli.send_results import (
+    UNUSABLE,
+    Progress,
+    Summary,
+    as_json,
+    tell_result,
+    tell_summary,
+)
 from yatxmilter.page import Page
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
@@ -78,9 +85,17 @@ def run(
         await player.play()
 
     try:
+        if arguments.save is not None:
+            arguments.save.mkdir(parents=True, exist_ok=True)
         run_reactor(play, reactor)
     except Interrupted:
         summary.interrupted = True
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = error.filename or "the output"
+        err.write(f"yatxmilter send: cannot write {where}: {error.strerror}\n")
+        return UNUSABLE
     finally:
         bar.clear()
     if arguments.quiet:
@@ -108,6 +123,8 @@ class _Teller:
         """
         arguments, summary = self._arguments, self._summary
         summary.add(result)
+        if arguments.save is not None and result.outcome is not None and result.outcome.accepted:
+            (arguments.save / f"{result.number:06}.eml").write_bytes(result.after)
         expected = summary.is_expected(result)
         if arguments.json:
             self._out.write(as_json(result, expected) + "\n")

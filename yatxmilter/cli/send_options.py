@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import socket
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
 from typing import Final
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -172,6 +173,12 @@ def _add_output(parser: ArgumentParser) -> None:
         type=_words,
         default=(),
         help=f"what each message should meet: {', '.join(EXPECTATIONS)}",
+    )
+    group.add_argument(
+        "--save",
+        metavar="FOLDER",
+        type=Path,
+        help="write each message that is delivered, as it is delivered, to FOLDER/NUMBER.eml",
     )
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a JSON object a message, one a line")

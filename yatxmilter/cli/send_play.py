@@ -16,8 +16,7 @@ from typing import Any, Final, cast
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.python.failure import Failure
+from twisted.internet.protocol import Factory
 
 from yatxmilter import constants as c
 from yatxmilter.cli.messages import Source
@@ -87,6 +86,13 @@ class Result:
     error: str = ""
     unusable: bool = False
 
+    @property
+    def ends_session(self) -> bool:
+        """
+        Whether an MTA hangs up on its client now.
+        """
+        return self.outcome is not None and self.outcome.response.closes
+
 
 class _Client(MilterClient):
     """
@@ -94,14 +100,6 @@ class _Client(MilterClient):
     """
 
     forced: Mapping[int, Mapping[str, str]]
-    lost = False
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        Note that the connection is of no use any more.
-        """
-        self.lost = True
-        super().connectionLost(reason)
 
     def _ask(
         self,
@@ -135,7 +133,7 @@ class _Line:
         """
         session = self._session
         client = self._client
-        if client is None or client.lost:
+        if client is None:
             client = await self._begin()
         message_id = _field(result.message, b"message-id")
         macros = {"i": f"SEND{result.number:06}", "msg_id": message_id, **session.macros}
@@ -156,8 +154,6 @@ class _Line:
             leading_space=bool(agreement.steps & c.SMFIP_HDR_LEADSPC),
             flavour=session.flavour,
         )
-        if outcome.response.closes:
-            await self.close()
 
     async def _begin(self) -> _Client:
         session = self._session
@@ -230,13 +226,14 @@ class Player:
         self._concurrency = concurrency
         self._reuse = reuse
         self._max_time = max_time
-        self._over = self._expired = self._reached = False
+        self._over = self._expired = self._stopped = self._reached = False
 
     async def play(self) -> None:
         """
         Play until the last message is done, or the time is over, or no milter is to be found.
         """
         workers = [Deferred.fromCoroutine(self._work()) for _ in range(self._concurrency)]
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
         timer = None
         if self._max_time is not None:
             timer = self._reactor.callLater(self._max_time, self._expire, workers)
@@ -247,6 +244,10 @@ class Player:
         finally:
             if timer is not None and timer.active():
                 timer.cancel()
+
+    def _stop(self) -> None:
+        # The reactor ends all connections, which is nobody's failure.
+        self._over = self._stopped = True
 
     def _expire(self, workers: list[Deferred[None]]) -> None:
         self._over = self._expired = True
@@ -259,8 +260,10 @@ class Player:
             while not self._over and (result := next(self._jobs, None)) is not None:
                 if not result.error:
                     await self._one(line, result)
+                if self._stopped:
+                    return
                 self._done(result)
-                if not self._reuse:
+                if not self._reuse or result.ends_session:
                     await line.close()
             await line.close()
         except CancelledError:

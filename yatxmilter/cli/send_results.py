@@ -24,6 +24,7 @@ from yatxmilter.wire import from_text
 
 __all__ = [
     "EXPECTATIONS",
+    "UNUSABLE",
     "Progress",
     "Summary",
     "as_json",
@@ -194,7 +195,8 @@ def tell_result(page: Page, result: Result, expected: bool | None, *, brief: boo
 
 def _verdict(outcome: Outcome) -> str:
     said = outcome.text or (outcome.quarantined if outcome.accepted else None) or ""
-    edits = f", {len(outcome.edits)} edits" if outcome.accepted and outcome.edits else ""
+    count = len(outcome.edits) if outcome.accepted else 0
+    edits = f", {count} edit{'s' * (count > 1)}" if count else ""
     return " ".join(f"{result_word(outcome)} at {outcome.stage}{edits} {said}".split())
 
 
