@@ -31,7 +31,8 @@ LAYERS = (
     ("calling", "naming", "transaction", "delivery", "edits", "deciding"),
     # what users subclass, what all ways to merge have in common, the MTA's side
     ("defaults", "merging", "client", "opening", "gate"),
-    ("fanout", "strictest", "chain", "reuse"),
+    ("together", "chain", "reuse"),
+    ("fanout", "strictest"),
     # milters written in messages
     ("message.values", "message.least", "message.body", "message.envelope"),
     ("message.headers",),
@@ -44,7 +45,7 @@ LAYERS = (
     ("line",),
     ("protocol", "remote"),
     ("__init__",),
-    ("service",),
+    ("service", "inmemory"),
     # Twisted's SMTP server
     ("smtp._mem", "smtp.content", "smtp.envelope", "smtp.lines", "smtp.values"),
     ("smtp.filtering", "smtp.handover", "smtp.pacing"),
@@ -59,6 +60,14 @@ LAYERS = (
     ("cli.send_results",),
     ("cli.send_options",),
     ("cli.send",),
+    ("cli.decoding", "cli.trace_output", "cli.trace_relay"),
+    ("cli.record_redaction",),
+    ("cli.record",),
+    ("cli.replay_steps", "cli.trace_view"),
+    ("cli.replay_compare", "cli.trace"),
+    ("cli.replay_player",),
+    ("cli.replay_report",),
+    ("cli.replay",),
     ("__main__",),
 )
 

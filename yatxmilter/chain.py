@@ -34,7 +34,7 @@ from yatxmilter.commands import (
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.edits import ChainEdits
 from yatxmilter.members import Callback, Member
-from yatxmilter.merging import Merge
+from yatxmilter.merging import Callees, Merge
 from yatxmilter.model import HeaderModel, header_model, mta_flavour
 from yatxmilter.negotiation import data_size
 from yatxmilter.responses import Quarantine, ReplaceBody, read_edit
@@ -212,14 +212,16 @@ class Chain(Merge):
     async def _down(
         self,
         command: Command,
-        callees: tuple[tuple[Member, Callback], ...],
-        arguments: tuple[object, ...],
+        callees: Callees,
+        arguments: tuple[Any, ...],
     ) -> None:
-        for member, callback in callees:
+        for position in callees:
+            member = self._members[position]
             if command.in_message:
                 # Before the call: the MTA may go while it is awaited.
-                self._joined = max(self._joined, member.position + 1)
-            code = await self._ask(member, command, callback, *arguments)
+                self._joined = max(self._joined, position + 1)
+            own = (arguments[0].copy(),) if command.has_argv else arguments
+            code = await self._ask(member, command, member.view(command), *own)
             if code is c.SMFIS_ACCEPT:
                 self._leave(member, command)
             elif code is not SMFIS_CONTINUE:
@@ -328,10 +330,7 @@ class Chain(Merge):
         return code
 
     def _callee(self, member: Member, command: Command) -> Callback | None:
-        for callee, callback in self._plan[command.index]:
-            if callee is member:
-                return callback
-        return None
+        return member.view(command) if member.position in self._plan[command.index] else None
 
     def end_message(self, aborted: Collection[Member]) -> None:
         """

@@ -10,21 +10,18 @@ nothing more until the round it belongs to is over.
 
 from __future__ import annotations
 
-from twisted.python.failure import Failure
-
 from yatxmilter import constants as c
-from yatxmilter.addresses import DECODERS
 from yatxmilter.commands import BODY_ROW, EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
-from yatxmilter.merging import Merge
 from yatxmilter.rounds import Pending
+from yatxmilter.together import Together
 from yatxmilter.verdicts import CONTINUE_PACKET, response
 
 __all__ = ["FirstAnswer"]
 
 
-class FirstAnswer(Merge):
+class FirstAnswer(Together):
     """
     The first answer that is no continue is the answer.
     """
@@ -38,34 +35,9 @@ class FirstAnswer(Merge):
             self._give_kept(kept, command)
             return
         callees = self._plan[command.index]
-        pending: list[Pending] | None = None
-        if callees:
-            arguments = DECODERS[command.index](self._session.payload)
-            if arguments is None:
-                return
-            if command is EOM_ROW:
-                self._open_edits(callees)
-            joining = command.in_message and self._joined < len(self._members)
-            for member, callback in callees:
-                if joining:
-                    # Before the call, which may close the connection.
-                    self._joined = max(self._joined, member.position + 1)
-                try:
-                    result = callback(*arguments)
-                except Exception:
-                    result = Failure()
-                if result is None or result is SMFIS_CONTINUE:
-                    continue
-                result = self._caller.resolve(member, command, result)
-                if isinstance(result, Pending):
-                    pending = pending or []
-                    pending.append(result)
-                    continue
-                code = self._read(member, command, result)
-                if code is not SMFIS_CONTINUE:
-                    uncalled = self._members[member.position + 1 : self._joined]
-                    self._decide(command, member, code, pending or [], uncalled)
-                    return
+        pending = self._call(command, callees) if callees else []
+        if pending is None:
+            return
         if command.in_message:
             self._joined = len(self._members)
         if pending:
@@ -74,6 +46,13 @@ class FirstAnswer(Merge):
             self._continue(command, bool(callees))
         else:
             self._out.append(CONTINUE_PACKET)
+
+    def _take(
+        self, command: Command, member: Member, code: ReturnCode, pending: list[Pending]
+    ) -> bool:
+        uncalled = self._members[member.position + 1 : self._joined]
+        self._decide(command, member, code, pending, uncalled)
+        return True
 
     def _settle(self, pending: Pending) -> None:
         if pending not in self.round:

@@ -157,6 +157,15 @@ class GatedMember(Member):
             return None
         return partial(self._called, command, callback)
 
+    def prepare(self, steps: int, macros: MacroStore) -> int:
+        """
+        Work out how the milter is called: through the gate.
+        """
+        if self._gone:
+            return super().prepare(steps, macros)
+        self.adapted = self._adapt(steps & ~self.request.steps, macros)
+        return sum(1 << index for index in self.adapted)
+
     def _abort(self, callback: Callback | None) -> object:
         decision = self._decision
         # Of a connection that is all its own it has seen what came, called for it or not.

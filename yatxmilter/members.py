@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, cast
 
 from yatxmilter import constants as c
@@ -29,7 +29,7 @@ from yatxmilter.macros import MacroStore
 from yatxmilter.negotiation import Agreement, Request, data_size
 from yatxmilter.wire import Offer
 
-__all__ = ["CALLBACKS", "Callback", "Member", "wanted_callbacks"]
+__all__ = ["CALLBACKS", "Callback", "Member", "plan_of", "wanted_callbacks"]
 
 Callback = Callable[..., object]
 
@@ -42,6 +42,10 @@ CALLBACKS: Final = (
     "xxfi_close",
     "xxfi_mta_close",
 )
+
+_MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
+# What one milter asks for and all of them then see.
+_SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
 
 
 def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
@@ -65,10 +69,12 @@ class Member:
     :ivar wanted: The names of the callbacks it has of its own.
     :ivar request: What it asked of the MTA; before negotiation, what it would ask.
     :ivar steps: The ``SMFIP_*`` steps that follow from the callbacks it has.
+    :ivar adapted: What to call, by `Command.index`, where it is not the callbacks as they are.
     :ivar failed: Whether its ``xxfi_eom`` failed in this message: its edits do not count.
     """
 
     __slots__ = (
+        "adapted",
         "context",
         "failed",
         "milter",
@@ -98,6 +104,7 @@ class Member:
         self.timeout: float | None = getattr(factory, "timeout", None)
         self.steps = self._own_steps()
         self.request = Request(0, self.steps, {})
+        self.adapted: dict[int, Callback] | None = None
         self.failed = False
 
     @property
@@ -201,43 +208,70 @@ class Member:
         """
         return None if self.request.steps & command.no else self.callback(command.callback)
 
-    def views(self, steps: int, macros: MacroStore, shared: bool) -> list[Callback | None]:
+    def prepare(self, steps: int, macros: MacroStore) -> int:
         """
-        Give what to call for each command so that the milter sees it as if it were alone.
+        Work out how the milter is called so that it sees what it would see if it were alone.
 
         :param steps: The steps agreed on for all milters.
-        :param shared: Whether other milters are given the same arguments.
-        :return: By `Command.index`; ``None`` where the milter does not want the command.
+        :return: The commands that it is called for, as a mask of `Command.bit`.
         """
-        views: list[Callback | None] = [None] * len(ALL_COMMANDS)
         added = steps & ~self.request.steps
-        for command in CALLBACK_STEPS:
-            callback = self.callee(command)
-            if callback is not None and (added or shared):
-                callback = self._view(command, callback, added, macros, shared)
-            views[command.index] = callback
-        return views
+        self.adapted = self._adapt(added, macros) if added & _SEEN_BY_ALL else None
+        return _mask(self.wanted, self.request.steps)
+
+    def _adapt(self, added: int, macros: MacroStore) -> dict[int, Callback]:
+        callees = [(command, self.callee(command)) for command in CALLBACK_STEPS]
+        return {
+            command.index: self._view(command, callee, added, macros)
+            for command, callee in callees
+            if callee is not None
+        }
 
     def _view(
-        self, command: Command, callback: Callback, added: int, macros: MacroStore, shared: bool
+        self, command: Command, callback: Callback, added: int, macros: MacroStore
     ) -> Callback:
         if command is HEADER_ROW and added & c.SMFIP_HDR_LEADSPC:
             return partial(_without_leading_space, callback)
         if command is RCPT_ROW and added & c.SMFIP_RCPT_REJ:
-            callback = partial(_unless_refused, callback, macros)
-        if command is BODY_ROW and added & (c.SMFIP_MDS_256K | c.SMFIP_MDS_1M):
+            return partial(_unless_refused, callback, macros)
+        if command is BODY_ROW and added & _MDS:
             return partial(_in_pieces, callback, data_size(self.request.steps))
-        if shared and command.has_argv:
-            return partial(_with_own_list, callback)
         return callback
+
+    def view(self, command: Command) -> Callback:
+        """
+        Give what to call for a command that the milter is called for.
+        """
+        if self.adapted is not None:
+            return self.adapted[command.index]
+        return cast(Callback, getattr(self.milter, command.callback))
+
+
+# Most connections of a server have the same milters.
+@lru_cache(maxsize=256)
+def _mask(wanted: frozenset[str], steps: int) -> int:
+    return sum(
+        command.bit
+        for command in CALLBACK_STEPS
+        if command.callback in wanted and not steps & command.no
+    )
+
+
+@lru_cache(maxsize=256)
+def plan_of(masks: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """
+    Tell for each command, by `Command.index`, which milters are called for it, by their positions.
+
+    :param masks: What `Member.prepare` gave for each.
+    """
+    return tuple(
+        tuple(position for position, mask in enumerate(masks) if mask & command.bit)
+        for command in ALL_COMMANDS
+    )
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _with_own_list(callback: Callback, argv: list[str]) -> object:
-    return callback(argv.copy())
 
 
 def _without_leading_space(callback: Callback, headerf: str, headerv: str) -> object:

@@ -9,7 +9,7 @@ several milters become one is left to the subclasses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
@@ -31,7 +31,7 @@ from yatxmilter.commands import (
     Command,
 )
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
-from yatxmilter.members import Callback, Member
+from yatxmilter.members import Member, plan_of
 from yatxmilter.rounds import Pending
 from yatxmilter.session import Session
 from yatxmilter.verdicts import CONTINUE_PACKET, SKIP_PACKET, ends_message, fallback, response
@@ -40,7 +40,8 @@ __all__ = ["Callees", "Kept", "Merge"]
 
 _log = Logger()
 
-Callees = tuple[tuple[Member, Callback], ...]
+#: Who is called for a command, by their positions.
+Callees = tuple[int, ...]
 
 
 class Kept(NamedTuple):
@@ -92,8 +93,8 @@ class Merge(ABC):
         self._progress_interval = progress_interval
         self._spool_memory = spool_memory
         self._progress_timer: IDelayedCall | None = None
-        self._plan: list[Callees] = []
-        self._full_plan: list[Callees] = []
+        self._plan: Sequence[Callees] = ()
+        self._full_plan: Sequence[Callees] = ()
         self._unanswered = 0
         self._skip_offered = False
         self._kept: Kept | None = None
@@ -115,13 +116,8 @@ class Merge(ABC):
         self._unanswered = steps & c.ALL_NR_STEPS
         self._skip_offered = skip_offered
         macros = self._session.macros
-        shared = len(self._members) > 1
-        views = [(member, member.views(steps, macros, shared)) for member in self._members]
-        self._full_plan = [
-            tuple([(member, view) for member, all_views in views if (view := all_views[index])])
-            for index in range(len(ALL_COMMANDS))
-        ]
-        self._plan = self._full_plan.copy()
+        masks = tuple([member.prepare(steps, macros) for member in self._members])
+        self._plan = self._full_plan = plan_of(masks)
 
     def refuse(self, code: ReturnCode) -> None:
         """
@@ -156,7 +152,10 @@ class Merge(ABC):
 
     def _uncall(self, member: Member, command: Command) -> None:
         callees = self._plan[command.index]
-        self._plan[command.index] = tuple(one for one in callees if one[0] is not member)
+        if member.position in callees:
+            plan = list(self._plan)
+            plan[command.index] = tuple([one for one in callees if one != member.position])
+            self._plan = plan
 
     def _leave(self, member: Member, command: Command) -> None:
         """
@@ -167,10 +166,6 @@ class Merge(ABC):
             self._left_for_good.add(member)
         for row in ALL_COMMANDS:
             self._uncall(member, row)
-
-    def _open_edits(self, callees: Iterable[tuple[Member, Callback]]) -> None:
-        for member, _ in callees:
-            member.context.editing = True
 
     # ---- waiting
 
@@ -345,9 +340,9 @@ class Merge(ABC):
         self._told = ()
         if self._kept is not None and not self._kept.for_connection:
             self._kept = None
-        if self._plan != self._full_plan:
+        if self._plan is not self._full_plan:
             self._left.clear()
-            self._plan = self._full_plan.copy()
+            self._plan = self._full_plan
             for member in self._left_for_good:
                 self._leave(member, CONNECT_ROW)
         for member in self._members:

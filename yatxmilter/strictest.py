@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from twisted.python.failure import Failure
-
 from yatxmilter import constants as c
-from yatxmilter.addresses import DECODERS
 from yatxmilter.commands import EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
-from yatxmilter.merging import Merge
 from yatxmilter.rounds import Pending
+from yatxmilter.together import Together
 from yatxmilter.verdicts import response
 
 __all__ = ["Strictest"]
@@ -27,7 +24,7 @@ __all__ = ["Strictest"]
 _BY_STRICTNESS: Final = (c.SMFIS_DISCARD, c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
 
 
-class Strictest(Merge):
+class Strictest(Together):
     """
     The strictest answer of all milters is the answer.
     """
@@ -58,36 +55,24 @@ class Strictest(Merge):
         if self._kept is not None and command is not UNKNOWN_ROW:
             self._give_kept(self._kept, command)
             return
-        callees = [one for one in self._plan[command.index] if one[0] not in self._votes]
-        pending: list[Pending] = []
-        if callees:
-            arguments = DECODERS[command.index](self._session.payload)
-            if arguments is None:
-                return
-            if command is EOM_ROW:
-                self._open_edits(callees)
-            joining = command.in_message and self._joined < len(self._members)
-            for member, callback in callees:
-                if joining:
-                    # Before the call, which may close the connection.
-                    self._joined = max(self._joined, member.position + 1)
-                try:
-                    result = callback(*arguments)
-                except Exception:
-                    result = Failure()
-                if result is None or result is SMFIS_CONTINUE:
-                    continue
-                result = self._caller.resolve(member, command, result)
-                if isinstance(result, Pending):
-                    pending.append(result)
-                else:
-                    self._vote(member, command, result)
+        callees = self._plan[command.index]
+        if self._votes:
+            callees = tuple(p for p in callees if self._members[p] not in self._votes)
+        pending = self._call(command, callees) if callees else []
+        if pending is None:
+            return
         if command.in_message:
             self._joined = len(self._members)
         if pending:
             self._wait(command, pending)
         else:
             self._conclude(command, bool(callees))
+
+    def _take(
+        self, command: Command, member: Member, code: ReturnCode, pending: list[Pending]
+    ) -> bool:
+        self._votes[member] = code
+        return False
 
     def _vote(self, member: Member, command: Command, result: object) -> None:
         code = self._read(member, command, result)
