@@ -327,6 +327,14 @@ class BodyTests(SynchronousTestCase):
         self.assertIn("hook headers", str(self.assertRaises(WrongStage, lambda: msg.headers)))
         self.assertEqual(msg.edits("postfix"), [])
 
+    def test_same_sender(self) -> None:
+        """
+        The sender set to what it is is left alone.
+        """
+        msg = message([])
+        msg.sender = "<a@example.com>"
+        self.assertEqual(msg.edits("postfix"), [])
+
     def test_refused(self) -> None:
         """
         What is no body, no message, no address and no reason is refused.

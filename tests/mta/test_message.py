@@ -1,0 +1,141 @@
+"""
+Milters written in messages behind a real Postfix and a real Sendmail: what is delivered is the
+message as the milter has left it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+from .bench import MESSAGE
+from .hosting import HostCase
+from .mta import Mta
+from .postfix import Postfix
+from .sendmail import Sendmail
+
+#: A milter that does what the message's X-Case says, and writes down what the message is then.
+_EDITOR = """
+import json, sys
+from twisted.internet import reactor
+from twisted.python import log
+from yatxmilter import MilterFactory, MilterProtocolFactory
+from yatxmilter.message import MessageMilter
+
+log.startLogging(sys.stderr)
+
+def nothing(msg):
+    msg.replace(msg.email())
+
+def header(msg):
+    headers = msg.headers
+    headers["subject"] = "[x] caf\\u00e9 " + "and a long line " * 10 + headers["Subject"]
+    headers.insert(0, "X-Top", "top")
+    headers.insert(4, "X-Middle", "middle")
+    headers.fields("X-Octets")[0].raw = "raw \\udce4\\n\\tfolded"
+    headers.replace("X-Dup", "second", 2)
+    headers.fields("X-Dup")[0].remove()
+    headers.insert(len(headers), "X-Dup", "last")
+    headers.add("X-Added", "added")
+    del headers["X-Blanks"]
+
+def mail(msg):
+    mail = msg.email()
+    mail.set_content("banner \\u00e9\\n" + mail.get_content())
+    del mail["X-Dup"]
+    mail["X-Dup"] = "one"
+    msg.replace(mail)
+
+def envelope(msg):
+    msg.sender = "other@client.example"
+    msg.recipients.add("added@sink.example")
+    msg.recipients.remove("rcpt@sink.example")
+    msg.body = b"short\\n"
+
+def dated(msg):
+    del msg.headers["X-Dup"]
+    msg.headers["Date"] = "Fri, 03 Jan 2025 03:04:05 +0000"
+    msg.headers["Message-Id"] = "<2@client.example>"
+
+class Editor(MessageMilter):
+    def message(self, msg):
+        globals()[str(msg.headers["X-Case"])](msg)
+        left = {
+            "sender": msg.sender,
+            "recipients": [recipient.address for recipient in msg.recipients],
+            "fields": [[field.name, field.raw] for field in msg.headers],
+            "body": msg.body.decode("latin-1"),
+        }
+        with open(sys.argv[2], "w") as file:
+            json.dump(left, file)
+
+factory = MilterProtocolFactory(MilterFactory(Editor))
+reactor.listenTCP(int(sys.argv[1]), factory, interface="127.0.0.1")
+reactor.run()
+"""
+
+_DUPLICATES = b"X-Dup: 1\r\nX-Dup: 2\r\nX-Dup: 3\r\n"
+
+
+class _Messages(HostCase):
+    """
+    A test with that milter.
+    """
+
+    mta_class: ClassVar[type[Mta]]
+
+    def assertDeliveredAsLeft(self, case: str, message: bytes = MESSAGE, tops: int = 0) -> None:
+        """
+        Send a message for a case, and compare what is delivered with what the milter has left.
+
+        :param tops: How many fields come where the MTA wants them.
+        """
+        self.sink.clear()
+        name = f"X-Case: {case}\r\n".encode()
+        delivery = self.deliver(name + _DUPLICATES + message, door="example")
+        left = json.loads((self.folder / "left").read_text())
+        expected = [
+            (name, b" " + raw.encode("utf-8", "surrogateescape").replace(b"\n", b"\r\n"))
+            for name, raw in left["fields"]
+        ]
+        got = [field for field in delivery.fields if field[0] != "Received"]
+        if tops:
+            expected.sort()
+            got.sort()
+        self.assertEqual(got, expected, case)
+        self.assertEqual(delivery.body, left["body"].encode("latin-1"), case)
+        self.assertEqual(delivery.sender.address, f"<{left['sender']}>")
+        recipients = [path.address for path in delivery.recipients]
+        self.assertEqual(recipients, [f"<{address}>" for address in left["recipients"]])
+
+    def test_delivered(self) -> None:
+        """
+        Header, body and envelope are delivered as the milter has left them.
+        """
+        port = self.mta.addresses.example_port
+        self.run_program("-c", _EDITOR, str(port), self.folder / "left")
+        for case in ("nothing", "header", "mail", "envelope"):
+            self.assertDeliveredAsLeft(case)
+        # Fields that the MTA would make itself: the message is to have one of each.
+        bare = b"From: <sender@client.example>\r\n\r\nbody\r\n"
+        self.assertDeliveredAsLeft("dated", bare, tops=2)
+        self.assertNotIn("Traceback", self.log.read_text())
+
+
+class PostfixTests(_Messages):
+    """
+    Behind Postfix.
+    """
+
+    mta_class = Postfix
+
+
+class SendmailTests(_Messages):
+    """
+    Behind Sendmail.
+    """
+
+    mta_class = Sendmail
+
+
+del _Messages
