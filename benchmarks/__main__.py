@@ -19,6 +19,7 @@ from pathlib import Path
 from .build import Unavailable
 from .generator import Wrong
 from .measure import Result, measure
+from .milters import PEERS
 from .processes import OTHER_CORE
 from .scenarios import SCENARIOS, Scenario
 from .table import markdown
@@ -92,8 +93,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SCENARIO",
         help=f"one of these, may be given again: {', '.join(SCENARIOS)}",
     )
-    parser.add_argument("--peer", action="append", default=[], help="only this milter; may repeat")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        choices=PEERS,
+        metavar="MILTER",
+        help=f"only these: {', '.join(PEERS)}",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
     options = parser.parse_args(arguments)

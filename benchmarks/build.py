@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
-_FOLDER = os.environ.get("YATXMILTER_BENCHMARKS") or "~/.cache/yatxmilter/benchmarks"
+_FOLDER = "~/.cache/yatxmilter/benchmarks"
 #: Where Debian's packages of Go libraries are.
 _GOPATH = "/usr/share/gocode"
 
@@ -32,7 +32,7 @@ def folder() -> Path:
     """
     Give the folder in which everything is kept; ``YATXMILTER_BENCHMARKS`` names another one.
     """
-    path = Path(_FOLDER).expanduser()
+    path = Path(os.environ.get("YATXMILTER_BENCHMARKS") or _FOLDER).expanduser()
     path.mkdir(parents=True, exist_ok=True)
     return path
 

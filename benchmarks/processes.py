@@ -26,7 +26,7 @@ from .scenarios import Scenario, Variant
 #: Seconds within which a milter has to listen.
 _PATIENCE = 60
 #: The core of the milter, and that of all else; the same where there is only one.
-MILTER_CORE, OTHER_CORE = (sorted(os.sched_getaffinity(0)) * 2)[:2]
+MILTER_CORE, OTHER_CORE = (sorted(getattr(os, "sched_getaffinity", lambda _: [0])(0)) * 2)[:2]
 
 
 def pin(core: int) -> Callable[[], None]:

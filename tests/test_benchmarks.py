@@ -1,0 +1,387 @@
+"""
+The benchmarks measure what they say: the load generator notices a wrong answer, its report is
+checked, and the tables and bounds are made of the right figures.
+
+The runs are tiny and their times mean nothing here. They need gcc and Linux.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from benchmarks import __main__ as command
+from benchmarks import build, guard
+from benchmarks.build import Unavailable
+from benchmarks.generator import Wrong, expected_answers, generating, judged, load_command
+from benchmarks.measure import Result, measure
+from benchmarks.milters import PEERS
+from benchmarks.processes import running
+from benchmarks.scenarios import SCENARIOS, Scenario, Variant
+from benchmarks.table import COLUMNS, markdown, ratio, typical
+
+OURS = Variant("yatxmilter")
+SMALL: dict[str, object] = {"connections": 3, "headers": 2, "body": 100}
+TINY = Scenario("tiny", "Tiny", SMALL, (OURS,))
+RESULT = Result(cpu=100, rate=10, p50=1, p99=2, memory=3, pss=2, threads=1, busy=0.5)
+
+
+@cache
+def built() -> str:
+    """
+    Make the folder in which programs are built once for all tests.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="yatxmilter-")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """
+    What the generator reports of two messages of `SMALL` on one connection, all well.
+    """
+    counts = {"messages": 2, "connections": 1, "answers": 3 + 2 * 9, "added": 2, "steps": 0}
+    return counts | changes
+
+
+class ReportTests(SynchronousTestCase):
+    """
+    The generator's report.
+    """
+
+    def judged(self, **changes: Any) -> dict[str, Any]:
+        return judged(json.dumps(report(**changes)).encode(), SMALL)
+
+    def test_expected_answers(self) -> None:
+        """
+        Every command of a message counts, every chunk of a body, and what was added.
+        """
+        for options, steps, count in (
+            ({"headers": 0, "body": 0}, 0, 3 + 2 * 5 + 2),
+            ({"headers": 7, "body": 1}, 0, 3 + 2 * (5 + 7 + 1) + 2),
+            ({"headers": 7, "body": 65_535}, 0x80, 3 + 2 * (5 + 1) + 2),
+            ({"headers": 7, "body": 65_536}, 0x80, 3 + 2 * (5 + 2) + 2),
+        ):
+            self.assertEqual(expected_answers(report(steps=steps), options), count)
+
+    def test_right(self) -> None:
+        """
+        A report of a run in which all was well is returned, whatever was printed before it.
+        """
+        output = b"idle\n" + json.dumps(report()).encode() + b"\n"
+        self.assertEqual(judged(output, SMALL), report())
+
+    def test_fault(self) -> None:
+        """
+        What the generator found wrong is raised in its words.
+        """
+        error = self.assertRaises(Wrong, judged, b'{"fault": "E was answered r"}', SMALL)
+        self.assertEqual(str(error), "E was answered r")
+
+    def test_dead_generator(self) -> None:
+        """
+        A generator that said nothing is no success.
+        """
+        self.assertRaises(Wrong, judged, b"", SMALL)
+
+    def test_declined(self) -> None:
+        """
+        A milter that did not want to see all of a message is not compared.
+        """
+        for bit in (0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x200):
+            error = self.assertRaises(Wrong, self.judged, steps=bit)
+            self.assertIn(f"{bit:#x}", str(error))
+
+    def test_counts(self) -> None:
+        """
+        An answer or a header field too many or too few is noticed.
+        """
+        for changes in ({"answers": 20}, {"answers": 22}, {"answers": 22, "added": 3}):
+            self.assertRaises(Wrong, self.judged, **changes)
+
+
+class TableTests(SynchronousTestCase):
+    """
+    From results to tables.
+    """
+
+    def test_typical(self) -> None:
+        """
+        A cell is the median over the rounds.
+        """
+        runs = [replace(RESULT, cpu=cpu) for cpu in (900, 100, 120)]
+        self.assertEqual(typical(runs, "cpu"), 120)
+
+    def test_ratio(self) -> None:
+        """
+        A ratio is the median of the rounds' ratios, so that a slow round of both changes nothing.
+        """
+        first = [replace(RESULT, cpu=cpu) for cpu in (50, 5000, 40)]
+        other = [replace(RESULT, cpu=cpu) for cpu in (100, 10000, 100)]
+        self.assertEqual(ratio(first, other, "cpu"), 0.5)
+        self.assertIsNone(ratio(first, other, "each"))
+
+    def test_markdown(self) -> None:
+        """
+        The table has a row for each milter, with figures and ratios, and says what is missing.
+        """
+        results = {"ours": [RESULT], "theirs": [replace(RESULT, cpu=400, rate=5, threads=1234)]}
+        text = markdown(TINY, results, {"other": "not measured, it is not here"})
+        lines = text.splitlines()
+        self.assertEqual(lines[0], "### Tiny (`tiny`)")
+        self.assertIn("CPU: ours / it", lines[2])
+        self.assertEqual(len({line.count("|") for line in lines[2:6]}), 1)
+        self.assertIn("| 400 | 5 |", lines[5])
+        self.assertTrue(lines[5].endswith("| 1,234 | 50 | 0.25 | 2.00 |"), lines[5])
+        self.assertIn("- other: not measured, it is not here", lines)
+
+    def test_columns_left_out(self) -> None:
+        """
+        A column that says nothing is not there.
+        """
+        text = markdown(TINY, {"ours": [replace(RESULT, megabytes=9)]}, {})
+        self.assertNotIn("KiB/connection", text)
+        self.assertNotIn("MB/s", text)
+        large = replace(TINY, load={"body": 10_000_000})
+        self.assertIn("MB/s", markdown(large, {"ours": [replace(RESULT, megabytes=9)]}, {}))
+
+    def test_inverse(self) -> None:
+        """
+        Where the first milter is the measure, the others are shown over it.
+        """
+        results = {"ours": [RESULT], "ours, three": [replace(RESULT, cpu=120)]}
+        text = markdown(replace(TINY, inverse=True), results, {})
+        self.assertIn("CPU: it / ours", text)
+        self.assertIn("| 1.20 |", text)
+
+    def test_nothing_measured(self) -> None:
+        """
+        With no result at all the reasons are still shown.
+        """
+        self.assertIn("- a: because", markdown(TINY, {}, {"a": "because"}))
+
+
+class ScenarioTests(SynchronousTestCase):
+    """
+    The table of scenarios.
+    """
+
+    def test_consistent(self) -> None:
+        """
+        Ours comes first, every milter is known, and what is compared is measured.
+        """
+        figures = {column.name for column in COLUMNS}
+        for name, scenario in SCENARIOS.items():
+            self.assertEqual(name, scenario.name)
+            self.assertEqual(scenario.variants[0], OURS)
+            titles = [variant.title for variant in scenario.variants]
+            self.assertEqual(len(set(titles)), len(titles))
+            self.assertLessEqual({each.peer for each in scenario.variants}, PEERS.keys())
+            self.assertLessEqual(set(scenario.compared), figures)
+
+    def test_load_command(self) -> None:
+        """
+        A switch stands alone, other options have a value.
+        """
+        self.patch(build, "c_program", lambda source: Path("load"))
+        words = load_command("unix:/x", {"split": True, "body": 5})
+        self.assertEqual(words[1:], ["--target", "unix:/x", "--split", "--body", "5"])
+
+
+class GuardTests(SynchronousTestCase):
+    """
+    Ratios and their bounds.
+    """
+
+    def test_exceeded(self) -> None:
+        """
+        A ratio above its bound is named with both, one at its bound is not.
+        """
+        at, above = (guard.Finding("a case", "calls", count, 2, 1.5) for count in (3, 3.1))
+        self.assertEqual(guard.exceeded([at]), [])
+        (problem,) = guard.exceeded([at, above])
+        for part in ("a case", "calls", "1.550", "1.5"):
+            self.assertIn(part, problem)
+
+    def test_table(self) -> None:
+        """
+        Over some runs the least and the most of a ratio are shown.
+        """
+        runs = [[guard.Finding("c", "calls", count, 2, 9)] for count in (4, 3, 5)]
+        self.assertIn("| c | calls | 4.0 | 2.0 | 1.500 to 2.500 | 9 |", guard.table(runs))
+
+    def test_total_calls(self) -> None:
+        """
+        The sum is read from what strace prints; without one nothing was counted.
+        """
+        text = "calls  syscall\n----- ------\n   52 read\n   52 write\n----- ------\n  104 total\n"
+        self.assertEqual(guard.total_calls(text), 104)
+        self.assertRaises(Unavailable, guard.total_calls, "")
+
+
+class CommandTests(SynchronousTestCase):
+    """
+    The command line, with nothing run.
+    """
+
+    def run_with(self, outcome: Any, *arguments: str) -> tuple[int, str]:
+        def measured(scenario: Scenario, variant: Variant, seconds: float) -> Result:
+            if variant == OURS:
+                return RESULT
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        self.patch(command, "measure", measured)
+        self.patch(os, "sched_setaffinity", lambda pid, cores: None)
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):
+            status = command.main(["--only", "small-unix", *arguments])
+        return status, output.getvalue()
+
+    def test_unavailable(self) -> None:
+        """
+        What cannot be measured here is named, and is no failure.
+        """
+        status, output = self.run_with(Unavailable("no gcc"))
+        self.assertEqual(status, 0)
+        self.assertIn("- C libmilter: not measured, no gcc", output)
+        self.assertIn("| yatxmilter | 100 |", output)
+
+    def test_wrong(self) -> None:
+        """
+        A milter that answered wrong is named, has no row, and makes the status 1.
+        """
+        status, output = self.run_with(Wrong("E was answered r"))
+        self.assertEqual(status, 1)
+        self.assertIn("- C libmilter: ANSWERED WRONG in round 1: E was answered r", output)
+        self.assertNotIn("| C libmilter |", output)
+
+    def test_markdown_file(self) -> None:
+        """
+        The file has what was printed: the machine, and the tables.
+        """
+        path = Path(self.mktemp())
+        status, output = self.run_with(RESULT, "--rounds", "2", "--markdown", str(path))
+        self.assertEqual(status, 0)
+        self.assertIn("medians over 2 rounds", output)
+        self.assertEqual(path.read_text().split(), output.split())
+
+    def test_bad_options(self) -> None:
+        """
+        An unknown scenario, and no rounds, are refused.
+        """
+        for arguments in (["--only", "nothing"], ["--rounds", "0"], ["--peer", "nobody"]):
+            with contextlib.redirect_stderr(io.StringIO()):
+                self.assertRaises(SystemExit, command.main, arguments)
+
+
+class RunTests(SynchronousTestCase):
+    """
+    The generator against real milters.
+    """
+
+    if not sys.platform.startswith("linux") or shutil.which("gcc") is None:
+        skip = "the load generator needs Linux and gcc"
+
+    def setUp(self) -> None:
+        """
+        Build in a folder of this run of the tests.
+        """
+        self.patch(os, "environ", {**os.environ, "YATXMILTER_BENCHMARKS": built()})
+
+    def load(self, where: str, **options: object) -> dict[str, Any]:
+        every = {**SMALL, "messages": 7, **options}
+        with generating(where, every) as load:
+            output, _ = load.communicate(timeout=60)
+        return judged(output, every)
+
+    def run_load(self, scenario: Scenario, peer: str, **options: object) -> dict[str, Any]:
+        with running(Variant(peer), scenario) as (_, where):
+            return self.load(where, **options)
+
+    def test_ours(self) -> None:
+        """
+        Every message is answered by ours, on connections of its own and on ones used again.
+        """
+        with running(OURS, TINY) as (_, where):
+            for reuse, connections in ((1, 7), (3, 3)):
+                found = self.load(where, reuse=reuse)
+                self.assertEqual((found["messages"], found["connections"]), (7, connections))
+
+    def test_settings(self) -> None:
+        """
+        Several milters, TCP, waiting, promised silence and either kind of write are handled.
+        """
+        scenario = replace(TINY, tcp=True, settings={"BENCH_WAIT": "1", "BENCH_MILTERS": "3"})
+        self.assertEqual(self.run_load(scenario, "yatxmilter", split=True)["added"], 7)
+        scenario = replace(TINY, settings={"BENCH_NOREPLY": "1"})
+        found = self.run_load(scenario, "yatxmilter", split=True, reuse=9)
+        self.assertTrue(found["steps"] & 0x80)
+        self.assertEqual(self.run_load(scenario, "limit", reuse=9)["answers"], found["answers"])
+
+    def test_wrong_answers(self) -> None:
+        """
+        A header field that is missing, and a milter that is not there, are faults.
+        """
+        silent = replace(TINY, settings={"BENCH_ADD": "0"})
+        error = self.assertRaises(Wrong, self.run_load, silent, "limit")
+        self.assertIn("0 header fields were added, not 1", str(error))
+        self.assertEqual(self.run_load(silent, "limit", added=0)["added"], 0)
+        error = self.assertRaises(Wrong, self.load, "unix:/nowhere")
+        self.assertIn("connect: No such file or directory", str(error))
+
+    def test_bad_generator_options(self) -> None:
+        """
+        The generator names what is wrong with its options.
+        """
+        program = str(build.c_program("load.c"))
+        for words, complaint in (
+            ([], "--target is unix:PATH or inet:PORT"),
+            (["--target", "unix:/x"], "--messages or --seconds is missing"),
+            (["--target", "unix:/x", "--connections", "0"], "numbers are at least 1"),
+            (["--target", "unix:/x", "--nothing", "1"], "--nothing: no such option"),
+            (["--target"], "--target: a value is missing"),
+        ):
+            done = subprocess.run([program, *words], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(complaint, json.loads(done.stdout)["fault"])
+
+    def test_idle(self) -> None:
+        """
+        Connections that were idle are all answered afterwards, and their memory was looked at.
+        """
+        scenario = replace(TINY, kind="idle", load={**SMALL, "connections": 25, "window": 4})
+        result = measure(scenario, Variant("limit"), scenario.seconds)
+        self.assertEqual(result.threads, 1)
+        self.assertGreater(result.cpu, 0)
+
+    def test_lacking(self) -> None:
+        """
+        A milter that cannot do what a scenario asks is unavailable, and says what it is.
+        """
+        scenario = replace(TINY, settings={"BENCH_WAIT": "1"})
+        error = self.assertRaises(Unavailable, measure, scenario, Variant("limit"), 1)
+        self.assertIn("BENCH_WAIT=1", str(error))
+
+    def test_does_not_compile(self) -> None:
+        """
+        What the compiler says is the reason why something cannot be run.
+        """
+        error = self.assertRaises(
+            Unavailable, build.c_program, "peers/limit.c", "no_such_library_anywhere"
+        )
+        self.assertIn("peers/limit.c", str(error))
