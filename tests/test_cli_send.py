@@ -417,6 +417,26 @@ class FailureTests(SendCase):
         self.assertEqual(run.status, 130)
         self.assertTrue(run.out.startswith("INTERRUPTED: messages 0; "), run.out)
 
+    def test_answer_after_interrupt(self) -> None:
+        """
+        An answer that comes while the reactor is stopping is not counted any more.
+        """
+
+        class Late(Milter):
+            def xxfi_eom(self) -> Any:
+                reactor.addSystemEventTrigger("before", "shutdown", lambda: closed)
+                reactor.callLater(0, reactor.stop)
+                return deferLater(reactor, 0.01)
+
+            def xxfi_close(self) -> None:
+                closed.callback(None)
+
+        closed: Deferred[None] = Deferred()
+        reactor: Any = SelectReactor()
+        run = self.send(Late, "-q", reactor=reactor)
+        self.assertEqual(run.status, 130)
+        self.assertTrue(run.out.startswith("INTERRUPTED: messages 0; "), run.out)
+
     def test_broken_pipe(self) -> None:
         """
         When nobody reads the output any more, the command ends with that error.
