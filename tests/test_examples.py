@@ -465,6 +465,67 @@ class RemoteMilterTests(ExampleTestCase):
         program.stop()
 
 
+class MessageMilterTests(ExampleTestCase):
+    """
+    A milter written in messages.
+    """
+
+    example = "message_milter.py"
+
+    async def test_tags_mail_from_outside(self) -> None:
+        """
+        Subject and text of mail from outside are tagged, and a header that is not theirs goes.
+        """
+        program = self.begin()
+        mta = await self.greeted(program)
+        forged = b"X-Internal: yes\n" + MESSAGE
+        delivered = apply_edits(forged, (await self.send(mta, forged)).edits)
+        self.assertNotIn(b"X-Internal", delivered)
+        self.assertIn(b"\nSubject: [EXT] hello\n", delivered)
+        self.assertIn(b"\n\nThis message comes from outside.\n\nA short letter.\n", delivered)
+        await mta.quit()
+        program.stop()
+
+    async def test_respects_mime(self) -> None:
+        """
+        Of a multipart the text gets the banner; text in no known charset, and what is signed, is
+        left as it is, but for the subject.
+        """
+        program = self.begin()
+        mta = await self.greeted(program)
+        kind = (
+            b"MIME-Version: 1.0\nContent-Type: multipart/%s; boundary=b\n"
+            + MESSAGE.partition(b"\n\n")[0]
+        )
+        parts = b"\n\n--b\n\ntext\n--b\nContent-Type: text/html\n\n<p>\n--b--\n"
+        mixed, signed = (kind % name + parts for name in (b"alternative", b"signed"))
+        delivered = apply_edits(mixed, (await self.send(mta, mixed)).edits)
+        self.assertIn(b"\n\nThis message comes from outside.\n\ntext\n", delivered)
+        self.assertIn(b"\n\n<p>\n--b--\n", delivered)
+        unknown = MESSAGE.replace(b"A short", b"\xff")
+        html = b"Content-Type: text/html\n" + MESSAGE
+        for message in (signed, unknown, html):
+            outcome = await self.send(mta, message)
+            self.assertEqual(len(outcome.edits), 1)
+            self.assertIn(b"Subject: [EXT] hello\n", apply_edits(message, outcome.edits))
+        await mta.quit()
+        program.stop()
+
+    async def test_leaves_insiders_alone(self) -> None:
+        """
+        This host, and those who logged in, are not tagged.
+        """
+        program = self.begin()
+        mta = await self.greeted(program, INSIDE)
+        self.assertEqual(mta.standing and mta.standing[1].code, SMFIS_ACCEPT)
+        await mta.quit()
+        mta = await self.greeted(program)
+        outcome = await self.send(mta, **{"{auth_authen}": "user"})
+        self.assertEqual((outcome.verdict, outcome.stage), (SMFIS_ACCEPT, "mail"))
+        await mta.quit()
+        program.stop()
+
+
 class ConditionsTests(ExampleTestCase):
     """
     Milters for some of the mail.

@@ -35,6 +35,15 @@ PUBLIC = {
     "yatxmilter.defaults": ["Milter", "MilterFactory", "noreply"],
     "yatxmilter.protocol": ["MilterProtocol", "MilterProtocolFactory"],
     "yatxmilter.interfaces": ["IMilter", "IMilterFactory"],
+    "yatxmilter.message": [
+        "Client",
+        "HeaderField",
+        "Headers",
+        "Message",
+        "MessageMilter",
+        "Recipient",
+        "Recipients",
+    ],
     "yatxmilter.remote": ["RemoteMilter", "RemoteMilterFactory"],
     "yatxmilter.service": ["MilterService"],
 }
