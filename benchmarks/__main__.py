@@ -24,6 +24,8 @@ from .processes import OTHER_CORE
 from .scenarios import SCENARIOS, Scenario
 from .table import markdown
 
+_BEGIN, _END = "<!-- tables -->\n", "<!-- end of tables -->\n"
+
 
 class Comparison:
     """
@@ -82,6 +84,15 @@ def machine(rounds: int) -> str:
     )
 
 
+def into_page(page: str, tables: str) -> str:
+    """
+    Put the tables into a page, in the place of those between its marks; without marks, all of it.
+    """
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    return f"{before}{begin}\n{tables}{end}{after}" if end else tables
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=(__doc__ or "").strip().splitlines()[0]
@@ -103,7 +114,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write them there, too")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: 1 or more are needed")
@@ -128,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(pages[-1], flush=True)
         wrong |= comparison.wrong
         if options.markdown:
-            options.markdown.write_text("\n".join(pages))
+            page = options.markdown.read_text() if options.markdown.exists() else ""
+            options.markdown.write_text(into_page(page, "\n".join(pages)))
     return int(wrong)
 
 

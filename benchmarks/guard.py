@@ -35,7 +35,7 @@ _SEED = {"PYTHONHASHSEED": "0"}
 #: in the plainest Python there is.
 _REFERENCE = """
 import sys
-packets = [b"\\0\\0\\0\\x0dLname\\0value\\0" * 1 for _ in range(27)]
+packets = [b"\\0\\0\\0\\x0dLname\\0value\\0"] * 27
 class Reference:
     seen = 0
     def header(self, name, value):

@@ -280,6 +280,16 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("medians over 2 rounds", output)
         self.assertEqual(path.read_text().split(), output.split())
 
+    def test_into_page(self) -> None:
+        """
+        Tables replace those between the marks of a page, and else the whole file.
+        """
+        page = "a\n<!-- tables -->\nold\n<!-- end of tables -->\nb\n"
+        once = command.into_page(page, "new\n")
+        self.assertEqual(once, page.replace("old", "\nnew"))
+        self.assertEqual(command.into_page(once, "new\n"), once)
+        self.assertEqual(command.into_page("anything\n", "new\n"), "new\n")
+
     def test_bad_options(self) -> None:
         """
         An unknown scenario, and no rounds, are refused.
