@@ -36,6 +36,7 @@ nitpicky = True
 nitpick_ignore = [
     ("py:class", "yatxmilter.defaults._AnyCallback"),
     ("py:class", "MacroStore"),
+    *(("py:class", name) for name in ("Allow", "Macros", "Received", "SetReply")),
 ]
 
 html_theme = "furo"
