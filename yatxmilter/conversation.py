@@ -203,6 +203,8 @@ class Conversation:
                     self._step(command)
                 else:
                     self._control(command)
+                if session.idle:
+                    break
         except ProtocolError as error:
             _log.warn(
                 "The MTA at {mta} broke the milter protocol: {error}; closing the connection",

@@ -11,12 +11,12 @@ nothing more until the round it belongs to is over.
 from __future__ import annotations
 
 from yatxmilter import constants as c
-from yatxmilter.commands import BODY_ROW, EOM_ROW, UNKNOWN_ROW, Command
+from yatxmilter.commands import EOM_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
 from yatxmilter.rounds import Pending
 from yatxmilter.together import Together
-from yatxmilter.verdicts import CONTINUE_PACKET, response
+from yatxmilter.verdicts import response
 
 __all__ = ["FirstAnswer"]
 
@@ -26,33 +26,15 @@ class FirstAnswer(Together):
     The first answer that is no continue is the answer.
     """
 
-    def step(self, command: Command) -> None:
-        """
-        Call all in order, up to the first answer that is no continue.
-        """
-        kept = self._kept
-        if kept is not None and command is not UNKNOWN_ROW:
-            self._give_kept(kept, command)
-            return
-        callees = self._plan[command.index]
-        pending = self._call(command, callees) if callees else []
-        if pending is None:
-            return
-        if command.in_message:
-            self._joined = len(self._members)
-        if pending:
-            self._wait(command, pending)
-        elif command is EOM_ROW or command is BODY_ROW or command.nr & self._unanswered:
-            self._continue(command, bool(callees))
-        else:
-            self._out.append(CONTINUE_PACKET)
-
     def _take(
         self, command: Command, member: Member, code: ReturnCode, pending: list[Pending]
     ) -> bool:
         uncalled = self._members[member.position + 1 : self._joined]
         self._decide(command, member, code, pending, uncalled)
         return True
+
+    def _conclude(self, command: Command, called: bool) -> None:
+        self._continue(command, called)
 
     def _settle(self, pending: Pending) -> None:
         if pending not in self.round:

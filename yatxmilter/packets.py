@@ -39,6 +39,7 @@ class PacketSplitter:
     several reads are kept in a list and joined once.
 
     :ivar taken: How many packets have been taken.
+    :ivar drained: Whether nothing is left, as far as is known without a look.
     :param limit: The largest payload accepted, in bytes.
     :param strict: Refuse lengths of 0 and of more than 2**31, as MTAs do. libmilter, which reads
         five bytes before it looks at the length and then counts in signed numbers, takes them for
@@ -52,6 +53,7 @@ class PacketSplitter:
         "_pieces",
         "_position",
         "_queue",
+        "drained",
         "limit",
         "strict",
         "taken",
@@ -60,6 +62,7 @@ class PacketSplitter:
     def __init__(self, limit: int = MILTER_MAX_DATA_SIZE, *, strict: bool = False) -> None:
         self.limit = limit
         self.strict = strict
+        self.drained = False
         self._buffer = b""
         self._position = 0
         self._queue: list[bytes] = []
@@ -72,6 +75,7 @@ class PacketSplitter:
         """
         Take in bytes that have arrived.
         """
+        self.drained = False
         if self._position == len(self._buffer) and not self._queue:
             self._buffer = data
             self._position = 0
@@ -118,15 +122,17 @@ class PacketSplitter:
             if start <= len(buffer):
                 length = _read_length(buffer, position)[0]
                 end = position + 4 + length
-                if end <= len(buffer) and 0 < length <= self.limit + 1:
+                if end < len(buffer) and 0 < length <= self.limit + 1:
                     self._position = end
                     self.taken += 1
                     return buffer[position + 4], buffer[start:end]
-            elif position == len(buffer) and not self._queue:
-                # A connection that is idle should not keep its last read.
-                self._buffer = b""
-                self._position = 0
-                return None
+                if end == len(buffer) and 0 < length <= self.limit + 1:
+                    self.drained = not self._queue
+                    # A connection that is idle should not keep its last read.
+                    self._buffer = b""
+                    self._position = 0
+                    self.taken += 1
+                    return buffer[position + 4], buffer[start:]
         return self._piece_together()
 
     def _piece_together(self) -> tuple[int, bytes] | None:

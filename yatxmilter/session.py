@@ -48,6 +48,7 @@ class Session:
         own: the end of message behind it has.
     :ivar in_message: Whether a message is open: one of its commands was handled since the last
         one ended.
+    :ivar idle: Whether there is no other call behind the last one, as far as is known.
     :ivar dropped: The last command that was dropped as illegal, and the state it came in; stray
         ABORTs do not count.
     """
@@ -57,6 +58,7 @@ class Session:
         "_end_due",
         "_legal",
         "dropped",
+        "idle",
         "in_message",
         "last_chunk",
         "macros",
@@ -71,6 +73,7 @@ class Session:
         self.state = INIT
         self.payload = b""
         self.last_chunk = False
+        self.idle = False
         self.in_message = False
         self.dropped: str | None = None
         self._legal = legal_commands(0)
@@ -98,6 +101,7 @@ class Session:
         if self._end_due:
             self._end_due = self.last_chunk = False
             self.payload = b""
+            self.idle = self.splitter.drained
             return EOM_ROW
         while True:
             packet = self._again
@@ -123,6 +127,7 @@ class Session:
                     self._again = packet
                     self.state = HELO
                     self.payload = b""
+                    self.idle = False
                     return ABORT_ROW
                 if command is not QUIT_ROW and not self._legal[HELO] >> command.index & 1:
                     # Stray ABORTs are no mistake: Postfix sends one after each message.
@@ -141,7 +146,9 @@ class Session:
             self.payload = payload
             if command is EOM_ROW and payload:
                 self._end_due = self.last_chunk = True
+                self.idle = False
                 return BODY_ROW
+            self.idle = self.splitter.drained
             return command
 
     def finish(self) -> bool:

@@ -48,26 +48,6 @@ class Strictest(Together):
     def _done(self) -> Collection[Member | None]:
         return {*super()._done(), *self._votes}
 
-    def step(self, command: Command) -> None:
-        """
-        Call all that want the command and have not voted yet.
-        """
-        if self._kept is not None and command is not UNKNOWN_ROW:
-            self._give_kept(self._kept, command)
-            return
-        callees = self._plan[command.index]
-        if self._votes:
-            callees = tuple(p for p in callees if self._members[p] not in self._votes)
-        pending = self._call(command, callees) if callees else []
-        if pending is None:
-            return
-        if command.in_message:
-            self._joined = len(self._members)
-        if pending:
-            self._wait(command, pending)
-        else:
-            self._conclude(command, bool(callees))
-
     def _take(
         self, command: Command, member: Member, code: ReturnCode, pending: list[Pending]
     ) -> bool:
