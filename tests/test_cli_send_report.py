@@ -40,7 +40,20 @@ class DifferenceTests(SynchronousTestCase):
         Another body is compared line by line.
         """
         lines = self.difference(b"A: 1\n\none\ntwo\n", b"A: 1\n\none\n2\n")
-        self.assertEqual(lines[2:], ["@@ -1,5 +1,5 @@", " A: 1", "", " one", "-two", "+2", ""])
+        self.assertEqual(lines[2:], ["@@ -1,4 +1,4 @@", " A: 1", "", " one", "-two", "+2"])
+
+    def test_end(self) -> None:
+        """
+        A line end that is missing at the end of one is a difference.
+        """
+        lines = self.difference(b"A: 1\n\none\n", b"A: 1\n\none")
+        self.assertEqual(lines[2:], ["@@ -1,4 +1,3 @@", " A: 1", "", " one", "-"])
+
+    def test_nothing_left(self) -> None:
+        """
+        A message of which nothing is left is compared as well.
+        """
+        self.assertEqual(self.difference(b"A: 1\n\n", b"\n")[2:], ["@@ -1 +0,0 @@", "-A: 1"])
 
     def test_long_bodies(self) -> None:
         """

@@ -142,7 +142,11 @@ def tell_difference(page: Page, before: bytes, after: bytes) -> None:
         page.line(f"  the bodies, {sizes}, are too long to be compared line by line", "soft")
         pairs = zip((before, after), bodies, strict=True)
         before, after = (message[: len(message) - len(body)] for message, body in pairs)
-    _tell_lines(page, _lines(before), _lines(after))
+    old, new = _lines(before), _lines(after)
+    while old and new and not (old[-1] or new[-1]):
+        # Both end in a line end, or the empty line behind the header.
+        del old[-1], new[-1]
+    _tell_lines(page, old, new)
 
 
 def _lines(message: bytes) -> list[str]:
