@@ -47,7 +47,7 @@ LAYERS = (
     ("__init__",),
     ("service", "inmemory"),
     # Twisted's SMTP server
-    ("smtp._mem", "smtp.content", "smtp.envelope", "smtp.lines", "smtp.values"),
+    ("smtp.content", "smtp.envelope", "smtp.lines", "smtp.values"),
     ("smtp.filtering", "smtp.handover", "smtp.pacing"),
     ("smtp.milters",),
     ("smtp.server",),

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
@@ -61,12 +62,14 @@ class Filtering:
 
     :param client: The connection to them.
     :param on_error: The return code that stands for their answers once the connection fails.
+    :param clock: Whose turns are used.
     :ivar values: What macros there are, by name.
     """
 
-    def __init__(self, client: MilterClient, on_error: ReturnCode) -> None:
+    def __init__(self, client: MilterClient, on_error: ReturnCode, clock: IReactorTime) -> None:
         self.values: dict[str, str] = {}
         self._client = client
+        self._clock = clock
         self._on_error = Response(on_error)
         self._failed = False
         self._open = False
@@ -232,6 +235,9 @@ class Filtering:
                 break
             if response.code != c.SMFIS_CONTINUE:
                 return EndOfMessage(response)
+            if stage == c.SMFIM_EOM:
+                # The body may be large: let other connections have their turn.
+                await deferLater(self._clock, 0)
         end = await self._ask(c.SMFIM_EOM, self._client.end_of_message)
         if not isinstance(end, EndOfMessage):
             return EndOfMessage(end)
@@ -243,6 +249,8 @@ class Filtering:
         for field in shown_fields(content.fields, leading_space=self.leading_space):
             yield c.SMFIM_EOH, client.header, field
         yield c.SMFIM_EOH, client.eoh, ()
+        if self._agreement.steps & c.SMFIP_NOBODY:
+            return
         for chunk in content.body.chunks(c.MILTER_MDS_64K):
             yield c.SMFIM_EOM, client.body, (chunk,)
 

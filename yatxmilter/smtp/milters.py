@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from yatxmilter import constants as c
 from yatxmilter.client import MilterClient
-from yatxmilter.smtp._mem import connect_in_memory
+from yatxmilter.inmemory import connect_in_memory
 from yatxmilter.options import code_option, limit_option, name_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.smtp.filtering import Filtering
@@ -92,5 +92,5 @@ class SMTPMilters:
         Build the milters of an SMTP connection.
         """
         client = MilterClient(timeout=self.timeout, clock=self.clock)
-        connect_in_memory(client, self._factory, transport)
-        return Filtering(client, self.on_error)
+        connect_in_memory(client, self._factory, mta_address=transport.getPeer())
+        return Filtering(client, self.on_error, self.clock)

@@ -94,7 +94,9 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         result: Deferred[Any] = Deferred()
 
         def done(outcome: Any) -> None:
-            self._job = None
+            # The next command's may have begun.
+            if self._job is job:
+                self._job = None
             if not self._gone:
                 result.callback(outcome)
             elif isinstance(outcome, Failure) and not outcome.check(CancelledError):
