@@ -42,7 +42,8 @@ class LibmilterTests(HostCase):
         (self.port,) = free_ports(1)
         self.address = f"inet:{self.port}@{LOOPBACK}"
         process = start([program, self.address], self.output)
-        self.addCleanup(stop, process)
+        # Asked to end, libmilter takes five seconds.
+        self.addCleanup(stop, process, patience=0)
         wait_until(
             lambda: is_listening(self.port) or process.poll() is not None, "the C milter to listen"
         )
