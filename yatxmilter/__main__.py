@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from yatxmilter import __version__
-from yatxmilter.cli import demo, send
+from yatxmilter.cli import demo, replay, send, trace
 
 __all__ = ["main"]
 
@@ -43,6 +43,13 @@ Nothing is delivered, and nothing is left running.
   NO_COLOR=1 python -m yatxmilter demo        without colour on a terminal""",
     ),
     _Row("send", send, "send messages to any milter, and see what it does", send.DESCRIPTION),
+    _Row("trace", trace, "show, and record, what an MTA and a milter say", trace.DESCRIPTION),
+    _Row(
+        "replay",
+        replay,
+        "send what was recorded to a milter once more",
+        replay.DESCRIPTION,
+    ),
 )
 
 _DESCRIPTION: Final = """\
@@ -50,6 +57,8 @@ Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's A
 
   python -m yatxmilter demo              see two milters at work on a message
   python -m yatxmilter send              send messages to any milter, and see what it does
+  python -m yatxmilter trace             show, and record, what an MTA and a milter say
+  python -m yatxmilter replay            send what was recorded to a milter once more
   python -m yatxmilter COMMAND --help    what a command does, with examples"""
 
 
