@@ -11,6 +11,7 @@ differently when it does not know that it comes from another filter.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
@@ -161,6 +162,18 @@ class HeaderModel(ABC):
         named = [slot for slot in self.slots if slot.shown and slot.is_named(name)]
         return named[index - 1] if index <= len(named) else None
 
+    def numbered(self) -> list[tuple[Slot, int]]:
+        """
+        Give the slots that filters count, each with its number among those of its name.
+        """
+        counts: Counter[bytes] = Counter()
+        numbered = []
+        for slot in self.slots:
+            if slot.shown:
+                counts[slot.name.lower()] += 1
+                numbered.append((slot, counts[slot.name.lower()]))
+        return numbered
+
     @abstractmethod
     def _add(self, new: Slot) -> None:
         """
@@ -249,15 +262,11 @@ class PostfixHeader(HeaderModel):
         """
         edits: list[Edit] = []
         left = {slot.origin: slot for slot in self.slots if slot.origin is not None}
-        for place in range(len(first.slots) - 1, 0, -1):
-            old = first.slots[place]
-            new = left.get(place)
-            if new is not None and (new.name, new.value) == (old.name, old.value):
-                continue
-            index = sum(slot.is_named(old.name) for slot in first.slots[1 : place + 1])
+        for old, index in reversed(first.numbered()):
+            new = left.get(old.origin)
             if new is None:
                 edits.append(ChangeHeader(index, to_text(old.name), ""))
-            elif new.value is not None:
+            elif (new.name, new.value) != (old.name, old.value) and new.value is not None:
                 edits.append(ChangeHeader(index, to_text(new.name), self._given(new.value)))
         for place, slot in enumerate(self.slots):
             if slot.origin is None:
@@ -325,17 +334,17 @@ class SendmailHeader(HeaderModel):
         Change what was there, those first that filters count; then insert from the top.
         """
         edits: list[Edit] = []
+        numbers: dict[int | None, int] = {slot.origin: n for slot, n in first.numbered()}
         # No slot of those that were there goes, so they pair up.
         pairs = zip(first.slots, (s for s in self.slots if s.origin is not None), strict=True)
         changed = [(old, new.value) for old, new in pairs if new.value != old.value]
         for old, value in sorted(changed, key=lambda pair: not pair[0].shown):
             name = to_text(old.name)
-            named = [slot for slot in first.slots if slot.shown and slot.is_named(old.name)]
             if not old.shown and value is not None:
                 edits.append(AddHeader(name, self._given(value)))
             else:
                 given = "" if value is None else self._given(value)
-                edits.append(ChangeHeader(named.index(old) + 1 if old.shown else _FAR, name, given))
+                edits.append(ChangeHeader(numbers.get(old.origin, _FAR), name, given))
         return edits + self._inserts()
 
     def _inserts(self) -> list[Edit]:

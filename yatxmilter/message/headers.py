@@ -148,15 +148,19 @@ class Headers:
             self.add(name, value)
             return
         fields[0].value = value
-        for field in fields[1:]:
-            field.remove()
+        self._remove(fields[1:])
 
     def __delitem__(self, name: str) -> None:
         """
         Delete all fields of this name; there need be none.
         """
-        for field in self.fields(name):
-            field.remove()
+        self._remove(self.fields(name))
+
+    def _remove(self, fields: list[HeaderField]) -> None:
+        if fields:
+            self.allow(f"deleting header {fields[0].name}", c.SMFIF_CHGHDRS)
+            gone = set(fields)
+            self._fields = [field for field in self._fields if field not in gone]
 
     def add(self, name: str, value: str, *, raw: bool = False) -> HeaderField:
         """
@@ -197,9 +201,7 @@ class Headers:
         """
         Delete a field; one that is deleted already stays so.
         """
-        if field in self._fields:
-            self.allow(f"deleting header {field.name}", c.SMFIF_CHGHDRS)
-            self._fields.remove(field)
+        self._remove([field])
 
     def rewrite(self, wanted: Iterable[tuple[str, str]]) -> None:
         """

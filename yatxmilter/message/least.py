@@ -23,7 +23,7 @@ _Pair = tuple[int | None, int | None]
 
 # So many pairs of fields are compared; beyond that fields are only told apart by where they are
 # from.
-_MOST_PAIRS: Final = 250_000
+_MOST_PAIRS: Final = 40_000
 _NEVER: Final = 1 << 30
 
 
@@ -158,7 +158,7 @@ def least_edits(
     target = received.copy()
     pairs = _Layout(old, new, flavour, adds, changes).pairs()
     _arrange(target, old, new, pairs)
-    return _with_additions(received, target.edits_from(received))
+    return list(_with_additions(target, target.edits_from(received)))
 
 
 def _arrange(
@@ -203,27 +203,34 @@ def _slot(field: Wanted) -> Slot:
 def _stands_in(made: Slot, own: list[Slot], old: list[Slot]) -> bool:
     # A field that Sendmail would make itself takes the place of that one.
     name = made.name.lower()
-    if name == b"received" or any(slot.is_named(name) for slot in old):
-        return False
     for slot in own:
         if slot.is_named(name) and not slot.shown:
+            if name == b"received" or any(other.is_named(name) for other in old):
+                return False
             slot.value, slot.shown = made.value, True
             return True
     return False
 
 
-def _with_additions(received: HeaderModel, edits: list[Edit]) -> list[Edit]:
+def _with_additions(target: HeaderModel, edits: list[Edit]) -> Iterator[Edit]:
     """
     Add at the end what is inserted there: that needs no counting.
     """
-    tried = received.copy()
-    written: list[Edit] = []
+    # Insertions come last, so these are the slots before the first.
+    slots = [slot for slot in target.slots if slot.origin is not None]
+    end = len(slots)
+    taken: set[bytes] = set()
+    if isinstance(target, SendmailHeader):
+        # Its index is that of the slot before; and it adds in front of the first of a name.
+        end -= 1
+        taken = {slot.name.lower() for slot in slots}
     for edit in edits:
-        added = None
-        if isinstance(edit, InsertHeader) and edit.index >= len(tried.slots) - 1:
-            added = AddHeader(edit.name, edit.value)
-            probe = tried.copy()
-            probe.apply(added)
-        tried.apply(edit)
-        written.append(added if added and probe.state() == tried.state() else edit)
-    return written
+        if not isinstance(edit, InsertHeader):
+            yield edit
+            continue
+        name = from_text(edit.name).lower()
+        at_end = edit.index >= end and name not in taken
+        yield AddHeader(edit.name, edit.value) if at_end else edit
+        end += 1
+        if isinstance(target, SendmailHeader):
+            taken.add(name)
