@@ -213,6 +213,13 @@ class EnvelopeTests(SynchronousTestCase):
         self.assertEqual(source.recipients(), ["<caf\udce9@example.com>"])
         self.assertEqual(source.sender(), "<ab@example.org>")
 
+    def test_field(self) -> None:
+        """
+        The first field of a name counts, in any case; without one it is empty.
+        """
+        source = Source("", b"MESSAGE-id: <1>\nMessage-Id: <2>\n\n")
+        self.assertEqual((source.field(b"message-id"), source.field(b"x")), (" <1>", ""))
+
     def test_brackets(self) -> None:
         """
         Brackets are added where there are none.

@@ -48,6 +48,17 @@ class Source(NamedTuple):
     postmark: bytes = b""
     error: str = ""
 
+    def field(self, name: bytes) -> str:
+        """
+        Give the value of the first field of a name, given in lower case; empty without one.
+        """
+        values = [each.value for each in self._header() if each.name.lower() == name]
+        # A NUL would end the value for the milter, and there are none in real ones.
+        return to_text(values[0]).replace("\0", "") if values else ""
+
+    def _header(self) -> list[Field]:
+        return split_mail(self.data).fields
+
     def sender(self) -> str:
         """
         Tell whom it is from: the mbox's ``From `` line, or the Return-Path, Sender or From field.
@@ -56,9 +67,8 @@ class Source(NamedTuple):
         if len(words) > 1 and words[1] != b"-":
             # A bounce has no sender; mboxes have a name there all the same.
             return "<>" if words[1].upper() == b"MAILER-DAEMON" else bracketed(to_text(words[1]))
-        fields = split_mail(self.data).fields
         for name in _SENDER_FIELDS:
-            for field in fields:
+            for field in self._header():
                 if field.name.lower() == name:
                     return next(_addresses([field]), "<>")
         return "<>"
@@ -67,9 +77,8 @@ class Source(NamedTuple):
         """
         Tell whom it is for: the Delivered-To fields, or else To, Cc and Bcc, or the postmaster.
         """
-        fields = split_mail(self.data).fields
         for names in _RECIPIENT_FIELDS:
-            addresses = _addresses([field for field in fields if field.name.lower() in names])
+            addresses = _addresses([one for one in self._header() if one.name.lower() in names])
             found = list(dict.fromkeys(addresses))
             if found:
                 return found
@@ -86,7 +95,6 @@ def bracketed(address: str) -> str:
 
 def _addresses(fields: Iterable[Field]) -> Iterator[str]:
     for field in fields:
-        # A NUL would end the address, and there are none in real ones.
         text = to_text(field.value).replace("\n", " ").replace("\0", "")
         for _, address in getaddresses([text]):
             if address:

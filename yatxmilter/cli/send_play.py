@@ -24,9 +24,7 @@ from yatxmilter.client import MilterClient, MilterClientFactory, apply_edits, se
 from yatxmilter.commands import Command
 from yatxmilter.connspec import client_endpoint
 from yatxmilter.errors import PeerError, ValueNotSendable
-from yatxmilter.rfc5322 import split_mail
 from yatxmilter.transaction import Outcome
-from yatxmilter.wire import to_text
 
 __all__ = ["Player", "Result", "Session"]
 
@@ -80,6 +78,7 @@ class Result:
     message: bytes = b""
     sender: str = ""
     recipients: tuple[str, ...] = ()
+    message_id: str = ""
     outcome: Outcome | None = None
     after: bytes = b""
     seconds: float = 0.0
@@ -135,25 +134,25 @@ class _Line:
         client = self._client
         if client is None:
             client = await self._begin()
-        message_id = _field(result.message, b"message-id")
-        macros = {"i": f"SEND{result.number:06}", "msg_id": message_id, **session.macros}
+        own = {"i": f"SEND{result.number:06}", "msg_id": result.message_id}
         outcome = await client.send_message(
             result.message,
             result.sender,
             result.recipients,
             sender_args=session.sender_args,
             recipient_args=dict.fromkeys(result.recipients, session.recipient_args),
-            macros=macros,
+            macros={**own, **session.macros},
         )
         result.outcome = outcome
-        agreement = client.agreement
-        assert agreement is not None
-        result.after = apply_edits(
-            result.message,
-            outcome.edits,
-            leading_space=bool(agreement.steps & c.SMFIP_HDR_LEADSPC),
-            flavour=session.flavour,
-        )
+        result.after = result.message
+        if outcome.edits:
+            assert client.agreement is not None
+            result.after = apply_edits(
+                result.message,
+                outcome.edits,
+                leading_space=bool(client.agreement.steps & c.SMFIP_HDR_LEADSPC),
+                flavour=session.flavour,
+            )
 
     async def _begin(self) -> _Client:
         session = self._session
@@ -301,13 +300,7 @@ def _jobs(sources: Iterable[Source], session: Session, repeat: int) -> Iterator[
             continue
         sender = source.sender() if session.sender is None else session.sender
         recipients = session.recipients or tuple(source.recipients())
+        message_id = source.field(b"message-id").strip()
         for _ in range(repeat):
             number += 1
-            yield Result(number, source.name, source.data, sender, recipients)
-
-
-def _field(message: bytes, name: bytes) -> str:
-    for field_ in split_mail(message).fields:
-        if field_.name.lower() == name:
-            return to_text(field_.value).strip().partition("\0")[0]
-    return ""
+            yield Result(number, source.name, source.data, sender, recipients, message_id)
