@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.mail.interfaces import IMessageDeliveryFactory
 from twisted.mail.smtp import SMTPBadRcpt, SMTPBadSender
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,7 +17,6 @@ from tests.smtp_session import (
     OTHER,
     RECEIVED,
     RECIPIENT,
-    SENDER,
     Kept,
     Mailbox,
     Session,
@@ -223,6 +222,19 @@ class RefusedContentTests(SynchronousTestCase):
             self.assertEqual(calls[-1], ("abort",))
             self.assertEqual(session.mailbox.kept, [])
             self.assertEqual(session.send(), ["250 Delivery in progress"])
+
+    def test_message_too_long(self) -> None:
+        """
+        A message that has more bytes than it may have is refused, and no more of it is kept.
+        """
+        size = sum(len(line) + 2 for line in MESSAGE)
+        for most, expected in (
+            (size, "250 Delivery in progress"),
+            (size - 1, "552 5.3.4 Message too large"),
+        ):
+            session = Session(recorder([]), max_size=most)
+            self.assertEqual(session.send(lines=MESSAGE), [expected])
+        self.assertEqual(session.send(lines=[*MESSAGE, *[b"x" * 10_000] * 9]), [expected])
 
     def test_field_too_long(self) -> None:
         """
@@ -435,8 +447,6 @@ class SeveralTests(SynchronousTestCase):
         """
         calls: list[tuple[Any, ...]] = []
         session = Session(recorder(calls))
-        session.mailbox.answer = lambda: succeed(None)
         session.say("MAIL FROM:<>", "RSET", 'MAIL FROM:"a b"@c.example', "RCPT TO:<local>")
         shown = [call[1] for call in calls if call[0] in ("envfrom", "envrcpt")]
         self.assertEqual(shown, [["<>"], ['<"a b"@c.example>'], ["<local@mx.example.com>"]])
-        self.assertIn(SENDER[1:-1], "sender@client.example")

@@ -11,6 +11,7 @@ from twisted.cred.credentials import IAnonymous
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.mail.imap4 import LOGINCredentials, PLAINCredentials
@@ -105,12 +106,6 @@ class MilterFailureTests(SynchronousTestCase):
         """
         A remote milter that is not there keeps mail waiting, by its own ``on_error``.
         """
-
-        @implementer(IMessageDelivery)
-        class Nowhere:
-            pass
-
-        from twisted.internet.interfaces import IStreamClientEndpoint
 
         @implementer(IStreamClientEndpoint)
         class Away:
@@ -479,6 +474,7 @@ class OptionTests(SynchronousTestCase):
             ({"quarantine": "hold"}, TypeError),
             ({"daemon_name": 1}, TypeError),
             ({"spool_memory": 0}, ValueError),
+            ({"max_size": "1"}, TypeError),
         ):
             with self.assertRaises(error) as caught:
                 SMTPMilters(**{"milter_factories": (), **options})  # type: ignore[arg-type]

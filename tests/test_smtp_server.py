@@ -49,6 +49,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(session.say("DATA"), ["354 Continue"])
         self.assertEqual(session.say(*MESSAGE, "..dot", "."), ["250 Delivery in progress"])
         self.assertEqual(session.say("QUIT"), ["221 See you later"])
+        self.assertEqual(session.say("NOOP"), [])
         self.assertEqual(
             calls,
             [
@@ -270,10 +271,6 @@ class StagesTests(SynchronousTestCase):
         session = Session()
         self.assertEqual(session.send(), ["250 Delivery in progress"])
         self.assertEqual(session.delivered, [MESSAGE])
-        session = Session()
-        session.server = MilterESMTP()
-        session.server.callLater = session.clock.callLater
-        self.patch(session.server, "milters", None)
 
 
 class VerdictTests(SynchronousTestCase):

@@ -32,12 +32,14 @@ class Content:
     The content of one message.
 
     :param memory: How many bytes of the body are kept in memory.
+    :param most: How many bytes it may have.
     :ivar fault: The SMTP reply with which it has to be refused, whatever milters say.
     """
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, most: int) -> None:
         self.fault: bytes | None = None
         self.body = BodySpool(memory, "postfix")
+        self._most = most
         self._lines: list[bytes] = []
         self._size = 0
         self._in_header = True
@@ -59,6 +61,10 @@ class Content:
                 self._add(part)
 
     def _add(self, line: bytes) -> None:
+        self._size += len(line) + 2
+        if self._size > self._most:
+            self.fault = b"552 5.3.4 Message too large"
+            return
         if self._in_header and not self._is_header(line):
             self._in_header = False
             self._separated = not line
@@ -70,7 +76,6 @@ class Content:
         if _MAILBOX_LINE.match(line):
             line = b"X-Mailbox-Line: " + line
         self._lines.append(line)
-        self._size += len(line)
         if self._size > _MOST_HEADER:
             self.fault = b"552 5.3.4 Message header too large"
 

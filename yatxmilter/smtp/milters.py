@@ -32,12 +32,13 @@ class SMTPMilters:
         asked: a milter refuses negotiation, or is silent for too long. Each factory's own
         ``on_error`` counts before that.
     :param timeout: Seconds that they may take for one answer, anew after each PROGRESS; ``None``
-        for any time.
+        for any time. Each factory's own ``timeout`` should be shorter.
     :param quarantine: Takes a message that milters want to be held: called with the reason, the
         sender and the recipients (`twisted.mail.smtp.User`), it gives an ``IMessage`` for it.
         Without it such a message is refused for now.
     :param daemon_name: The macro ``{daemon_name}``.
     :param spool_memory: Bytes of a body that are kept in memory; more go to a temporary file.
+    :param max_size: Bytes that a message may have; ``None`` for any number.
     :param reactor: What keeps time; by default Twisted's reactor.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -49,10 +50,11 @@ class SMTPMilters:
         *,
         merge: str = "chain",
         on_error: int = c.SMFIS_TEMPFAIL,
-        timeout: float | None = 300,
+        timeout: float | None = 600,
         quarantine: Callable[[str, Any, Sequence[Any]], Any] | None = None,
         daemon_name: str = "smtpd",
         spool_memory: int | None = 1024 * 1024,
+        max_size: int | None = None,
         reactor: Any = None,
     ) -> None:
         self.on_error = code_option("on_error", on_error)
@@ -62,6 +64,7 @@ class SMTPMilters:
         self.quarantine = quarantine
         self.daemon_name = name_option("daemon_name", daemon_name) or "smtpd"
         self.spool_memory = limit_option("spool_memory", spool_memory)
+        self.max_size = limit_option("max_size", max_size)
         # Both ends are here: no limits are needed between them.
         self._factory = MilterProtocolFactory(
             milter_factories,

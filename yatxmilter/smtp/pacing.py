@@ -112,6 +112,8 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         """
         Handle the commands that have come, each when those before it are answered.
         """
+        if self._ended:
+            return
         self._lines.feed(data)
         self._pump()
         if self._owed and len(self._lines) > _MOST_WAITING and not self._paused:

@@ -255,7 +255,7 @@ class MilterESMTP(PacedESMTP):
         )
         self._from = None
         self._to = []
-        self._content = Content(self._milters.spool_memory)
+        self._content = Content(self._milters.spool_memory, self._milters.max_size)
         self.mode = DATA
         self.sendCode(354, b"Continue")
 
