@@ -31,6 +31,7 @@ from yatxmilter.commands import (
     QUIT_NC_ROW,
     QUIT_ROW,
     RCPT_ROW,
+    UNKNOWN_ROW,
 )
 from yatxmilter.errors import PeerError, ValueNotSendable
 from yatxmilter.wire import encode_packet
@@ -178,7 +179,7 @@ class _Play:
 
     def _is_skipped(self, step: Step) -> bool:
         row = step.row
-        if not row.in_message:
+        if not row.in_message and row is not UNKNOWN_ROW:
             self._skipping = False
         standing = self._client.standing
         if standing is not None and row not in (QUIT_ROW, QUIT_NC_ROW):
