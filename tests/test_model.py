@@ -315,6 +315,14 @@ class EditsFromTests(SynchronousTestCase):
             header.apply(edit)
         return header.edits_from(first)
 
+    def test_sendmail_emptied(self) -> None:
+        """
+        A field that one filter deleted and the next made anew without a value is inserted: to
+        change it to nothing would be to delete it.
+        """
+        first_filter = [AddHeader("B", "x"), ChangeHeader(2, "B", "")]
+        self.check("sendmail", [first_filter, [AddHeader("B", "")]], False)
+
     def test_postfix_from_the_bottom(self) -> None:
         """
         Of fields of one name the last is deleted first, so that the count stays.

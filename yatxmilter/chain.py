@@ -33,9 +33,10 @@ from yatxmilter.commands import (
 )
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.edits import ChainEdits
+from yatxmilter.macros import mta_flavour
 from yatxmilter.members import Callback, Member
 from yatxmilter.merging import Callees, Merge
-from yatxmilter.model import HeaderModel, header_model, mta_flavour
+from yatxmilter.model import HeaderModel, header_model
 from yatxmilter.negotiation import data_size
 from yatxmilter.responses import Quarantine, ReplaceBody, read_edit
 from yatxmilter.rounds import Pending, run_coroutine

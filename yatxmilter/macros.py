@@ -14,7 +14,7 @@ from yatxmilter import constants as c
 from yatxmilter.errors import ProtocolError
 from yatxmilter.wire import decode_macros
 
-__all__ = ["MacroStore"]
+__all__ = ["MacroStore", "mta_flavour"]
 
 # libmilter's order of look-up, from the end: connect, helo, envfrom, envrcpt, data, eoh, eom.
 _STAGES: Final = {
@@ -149,3 +149,15 @@ def _read(payload: bytes) -> dict[str, str | None]:
         if name:  # libmilter's look-up of an empty name finds nothing
             table.setdefault(_normal(name), value)
     return table
+
+
+def mta_flavour(version: str | None, hostname: str | None) -> str:
+    """
+    Tell the MTAs apart by their macros: ``"postfix"`` or ``"sendmail"``.
+
+    :param version: The macro ``v``. Postfix always gives it. Sendmail does when asked, and then a
+        bare number; else it only gives its name.
+    :param hostname: The macro ``j``. Where nothing is known the plain rules are expected.
+    """
+    is_sendmail = version[:1].isdigit() if version else hostname is not None
+    return "sendmail" if is_sendmail else "postfix"

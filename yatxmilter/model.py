@@ -19,14 +19,7 @@ from yatxmilter.responses import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter.rfc5322 import Field
 from yatxmilter.wire import from_text, to_text
 
-__all__ = [
-    "HeaderModel",
-    "PostfixHeader",
-    "SendmailHeader",
-    "Slot",
-    "header_model",
-    "mta_flavour",
-]
+__all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
 
 _Model = TypeVar("_Model", bound="HeaderModel")
 
@@ -334,9 +327,10 @@ class SendmailHeader(HeaderModel):
         Change what was there, those first that filters count; then insert from the top.
         """
         edits: list[Edit] = []
-        numbers: dict[int | None, int] = {slot.origin: n for slot, n in first.numbered()}
+        numbers = dict(first.numbered())
+        slots = list(self._expressible(first))
         # No slot of those that were there goes, so they pair up.
-        pairs = zip(first.slots, (s for s in self.slots if s.origin is not None), strict=True)
+        pairs = zip(first.slots, (s for s in slots if s.origin is not None), strict=True)
         changed = [(old, new.value) for old, new in pairs if new.value != old.value]
         for old, value in sorted(changed, key=lambda pair: not pair[0].shown):
             name = to_text(old.name)
@@ -344,12 +338,25 @@ class SendmailHeader(HeaderModel):
                 edits.append(AddHeader(name, self._given(value)))
             else:
                 given = "" if value is None else self._given(value)
-                edits.append(ChangeHeader(numbers.get(old.origin, _FAR), name, given))
-        return edits + self._inserts()
+                edits.append(ChangeHeader(numbers.get(old, _FAR), name, given))
+        return edits + self._inserts(slots)
 
-    def _inserts(self) -> list[Edit]:
+    def _expressible(self, first: SendmailHeader) -> Iterator[Slot]:
+        # A field that is to be empty has to be made anew: an empty value deletes it.
+        old: dict[int | None, bytes | None] = {
+            slot.origin: slot.value for slot in first.slots if slot.shown
+        }
+        for slot in self.slots:
+            given = slot.value is None or self._given(slot.value)
+            if not given and slot.value != old.get(slot.origin, slot.value):
+                yield Slot(slot.name, None, slot.origin, True)
+                yield Slot(slot.name, slot.value, None, True)
+            else:
+                yield slot
+
+    def _inserts(self, slots: list[Slot]) -> list[Edit]:
         # What was made and deleted again is not made at all.
-        slots = [s for s in self.slots if s.origin is not None or s.value is not None]
+        slots = [s for s in slots if s.origin is not None or s.value is not None]
         top = next(place for place, slot in enumerate(slots) if slot.origin is not None)
         edits = [self._insert_edit(0, slot) for slot in reversed(slots[:top])]
         for place, slot in enumerate(slots[top:], top):
@@ -375,15 +382,3 @@ def header_model(flavour: str, *, leading_space: bool) -> HeaderModel:
     if flavour == "sendmail":
         return SendmailHeader(leading_space=leading_space)
     raise ValueError(f'flavour is {flavour!r}, expected "postfix" or "sendmail"')
-
-
-def mta_flavour(version: str | None, hostname: str | None) -> str:
-    """
-    Tell the MTAs apart by their macros: ``"postfix"`` or ``"sendmail"``.
-
-    :param version: The macro ``v``. Postfix always gives it. Sendmail does when asked, and then a
-        bare number; else it only gives its name.
-    :param hostname: The macro ``j``. Where nothing is known the plain rules are expected.
-    """
-    is_sendmail = version[:1].isdigit() if version else hostname is not None
-    return "sendmail" if is_sendmail else "postfix"

@@ -19,10 +19,10 @@ from yatxmilter import constants as c
 from yatxmilter.constants import action_names
 from yatxmilter.defaults import CallbackResult, Milter
 from yatxmilter.errors import NotNegotiated, ValueNotSendable
+from yatxmilter.macros import mta_flavour
 from yatxmilter.message.envelope import Client, Recipient, Verdict
 from yatxmilter.message.headers import Headers
 from yatxmilter.message.mail import Macros, Message, Received
-from yatxmilter.model import mta_flavour
 from yatxmilter.responses import (
     AddHeader,
     AddRecipient,
