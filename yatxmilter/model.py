@@ -254,7 +254,9 @@ class PostfixHeader(HeaderModel):
         Change and delete from the bottom, so that counts stay; then insert from the top.
         """
         edits: list[Edit] = []
-        left = {slot.origin: slot for slot in self.slots if slot.origin is not None}
+        left: dict[int | None, Slot] = {
+            slot.origin: slot for slot in self.slots if slot.origin is not None
+        }
         for old, index in reversed(first.numbered()):
             new = left.get(old.origin)
             if new is None:
