@@ -163,7 +163,7 @@ class SendCase(SynchronousTestCase):
         reactor = reactor or SelectReactor()
         if milter is not None:
             reactor.listenUNIX(str(path), self._factory(milter, reactor))
-        if not words or words[0].startswith("-"):
+        if not words or words[0].startswith("-") and words[0] != "-":
             words = (self.message, *words)
         # Not for ever, whatever goes wrong.
         reactor.callLater(20, reactor.stop)

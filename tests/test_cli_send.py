@@ -7,7 +7,9 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -458,9 +460,24 @@ class FailureTests(SendCase):
             def write(self, text: str) -> int:
                 raise OSError(28, "No space left on device")
 
-        run = self.send(Milter, "--repeat", "2", "--concurrency", "2", out=Full())
         words = "yatxmilter send: cannot write the output: No space left on device\n"
-        self.assertEqual((run.status, run.err), (2, words))
+        for option in ("--brief", "--quiet"):
+            run = self.send(Milter, option, "--repeat", "2", "--concurrency", "2", out=Full())
+            self.assertEqual((run.status, run.err), (2, words))
+
+    def test_interrupt_while_reading(self) -> None:
+        """
+        Ctrl-C ends the reading of standard input, too.
+        """
+
+        class Slow(io.BytesIO):
+            def readline(self, size: int | None = -1, /) -> bytes:
+                raise KeyboardInterrupt
+
+        self.patch(sys, "stdin", SimpleNamespace(buffer=Slow()))
+        run = self.send(None, "-", "-q")
+        self.assertEqual(run.status, 130)
+        self.assertTrue(run.out.startswith("INTERRUPTED: messages 0; "), run.out)
 
 
 class SessionTests(SendCase):

@@ -121,6 +121,14 @@ class ReadTests(FolderCase):
             self.patch(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
             self.assertEqual(len(list(read_messages(["-"]))), count)
 
+    def test_no_standard_input(self) -> None:
+        """
+        Where standard input is closed, that is the error.
+        """
+        self.patch(sys, "stdin", None)
+        (found,) = read_messages(["-"])
+        self.assertEqual(found.error, "cannot be read: standard input is closed")
+
     def test_errors(self) -> None:
         """
         What is not there, is empty or is no message is given as an error, and the rest is read.

@@ -113,7 +113,9 @@ def read_messages(paths: Iterable[str]) -> Iterator[Source]:
 
 
 def _read_path(path: str) -> Iterator[Source]:
-    if path == "-":
+    if path == "-" and sys.stdin is None:
+        yield Source("-", error="cannot be read: standard input is closed")
+    elif path == "-":
         yield from _read_file("-", sys.stdin.buffer)
     elif Path(path).is_dir():
         yield from _read_folder(Path(path))

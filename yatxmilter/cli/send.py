@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from itertools import chain, islice
 from typing import Any, TextIO
 
 from yatxmilter.cli.messages import read_messages
@@ -66,15 +67,45 @@ def run(
     Run the command, and give the exit status.
     """
     out, err = out or sys.stdout, err or sys.stderr
+    try:
+        return _run(arguments, reactor, out, err)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = error.filename or "the output"
+        err.write(f"yatxmilter send: cannot write {where}: {error.strerror}\n")
+        return UNUSABLE
+
+
+def _run(arguments: Namespace, reactor: Any, out: TextIO, err: TextIO) -> int:
     summary = Summary(arguments.expect)
     # Where results pass by on the terminal there is nothing to wait for.
     bar = Progress(err, summary, hidden=out.isatty() and not arguments.quiet)
-    teller = _Teller(arguments, summary, bar, out)
+    try:
+        if arguments.save is not None:
+            arguments.save.mkdir(parents=True, exist_ok=True)
+        _play(arguments, reactor, _Teller(arguments, summary, bar, out))
+    except (Interrupted, KeyboardInterrupt):
+        summary.interrupted = True
+    finally:
+        bar.clear()
+    if arguments.quiet:
+        Page(out).line(summary.line())
+    elif summary.is_needed:
+        tell_summary(Page(err if arguments.json else out), summary)
+    out.flush()
+    return summary.status
+
+
+def _play(arguments: Namespace, reactor: Any, teller: _Teller) -> None:
+    sources = read_messages(arguments.messages)
+    # While the reactor runs Ctrl-C does not end a read, which on a terminal may take its time.
+    first = list(islice(sources, 1))
 
     async def play(reactor: Any) -> None:
         player = Player(
             make_session(arguments),
-            read_messages(arguments.messages),
+            chain(first, sources),
             teller.tell,
             reactor=reactor,
             repeat=arguments.repeat,
@@ -84,25 +115,7 @@ def run(
         )
         await player.play()
 
-    try:
-        if arguments.save is not None:
-            arguments.save.mkdir(parents=True, exist_ok=True)
-        run_reactor(play, reactor)
-    except Interrupted:
-        summary.interrupted = True
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = error.filename or "the output"
-        err.write(f"yatxmilter send: cannot write {where}: {error.strerror}\n")
-        return UNUSABLE
-    finally:
-        bar.clear()
-    if arguments.quiet:
-        Page(out).line(summary.line())
-    elif summary.is_needed:
-        tell_summary(Page(err if arguments.json else out), summary)
-    return summary.status
+    run_reactor(play, reactor)
 
 
 class _Teller:
