@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.mail.interfaces import IMessageDeliveryFactory
 from twisted.mail.smtp import SMTPBadRcpt, SMTPBadSender
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from tests.helpers import STEADY
 from tests.smtp_session import (
     MESSAGE,
     OTHER,
@@ -26,6 +29,7 @@ from yatxmilter import Milter, MilterFactory
 from yatxmilter.client import apply_edits
 from yatxmilter.constants import SMFIP_HDR_LEADSPC, SMFIS_CONTINUE, SMFIS_REJECT, SMFIS_SKIP
 from yatxmilter.responses import AddHeader, ChangeHeader, InsertHeader, ReplaceBody
+from yatxmilter.smtp.content import Content
 
 
 def editor(edit: Any) -> type[Milter]:
@@ -198,6 +202,59 @@ class ContentTests(SynchronousTestCase):
         self.assertIn(("header", "Subject", "changed"), calls)
         self.assertIn(("body", b"new\r\n"), calls)
         self.assertEqual(message[-2:], [b"", b"new"])
+
+
+_LINES = st.lists(
+    st.sampled_from(
+        [
+            b"A: b",
+            b"a:c\r",
+            b"Long \t: d",
+            b" folded",
+            b"\t",
+            b"",
+            b"text",
+            b":",
+            b"B:\xff\x00",
+            b".",
+        ]
+    ),
+    max_size=8,
+)
+_NAMES = st.sampled_from(["A", "a", "B", "New"])
+_VALUES = st.sampled_from(["v", "two\n\tlines", " blank", "\udcff"])
+_EDITS = st.lists(
+    st.one_of(
+        st.builds(AddHeader, _NAMES, _VALUES),
+        st.builds(InsertHeader, st.integers(0, 5), _NAMES, _VALUES),
+        st.builds(ChangeHeader, st.integers(0, 3), _NAMES, st.one_of(_VALUES, st.just(""))),
+        st.builds(ReplaceBody, st.sampled_from([b"", b"new", b"one\r\ntwo\n", b"\r"])),
+    ),
+    max_size=5,
+)
+
+
+class PropertyTests(SynchronousTestCase):
+    """
+    Any message and any edits.
+    """
+
+    @STEADY
+    @given(_LINES, _EDITS, st.booleans())
+    def test_as_applied(self, lines: list[bytes], edits: list[Any], leading_space: bool) -> None:
+        """
+        The lines given out are those of the message that `apply_edits` makes.
+        """
+        content = Content(10, 10_000)
+        for line in lines:
+            content.add_line(line)
+        content.edit(edits, leading_space=leading_space)
+        given_out = b"".join(line + b"\r\n" for line in content.lines() if line is not None)
+        content.close()
+        # The first line says to `apply_edits` which line ends there are.
+        message = b"".join(line + b"\r\n" for line in lines) or b"\r\n"
+        applied = apply_edits(message, edits, leading_space=leading_space)
+        self.assertEqual(given_out, applied if lines else applied.removesuffix(b"\r\n"))
 
 
 class RefusedContentTests(SynchronousTestCase):
