@@ -38,9 +38,12 @@ class Pair:
     A client connected to milters in memory.
     """
 
-    def __init__(self, *milters: type[Milter], **options: Any) -> None:
+    def __init__(self, *milters: type[Milter] | MilterFactory, **options: Any) -> None:
         self.clock = Clock()
-        factories = [MilterFactory(milter) for milter in milters]
+        factories = [
+            milter if isinstance(milter, MilterFactory) else MilterFactory(milter)
+            for milter in milters
+        ]
         factory = MilterProtocolFactory(factories, reactor=self.clock, **options)
         self.milter_side: Any = factory.buildProtocol(IPv4Address("TCP", "192.0.2.9", 9))
         self.client = MilterClient(clock=self.clock, timeout=60)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.test_both_ends import Pair
-from yatxmilter import Milter
+from yatxmilter import Milter, MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.client import (
     AddHeader,
@@ -25,6 +25,7 @@ from yatxmilter.client import (
     Quarantine,
     ReplaceBody,
 )
+from yatxmilter.conditions import recipient_matches
 from yatxmilter.errors import NotNegotiated, ValueNotSendable, WrongStage
 from yatxmilter.message import Client, Message, MessageMilter, Recipient
 
@@ -775,3 +776,31 @@ class EditTests(MessageTestCase):
         self.assertEqual(
             outcome.edits, (ChangeHeader(1, "Subject", "one two"), ReplaceBody(b"one two\r\n"))
         )
+
+    def test_conditions_and_shadow(self) -> None:
+        """
+        For mail that a condition keeps away nothing is edited; in shadow edits are only counted.
+        """
+
+        class Editor(MessageMilter):
+            def message(self, msg: Message) -> None:
+                msg.headers["Subject"] = f"{msg.client.helo} {len(msg.recipients)} {msg.size}"
+
+        def conditional(kept: str, shadow: bool) -> Any:
+            return MilterFactory(Editor, when=recipient_matches(kept), shadow=shadow)
+
+        edit = ChangeHeader(1, "Subject", "helo.example 1 8")
+        for kept, shadow, edits in (
+            ("c@example.org", False, (edit,)),
+            ("d@example.org", False, ()),
+            ("c@example.org", True, ()),
+        ):
+            factory = conditional(kept, shadow)
+            pair = Pair(factory)
+            self.answer(pair, pair.client.negotiate())
+            self.answer(pair, pair.client.connect("client.example", None))
+            self.answer(pair, pair.client.helo("helo.example"))
+            self.assertEqual(self.play(pair, recipients=(B, C)).edits, edits)
+            if shadow:
+                pair.clock.advance(0)
+                self.assertEqual(factory.shadow.edited, 1)
