@@ -29,8 +29,8 @@ from yatxmilter.page import Page
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
 DESCRIPTION = """\
-Play an MTA to a milter, as Postfix or as Sendmail, with messages of your own. For each it
-prints the verdict, the edits, and the message before and after; for several, a summary.
+Play an MTA to a milter with messages of your own. For each it prints the verdict, the
+edits, and the message before and after; for several, a summary.
 It works with any milter, whatever it is written in. Nothing is delivered.
 
   python -m yatxmilter send message.eml --to inet:8891@localhost

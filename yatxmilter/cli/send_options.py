@@ -128,7 +128,7 @@ def _add_macros(parser: ArgumentParser) -> None:
         "--flavour",
         choices=("postfix", "sendmail"),
         default="postfix",
-        help="whose rules are followed (default: %(default)s)",
+        help="by whose rules edits are made (default: %(default)s)",
     )
     group.add_argument(
         "--macro",
