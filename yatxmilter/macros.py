@@ -56,7 +56,8 @@ class MacroStore:
         self.most = 512
         self.most_bytes = 512 * 1024
         self._payloads: list[bytes | None] = [None] * 7
-        self._tables: list[dict[str, str | None] | None] = [None] * 7
+        # What was read of them; there is no list before the first look-up.
+        self._tables: list[dict[str, str | None] | None] | None = None
 
     def put(self, payload: bytes) -> None:
         """
@@ -69,7 +70,8 @@ class MacroStore:
         stage = _STAGES.get(payload[0])
         if stage is not None and b"\0" in payload:
             self._payloads[stage] = payload
-            self._tables[stage] = None
+            if self._tables is not None:
+                self._tables[stage] = None
             # A macro has two bytes at least, and there are seven stages: small packets, which
             # most are, need no counting.
             if len(payload) > 2 * self.most or len(payload) > self.most_bytes // 7:
@@ -99,7 +101,7 @@ class MacroStore:
         """
         other = MacroStore()
         other._payloads = self._payloads.copy()
-        other._tables = self._tables.copy()
+        other._tables = None if self._tables is None else self._tables.copy()
         return other
 
     def get(self, symname: str) -> str | None:
@@ -107,13 +109,16 @@ class MacroStore:
         Look a macro up, from the last stage to the first; mirrors ``smfi_getsymval``.
         """
         name = _normal(symname)
+        tables = self._tables
+        if tables is None:
+            tables = self._tables = [None] * 7
         for stage in range(6, -1, -1):
             payload = self._payloads[stage]
             if payload is None:
                 continue
-            table = self._tables[stage]
+            table = tables[stage]
             if table is None:
-                table = self._tables[stage] = _read(payload)
+                table = tables[stage] = _read(payload)
             if name in table:
                 return table[name]
         return None

@@ -47,6 +47,8 @@ _MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
 # What one milter asks for and all of them then see.
 _SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
 
+_known: Final[dict[frozenset[str], frozenset[str]]] = {}
+
 
 def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
     """
@@ -58,7 +60,11 @@ def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
         return frozenset(name for name in CALLBACKS if hasattr(milter, name))
     own = vars(milter)
     kind = type(milter)
-    return frozenset([n for n in CALLBACKS if getattr(kind, n) is not getattr(base, n) or n in own])
+    wanted = frozenset(
+        [n for n in CALLBACKS if getattr(kind, n) is not getattr(base, n) or n in own]
+    )
+    # The same for all milters of a kind, so one is enough.
+    return _known.setdefault(wanted, wanted)
 
 
 class Member:

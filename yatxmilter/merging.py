@@ -40,6 +40,8 @@ __all__ = ["Callees", "Kept", "Merge"]
 
 _log = Logger()
 
+_NOBODY: Final[frozenset[Member]] = frozenset()
+
 #: Who is called for a command, by their positions.
 Callees = tuple[int, ...]
 
@@ -104,8 +106,8 @@ class Merge(ABC):
         self._told: Collection[Member] = ()
         self.round: list[Pending] = []
         # Who has accepted for itself alone: this message, or all of the connection.
-        self._left: set[Member] = set()
-        self._left_for_good: set[Member] = set()
+        self._left: frozenset[Member] = _NOBODY
+        self._left_for_good: frozenset[Member] = _NOBODY
 
     def compile(self, steps: int, *, skip_offered: bool) -> None:
         """
@@ -161,9 +163,9 @@ class Merge(ABC):
         """
         Call a milter no more: in this message, or after connect and HELO in this connection.
         """
-        self._left.add(member)
+        self._left |= {member}
         if command is CONNECT_ROW or command is HELO_ROW:
-            self._left_for_good.add(member)
+            self._left_for_good |= {member}
         for row in ALL_COMMANDS:
             self._uncall(member, row)
 
@@ -341,7 +343,7 @@ class Merge(ABC):
         if self._kept is not None and not self._kept.for_connection:
             self._kept = None
         if self._plan is not self._full_plan:
-            self._left.clear()
+            self._left = _NOBODY
             self._plan = self._full_plan
             for member in self._left_for_good:
                 self._leave(member, CONNECT_ROW)
@@ -359,5 +361,5 @@ class Merge(ABC):
         Forget what belongs to the SMTP connection that has ended (QUIT_NC).
         """
         self._kept = None
-        self._left_for_good.clear()
+        self._left_for_good = _NOBODY
         self.end_message(())
