@@ -145,6 +145,7 @@ class DisconnectTests(SynchronousTestCase):
             self.assertEqual(names.count("close"), 1)
             self.assertLessEqual(names.count("abort"), 1)
             self.assertEqual(session.clock.getDelayedCalls(), [], place)
+            self.assertEqual(session.server.milters._factory.connections, set())
             ends = [kept.end for kept in session.mailbox.kept]
             self.assertEqual(ends, ["eom"] if "eom" in names else [])
 

@@ -1,7 +1,8 @@
 """
-Twisted's SMTP server with a real OpenDKIM: the example program, run as its first lines say.
+Twisted's SMTP server beside real programs: OpenDKIM as its milter, and Postfix to compare it with.
 
-No MTA is needed. What is in the maildir is verified by dkimpy, as it is behind the MTAs.
+The example program is run as its first lines say; what is in the maildir is verified by dkimpy, as
+it is behind the MTAs. That needs no MTA.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from .control import ROOT
+from tests.smtp_session import RECEIVED, Session, recorder
+from yatxmilter import Milter
+
+from .bench import MtaTestCase
+from .control import ROOT, script
+from .mta import Mta
+from .postfix import Postfix
 from .processes import (
     LOOPBACK,
     free_ports,
@@ -28,6 +35,89 @@ from .processes import (
 )
 from .smtp import Reply, SmtpClient
 from .test_remote_opendkim import MESSAGE, OpenDkim
+
+#: Complete as far as Postfix completes messages, so that it adds nothing of its own.
+HEADER = (
+    b"From: Sender <sender@client.example>\r\n"
+    b"To: Reader <rcpt@sink.example>\r\n"
+    b"Subject: A test of\r\n\tmessages\r\n"
+    b"Date: Thu, 02 Jan 2025 03:04:05 +0000\r\n"
+    b"Message-Id: <1@client.example>\r\n"
+)
+MESSAGES = (
+    HEADER + b"\r\nbody\r\n..dots\r\n",
+    HEADER,
+    HEADER + b"\r\n\r\n\xff\x01 text\r\n \r\n\r\n",
+    b"From mailbox\r\n>From mailbox\r\n" + HEADER + b"no field\r\nX: body\r\n",
+)
+EDITS: tuple[tuple[tuple[Any, ...], ...], ...] = (
+    (),
+    (
+        ("smfi_insheader", 0, "X-Zero", "0"),
+        ("smfi_insheader", 1, "X-One", "1"),
+        ("smfi_insheader", 3, "X-Three", "3"),
+        ("smfi_addheader", "X-Last", "folded\n\tvalue"),
+        ("smfi_chgheader", "subject", 1, "changed"),
+        ("smfi_chgheader", "To", 1, ""),
+        ("smfi_chgheader", "X-New", 1, "new"),
+    ),
+    (("smfi_insheader", 1, "X-One", "1"), ("smfi_replacebody", b"new\r\n.end")),
+)
+
+
+def same_received(lines: list[bytes]) -> list[bytes]:
+    """
+    Put a word in the place of the server's own field, all its lines.
+    """
+    kept: list[bytes] = []
+    inside = False
+    for line in lines:
+        inside = line.startswith(b"Received:") or (inside and line[:1] in (b" ", b"\t"))
+        if not inside:
+            kept.append(line)
+        elif line.startswith(b"Received:"):
+            kept.append(b"(the server's own)")
+    return kept
+
+
+class SameAsPostfixTests(MtaTestCase):
+    """
+    The same messages and edits by Postfix and by our server.
+    """
+
+    mta_class: ClassVar[type[Mta]] = Postfix
+
+    def by_server(self, message: bytes, edits: tuple[tuple[Any, ...], ...]) -> list[bytes]:
+        """
+        Give the lines that our server delivers.
+        """
+
+        def edit(milter: Milter) -> None:
+            for name, *arguments in edits:
+                getattr(milter, name)(*arguments)
+
+        session = Session(recorder([], eom=edit))
+        session.send(lines=message.replace(b"\r\n.", b"\r\n..").split(b"\r\n")[:-1])
+        (kept,) = session.mailbox.kept
+        return [
+            part
+            for line in kept.lines
+            for part in (line.split(b"\n") if line == RECEIVED else [line])
+        ]
+
+    def test_same(self) -> None:
+        """
+        Our server delivers, line by line, what Postfix delivers; only what the server says of
+        itself is another.
+        """
+        for message in MESSAGES:
+            for edits in EDITS:
+                self.sink.clear()
+                self.load(script(xxfi_eom=[*edits]))
+                by_postfix = self.deliver(message).data.split(b"\r\n")[:-1]
+                self.assertEqual(
+                    same_received(self.by_server(message, edits)), same_received(by_postfix)
+                )
 
 
 class ExampleTests(SynchronousTestCase):
