@@ -444,6 +444,46 @@ class VerdictTests(MessageTestCase):
             outcome = self.play(self.begin(made))
             self.assertEqual((outcome.stage, outcome.text), (stage, "550 5.7.1 no"))
 
+    def test_hello_again(self) -> None:
+        """
+        A client refused for its name may come with another.
+        """
+
+        class Names(MessageMilter):
+            def greeted(self, client: Client) -> None:
+                if client.helo == "localhost":
+                    client.reject(text="not here")
+
+        pair = self.begin(Names)
+        answers = [
+            self.answer(pair, pair.client.helo(name)).text
+            for name in ("localhost", "mx.example", "localhost")
+        ]
+        self.assertEqual(answers, ["550 5.7.1 not here", None, "550 5.7.1 not here"])
+
+    def test_gone_while_waiting(self) -> None:
+        """
+        When the MTA goes while a hook is at work that is cancelled, and the message is over.
+        """
+        kept: list[Message] = []
+        cancelled: list[object] = []
+
+        class Slow(MessageMilter):
+            async def message(self, msg: Message) -> None:
+                kept.append(msg)
+                await Deferred(cancelled.append)
+
+        pair = self.begin(Slow)
+        sending = pair.client.send_message(LETTER, A, [B])
+        pair.flush()
+        self.assertEqual((len(kept), cancelled), (1, []))
+        assert pair.client.transport is not None
+        pair.client.transport.abortConnection()
+        pair.flush()
+        self.failureResultOf(sending)
+        self.assertEqual(len(cancelled), 1)
+        self.assertRaises(WrongStage, lambda: kept[0].body)
+
     def test_too_large(self) -> None:
         """
         Of a body over the limit no more is read, and the message passes with earlier edits only.

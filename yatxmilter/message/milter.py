@@ -273,6 +273,8 @@ def _connect(self: MessageMilter, hostname: str, hostaddr: IAddress | None) -> C
 def _helo(self: MessageMilter, helohost: str) -> CallbackResult:
     client = self._client
     client.helo = helohost
+    # A client may say it again, with another name.
+    client.code = None
     return self._ask(lambda result: _answer(result, client), self.greeted, client)
 
 
