@@ -9,8 +9,6 @@ direction alone, the end of both, or a reset.
 
 from __future__ import annotations
 
-import socket
-import struct
 from typing import Any, Final
 from typing import Protocol as Shape
 
@@ -19,6 +17,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
+    IPullProducer,
     ISSLTransport,
     IStreamClientEndpoint,
     IUNIXTransport,
@@ -29,9 +28,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 __all__ = ["Relay", "Watcher"]
-
-# With this set, closing sends a reset.
-_RESET: Final = struct.pack("ii", 1, 0)
 
 # How long, in seconds, the last bytes may take when the relay is stopped.
 _LAST_GRACE: Final = 1.0
@@ -188,9 +184,11 @@ class _Pair:
             self._connecting.cancel()
         other = self._other(side)
         if other.alive:
-            if not clean and not ISSLTransport.providedBy(other.transport):
-                _reset_when_written(other.transport)
-            _close(other)
+            if clean or ISSLTransport.providedBy(other.transport):
+                _close(other)
+            else:
+                other.ended = True
+                _Reset(other.transport)
         else:
             self._watcher.closed(self.number, self._ended_by)
             self._relay.forget(self)
@@ -219,9 +217,34 @@ def _close(side: _Side) -> None:
     side.wire.loseConnection()
 
 
-def _reset_when_written(transport: Any) -> None:
-    # abortConnection() would drop what has not been written yet, such as the milter's last word.
-    transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+@implementer(IPullProducer)
+class _Reset:
+    """
+    Resets a connection when all that was to be written is written: when the transport wants more.
+
+    abortConnection() by itself would drop that, and the milter's last word may be in it.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._registered = False
+        transport.pauseProducing()
+        transport.unregisterProducer()
+        transport.registerProducer(self, False)
+        self._registered = True
+        transport.startWriting()
+
+    def resumeProducing(self) -> None:
+        """
+        Reset; the first time it is the registration that asks.
+        """
+        if self._registered:
+            self._transport.abortConnection()
+
+    def stopProducing(self) -> None:
+        """
+        Do nothing: the connection is gone.
+        """
 
 
 class _Once(Factory):
