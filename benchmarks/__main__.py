@@ -9,6 +9,7 @@ is named below the table and left out. The exit status is 1 when a milter answer
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import platform
@@ -20,7 +21,7 @@ from .build import Unavailable
 from .generator import Wrong
 from .measure import Result, measure
 from .milters import PEERS
-from .processes import OTHER_CORE
+from .processes import OTHER_CORE, end_well
 from .scenarios import SCENARIOS, Scenario
 from .table import markdown
 
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    end_well()
+    with contextlib.suppress(KeyboardInterrupt):
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(130)

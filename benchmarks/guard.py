@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .build import Unavailable, tool
 from .generator import Wrong, finish, generating
-from .processes import running
+from .processes import end_well, running
 from .scenarios import Scenario, Variant
 
 _MESSAGES = 50
@@ -293,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_well()
     with contextlib.suppress(KeyboardInterrupt):
         sys.exit(main())
     sys.exit(130)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 import tempfile
 import time
@@ -34,6 +35,13 @@ def pin(core: int) -> Callable[[], None]:
     Give a function that binds the process that calls it to a core.
     """
     return lambda: os.sched_setaffinity(0, {core})
+
+
+def end_well() -> None:
+    """
+    Have this process stop what it has started when it is told to end.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def allow_files(count: int) -> None:

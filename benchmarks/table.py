@@ -53,7 +53,7 @@ def typical(runs: Sequence[Result], name: str) -> float:
     """
     Give the median of a figure.
     """
-    return median(getattr(run, name) for run in runs)
+    return float(median(getattr(run, name) for run in runs))
 
 
 def ratio(first: Sequence[Result], other: Sequence[Result], name: str) -> float | None:
