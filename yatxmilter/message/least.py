@@ -26,6 +26,9 @@ _Pair = tuple[int | None, int | None]
 _MOST_PAIRS: Final = 40_000
 _NEVER: Final = 1 << 30
 
+# An index beyond any count.
+_FAR: Final = 0x7FFFFFFF
+
 
 class Wanted(NamedTuple):
     """
@@ -214,7 +217,8 @@ def _stands_in(made: Slot, own: list[Slot], old: list[Slot]) -> bool:
 
 def _with_additions(target: HeaderModel, edits: list[Edit]) -> Iterator[Edit]:
     """
-    Add at the end what is inserted there: that needs no counting.
+    Add at the end what is inserted there, or insert it beyond all: that needs no counting, and an
+    MTA may count what other filters have deleted.
     """
     # Insertions come last, so these are the slots before the first.
     slots = [slot for slot in target.slots if slot.origin is not None]
@@ -229,8 +233,12 @@ def _with_additions(target: HeaderModel, edits: list[Edit]) -> Iterator[Edit]:
             yield edit
             continue
         name = from_text(edit.name).lower()
-        at_end = edit.index >= end and name not in taken
-        yield AddHeader(edit.name, edit.value) if at_end else edit
+        if edit.index < end:
+            yield edit
+        elif name in taken:
+            yield InsertHeader(_FAR, edit.name, edit.value)
+        else:
+            yield AddHeader(edit.name, edit.value)
         end += 1
         if isinstance(target, SendmailHeader):
             taken.add(name)
