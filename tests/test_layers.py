@@ -28,7 +28,7 @@ LAYERS = (
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
     ("session", "context", "negotiation", "verdicts", "responses", "rounds", "addresses"),
     ("members", "exchange", "dialogue", "model", "spool", "conditions", "tally", "backlog"),
-    ("calling", "naming", "transaction", "delivery", "edits", "deciding"),
+    ("calling", "naming", "transaction", "delivery", "edits", "deciding", "flavours"),
     # what users subclass, what all ways to merge have in common, the MTA's side
     ("defaults", "merging", "client", "opening", "gate"),
     ("together", "chain", "reuse"),
@@ -53,6 +53,13 @@ LAYERS = (
     ("smtp.server",),
     ("smtp.factory",),
     ("smtp",),
+    # tests of users
+    ("testing.values", "testing.watching"),
+    ("testing.answers", "testing.recording"),
+    ("testing.session",),
+    ("testing.mta",),
+    ("testing.trial",),
+    ("testing",),
     # the command
     ("cli",),
     ("cli.messages", "cli.report", "cli.running"),

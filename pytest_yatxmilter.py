@@ -1,0 +1,40 @@
+"""
+The pytest plugin of yatxmilter: the fixture ``milter_mta``.
+
+It stands outside the package so that pytest can load it for every project without Twisted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from yatxmilter.testing import InMemoryMTA
+
+
+@pytest.fixture
+def milter_mta() -> Iterator[Callable[..., InMemoryMTA]]:
+    """
+    Make MTAs in memory: ``milter_mta(MyMilter, flavour="postfix")``, checked at the test's end.
+    """
+    from yatxmilter.testing import InMemoryMTA, MilterTestFailure
+
+    made: list[InMemoryMTA] = []
+
+    def make(milters: Any, **options: Any) -> InMemoryMTA:
+        mta = InMemoryMTA(milters, **options)
+        made.append(mta)
+        return mta
+
+    yield make
+    problems = []
+    for mta in made:
+        try:
+            mta.finish()
+        except MilterTestFailure as failure:
+            problems.append(str(failure))
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
