@@ -531,18 +531,50 @@ class SessionTests(SendCase):
         self.assertEqual(self.macros(factory, "H"), {})
         self.assertEqual(
             self.macros(factory, "M"),
-            {b"i": b"SEND000001", b"{mail_addr}": b"sender@example.org", b"{mail_mailer}": b"smtp"},
+            {b"{mail_addr}": b"sender@example.org", b"{mail_mailer}": b"smtp"},
         )
-        self.assertEqual(self.macros(factory, "R")[b"{rcpt_addr}"], b"reader@example.com")
         self.assertEqual(
-            self.macros(factory, "E"), {b"i": b"SEND000001", b"{msg_id}": b"<1@example.org>"}
+            self.macros(factory, "R"),
+            {b"{rcpt_addr}": b"reader@example.com", b"{rcpt_mailer}": b"smtp"},
         )
+        for letter in "TNBE":
+            self.assertEqual(self.macros(factory, letter), {b"i": b"SEND000001"})
+
+    def test_queue_id(self) -> None:
+        """
+        As with Postfix, the queue id is there when a recipient has been accepted, not before.
+        """
+        seen = []
+
+        class Curious(Picky):
+            def xxfi_envfrom(self, argv: list[str]) -> None:
+                seen.append(self.smfi_getsymval("i"))
+
+            def xxfi_envrcpt(self, argv: list[str]) -> c.ReturnCode:
+                seen.append(self.smfi_getsymval("i"))
+                return super().xxfi_envrcpt(argv)
+
+        people = [word for name in ("busy@b", "b@b", "c@b") for word in ("--rcpt", name)]
+        self.send(Curious, *people, "--repeat", "2", "--reuse", "-q")
+        self.assertEqual(seen, [None, None, None, "SEND000001", None, None, None, "SEND000002"])
+
+    def test_sendmail(self) -> None:
+        """
+        Sendmail's session has other macros, and no ABORT behind a message that came to its end.
+        """
+        factory = self.heard("--flavour", "sendmail", "--repeat", "2", "--reuse")
+        self.assertEqual(factory.letters, "OCH" + 2 * "MRTLLLLNBE" + "Q")
+        macros = [payload[:2] for payload in self.payloads(factory, "D")]
+        self.assertEqual(macros, [b"Cj", b"H", *2 * [b"Mi", b"R{", b"E{"]])
+        refusing = ScriptFactory({"M": encode_packet(c.SMFIR_REJECT)})
+        self.send(refusing, "--flavour", "sendmail", "-q")
+        self.assertEqual(refusing.letters, "OCHMAQ")
 
     def test_no_message_id(self) -> None:
         """
         A message without Message-Id has an empty {msg_id}.
         """
-        factory = self.heard(self.write("m", b"A: b\n\n"))
+        factory = self.heard(self.write("m", b"A: b\n\n"), "--flavour", "sendmail")
         self.assertEqual(self.macros(factory, "E")[b"{msg_id}"], b"")
 
     def test_client(self) -> None:
@@ -606,8 +638,8 @@ class SessionTests(SendCase):
         factory = self.heard(*words.split(), *more.split(), O=lists)
         self.assertEqual(self.macros(factory, "C"), {b"j": b"me", b"{mine}": b"a=b"})
         self.assertEqual(self.macros(factory, "H"), {b"{own}": b"3", b"x": b"4"})
-        self.assertEqual(self.macros(factory, "M")[b"i"], b"ID")
-        self.assertEqual(self.macros(factory, "E"), {b"{msg_id}": b"<1@example.org>", b"i": b"END"})
+        self.assertEqual(self.macros(factory, "T"), {b"i": b"ID"})
+        self.assertEqual(self.macros(factory, "E"), {b"i": b"END"})
         self.assertIn(b"Li\0ID\0{own}\x005\0", self.payloads(factory, "D"))
 
     def test_leading_space(self) -> None:
@@ -658,7 +690,7 @@ class ManyTests(SendCase):
         factory = ScriptFactory({})
         self.send(factory, "--repeat", "3", "-q")
         self.assertEqual((factory.connections, factory.letters.count("O")), (3, 3))
-        ids = {p[2:].split(b"\0")[1] for each, p in factory.heard if p.startswith(b"Mi\0")}
+        ids = {p[2:].split(b"\0")[1] for each, p in factory.heard if p.startswith(b"Ei\0")}
         self.assertEqual(len(ids), 3)
 
     def test_reuse(self) -> None:

@@ -14,12 +14,12 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from yatxmilter import __version__
 from yatxmilter import constants as c
 from yatxmilter.cli.messages import bracketed
 from yatxmilter.cli.send_play import Session
 from yatxmilter.cli.send_results import EXPECTATIONS
 from yatxmilter.connspec import check_client_spec
+from yatxmilter.flavours import FLAVOURS
 
 __all__ = ["add_arguments", "make_session"]
 
@@ -42,6 +42,9 @@ _TLS: Final = {
     "cipher": "TLS_AES_256_GCM_SHA384",
     "cipher_bits": "256",
 }
+
+#: What each MTA says of itself, by which milters tell them apart.
+_VERSIONS: Final = {"postfix": "Postfix 3.7.11", "sendmail": "8.17.1"}
 
 _Macro = tuple[str, str, str]
 
@@ -126,9 +129,9 @@ def _add_macros(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("the MTA that is played")
     group.add_argument(
         "--flavour",
-        choices=("postfix", "sendmail"),
+        choices=tuple(FLAVOURS),
         default="postfix",
-        help="by whose rules edits are made (default: %(default)s)",
+        help="which macros are sent when, and by whose rules edits are made (default: %(default)s)",
     )
     group.add_argument(
         "--macro",
@@ -211,9 +214,10 @@ def _known(arguments: Namespace) -> dict[str, str]:
     name, address = arguments.client_name, arguments.client
     known = {
         "j": socket.gethostname(),
-        "v": f"yatxmilter {__version__}",
+        "v": _VERSIONS[arguments.flavour],
         "_": f"{name} [{address}]",
         "daemon_name": "yatxmilter",
+        "daemon_addr": "127.0.0.1",
         "client_name": name,
         "client_ptr": name,
         "client_addr": address,

@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
 from yatxmilter import constants as c
 from yatxmilter.cli.messages import Source
-from yatxmilter.client import MilterClient, MilterClientFactory, apply_edits, select_macros
-from yatxmilter.commands import Command
+from yatxmilter.client import MilterClient, MilterClientFactory, Recipient, apply_edits
+from yatxmilter.commands import ABORT_ROW, EOM_ROW, MAIL_ROW, RCPT_ROW, Command
 from yatxmilter.connspec import client_endpoint
 from yatxmilter.errors import PeerError, ValueNotSendable
+from yatxmilter.flavours import Flavour, find_flavour
 from yatxmilter.transaction import Outcome
+from yatxmilter.wire import to_text
 
 __all__ = ["Player", "Result", "Session"]
 
@@ -95,10 +97,15 @@ class Result:
 
 class _Client(MilterClient):
     """
-    A client that adds macros of the user's to the commands they were given for.
+    A client with the habits of an MTA: which macros go with which command, and when it aborts.
+
+    :ivar values: What there is to know of the message, by macro name without braces.
     """
 
+    flavour: Flavour
     forced: Mapping[int, Mapping[str, str]]
+    values: Mapping[str, str]
+    _has_id = _is_finished = False
 
     def _ask(
         self,
@@ -108,12 +115,38 @@ class _Client(MilterClient):
         *,
         inner: bool = False,
     ) -> Deferred[Any]:
-        more = self.forced.get(row.letter)
-        if more:
-            bare = {name.strip("{}") for name in more}
-            rest = {n: value for n, value in (macros or {}).items() if n.strip("{}") not in bare}
-            macros = {**rest, **more}
-        return super()._ask(row, payload, macros, inner=inner)
+        if row is MAIL_ROW:
+            self._has_id, self._is_finished = self.flavour.early_queue_id, False
+        if row is ABORT_ROW and self._is_finished and not self.flavour.aborts_finished:
+            return succeed(None)
+        macros = self._macros(row, payload)
+        return super()._ask(row, payload, macros, inner=inner).addCallback(self._note, row)
+
+    def _macros(self, row: Command, payload: bytes) -> dict[str, str] | None:
+        names = self.flavour.macro_names(row.letter, self.agreement)
+        more = self.forced.get(row.letter, {})
+        if names is None and not more:
+            return None
+        known = dict(self.values)
+        if row in _ADDRESS_MACROS:
+            address = to_text(payload.partition(b"\0")[0])
+            known.setdefault(_ADDRESS_MACROS[row], address.removeprefix("<").removesuffix(">"))
+        if row in (MAIL_ROW, RCPT_ROW) and not self._has_id:
+            known.pop("i", None)
+        for name in more:
+            known.pop(name.strip("{}"), None)
+        pairs = {name: known.get(name.strip("{}")) for name in names or ()}
+        return {name: value for name, value in pairs.items() if value is not None} | dict(more)
+
+    def _note(self, result: Any, row: Command) -> Any:
+        if row is RCPT_ROW and Recipient("", result).accepted:
+            self._has_id = True
+        elif row is EOM_ROW:
+            self._is_finished = True
+        return result
+
+
+_ADDRESS_MACROS: Final = {MAIL_ROW: "mail_addr", RCPT_ROW: "rcpt_addr"}
 
 
 class _Line:
@@ -135,13 +168,13 @@ class _Line:
         if client is None:
             client = await self._begin()
         own = {"i": f"SEND{result.number:06}", "msg_id": result.message_id}
+        client.values = {**own, **session.macros}
         outcome = await client.send_message(
             result.message,
             result.sender,
             result.recipients,
             sender_args=session.sender_args,
             recipient_args=dict.fromkeys(result.recipients, session.recipient_args),
-            macros={**own, **session.macros},
         )
         result.outcome = outcome
         result.after = result.message
@@ -165,11 +198,11 @@ class _Line:
         except (ConnectError, OSError) as error:
             raise _Unreachable(f"cannot connect to {session.where}: {error}") from error
         self._client = client
-        client.forced = session.forced
-        agreement = await client.negotiate()
-        macros = select_macros(agreement, c.SMFIM_CONNECT, session.macros)
-        await client.connect(session.hostname, session.address, macros)
-        await client.helo(session.helo, select_macros(agreement, c.SMFIM_HELO, session.macros))
+        client.flavour = find_flavour(session.flavour)
+        client.forced, client.values = session.forced, session.macros
+        await client.negotiate(*client.flavour.offer)
+        await client.connect(session.hostname, session.address)
+        await client.helo(session.helo)
         return client
 
     async def close(self) -> None:
