@@ -180,6 +180,8 @@ def _quiet(pid: int) -> None:
     asleep = 0
     while asleep < 10:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state in "ZX":
+            raise Unavailable("the milter died")
         asleep = asleep + 1 if state == "S" else 0
         time.sleep(0.01)
 
@@ -283,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         runs = [findings() for _ in range(max(1, options.runs))]
-    except (Unavailable, Wrong) as reason:
+    except (Unavailable, Wrong, subprocess.SubprocessError) as reason:
         print(f"cannot count: {reason}", file=sys.stderr)
         return 2
     print(table(runs))
