@@ -24,6 +24,7 @@ from yatxmilter import constants as c
 from yatxmilter.cli import replay, replay_compare
 from yatxmilter.cli.record import Recorder, Session
 from yatxmilter.cli.replay_player import Result
+from yatxmilter.cli.running import Interrupted
 from yatxmilter.wire import Offer, PacketSplitter, encode_offer, encode_packet
 
 Script = dict[str, Any]
@@ -543,7 +544,7 @@ class CommandTests(ReplayCase):
         self.keep(session(*MESSAGE))
 
         def interrupt(*arguments: object) -> None:
-            raise replay.Interrupted
+            raise Interrupted
 
         self.patch(replay, "run_reactor", interrupt)
         self.assertEqual(self.replay()[0], 130)

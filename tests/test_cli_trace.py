@@ -25,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
 from yatxmilter.cli import trace, trace_output
-from yatxmilter.cli.record import read_sessions
+from yatxmilter.cli.record import Recorder, read_sessions
 from yatxmilter.cli.trace_output import Outlet
 from yatxmilter.cli.trace_view import TraceView
 from yatxmilter.client import connect_milter
@@ -282,8 +282,9 @@ class ViewTests(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        self.out = io.StringIO()
-        self.view = TraceView(Page(self.out, {}), clock=lambda: 0.0)
+        self.out, self.kept = io.StringIO(), io.StringIO()
+        recorder = Recorder(self.kept)
+        self.view = TraceView(Page(self.out, {}), recorder=recorder, clock=lambda: 0.0)
         self.view.opened(1)
 
     def test_byte_by_byte(self) -> None:
@@ -307,6 +308,7 @@ class ViewTests(SynchronousTestCase):
         self.assertEqual(text.count("no milter protocol"), 1)
         self.assertIn("'Z' is no letter of the milter", text)
         self.assertIn("(the MTA reset)", text)
+        self.assertEqual(self.kept.getvalue().count('"type": "undecoded"'), 1)
 
     def test_cut_packet(self) -> None:
         """

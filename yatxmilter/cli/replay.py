@@ -203,7 +203,7 @@ class _Replay:
             factory = MilterClientFactory(timeout=self._arguments.timeout, clock=reactor)
             try:
                 result = await play_session(endpoint, session, recorded, self._rules, factory)
-            except ConnectError as error:
+            except (ConnectError, OSError) as error:
                 self.error = f"the milter at {self._arguments.to} cannot be reached: {error}"
                 return
             self._finished[number] = result

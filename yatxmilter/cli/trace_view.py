@@ -121,7 +121,7 @@ class TraceView:
         splitter = self._connections[number].splitters[from_mta]
         if splitter is not None and splitter.partial:
             self._give_up(number, from_mta, f"{splitter.buffered} bytes of a packet, then the end")
-        self._tell_event(number, how, {"ended": "ended its half"}.get(how, how), mta=from_mta)
+        self._tell_event(number, how, {"ended": "sends no more"}.get(how, how), mta=from_mta)
 
     def closed(self, number: int, by: str) -> None:
         """
