@@ -61,10 +61,10 @@ class Flavour(NamedTuple):
         accepted.
     :ivar aborts_finished: Whether ABORT follows each message, a finished one too.
     :ivar whole_unknown: Whether an unknown command comes as a whole line, not its first word.
-    :ivar unknown_refused: Whether a bare REJECT takes the place of the MTA's 500.
     :ivar content_code: Of the reply to the end of data after a bare REJECT.
     :ivar tempfail: The text after a bare TEMPFAIL.
-    :ivar shows_address: Whether the address is put into the 5xx reply to MAIL and RCPT.
+    :ivar shows_address: Whether the address is put into the reply to a refused MAIL or RCPT.
+    :ivar merges_recipients: Whether one that is added and there already gets one copy.
     :ivar needs_status: Whether a text without enhanced status code gets one.
     :ivar keeps_connect_text: Whether the text of a reply given at connect is shown.
     :ivar skip_ends: At which stages SKIP ends what, besides the body's own: stage -> ended step.
@@ -79,10 +79,10 @@ class Flavour(NamedTuple):
     early_queue_id: bool
     aborts_finished: bool
     whole_unknown: bool
-    unknown_refused: bool
     content_code: int
     tempfail: str
     shows_address: bool
+    merges_recipients: bool
     needs_status: bool
     keeps_connect_text: bool
     skip_ends: Mapping[str, str]
@@ -121,16 +121,18 @@ class Flavour(NamedTuple):
         if stage == "connect" and not self.keeps_connect_text:
             text = None
         reply = self._bare(stage, response) if text is None else self._given(stage, response, text)
-        if self.shows_address and address and stage in ("mail", "rcpt") and reply.code >= 500:
-            reply = Reply(reply.code, tuple(_addressed(line, address) for line in reply.lines))
+        shows = text is not None or response.code == c.SMFIS_REJECT
+        if self.shows_address and shows and address and stage in ("mail", "rcpt"):
+            first, *rest = reply.lines
+            reply = Reply(reply.code, (_addressed(first, address), *rest))
         return reply
 
     def _bare(self, stage: str, response: Response) -> Reply:
         if response.code != c.SMFIS_REJECT:
             return Reply(451, (self.tempfail,))
         content = stage in ("header", "eoh", "body", "eom")
-        lost = stage == "connect" and not self.keeps_connect_text
-        status = "5.0.0" if lost else "5.7.1"
+        early = stage in ("connect", "helo") and not self.keeps_connect_text
+        status = "5.0.0" if early else "5.7.1"
         return Reply(self.content_code if content else 550, (f"{status} Command rejected",))
 
     def _given(self, stage: str, response: Response, text: str) -> Reply:
@@ -189,10 +191,10 @@ _POSTFIX: Final = Flavour(
     early_queue_id=False,
     aborts_finished=True,
     whole_unknown=False,
-    unknown_refused=False,
     content_code=550,
     tempfail="4.7.1 Service unavailable - try again later",
     shows_address=False,
+    merges_recipients=False,
     needs_status=False,
     keeps_connect_text=True,
     skip_ends={"rcpt": "rcpt", "header": "header", "body": "body"},
@@ -234,17 +236,17 @@ _SENDMAIL: Final = Flavour(
     early_queue_id=True,
     aborts_finished=False,
     whole_unknown=True,
-    unknown_refused=True,
     content_code=554,
     tempfail="4.3.2 Please try again later",
     shows_address=True,
+    merges_recipients=True,
     needs_status=True,
     keeps_connect_text=False,
     skip_ends={"header": "body", "eoh": "body", "body": "body"},
     accepted={
         "mail": Reply(250, ("2.1.0 {address}... Sender ok",)),
         "rcpt": Reply(250, ("2.1.5 {address}... Recipient ok",)),
-        "data": Reply(354, ('Enter mail, end with "." on a line by itself',)),
+        "data": Reply(354, ("End data with <CR><LF>.<CR><LF>",)),
         "eom": Reply(250, ("2.0.0 {i} Message accepted for delivery",)),
         "unknown": Reply(500, ('5.5.1 Command unrecognized: "{line}"',)),
         "no recipients": Reply(503, ("5.0.0 Need RCPT (recipient)",)),

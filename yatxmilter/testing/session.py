@@ -156,9 +156,6 @@ class Session:
             text = line if self._flavour.whole_unknown else line.split(" ")[0]
             asked = not self._off and self._standing is None
             response = await self._lane.unknown(text) if asked else NOT_AWAITED
-            bare_reject = response.code == c.SMFIS_REJECT
-            if bare_reject and not self._flavour.unknown_refused:
-                return self._good("unknown", line=line), response, "unknown"
             if response.code in _REFUSES:
                 return self._flavour.refusal("unknown", response), response, "unknown"
             return self._good("unknown", line=line), response, "unknown"
@@ -386,7 +383,9 @@ class Session:
             leading_space=leading,
             flavour=self._flavour.name,
         )
-        sender, recipients = deliver_envelope(message.sender, message.recipients, message.edits)
+        sender, recipients = deliver_envelope(
+            message.sender, message.recipients, message.edits, self._flavour.merges_recipients
+        )
         return Delivered(sender, recipients, data)
 
 

@@ -90,10 +90,12 @@ def bracketed(address: str) -> str:
 
 
 def deliver_envelope(
-    sender: Path, recipients: Iterable[Path], edits: Iterable[Edit]
+    sender: Path, recipients: Iterable[Path], edits: Iterable[Edit], merges: bool
 ) -> tuple[Path, tuple[Path, ...]]:
     """
     Apply the edits of an envelope.
+
+    :param merges: Whether a recipient that is there already is not added again.
     """
     left = list(recipients)
     for edit in edits:
@@ -102,7 +104,7 @@ def deliver_envelope(
             sender = Path(bracketed(edit.address), args)
         elif isinstance(edit, AddRecipient):
             added = Path(bracketed(edit.address), tuple((edit.args or "").split()))
-            if added.address not in [path.address for path in left]:
+            if not merges or added.address not in [path.address for path in left]:
                 left.append(added)
         elif isinstance(edit, DeleteRecipient):
             gone = bracketed(edit.address).lower()
