@@ -312,12 +312,16 @@ class ViewTests(SynchronousTestCase):
 
     def test_cut_packet(self) -> None:
         """
-        A packet that breaks off is noted.
+        A packet that breaks off is noted, with a record or without.
         """
+        view = TraceView(Page(self.out, {}))
+        view.opened(1)
+        view.passed(1, True, b"\0\0\0\7M")
+        view.ended(1, True, "reset")
         self.view.passed(1, False, b"\0\0\0\7c")
         self.view.ended(1, False, "closed")
         self.view.closed(1, "milter")
-        self.assertIn("then the end", self.out.getvalue())
+        self.assertEqual(self.out.getvalue().count("then the end"), 2)
 
     def test_unreachable(self) -> None:
         """
