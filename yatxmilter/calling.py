@@ -7,8 +7,8 @@ out of here as a return code, or as a `Pending` that will become one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
+from types import CoroutineType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -84,7 +84,7 @@ class Caller:
 
         :return: As `call`.
         """
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             try:
                 result = run_coroutine(result)
             except Exception:
