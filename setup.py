@@ -33,11 +33,20 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     install_requires=RUNTIME,
-    extras_require={"test": TEST, "docs": DOCS, "dev": [*TEST, *DOCS, *LINT]},
+    extras_require={
+        "testing": ["pytest>=7.4"],
+        "test": TEST,
+        "docs": DOCS,
+        "dev": [*TEST, *DOCS, *LINT],
+    },
     packages=find_packages(include=["yatxmilter", "yatxmilter.*"]),
     package_data={"yatxmilter": ["py.typed"], "yatxmilter.cli": ["*.eml"]},
     zip_safe=False,
-    entry_points={"console_scripts": ["yatxmilter=yatxmilter.__main__:main"]},
+    py_modules=["pytest_yatxmilter"],
+    entry_points={
+        "console_scripts": ["yatxmilter=yatxmilter.__main__:main"],
+        "pytest11": ["yatxmilter=pytest_yatxmilter"],
+    },
     keywords=["milter", "libmilter", "postfix", "sendmail", "mail", "filter", "twisted"],
     classifiers=[
         "Development Status :: 5 - Production/Stable",

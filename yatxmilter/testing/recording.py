@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from yatxmilter.defaults import Milter
-from yatxmilter.interfaces import IMilter, IMilterFactory
+from yatxmilter.interfaces import IMilterFactory
 from yatxmilter.members import wanted_callbacks
 from yatxmilter.testing.values import Call
 
@@ -74,9 +74,8 @@ class RecordingFactory:
         """
         milter = self._factory.build_milter(protocol)
         name = getattr(milter, "xxfi_name", None) or type(milter).__name__
-        if IMilter.providedBy(milter):
-            for callback in wanted_callbacks(milter, Milter):
-                noted = self._notebook.wrap(name, callback, getattr(milter, callback))
-                setattr(milter, callback, noted)
+        for callback in wanted_callbacks(milter, Milter):
+            noted = self._notebook.wrap(name, callback, getattr(milter, callback))
+            setattr(milter, callback, noted)
         self._notebook.milters.append(milter)
         return milter

@@ -1,0 +1,610 @@
+"""
+Tests of the MTA in memory: what it shows of milters, and what it does not let pass.
+
+That it does as Postfix and Sendmail do is tested with these, in ``tests/mta``.
+"""
+
+from __future__ import annotations
+
+import unittest
+from email.message import EmailMessage
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter import Milter, MilterFactory, noreply
+from yatxmilter import constants as c
+from yatxmilter.client import AddHeader, PeerError
+from yatxmilter.testing import (
+    Call,
+    InMemoryMTA,
+    MilterTestFailure,
+    MilterTestMixin,
+    Path,
+    Reply,
+)
+
+MESSAGE = b"From: a\nSubject: hi\nMessage-Id: <1@client.example>\n\nbody\n"
+A, B = "<a@example.com>", "<b@example.com>"
+
+
+class Tagger(Milter):
+    """
+    Add a field.
+    """
+
+    def xxfi_eom(self) -> None:
+        """
+        Add it.
+        """
+        self.smfi_addheader("X-Tag", "yes")
+
+
+def answering(callback: str, code: int, *reply: str) -> type[Milter]:
+    """
+    Make a milter that answers one callback, with a text or without.
+    """
+
+    def answer(self: Milter, *_: object) -> int:
+        if reply:
+            self.smfi_setmlreply(*reply)
+        return code
+
+    return type("Answering", (Milter,), {f"xxfi_{callback}": answer})
+
+
+class Patient(Milter):
+    """
+    Answer later.
+    """
+
+    later: Deferred[int]
+
+    def xxfi_envfrom(self, argv: list[str]) -> Deferred[int]:
+        """
+        Keep the Deferred.
+        """
+        self.later = Deferred()
+        return self.later
+
+    async def xxfi_eom(self) -> None:
+        """
+        Take five seconds.
+        """
+        clock: Any = self.protocol.factory.clock
+        await deferLater(clock, 5)
+        self.smfi_addheader("X-Later", "yes")
+
+
+class MessageTests(MilterTestMixin, SynchronousTestCase):
+    """
+    Messages sent whole.
+    """
+
+    def test_delivered(self) -> None:
+        """
+        A message is delivered as the milters have made it, and can be looked at in any form.
+        """
+        for flavour in ("postfix", "sendmail"):
+            sent = self.milter_mta(Tagger, flavour=flavour).send(MESSAGE, recipients=[A])
+            self.assertTrue(sent.accepted)
+            self.assertEqual(sent.edits, (AddHeader("X-Tag", "yes"),))
+            delivered = sent.delivered
+            self.assertEqual(delivered.values("x-tag"), ["yes"])
+            self.assertEqual(delivered.body, b"body\r\n")
+            self.assertEqual(delivered.message["Subject"], "hi")
+            self.assertEqual(delivered.fields[0], ("From", "a"))
+            self.assertEqual(delivered.sender, Path("<sender@client.example>"))
+            self.assertEqual((delivered.recipients, sent.recipients), ((Path(A),), [A]))
+            self.assertIn("250", repr(sent))
+
+    def test_parsed_message(self) -> None:
+        """
+        A message may be one of the email package; text outside ASCII arrives as it should.
+        """
+        message = EmailMessage()
+        message["Subject"] = "Gr\u00fc\u00dfe"
+        message.set_content("h\u00e4\n")
+        sent = self.milter_mta(Tagger).send(message)
+        self.assertEqual(sent.delivered.message["Subject"], "Gr\u00fc\u00dfe")
+
+    def test_envelope_edits(self) -> None:
+        """
+        Edits of the envelope show in who gets the message.
+        """
+
+        class Redirect(Milter):
+            def xxfi_eom(self) -> None:
+                self.smfi_addrcpt("c@example.com")
+                self.smfi_addrcpt_par("<d@example.com>", "NOTIFY=NEVER")
+                self.smfi_addrcpt(A)
+                self.smfi_delrcpt("B@EXAMPLE.COM")
+                self.smfi_chgfrom("new@example.com", "RET=HDRS")
+                self.smfi_chgfrom("<last@example.com>")
+
+        tails = {"postfix": (Path(A),), "sendmail": ()}
+        for flavour, tail in tails.items():
+            mta = self.milter_mta(Redirect, flavour=flavour)
+            sent = mta.send(MESSAGE, "s@client.example", ["a@example.com", B])
+            added = (Path("<c@example.com>"), Path("<d@example.com>", ("NOTIFY=NEVER",)))
+            self.assertEqual(sent.delivered.recipients, (Path(A), *added, *tail))
+            self.assertEqual(sent.delivered.sender, Path("<last@example.com>", ("RET=HDRS",)))
+
+    def test_arguments(self) -> None:
+        """
+        ESMTP arguments are what the milter is called with.
+        """
+
+        class Looker(Milter):
+            def xxfi_envfrom(self, argv: list[str]) -> None:
+                pass
+
+            def xxfi_envrcpt(self, argv: list[str]) -> None:
+                pass
+
+        mta = self.milter_mta(Looker)
+        mta.send(MESSAGE, "<>", [A], sender_args=["SIZE=1"], recipient_args={A: ["NOTIFY=NEVER"]})
+        self.assertEqual(
+            mta.calls,
+            [
+                Call("Looker", "xxfi_envfrom", (["<>", "SIZE=1"],)),
+                Call("Looker", "xxfi_envrcpt", ([A, "NOTIFY=NEVER"],)),
+            ],
+        )
+        self.assertEqual(str(mta.calls[0]), "Looker.xxfi_envfrom(['<>', 'SIZE=1'])")
+
+    def test_refused_content(self) -> None:
+        """
+        A refused message is not delivered, and the client is told what that MTA would tell it.
+        """
+        table = {"postfix": 550, "sendmail": 554}
+        for flavour, code in table.items():
+            for callback, stage in (("header", "header"), ("eoh", "eoh"), ("eom", "eom")):
+                mta = self.milter_mta(answering(callback, c.SMFIS_REJECT), flavour=flavour)
+                sent = mta.send(MESSAGE)
+                self.assertEqual(sent.reply, Reply(code, ("5.7.1 Command rejected",)))
+                self.assertEqual((sent.verdict, sent.stage), (c.SMFIS_REJECT, stage))
+                error = self.assertRaises(MilterTestFailure, getattr, sent, "delivered")
+                self.assertIn("SMFIS_REJECT", str(error))
+
+    def test_refused_recipient(self) -> None:
+        """
+        A refused recipient gets nothing, and without any other the message ends there.
+        """
+
+        class Guard(Milter):
+            def xxfi_envrcpt(self, argv: list[str]) -> int:
+                return c.SMFIS_REJECT if argv[0] == B else c.SMFIS_CONTINUE
+
+        mta = self.milter_mta(Guard)
+        sent = mta.send(MESSAGE, recipients=[A, B])
+        self.assertEqual((sent.recipients, list(sent.refused)), ([A], [B]))
+        sent = mta.send(MESSAGE, recipients=[B])
+        self.assertEqual((sent.reply.code, sent.stage), (550, "rcpt"))
+
+    def test_refused_early(self) -> None:
+        """
+        What is refused at MAIL or DATA goes no further, and 421 ends it at once.
+        """
+        sent = self.milter_mta(answering("envfrom", c.SMFIS_TEMPFAIL)).send(MESSAGE)
+        self.assertEqual(str(sent.reply), "451 4.7.1 Service unavailable - try again later")
+        sent = self.milter_mta(answering("data", c.SMFIS_REJECT)).send(MESSAGE)
+        self.assertEqual((sent.reply.code, sent.stage), (550, "data"))
+        milter = answering("envrcpt", c.SMFIS_TEMPFAIL, "421", "4.7.0", "bye")
+        sent = self.milter_mta(milter).send(MESSAGE, recipients=[A, B])
+        self.assertEqual((sent.reply.text, list(sent.refused)), ("4.7.0 bye", [A]))
+
+    def test_discarded(self) -> None:
+        """
+        A discarded message is accepted and goes nowhere; the milter is asked no more.
+        """
+        for callback in ("envfrom", "envrcpt", "data", "header", "eom"):
+            sent = self.milter_mta(answering(callback, c.SMFIS_DISCARD)).send(MESSAGE)
+            self.assertTrue(sent.accepted)
+            self.assertEqual(sent.transaction.delivered, None)
+
+    def test_quarantined(self) -> None:
+        """
+        A held message is accepted; the reason is there, and so is the message.
+        """
+
+        class Holder(Milter):
+            def xxfi_eom(self) -> None:
+                self.smfi_quarantine("odd")
+
+        sent = self.milter_mta(Holder).send(MESSAGE)
+        self.assertEqual((sent.quarantined, sent.accepted), ("odd", True))
+        self.assertEqual(sent.delivered.body, b"body\r\n")
+
+    def test_skip(self) -> None:
+        """
+        SKIP ends the body; with Sendmail a milter need not have had any of it.
+        """
+        seen: list[int] = []
+
+        class Brief(Milter):
+            def xxfi_body(self, bodyp: bytes) -> int:
+                seen.append(len(bodyp))
+                return c.SMFIS_SKIP
+
+        self.milter_mta(Brief).send(MESSAGE + b"x\n" * 50000)
+        self.assertEqual(seen, [65535])
+
+    def test_leading_space(self) -> None:
+        """
+        A milter that asks for the blank after the colon gets it, and writes it.
+        """
+
+        class Exact(Milter):
+            def xxfi_negotiate(self, actions: int, steps: int) -> Any:
+                return c.SMFIS_CONTINUE, actions, c.SMFIP_HDR_LEADSPC
+
+            def xxfi_header(self, headerf: str, headerv: str) -> None:
+                pass
+
+            def xxfi_eom(self) -> None:
+                self.smfi_addheader("X", "  two")
+
+        mta = self.milter_mta(Exact)
+        sent = mta.send(MESSAGE)
+        self.assertIn(Call("Exact", "xxfi_header", ("From", " a")), mta.calls)
+        self.assertIn(b"\r\nX:  two\r\n", sent.delivered.data)
+
+    def test_several_milters(self) -> None:
+        """
+        Several milters, as classes or factories, are merged as they would be.
+        """
+
+        class Looker(Milter):
+            def xxfi_header(self, headerf: str, headerv: str) -> None:
+                pass
+
+        mta = self.milter_mta([MilterFactory(Tagger), Looker], merge="chain")
+        mta.send(MESSAGE)
+        self.assertIn(Call("Looker", "xxfi_header", ("X-Tag", "yes")), mta.calls)
+        self.assertEqual([type(one) for one in mta.milters], [Tagger, Looker])
+
+    def test_bad_arguments(self) -> None:
+        """
+        An unknown flavour and a message without recipients are mistakes of the test's.
+        """
+        error = self.assertRaises(ValueError, InMemoryMTA, Tagger, flavour="exim")
+        self.assertIn("'exim'", str(error))
+        mta = self.milter_mta(Tagger)
+        self.assertRaises(ValueError, mta.send, MESSAGE, recipients=[])
+
+
+class SessionTests(MilterTestMixin, SynchronousTestCase):
+    """
+    SMTP commands one by one.
+    """
+
+    def test_steps(self) -> None:
+        """
+        Each command has a reply, and the message is there at the end.
+        """
+        mta = self.milter_mta(Tagger, flavour="sendmail")
+        with mta.session() as session:
+            self.assertEqual(session.greeting.reply.code, 250)
+            self.assertEqual(session.mail(A).reply.text, f"2.1.0 {A}... Sender ok")
+            self.assertEqual(session.rcpt(B).reply.text, f"2.1.5 {B}... Recipient ok")
+            self.assertEqual(session.data().reply.code, 354)
+            sent = session.content(MESSAGE)
+            self.assertEqual(sent.delivered.values("X-Tag"), ["yes"])
+            self.assertEqual(session.agreement.version, 6)
+        self.assertTrue(session.closed)
+
+    def test_wrong_order(self) -> None:
+        """
+        Commands out of order are refused by the MTA itself.
+        """
+        mta = self.milter_mta(Tagger)
+        with mta.session() as session:
+            for step in (session.rcpt(A), session.data(), session.content(MESSAGE)):
+                self.assertEqual(step.reply.code, 503)
+            session.mail(A)
+            self.assertEqual(session.data().reply.code, 554)
+
+    def test_reset(self) -> None:
+        """
+        RSET aborts a message; with no message the milter hears nothing of it.
+        """
+
+        class Looker(Milter):
+            def xxfi_envfrom(self, argv: list[str]) -> None:
+                pass
+
+            def xxfi_abort(self) -> None:
+                pass
+
+        for flavour in ("postfix", "sendmail"):
+            mta = self.milter_mta(Looker, flavour=flavour)
+            with mta.session() as session:
+                session.rset()
+                session.mail(A)
+                self.assertEqual(session.rset().reply.code, 250)
+            names = [call.name for call in mta.calls]
+            self.assertEqual(names, ["xxfi_envfrom", "xxfi_abort"])
+
+    def test_vanish(self) -> None:
+        """
+        A lost connection aborts the message, and the milter is closed.
+        """
+
+        class Looker(Milter):
+            def xxfi_envfrom(self, argv: list[str]) -> None:
+                pass
+
+            def xxfi_abort(self) -> None:
+                pass
+
+            def xxfi_close(self) -> None:
+                pass
+
+        mta = self.milter_mta(Looker)
+        session = mta.session()
+        session.mail(A)
+        session.vanish()
+        session.quit()
+        names = [call.name for call in mta.calls]
+        self.assertEqual(names, ["xxfi_envfrom", "xxfi_abort", "xxfi_close"])
+        mta.send(MESSAGE)
+
+    def test_connection_refused(self) -> None:
+        """
+        What is refused at connect or HELO is told at MAIL; ACCEPT there ends the asking.
+        """
+        for callback in ("connect", "helo"):
+            mta = self.milter_mta(answering(callback, c.SMFIS_REJECT, "550", "5.7.1", "no"))
+            with mta.session() as session:
+                self.assertEqual(session.greeting.stage, callback)
+                self.assertEqual(session.mail(A).reply, Reply(550, ("5.7.1 no",)))
+                self.assertEqual(session.unknown("X").reply.code, 500)
+            mta = self.milter_mta(answering(callback, c.SMFIS_ACCEPT))
+            self.assertTrue(mta.send(MESSAGE).accepted)
+
+    def test_no_helo(self) -> None:
+        """
+        A client need not greet, and its address need not be known.
+        """
+
+        class Looker(Milter):
+            def xxfi_connect(self, hostname: str, hostaddr: object) -> None:
+                pass
+
+            def xxfi_helo(self, helohost: str) -> None:
+                pass
+
+        mta = self.milter_mta(Looker)
+        mta.session("localhost", None, None).quit()
+        self.assertEqual(mta.calls, [Call("Looker", "xxfi_connect", ("localhost", None))])
+
+    def test_unknown(self) -> None:
+        """
+        Postfix shows a milter the first word of an unknown command, Sendmail the line.
+        """
+        for flavour, line in (("postfix", "X"), ("sendmail", "X y")):
+            mta = self.milter_mta(answering("unknown", c.SMFIS_CONTINUE), flavour=flavour)
+            with mta.session() as session:
+                self.assertEqual(session.unknown("X y").reply.code, 500)
+            self.assertEqual(mta.calls[0].args, (line,))
+        mta = self.milter_mta(answering("unknown", c.SMFIS_REJECT))
+        with mta.session() as session:
+            self.assertEqual(session.unknown("X y").reply.code, 550)
+
+    def test_two_sessions(self) -> None:
+        """
+        Two clients at once have a milter each, and several messages go over one connection.
+        """
+        mta = self.milter_mta(Tagger)
+        with mta.session() as one, mta.session(address=IPv4Address("TCP", "192.0.2.9", 9)) as two:
+            one.mail(A)
+            self.assertTrue(mta.send(MESSAGE, session=two).accepted)
+            self.assertTrue(mta.send(MESSAGE, session=two).accepted)
+            one.rcpt(B)
+            one.data()
+            self.assertTrue(one.content(MESSAGE).accepted)
+        self.assertEqual(len(mta.milters), 2)
+
+    def test_macros(self) -> None:
+        """
+        Macros are those of the flavour, the test's own, and those a milter has asked for.
+        """
+        seen: list[object] = []
+
+        class Asker(Milter):
+            def xxfi_negotiate(self, actions: int, steps: int) -> None:
+                self.smfi_setsymlist(c.SMFIM_CONNECT, "{client_addr} j")
+
+            def xxfi_connect(self, hostname: str, hostaddr: object) -> None:
+                seen.extend(self.smfi_getsymval(name) for name in ("{client_addr}", "j"))
+
+            def xxfi_eom(self) -> None:
+                seen.append(self.smfi_getsymval("{auth_authen}"))
+
+        for flavour in ("postfix", "sendmail"):
+            seen.clear()
+            mta = self.milter_mta(Asker, flavour=flavour, macros={"{auth_authen}": "user"})
+            with mta.session(macros={"j": "mx.example.com"}) as session:
+                mta.send(MESSAGE, session=session)
+            self.assertEqual(seen, ["192.0.2.25", "mx.example.com", "user"])
+
+
+class WaitingTests(MilterTestMixin, SynchronousTestCase):
+    """
+    Milters that take their time.
+    """
+
+    def test_waiting(self) -> None:
+        """
+        The MTA waits for a Deferred and says for which; the test fires it and lets time pass.
+        """
+        clock = Clock()
+        mta = self.milter_mta(Patient, clock=clock)
+        sent = mta.send(MESSAGE)
+        self.assertFalse(sent.done)
+        self.assertEqual([call.name for call in mta.waiting], ["xxfi_envfrom"])
+        error = self.assertRaises(MilterTestFailure, getattr, sent, "reply")
+        self.assertIn("waiting for Patient.xxfi_envfrom(", str(error))
+        self.assertIn("waiting", repr(sent))
+        mta.milters[0].later.callback(c.SMFIS_CONTINUE)
+        self.assertEqual([call.name for call in mta.waiting], ["xxfi_eom"])
+        mta.advance(4)
+        self.assertFalse(sent.done)
+        mta.advance(1)
+        self.assertEqual(sent.delivered.values("X-Later"), ["yes"])
+        self.assertIs(mta.clock, clock)
+
+    def test_vanish_while_waiting(self) -> None:
+        """
+        Where the MTA goes while a milter is at work its Deferred is cancelled.
+        """
+        mta = self.milter_mta(Patient)
+        session = mta.session()
+        step = session.mail(A)
+        session.vanish()
+        self.assertEqual(mta.waiting, [])
+        self.assertRaises(PeerError, getattr, step, "reply")
+
+    def test_agreement_refused(self) -> None:
+        """
+        A milter that refuses negotiation has no agreement, and that is an error in the log.
+        """
+        mta = self.milter_mta(answering("negotiate", c.SMFIS_REJECT))
+        with self.expect_milter_errors(mta, "negotiation failed"):
+            session = mta.session()
+        self.assertRaises(MilterTestFailure, getattr, session, "agreement")
+        session.vanish()
+
+
+class FailureTests(MilterTestMixin, SynchronousTestCase):
+    """
+    What a test is not to miss.
+    """
+
+    def failure(self, mta: InMemoryMTA) -> str:
+        """
+        End a test that has to fail, and give what is said.
+        """
+        error = self.assertRaises(MilterTestFailure, mta.finish)
+        self.flushLoggedErrors()
+        return str(error)
+
+    def broken(self) -> InMemoryMTA:
+        """
+        Make an MTA with a milter that raises.
+        """
+
+        class Broken(Milter):
+            def xxfi_eom(self) -> None:
+                raise KeyError("nobody")
+
+        return InMemoryMTA(Broken)
+
+    def test_exception(self) -> None:
+        """
+        An exception fails the test; milter, callback, exception and its place are named.
+        """
+        mta = self.broken()
+        self.assertEqual(mta.send(MESSAGE).verdict, c.SMFIS_TEMPFAIL)
+        text = self.failure(mta)
+        for part in ("Broken", "xxfi_eom", "KeyError: 'nobody'", "test_testing.py"):
+            self.assertIn(part, text)
+
+    def test_illegal_code(self) -> None:
+        """
+        So does a return code that is illegal at its stage, and one against a promise.
+        """
+        mta = InMemoryMTA(answering("helo", c.SMFIS_DISCARD))
+        mta.send(MESSAGE)
+        self.assertIn("SMFIS_DISCARD", self.failure(mta))
+
+        class Promising(Milter):
+            @noreply
+            def xxfi_header(self, headerf: str, headerv: str) -> int:
+                return c.SMFIS_REJECT
+
+        mta = InMemoryMTA(Promising)
+        mta.send(MESSAGE)
+        self.assertIn("promised not to answer", self.failure(mta))
+
+    def test_never_answered(self) -> None:
+        """
+        So does a Deferred that has not fired at the end.
+        """
+        mta = InMemoryMTA(Patient)
+        mta.send(MESSAGE)
+        self.assertIn(
+            "Patient.xxfi_envfrom(['<sender@client.example>']) has not been answered",
+            self.failure(mta),
+        )
+
+    def test_cannot_be_built(self) -> None:
+        """
+        A milter that cannot be built is an error too; its factory says what is answered for it.
+        """
+
+        class Unbuildable(Milter):
+            def __init__(self, *args: Any) -> None:
+                raise KeyError("no such thing")
+
+        mta = InMemoryMTA(MilterFactory(Unbuildable, on_error=c.SMFIS_REJECT))
+        self.assertEqual(mta.send(MESSAGE).verdict, c.SMFIS_REJECT)
+        self.assertIn("KeyError: 'no such thing'", self.failure(mta))
+
+    def test_left_open(self) -> None:
+        """
+        So does a session that was not ended.
+        """
+        mta = InMemoryMTA(Tagger)
+        mta.session()
+        self.assertIn("1 session(s) left open", self.failure(mta))
+
+    def test_expected(self) -> None:
+        """
+        An error that was expected is none.
+        """
+        mta = self.broken()
+        with self.expect_milter_errors(mta, "KeyError") as errors:
+            mta.send(MESSAGE)
+        self.assertEqual(len(errors), 1)
+        mta.finish()
+
+    def test_expected_otherwise(self) -> None:
+        """
+        It has to come, and to be the one that was expected.
+        """
+        mta = self.broken()
+        for act, text in ((lambda: None, "no milter failed"), (lambda: mta.send(MESSAGE), "got:")):
+            with self.assertRaises(MilterTestFailure) as caught, mta.expect_errors("ValueError"):
+                act()
+            self.assertIn(text, str(caught.exception))
+        self.flushLoggedErrors()
+        mta.finish()
+
+    def test_other_logs(self) -> None:
+        """
+        What others log is not a milter's error.
+        """
+        from twisted.logger import Logger
+
+        mta = InMemoryMTA(Tagger)
+        Logger(namespace="elsewhere").error("not ours")
+        self.flushLoggedErrors()
+        mta.finish()
+
+    def test_mixin(self) -> None:
+        """
+        With the mixin a test that leaves something undone fails by itself.
+        """
+
+        class Case(MilterTestMixin, SynchronousTestCase):
+            def test_it(self) -> None:
+                self.milter_mta(Tagger).session()
+
+        result = unittest.TestResult()
+        Case("test_it").run(result)
+        self.assertIn("left open", result.errors[0][1])

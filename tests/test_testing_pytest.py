@@ -1,0 +1,85 @@
+"""
+Tests of the pytest plugin, each with a pytest of its own: a process, as users start one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from tests.programs import ROOT
+
+TESTS = """
+from yatxmilter import Milter
+
+class Broken(Milter):
+    def xxfi_eom(self):
+        raise KeyError("nobody")
+
+def test_good(milter_mta):
+    assert milter_mta(Milter).send(b"Subject: hi\\n\\nbody\\n").accepted
+
+def test_broken(milter_mta):
+    milter_mta(Broken).send(b"Subject: hi\\n\\nbody\\n")
+
+def test_expected(milter_mta):
+    mta = milter_mta(Broken)
+    with mta.expect_errors("KeyError"):
+        mta.send(b"Subject: hi\\n\\nbody\\n")
+"""
+
+
+class PluginTests(SynchronousTestCase):
+    """
+    The plugin in a pytest of its own.
+    """
+
+    def run_pytest(self, source: str, *options: str) -> str:
+        """
+        Run tests, and give what pytest prints.
+        """
+        if subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode:
+            raise SkipTest("there is no pytest")
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "test_it.py").write_text(source)
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+            result = subprocess.run(
+                [*command, "test_it.py"],
+                cwd=folder,
+                env={"PYTHONPATH": str(ROOT), "PATH": ""},
+                capture_output=True,
+                text=True,
+            )
+        return result.stdout + result.stderr
+
+    def test_fixture(self) -> None:
+        """
+        The fixture makes MTAs, and a test whose milter fails unexpectedly fails.
+        """
+        output = self.run_pytest(TESTS, "-p", "pytest_yatxmilter")
+        self.assertIn("3 passed, 1 error", output)
+        self.assertIn("Milter Broken failed in xxfi_eom", output)
+        self.assertIn("KeyError", output)
+
+    def test_lazy(self) -> None:
+        """
+        Tests that do not use it are not made to import the library, nor Twisted.
+        """
+        source = (
+            "import sys\n"
+            "def test_it():\n"
+            "    assert not {'yatxmilter', 'twisted'} & sys.modules.keys()\n"
+        )
+        self.assertIn("1 passed", self.run_pytest(source, "-p", "pytest_yatxmilter"))
+
+    def test_entry_point(self) -> None:
+        """
+        Installed, pytest finds it by itself.
+        """
+        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+        self.assertIn('"pytest11": ["yatxmilter=pytest_yatxmilter"]', setup)
+        self.assertIn('py_modules=["pytest_yatxmilter"]', setup)
