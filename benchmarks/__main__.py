@@ -3,7 +3,8 @@ yatxmilter and other milter libraries, measured side by side: ``python -m benchm
 
 The milters of a scenario run in turn, A B C A B C, so that what the machine does in the meantime
 hits all alike; a table shows medians over the rounds. What cannot be built or run on this machine
-is named below the table and left out. The exit status is 1 when a milter answered wrong.
+is named below the table and left out. The exit status is 1 when a milter answered wrong, and 2
+when nothing could be measured.
 """
 
 from __future__ import annotations
@@ -64,6 +65,13 @@ class Comparison:
                     self.remarks[variant.title] = f"ANSWERED WRONG in round {number}: {fault}"
                     self.results.pop(variant.title, None)
                     self.wrong = True
+
+    @property
+    def status(self) -> int:
+        """
+        What the command ends with: 1 if an answer was wrong, 2 if nothing could be measured.
+        """
+        return 1 if self.wrong else 0 if self.results else 2
 
     def table(self) -> str:
         """
@@ -131,18 +139,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.sched_setaffinity(0, {OTHER_CORE})
     pages = [machine(rounds)]
     print(pages[0], flush=True)
-    wrong = False
+    status = 0
     for name in options.only or SCENARIOS:
         comparison = Comparison(SCENARIOS[name])
         seconds = comparison.scenario.seconds
         comparison.run(rounds, seconds / 3 if options.quick else seconds, options.peer)
         pages.append(comparison.table())
         print(pages[-1], flush=True)
-        wrong |= comparison.wrong
+        status = max(status, comparison.status)
         if options.markdown:
             page = options.markdown.read_text() if options.markdown.exists() else ""
             options.markdown.write_text(into_page(page, "\n".join(pages)))
-    return int(wrong)
+    return status
 
 
 if __name__ == "__main__":

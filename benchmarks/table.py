@@ -79,7 +79,9 @@ def markdown(scenario: Scenario, results: Results, remarks: Mapping[str, str]) -
     lines = [f"### {scenario.title} (`{scenario.name}`)", ""]
     if results:
         lines += _rows(scenario, results)
-    lines += [f"\n- {title}: {remark}" for title, remark in remarks.items()]
+    if results and remarks:
+        lines.append("")
+    lines += [f"- {title}: {remark}" for title, remark in remarks.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -237,9 +237,9 @@ class CommandTests(SynchronousTestCase):
     The command line, with nothing run.
     """
 
-    def run_with(self, outcome: Any, *arguments: str) -> tuple[int, str]:
+    def run_with(self, outcome: Any, *arguments: str, nothing: bool = False) -> tuple[int, str]:
         def measured(scenario: Scenario, variant: Variant, seconds: float) -> Result:
-            if variant == OURS:
+            if variant == OURS and not nothing:
                 return RESULT
             if isinstance(outcome, Exception):
                 raise outcome
@@ -269,6 +269,14 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(status, 1)
         self.assertIn("- C libmilter: ANSWERED WRONG in round 1: E was answered r", output)
         self.assertNotIn("| C libmilter |", output)
+
+    def test_nothing_measured(self) -> None:
+        """
+        A run in which nothing could be measured is no success.
+        """
+        status, output = self.run_with(Unavailable("no gcc"), nothing=True)
+        self.assertEqual(status, 2)
+        self.assertIn("- yatxmilter: not measured, no gcc\n- C libmilter", output)
 
     def test_markdown_file(self) -> None:
         """
