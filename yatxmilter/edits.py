@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from yatxmilter import constants as c
+from yatxmilter.context import Context
 from yatxmilter.model import HeaderModel
 from yatxmilter.responses import (
     AddHeader,
@@ -24,10 +25,11 @@ from yatxmilter.responses import (
     DeleteRecipient,
     Edit,
     InsertHeader,
+    ReplaceBody,
 )
 from yatxmilter.wire import encode_indexed_header, encode_packet, encode_strings, from_text
 
-__all__ = ["ChainEdits", "edit_packet"]
+__all__ = ["ChainEdits", "edit_packet", "make_edit"]
 
 _OfHeader = (AddHeader, InsertHeader, ChangeHeader)
 
@@ -124,3 +126,30 @@ def edit_packet(edit: Edit) -> bytes:
                 c.SMFIR_ADDHEADER, encode_strings(from_text(name), from_text(value))
             )
     raise TypeError(edit)
+
+
+def make_edit(context: Context, edit: Edit) -> None:
+    """
+    Have a milter make an edit, by the function of libmilter's that is for it.
+
+    :raises UsageError: as that function does.
+    """
+    match edit:
+        case AddHeader(name, value):
+            context.addheader(name, value)
+        case InsertHeader(index, name, value):
+            context.insheader(index, name, value)
+        case ChangeHeader(index, name, value):
+            context.chgheader(name, index, value)
+        case AddRecipient(address, None) if context.actions & c.SMFIF_ADDRCPT:
+            context.addrcpt(address)
+        case AddRecipient(address, args):
+            context.addrcpt_par(address, args)
+        case DeleteRecipient(address):
+            context.delrcpt(address)
+        case ChangeSender(address, args):
+            context.chgfrom(address, args)
+        case ReplaceBody(body):
+            context.replacebody(body)
+        case _:
+            context.quarantine(edit.reason)

@@ -29,17 +29,14 @@ from yatxmilter.commands import CALLBACK_STEPS, Command
 from yatxmilter.constants import ReturnCode
 from yatxmilter.defaults import Milter
 from yatxmilter.dialogue import Macros
+from yatxmilter.edits import make_edit
 from yatxmilter.errors import MilterError, NegotiationError, PeerError
 from yatxmilter.responses import (
     AddHeader,
-    AddRecipient,
     ChangeHeader,
-    ChangeSender,
-    DeleteRecipient,
     Edit,
     EndOfMessage,
     InsertHeader,
-    ReplaceBody,
     Response,
 )
 from yatxmilter.reuse import Connections, RemoteClient, ignore
@@ -307,25 +304,9 @@ class RemoteMilter(Milter):
         return response.code
 
     def _edit(self, edit: Edit) -> None:
-        match edit:
-            case AddHeader(name, value):
-                self.smfi_addheader(name, _folded(value))
-            case InsertHeader(index, name, value):
-                self.smfi_insheader(index, name, _folded(value))
-            case ChangeHeader(index, name, value):
-                self.smfi_chgheader(name, index, _folded(value))
-            case AddRecipient(address, None) if self._ctx().actions & c.SMFIF_ADDRCPT:
-                self.smfi_addrcpt(address)
-            case AddRecipient(address, args):
-                self.smfi_addrcpt_par(address, args)
-            case DeleteRecipient(address):
-                self.smfi_delrcpt(address)
-            case ChangeSender(address, args):
-                self.smfi_chgfrom(address, args)
-            case ReplaceBody(chunk):
-                self.smfi_replacebody(chunk)
-            case _:
-                self.smfi_quarantine(edit.reason)
+        if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
+            edit = edit._replace(value=_folded(edit.value))
+        make_edit(self._ctx(), edit)
 
     # ---- failures
 

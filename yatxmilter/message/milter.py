@@ -18,21 +18,12 @@ from twisted.internet.interfaces import IAddress
 from yatxmilter import constants as c
 from yatxmilter.constants import action_names
 from yatxmilter.defaults import CallbackResult, Milter
+from yatxmilter.edits import make_edit
 from yatxmilter.errors import NotNegotiated, ValueNotSendable
 from yatxmilter.macros import mta_flavour
 from yatxmilter.message.envelope import Client, Recipient, Verdict
 from yatxmilter.message.headers import Headers
 from yatxmilter.message.mail import Macros, Message, Received
-from yatxmilter.responses import (
-    AddHeader,
-    AddRecipient,
-    ChangeHeader,
-    ChangeSender,
-    DeleteRecipient,
-    Edit,
-    InsertHeader,
-    ReplaceBody,
-)
 
 __all__ = ["MessageMilter"]
 
@@ -211,27 +202,6 @@ class MessageMilter(Milter):
     def _standing(self, result: Any = None) -> Any:
         return _answer(result, self._message)
 
-    def _make(self, edit: Edit) -> None:
-        match edit:
-            case AddHeader(name, value):
-                self.smfi_addheader(name, value)
-            case InsertHeader(index, name, value):
-                self.smfi_insheader(index, name, value)
-            case ChangeHeader(index, name, value):
-                self.smfi_chgheader(name, index, value)
-            case AddRecipient(address, None):
-                self.smfi_addrcpt(address)
-            case AddRecipient(address, args):
-                self.smfi_addrcpt_par(address, args)
-            case DeleteRecipient(address):
-                self.smfi_delrcpt(address)
-            case ChangeSender(address, args):
-                self.smfi_chgfrom(address, args)
-            case ReplaceBody(body):
-                self.smfi_replacebody(body)
-            case _:
-                self.smfi_quarantine(edit.reason)
-
     def _forget(self) -> None:
         if self._received is not None:
             self._received.forget()
@@ -333,7 +303,7 @@ async def _eom(self: MessageMilter) -> Any:
         if code in (*_GOES_ON, c.SMFIS_ACCEPT):
             flavour = mta_flavour(self.smfi_getsymval("v"), self.smfi_getsymval("j"))
             for edit in message.edits(flavour, self._ctx().actions):
-                self._make(edit)
+                make_edit(self._ctx(), edit)
         return code
     finally:
         received.forget()
