@@ -60,7 +60,8 @@ class Comparison:
                     result = measure(self.scenario, variant, seconds)
                     self.results.setdefault(variant.title, []).append(result)
                 except Unavailable as reason:
-                    self.remarks[variant.title] = f"not measured, {reason}"
+                    when = f" from round {number} on" if number > 1 else ""
+                    self.remarks[variant.title] = f"not measured{when}, {reason}"
                 except Wrong as fault:
                     self.remarks[variant.title] = f"ANSWERED WRONG in round {number}: {fault}"
                     self.results.pop(variant.title, None)
