@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Any, Final, cast
 
 from yatxmilter import constants as c
@@ -47,7 +48,8 @@ _MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
 # What one milter asks for and all of them then see.
 _SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
 
-_known: Final[dict[frozenset[str], frozenset[str]]] = {}
+_NAMES: Final = frozenset(CALLBACKS)
+_callbacks_of: Final = attrgetter(*CALLBACKS)
 
 
 def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
@@ -58,13 +60,47 @@ def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
     """
     if not isinstance(milter, base):
         return frozenset(name for name in CALLBACKS if hasattr(milter, name))
+    wanted = _different(_callbacks_of(type(milter)), _callbacks_of(base))
     own = vars(milter)
-    kind = type(milter)
-    wanted = frozenset(
-        [n for n in CALLBACKS if getattr(kind, n) is not getattr(base, n) or n in own]
-    )
-    # The same for all milters of a kind, so one is enough.
-    return _known.setdefault(wanted, wanted)
+    return wanted if _NAMES.isdisjoint(own) else wanted | _NAMES & own.keys()
+
+
+# Each connection has its milters, but of few classes.
+@lru_cache(maxsize=256)
+def _different(callbacks: tuple[object, ...], base: tuple[object, ...]) -> frozenset[str]:
+    both = zip(CALLBACKS, callbacks, base, strict=True)
+    return frozenset(name for name, one, other in both if one is not other)
+
+
+@lru_cache(maxsize=256)
+def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
+    steps = 0
+    for command in CALLBACK_STEPS:
+        if command.callback not in wanted:
+            steps |= command.no
+        elif command.callback in silent:
+            steps |= command.nr
+    return steps
+
+
+def _silent_callbacks(milter: object, wanted: frozenset[str]) -> frozenset[str]:
+    if _NAMES.isdisjoint(getattr(milter, "__dict__", ())):
+        try:
+            return _silent(_callbacks_of(type(milter)))
+        except AttributeError:
+            # It is no `Milter`, and has not all of them.
+            pass
+    return frozenset(name for name in wanted if _is_silent(getattr(milter, name)))
+
+
+@lru_cache(maxsize=256)
+def _silent(callbacks: tuple[object, ...]) -> frozenset[str]:
+    both = zip(CALLBACKS, callbacks, strict=True)
+    return frozenset(name for name, callback in both if _is_silent(callback))
+
+
+def _is_silent(callback: object) -> bool:
+    return getattr(callback, "smfip_noreply", False)
 
 
 class Member:
@@ -108,7 +144,7 @@ class Member:
         )
         self.on_error: ReturnCode = getattr(factory, "on_error", c.SMFIS_TEMPFAIL)
         self.timeout: float | None = getattr(factory, "timeout", None)
-        self.steps = self._own_steps()
+        self.steps = _steps(self.wanted, _silent_callbacks(milter, self.wanted))
         self.request = Request(0, self.steps, {})
         self.adapted: dict[int, Callback] | None = None
         self.failed = False
@@ -131,19 +167,10 @@ class Member:
         Take the milter out of the connection; only that it ends is still told.
         """
         self.wanted &= {"xxfi_close", "xxfi_mta_close"}
-        self.steps = self._own_steps()
+        self.steps = _steps(self.wanted, frozenset())
         self.request = Request(0, self.steps, {})
 
     # ---- negotiation
-
-    def _own_steps(self) -> int:
-        steps = 0
-        for command in CALLBACK_STEPS:
-            if command.callback not in self.wanted:
-                steps |= command.no
-            elif getattr(getattr(self.milter, command.callback), "smfip_noreply", False):
-                steps |= command.nr
-        return steps
 
     def read_request(self, answer: object, offer: Offer) -> Request:
         """
