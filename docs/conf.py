@@ -37,6 +37,9 @@ nitpick_ignore = [
     ("py:class", "yatxmilter.defaults._AnyCallback"),
     ("py:class", "MacroStore"),
     *(("py:class", name) for name in ("Allow", "Macros", "Received", "SetReply")),
+    # Made by the library, not by its users.
+    *(("py:class", name) for name in ("Stage", "Transaction", "InMemoryConnection", "Flavour")),
+    *(("py:class", name) for name in ("Clock", "Deferred", "contextlib.AbstractContextManager")),
 ]
 
 html_theme = "furo"

@@ -67,7 +67,6 @@ class Flavour(NamedTuple):
     :ivar merges_recipients: Whether one that is added and there already gets one copy.
     :ivar needs_status: Whether a text without enhanced status code gets one.
     :ivar keeps_connect_text: Whether the text of a reply given at connect is shown.
-    :ivar skip_ends: At which stages SKIP ends what, besides the body's own: stage -> ended step.
     :ivar accepted: What the client is told when all is well, by stage.
     """
 
@@ -85,7 +84,6 @@ class Flavour(NamedTuple):
     merges_recipients: bool
     needs_status: bool
     keeps_connect_text: bool
-    skip_ends: Mapping[str, str]
     accepted: Mapping[str, Reply]
 
     def macro_names(self, letter: int, agreement: Agreement | None) -> tuple[str, ...] | None:
@@ -197,7 +195,6 @@ _POSTFIX: Final = Flavour(
     merges_recipients=False,
     needs_status=False,
     keeps_connect_text=True,
-    skip_ends={"rcpt": "rcpt", "header": "header", "body": "body"},
     accepted={
         "mail": Reply(250, ("2.1.0 Ok",)),
         "rcpt": Reply(250, ("2.1.5 Ok",)),
@@ -242,7 +239,6 @@ _SENDMAIL: Final = Flavour(
     merges_recipients=True,
     needs_status=True,
     keeps_connect_text=False,
-    skip_ends={"header": "body", "eoh": "body", "body": "body"},
     accepted={
         "mail": Reply(250, ("2.1.0 {address}... Sender ok",)),
         "rcpt": Reply(250, ("2.1.5 {address}... Recipient ok",)),

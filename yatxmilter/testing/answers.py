@@ -112,7 +112,6 @@ class Transaction:
     refused: dict[str, Reply] = field(default_factory=dict)
     quiet: bool = False
     discarded: bool = False
-    skipped: set[str] = field(default_factory=set)
     edits: tuple[Edit, ...] = ()
     progress: int = 0
     delivered: Delivered | None = None

@@ -279,7 +279,7 @@ class Session:
         if message is None:
             return _SEQUENCE, NOT_AWAITED, "rcpt"
         response = NOT_AWAITED
-        if not message.quiet and "rcpt" not in message.skipped:
+        if not message.quiet:
             response = await self._lane.rcpt(
                 path.address, *path.args, macros=_resolved("rcpt", path)
             )
@@ -288,16 +288,9 @@ class Session:
             message.refused[path.address] = reply
             return reply, response, "rcpt"
         self._note(message, response)
-        self._skip(message, "rcpt", response)
         self._values.setdefault("i", self._queue_id)
         message.recipients.append(path)
         return self._good("rcpt", address=path.address), response, "rcpt"
-
-    def _skip(self, message: Transaction, stage: str, response: Response) -> bool:
-        ended = self._flavour.skip_ends.get(stage)
-        if response.code == c.SMFIS_SKIP and ended is not None:
-            message.skipped.add(ended)
-        return stage in message.skipped
 
     async def _data(self) -> Result:
         message = self._message
@@ -353,21 +346,16 @@ class Session:
         response = NOT_AWAITED
         for name, value in shown_fields(mail.fields, leading_space=leading):
             response = await self._lane.header(name, value)
-            skipped = self._skip(message, "header", response)
-            if skipped or response.code not in (c.SMFIS_CONTINUE, c.SMFIS_SKIP):
+            if response.code != c.SMFIS_CONTINUE:
                 break
         return response
 
     async def _end_header(self, message: Transaction, mail: Mail) -> Response:
-        response = await self._lane.eoh()
-        self._skip(message, "eoh", response)
-        return response
+        return await self._lane.eoh()
 
     async def _body(self, message: Transaction, mail: Mail) -> Response:
         body = wire_body(mail.body)
-        if not body or "body" in message.skipped:
-            return NOT_AWAITED
-        return await self._lane.body(body)
+        return await self._lane.body(body) if body else NOT_AWAITED
 
     async def _end(self, message: Transaction, mail: Mail) -> Response:
         end = await self._lane.end_of_message()
