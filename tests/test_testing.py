@@ -606,6 +606,9 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
 
         class Case(MilterTestMixin, SynchronousTestCase):
             def test_it(self) -> None:
+                """
+                Leave a session open.
+                """
                 self.milter_mta(Tagger).session()
 
         result = unittest.TestResult()
