@@ -11,7 +11,6 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.test import iosim
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory, noreply
@@ -28,6 +27,7 @@ from yatxmilter.client import (
     Quarantine,
     ReplaceBody,
 )
+from yatxmilter.inmemory import connect_in_memory
 
 MESSAGE = b"From: a\nSubject:  hi\n there\n\nbody \xff\n"
 A, B = "<a@example.net>", "<b@example.net>"
@@ -45,20 +45,15 @@ class Pair:
             for milter in milters
         ]
         factory = MilterProtocolFactory(factories, reactor=self.clock, **options)
-        self.milter_side: Any = factory.buildProtocol(IPv4Address("TCP", "192.0.2.9", 9))
         self.client = MilterClient(clock=self.clock, timeout=60)
-        self.pump = iosim.connect(
-            self.milter_side,
-            iosim.makeFakeServer(self.milter_side),
-            self.client,
-            iosim.makeFakeClient(self.client),
-        )
+        peer = IPv4Address("TCP", "192.0.2.9", 9)
+        self.connection = connect_in_memory(self.client, factory, mta_address=peer)
 
     def flush(self) -> None:
         """
         Carry bytes until there are no more.
         """
-        self.pump.flush()
+        self.connection.flush()
 
 
 class BothEndsTests(SynchronousTestCase):
