@@ -38,7 +38,7 @@ class PluginTests(SynchronousTestCase):
     The plugin in a pytest of its own.
     """
 
-    def run_pytest(self, source: str, *options: str) -> str:
+    def run_pytest(self, source: str) -> str:
         """
         Run tests, and give what pytest prints.
         """
@@ -46,11 +46,12 @@ class PluginTests(SynchronousTestCase):
             raise SkipTest("there is no pytest")
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "test_it.py").write_text(source)
-            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
             result = subprocess.run(
-                [*command, "test_it.py"],
+                [*command, "-p", "pytest_yatxmilter", "test_it.py"],
                 cwd=folder,
-                env={"PYTHONPATH": str(ROOT), "PATH": ""},
+                # Where it is installed, pytest would find it a second time.
+                env={"PYTHONPATH": str(ROOT), "PATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
                 capture_output=True,
                 text=True,
             )
@@ -60,7 +61,7 @@ class PluginTests(SynchronousTestCase):
         """
         The fixture makes MTAs, and a test whose milter fails unexpectedly fails.
         """
-        output = self.run_pytest(TESTS, "-p", "pytest_yatxmilter")
+        output = self.run_pytest(TESTS)
         self.assertIn("3 passed, 1 error", output)
         self.assertIn("Milter Broken failed in xxfi_eom", output)
         self.assertIn("KeyError", output)
@@ -74,7 +75,7 @@ class PluginTests(SynchronousTestCase):
             "def test_it():\n"
             "    assert not {'yatxmilter', 'twisted'} & sys.modules.keys()\n"
         )
-        self.assertIn("1 passed", self.run_pytest(source, "-p", "pytest_yatxmilter"))
+        self.assertIn("1 passed", self.run_pytest(source))
 
     def test_entry_point(self) -> None:
         """
