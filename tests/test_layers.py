@@ -31,7 +31,7 @@ LAYERS = (
     ("calling", "naming", "transaction", "delivery", "edits", "deciding", "flavours"),
     # what users subclass, what all ways to merge have in common, the MTA's side
     ("defaults", "merging", "client", "opening", "gate"),
-    ("together", "chain", "reuse"),
+    ("together", "chain", "reuse", "pulling"),
     ("fanout", "strictest"),
     # milters written in messages
     ("message.values", "message.least", "message.body", "message.envelope"),

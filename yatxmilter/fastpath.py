@@ -37,6 +37,11 @@ _OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
 _IN_OR_OUT: Final = _IN | _OUT
 _GONE: Final[int] = getattr(select, "EPOLLHUP", 16) | getattr(select, "EPOLLERR", 8)
 
+# Made once, as in Twisted's reactors: a Failure costs more than a whole answer.
+_FAILURES: Final[dict[Exception, Failure]] = {
+    why: Failure(why) for why in (main.CONNECTION_DONE, main.CONNECTION_LOST)
+}
+
 _TRANSPORTS: Final = (tcp.Server, unix.Server)
 
 
@@ -60,17 +65,18 @@ class Served:
     One connection in a set; for its transport it is the reactor.
 
     :ivar events: What the connection is watched for.
+    :ivar failed: Whether the system has told us, and tells nobody else, that the peer is lost.
     :ivar finished: Whether it is to be closed when what was read is dealt with.
     """
 
-    __slots__ = ("_send", "_set", "events", "finished", "receive", "transport")
+    __slots__ = ("_send", "_set", "events", "failed", "finished", "receive", "transport")
 
     def __init__(self, transport: Any, connections: ConnectionSet) -> None:
         socket = transport.getHandle()
         self.transport = transport
         self.receive: Callable[[int], bytes] = socket.recv
         self.events = 0
-        self.finished = False
+        self.failed = self.finished = False
         self._send: Callable[[bytes], int] = socket.send
         self._set = connections
 
@@ -82,8 +88,12 @@ class Served:
         if self.events == _IN and not self.transport.TLS:
             try:
                 sent = self._send(data)
+            except (BlockingIOError, BrokenPipeError):
+                # The transport finds out about a broken pipe, once it has read what is to be read.
+                sent = 0
             except OSError:
-                # If this is more than a full buffer, the transport will find out and say so.
+                # This error is given once; who reads now is told that all is well and at its end.
+                self.failed = True
                 sent = 0
             if sent == len(data):
                 return
@@ -225,7 +235,11 @@ class ConnectionSet:
                 why = sys.exc_info()[1]
                 log.err()
             if why:
-                self._disconnect(transport, why, reading and not served.finished)
+                try:
+                    self._disconnect(transport, why, reading and not served.finished)
+                except Exception:
+                    # If it came to the reactor, that would end all connections of this set.
+                    log.err()
 
     def _take(self, served: Served, data: bytes) -> Exception | None:
         self.serving = served
@@ -236,20 +250,24 @@ class ConnectionSet:
         return main.CONNECTION_DONE if served.finished else None
 
     def _disconnect(self, transport: Any, why: Exception, reading: bool) -> None:
+        failure = _FAILURES.get(why) or Failure(why)
         transport.stopReading()
         if reading and isinstance(why, ConnectionDone):
             # The peer may have closed its half alone.
-            transport.readConnectionLost(Failure(why))
+            transport.readConnectionLost(failure)
         else:
             transport.stopWriting()
-            transport.connectionLost(Failure(why))
+            transport.connectionLost(failure)
 
     def connectionLost(self, reason: Failure) -> None:
         """
         Lose all connections: the reactor ends.
         """
         for served in list(self._served.values()):
-            log.callWithLogger(served.transport, served.transport.connectionLost, reason)
+            transport = served.transport
+            # To lose one may have ended others.
+            if transport is not None:
+                log.callWithLogger(transport, transport.connectionLost, reason)
 
 
 def _serve(served: Served, events: int) -> tuple[Any, bool]:
@@ -266,6 +284,8 @@ def _serve(served: Served, events: int) -> tuple[Any, bool]:
     why, reading = None, False
     if events & _IN:
         why, reading = transport.doRead(), True
+    if served.failed:
+        return main.CONNECTION_LOST, False
     if not why and events & _OUT:
         why, reading = transport.doWrite(), False
     return why, reading

@@ -32,6 +32,9 @@ _log = Logger()
 
 _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 
+# More is written in pieces of this size, so that we see how far the MTA reads.
+_PIECE: Final = 128 * 1024
+
 
 @implementer(IPushProducer)
 class TransportLine(Protocol):
@@ -47,6 +50,7 @@ class TransportLine(Protocol):
         self._options = options
         self._paused = False
         self._served: Served | None = None
+        self._unsent: list[memoryview] | None = None
         self._sent = self._may_hurry = False
         # How many packets there had been when the one that is incomplete began.
         self._taken = -1
@@ -87,8 +91,14 @@ class TransportLine(Protocol):
         """
         conversation = self._conversation
         self._sent = False
-        conversation.receive(data)
-        if conversation.busy:
+        if conversation.receive(data):
+            # `_moved`, without a call.
+            idle = self._idle
+            if idle.since is not None:
+                idle.since = self._clock.seconds()
+            if self._may_hurry and not self._sent:
+                self._acknowledge()
+        elif conversation.busy:
             self._moved()
             # What is missing of a command is not looked at before there is time for it.
             if self._command is not None:
@@ -116,6 +126,7 @@ class TransportLine(Protocol):
         Cancel what is awaited, and tell the milters.
         """
         self._stop_watching()
+        self._unsent = None
         self._conversation.lost(reason)
         if self.factory is not None:
             self.factory.connection_lost(self, self.transport.getPeer())
@@ -193,6 +204,9 @@ class TransportLine(Protocol):
         if self._reading is not None:
             self._reading.stop()
         self._conversation.stalled = False
+        if self._unsent is not None:
+            self._moved()
+            self._send_pieces()
         self._conversation.run()
 
     def stopProducing(self) -> None:
@@ -206,7 +220,21 @@ class TransportLine(Protocol):
         Write to the MTA.
         """
         self._sent = True
-        (self._served or self.transport).write(data)
+        if len(data) > _PIECE or self._unsent is not None:
+            whole = memoryview(data)
+            pieces = [whole[place : place + _PIECE] for place in range(0, len(data), _PIECE)]
+            self._unsent = (self._unsent or []) + pieces
+            self._send_pieces()
+        else:
+            (self._served or self.transport).write(data)
+
+    def _send_pieces(self) -> None:
+        # Until the transport has us pause; each piece it takes then is a sign that the MTA reads.
+        pieces = self._unsent
+        while pieces and not self._conversation.stalled:
+            (self._served or self.transport).write(bytes(pieces.pop(0)))
+        if not pieces:
+            self._unsent = None
 
     def caught_up(self) -> None:
         """
@@ -230,6 +258,9 @@ class TransportLine(Protocol):
         """
         self._stop_watching()
         self.transport.unregisterProducer()
+        if self._unsent is not None:
+            self.transport.write(b"".join(self._unsent))
+            self._unsent = None
         if self._served is None or not self._served.finish():
             self._closing = self._unread("did not let itself be closed")
             self._closing.start()

@@ -10,9 +10,10 @@ from typing import Final
 from yatxmilter.constants import MILTER_MAX_DATA_SIZE
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["PacketSplitter", "encode_packet"]
+__all__ = ["PacketSplitter", "encode_packet", "read_length"]
 
-_read_length: Final = Struct(">I").unpack_from
+#: Read a length at a place in bytes: a tuple of one.
+read_length: Final = Struct(">I").unpack_from
 _PREFIX: Final = Struct(">IB")
 
 # An incoming packet's pieces are joined before there are more than this many of them, so that a
@@ -120,7 +121,7 @@ class PacketSplitter:
         if not self._missing:
             start = position + 5
             if start <= len(buffer):
-                length = _read_length(buffer, position)[0]
+                length = read_length(buffer, position)[0]
                 end = position + 4 + length
                 if end < len(buffer) and 0 < length <= self.limit + 1:
                     self._position = end
@@ -145,7 +146,7 @@ class PacketSplitter:
                 if packet is not None:
                     return packet
             elif available >= 5:
-                length = _read_length(buffer, position)[0]
+                length = read_length(buffer, position)[0]
                 if not 0 < length <= self.limit + 1:
                     length = self._odd_length(length)
                 end = position + 4 + length

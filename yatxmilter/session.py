@@ -137,19 +137,31 @@ class Session:
                     continue
             if not payload and command.needs_payload:
                 raise ProtocolError(f"{command.name} without payload")
-            if command.state is not None:
-                self.state = command.state
-            if command.in_message:
-                self.in_message = True
-            if command.stale < 7:
-                self.macros.clear_from(command.stale)
-            self.payload = payload
+            self.accept(command, payload)
             if command is EOM_ROW and payload:
                 self._end_due = self.last_chunk = True
                 self.idle = False
                 return BODY_ROW
             self.idle = self.splitter.drained
             return command
+
+    def is_usual(self, command: Command) -> bool:
+        """
+        Tell whether a command is for the milters and legal now, so that it can be just `accept`-ed.
+        """
+        return bool(command.codes and self._legal[self.state] >> command.index & 1)
+
+    def accept(self, command: Command, payload: bytes) -> None:
+        """
+        Make a legal command the present call.
+        """
+        if command.state is not None:
+            self.state = command.state
+        if command.in_message:
+            self.in_message = True
+        if command.stale < 7:
+            self.macros.clear_from(command.stale)
+        self.payload = payload
 
     def finish(self) -> bool:
         """
