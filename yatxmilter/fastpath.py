@@ -37,11 +37,6 @@ _OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
 _IN_OR_OUT: Final = _IN | _OUT
 _GONE: Final[int] = getattr(select, "EPOLLHUP", 16) | getattr(select, "EPOLLERR", 8)
 
-# Made once, as in Twisted's reactors: a Failure costs more than a whole answer.
-_FAILURES: Final[dict[Exception, Failure]] = {
-    why: Failure(why) for why in (main.CONNECTION_DONE, main.CONNECTION_LOST)
-}
-
 _TRANSPORTS: Final = (tcp.Server, unix.Server)
 
 
@@ -250,14 +245,13 @@ class ConnectionSet:
         return main.CONNECTION_DONE if served.finished else None
 
     def _disconnect(self, transport: Any, why: Exception, reading: bool) -> None:
-        failure = _FAILURES.get(why) or Failure(why)
         transport.stopReading()
         if reading and isinstance(why, ConnectionDone):
             # The peer may have closed its half alone.
-            transport.readConnectionLost(failure)
+            transport.readConnectionLost(Failure(why))
         else:
             transport.stopWriting()
-            transport.connectionLost(failure)
+            transport.connectionLost(Failure(why))
 
     def connectionLost(self, reason: Failure) -> None:
         """
