@@ -37,6 +37,11 @@ _OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
 _IN_OR_OUT: Final = _IN | _OUT
 _GONE: Final[int] = getattr(select, "EPOLLHUP", 16) | getattr(select, "EPOLLERR", 8)
 
+# Made once, as in Twisted's reactors: a Failure costs more than a whole answer.
+_FAILURES: Final[dict[type[BaseException], Failure]] = {
+    type(why): Failure(why) for why in (main.CONNECTION_DONE, main.CONNECTION_LOST)
+}
+
 _TRANSPORTS: Final = (tcp.Server, unix.Server)
 
 
@@ -245,13 +250,14 @@ class ConnectionSet:
         return main.CONNECTION_DONE if served.finished else None
 
     def _disconnect(self, transport: Any, why: Exception, reading: bool) -> None:
+        failure = _FAILURES.get(type(why)) or Failure(why)
         transport.stopReading()
         if reading and isinstance(why, ConnectionDone):
             # The peer may have closed its half alone.
-            transport.readConnectionLost(Failure(why))
+            transport.readConnectionLost(failure)
         else:
             transport.stopWriting()
-            transport.connectionLost(Failure(why))
+            transport.connectionLost(failure)
 
     def connectionLost(self, reason: Failure) -> None:
         """

@@ -91,8 +91,14 @@ class TransportLine(Protocol):
         """
         conversation = self._conversation
         self._sent = False
-        conversation.receive(data)
-        if conversation.busy:
+        if conversation.receive(data):
+            # `_moved`, without a call.
+            idle = self._idle
+            if idle.since is not None:
+                idle.since = self._clock.seconds()
+            if self._may_hurry and not self._sent:
+                self._acknowledge()
+        elif conversation.busy:
             self._moved()
             # What is missing of a command is not looked at before there is time for it.
             if self._command is not None:
