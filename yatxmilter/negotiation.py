@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import and_
 from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
@@ -126,33 +127,34 @@ def merge(offer: Offer, requests: Sequence[Request]) -> Agreement:
     a step is declined when all decline it, and left without reply when all who want it promise
     not to answer; of data sizes the largest counts. Without any milter all is declined.
     """
-    actions = steps = 0
-    for request in requests:
-        actions |= request.actions
-        steps |= request.steps & ~_SHARED
-    declined = declined_by(requests)
-    steps |= declined | _unanswered(requests)
+    flags = tuple([(request.actions, request.steps) for request in requests])
+    actions, steps, declined = _merge_flags(offer, flags)
+    lists = _merge_symbol_lists([request.symbol_lists for request in requests])
+    return Agreement(offer.version, actions, steps, lists, offer, declined)
+
+
+# The connections of a server ask the same, one after the other.
+@lru_cache(maxsize=256)
+def _merge_flags(offer: Offer, requests: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
+    actions = steps = largest = 0
+    for one_actions, one_steps in requests:
+        actions |= one_actions
+        steps |= one_steps & ~_SHARED
+        largest |= one_steps & _MDS
+    all_steps = [one_steps for _, one_steps in requests]
+    declined = reduce(and_, all_steps, c.ALL_NO_STEPS)
+    steps |= declined | _unanswered(all_steps)
     # Without any milter nothing was held against the offer yet.
     optional = c.ALL_NR_STEPS | (_OPTIONAL_STEPS if requests else c.ALL_NO_STEPS)
-    largest = _largest_size(requests)
-    return Agreement(
-        offer.version,
-        actions,
-        steps & ~(optional & ~offer.steps) | largest,
-        _merge_symbol_lists([request.symbol_lists for request in requests]),
-        offer,
-        declined,
-    )
+    largest = c.SMFIP_MDS_1M if largest & c.SMFIP_MDS_1M else largest
+    return actions, steps & ~(optional & ~offer.steps) | largest, declined
 
 
 def declined_by(requests: Sequence[Request]) -> int:
     """
     Tell which commands nobody wants, as ``SMFIP_NO*`` steps.
     """
-    declined = c.ALL_NO_STEPS
-    for request in requests:
-        declined &= request.steps
-    return declined
+    return reduce(and_, [request.steps for request in requests], c.ALL_NO_STEPS)
 
 
 def data_size(steps: int) -> int:
@@ -164,13 +166,7 @@ def data_size(steps: int) -> int:
     return c.MILTER_MDS_256K if steps & c.SMFIP_MDS_256K else c.MILTER_MDS_64K
 
 
-def _unanswered(requests: Sequence[Request]) -> int:
-    return _unanswered_of(tuple([request.steps for request in requests]))
-
-
-# The connections of a server ask the same, one after the other.
-@lru_cache(maxsize=256)
-def _unanswered_of(requests: tuple[int, ...]) -> int:
+def _unanswered(requests: Sequence[int]) -> int:
     unanswered = 0
     for command in CALLBACK_STEPS:
         concerned = [steps for steps in requests if not steps & command.no] or requests
@@ -179,14 +175,9 @@ def _unanswered_of(requests: tuple[int, ...]) -> int:
     return unanswered
 
 
-def _largest_size(requests: Sequence[Request]) -> int:
-    asked = 0
-    for request in requests:
-        asked |= request.steps & _MDS
-    return c.SMFIP_MDS_1M if asked & c.SMFIP_MDS_1M else asked
-
-
 def _merge_symbol_lists(lists: Sequence[dict[int, bytes]]) -> dict[int, bytes]:
+    if not any(lists):
+        return {}
     if len(lists) == 1:
         return dict(lists[0])
     merged: dict[int, bytes] = {}
