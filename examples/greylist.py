@@ -1,37 +1,303 @@
 """
-Greylisting with coroutines: a first delivery attempt is put off, a later one passes.
+Greylisting: a stranger's first delivery attempt is put off, a later one passes.
 
-Real mail servers try again, much spam software does not. Who sent what to whom is kept in SQLite;
-its calls block, so they run in a thread (``twisted.enterprise.adbapi``) and the callback, an
-``async def``, awaits them.
+Real mail servers try again, much spam software does not. Who sends what to whom is kept in SQLite,
+or, for several hosts together, in PostgreSQL or Redis. All three block, so they are asked in a
+thread, and the callback, an ``async def``, awaits the answer.
 
-    python greylist.py [ENDPOINT [DATABASE [SECONDS]]]
+    python greylist.py [--when-away pass|tempfail] [ENDPOINT [STORE [SECONDS]]]
+
+STORE is ``sqlite:///greylist.sqlite`` (the default; four slashes for an absolute path),
+``postgresql://user@host/database`` (``pip install psycopg2-binary``), or ``redis://host:6379/0``
+(``pip install redis``; a Redis server from 7.0). SECONDS is how long a stranger has to wait, 300.
 """
 
+import argparse
+import contextlib
+import hashlib
+import ipaddress
+import sqlite3
 import sys
 import time
+from typing import NamedTuple
 
-from twisted.enterprise import adbapi
-from twisted.internet import endpoints, reactor
+from twisted.internet import endpoints, reactor, task
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger, globalLogPublisher, textFileLogObserver
+from twisted.python.threadpool import ThreadPool
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIS_ACCEPT, SMFIS_CONTINUE, SMFIS_TEMPFAIL
+from yatxmilter.service import MilterService
 
-TABLE = """CREATE TABLE IF NOT EXISTS seen (
-    client TEXT, sender TEXT, recipient TEXT, first REAL,
-    PRIMARY KEY (client, sender, recipient)
+HOUR = 3600.0
+DAY = 24 * HOUR
+#: Seconds after which a store that does not answer is away.
+PATIENCE = 3
+
+log = Logger(namespace="greylist")
+
+
+class Terms(NamedTuple):
+    """
+    How long a stranger waits, when an attempt that was not repeated is forgotten, and when a good
+    triplet is of which there was no more mail.
+    """
+
+    delay: float = 300.0
+    retry: float = 2 * DAY
+    keep: float = 36 * DAY
+
+
+class StoreAway(Exception):
+    """
+    The store does not answer.
+    """
+
+
+TABLE = """CREATE TABLE IF NOT EXISTS greylist (
+    triplet CHAR(64) PRIMARY KEY, first DOUBLE PRECISION NOT NULL, expires DOUBLE PRECISION NOT NULL
 )"""
-INSERT = "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?)"
-SELECT = "SELECT first FROM seen WHERE client = ? AND sender = ? AND recipient = ?"
+INDEX = "CREATE INDEX IF NOT EXISTS greylist_expires ON greylist (expires)"
+# One statement, so whoever comes first decides, and all the others read what that was.
+SEEN = """INSERT INTO greylist AS known (triplet, first, expires)
+    VALUES (%(triplet)s, %(now)s, %(now)s + %(retry)s)
+    ON CONFLICT (triplet) DO UPDATE SET
+        first = CASE WHEN known.expires <= %(now)s THEN %(now)s ELSE known.first END,
+        expires = CASE WHEN known.expires <= %(now)s THEN %(now)s + %(retry)s
+            WHEN %(now)s - known.first >= %(delay)s THEN %(now)s + %(keep)s
+            ELSE known.expires END
+    RETURNING first"""
+FORGET = "DELETE FROM greylist WHERE expires <= %(now)s"
 
 
-def first_seen(cursor, client, sender, recipient, now):
+class SqlStore:
     """
-    Note a delivery attempt; answer when its like was seen for the first time.
+    A table in a database; every statement is a transaction of its own.
     """
-    cursor.execute(INSERT, (client, sender, recipient, now))
-    cursor.execute(SELECT, (client, sender, recipient))
-    return cursor.fetchone()[0]
+
+    def __init__(self, url):
+        self.url = url
+        self.connection = None
+
+    def execute(self, statement, values):
+        if self.connection is None:
+            self.connection = self.connect()
+        with contextlib.closing(self.connection.cursor()) as cursor:
+            cursor.execute(statement, values)
+            # All that there is: only then SQLite has finished the statement.
+            return cursor.fetchall() if cursor.description else []
+
+    def first_seen(self, triplet, now, terms):
+        """
+        Note an attempt; answer when the first one of its like was.
+        """
+        ((first,),) = self.execute(SEEN, {"triplet": triplet, "now": now, **terms._asdict()})
+        return first
+
+    def forget(self, now):
+        """
+        Delete what has expired.
+        """
+        self.execute(FORGET, {"now": now})
+
+    def disconnect(self):
+        """
+        Drop the connection; what comes next makes another.
+        """
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            with contextlib.suppress(*self.errors):
+                connection.close()
+
+
+class SqliteStore(SqlStore):
+    """
+    A file, for the processes of one host.
+    """
+
+    errors = (sqlite3.Error,)
+
+    def connect(self):
+        path = self.url.removeprefix("sqlite:///")
+        connection = sqlite3.connect(
+            path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        # Loses the last attempts when the power fails, and waits for the disk much less.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(TABLE)
+        connection.execute(INDEX)
+        return connection
+
+    def execute(self, statement, values):
+        return super().execute(statement % {name: f":{name}" for name in values}, values)
+
+
+class PostgresStore(SqlStore):
+    """
+    A PostgreSQL server, for any number of hosts.
+    """
+
+    def __init__(self, url):
+        import psycopg2
+
+        super().__init__(url)
+        self.module = psycopg2
+        self.errors = (psycopg2.Error,)
+
+    def connect(self):
+        connection = self.module.connect(
+            self.url,
+            connect_timeout=PATIENCE,
+            tcp_user_timeout=PATIENCE * 1000,
+            options=f"-c statement_timeout={PATIENCE}s -c synchronous_commit=off"
+            " -c client_min_messages=warning",
+        )
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(TABLE)
+            cursor.execute(INDEX)
+        return connection
+
+
+class RedisStore:
+    """
+    A Redis server, for any number of hosts; it forgets by itself.
+    """
+
+    def __init__(self, url):
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        self.errors = (redis.RedisError, OSError)
+        # Who tries again after a failure is StoreThread.
+        self.client = redis.Redis.from_url(
+            url,
+            socket_timeout=PATIENCE,
+            socket_connect_timeout=PATIENCE,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def first_seen(self, triplet, now, terms):
+        """
+        Note an attempt; answer when the first one of its like was.
+        """
+        key = f"greylist:{triplet}"
+        found = self.client.set(key, repr(now), nx=True, get=True, px=int(terms.retry * 1000))
+        first = now if found is None else float(found)
+        if now - first >= terms.delay:
+            self.client.pexpire(key, int(terms.keep * 1000))
+        return first
+
+    def forget(self, now):
+        """
+        Nothing to do.
+        """
+
+    def disconnect(self):
+        """
+        Drop the connection; what comes next makes another.
+        """
+        self.client.close()
+        self.client.connection_pool.disconnect()
+
+
+STORES = {
+    "sqlite": SqliteStore,
+    "postgresql": PostgresStore,
+    "postgres": PostgresStore,
+    "redis": RedisStore,
+    "rediss": RedisStore,
+    "unix": RedisStore,
+}
+
+
+def open_store(url):
+    """
+    Make the store that a URL names; nothing is connected yet.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in STORES:
+        known = ", ".join(f"{known}://" for known in STORES)
+        raise argparse.ArgumentTypeError(f"{url!r} begins with none of {known}")
+    try:
+        return STORES[scheme](url)
+    except ImportError as error:
+        raise argparse.ArgumentTypeError(f"{url!r} needs a package: {error}") from None
+
+
+class StoreThread:
+    """
+    One thread with one connection, which asks a store.
+
+    What fails is tried once more, on a new connection: the old one may only have been from before
+    a restart. If that fails too the store is away, and has rest, so that mail need not wait.
+    """
+
+    def __init__(self, store, rest=5.0):
+        self.store = store
+        self.rest = rest
+        self.away = False
+        self.pool = ThreadPool(0, 1, "store")
+        self.pool.start()
+        self._rested = time.monotonic()
+
+    async def ask(self, method, *arguments):
+        """
+        Have a method of the store called; raise `StoreAway` if it does not answer.
+        """
+        try:
+            answer = await deferToThreadPool(reactor, self.pool, self._ask, method, arguments)
+        except StoreAway as error:
+            if not self.away:
+                log.error("the store is away: {error}", error=error)
+            self.away = True
+            raise
+        if self.away:
+            log.info("the store is back")
+        self.away = False
+        return answer
+
+    def _ask(self, method, arguments):
+        if time.monotonic() < self._rested:
+            raise StoreAway("it was a moment ago")
+        try:
+            try:
+                return method(*arguments)
+            except self.store.errors:
+                self.store.disconnect()
+                return method(*arguments)
+        except self.store.errors as error:
+            self.store.disconnect()
+            self._rested = time.monotonic() + self.rest
+            raise StoreAway(f"{type(error).__name__}: {str(error).strip()}") from None
+
+    def stop(self):
+        """
+        Let it finish what it does, and close the connection.
+        """
+        self.pool.stop()
+        self.store.disconnect()
+
+
+def network_of(host):
+    """
+    Give the network of a client: big senders try again from another of their hosts.
+    """
+    address = ipaddress.ip_address(host.partition("%")[0])
+    address = getattr(address, "ipv4_mapped", None) or address
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 64), strict=False))
+
+
+def triplet_of(network, sender, recipient):
+    """
+    Make one key of three values: of one length, of any octets, and without addresses in it.
+    """
+    text = "\0".join((network, sender.lower(), recipient.lower()))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Greylist(Milter):
@@ -43,23 +309,29 @@ class Greylist(Milter):
 
     def __init__(self, factory, protocol):
         super().__init__(factory, protocol)
-        self.client = self.sender = ""
+        self.network = self.sender = ""
 
     def xxfi_connect(self, hostname, hostaddr):
-        self.client = getattr(hostaddr, "host", "")
+        host = getattr(hostaddr, "host", "")
+        self.network = network_of(host) if host else ""
         # Local submission over a UNIX socket has no address, and nobody who would come again.
-        return SMFIS_CONTINUE if self.client else SMFIS_ACCEPT
+        return SMFIS_CONTINUE if host else SMFIS_ACCEPT
 
     def xxfi_envfrom(self, argv):
-        self.sender = argv[0].lower()
+        # Bounces, from "<>", are put off as well: who sends them is a mail server.
+        self.sender = argv[0]
+        return SMFIS_ACCEPT if self.smfi_getsymval("{auth_authen}") else SMFIS_CONTINUE
 
     async def xxfi_envrcpt(self, argv):
-        now = time.time()
-        first = await self.factory.database.runInteraction(
-            first_seen, self.client, self.sender, argv[0].lower(), now
-        )
-        wait = self.factory.delay - (now - first)
-        if first != now and wait <= 0:
+        now = self.factory.now()
+        try:
+            first = await self.factory.first_seen(self.network, self.sender, argv[0], now)
+        except StoreAway:
+            if self.factory.when_away == SMFIS_TEMPFAIL:
+                self.smfi_setreply("451", "4.3.0", "the greylist is away, try again later")
+            return self.factory.when_away
+        wait = self.factory.terms.delay - (now - first)
+        if first < now and wait <= 0:
             return SMFIS_CONTINUE
         self.smfi_setreply("451", "4.7.1", f"greylisted, try again in {max(wait, 1):.0f} seconds")
         return SMFIS_TEMPFAIL
@@ -67,25 +339,56 @@ class Greylist(Milter):
 
 class GreylistFactory(MilterFactory):
     """
-    Hold what all connections share: the database and the delay.
+    Hold what all connections share.
+
+    :param when_away: What is answered while the store is away: by default mail passes.
+    :param now: Tells the time, in seconds; that of all hosts should be the same.
     """
 
-    def __init__(self, path, delay):
+    def __init__(self, store, terms, when_away=SMFIS_CONTINUE, now=time.time, rest=5.0):
         super().__init__(Greylist)
-        self.delay = delay
-        # One thread with one connection: SQLite wants no more, and writes never collide.
-        self.database = adbapi.ConnectionPool(
-            "sqlite3", path, check_same_thread=False, cp_min=1, cp_max=1
-        )
-        self.database.runOperation(TABLE)
+        self.terms = terms
+        self.when_away = when_away
+        self.now = now
+        self.thread = StoreThread(store, rest)
+
+    async def first_seen(self, network, sender, recipient, now):
+        """
+        Note an attempt; answer when the first one of its like was.
+        """
+        triplet = triplet_of(network, sender, recipient)
+        return await self.thread.ask(self.thread.store.first_seen, triplet, now, self.terms)
+
+    async def forget(self):
+        """
+        Forget what has expired.
+        """
+        with contextlib.suppress(StoreAway):
+            await self.thread.ask(self.thread.store.forget, self.now())
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description="Greylisting")
+    parser.add_argument("endpoint", nargs="?", default="tcp:9900:interface=127.0.0.1")
+    parser.add_argument("store", nargs="?", default="sqlite:///greylist.sqlite", type=open_store)
+    parser.add_argument("seconds", nargs="?", default=Terms().delay, type=float)
+    parser.add_argument("--when-away", choices=("pass", "tempfail"), default="pass")
+    return parser.parse_args(argv)
 
 
 def main(argv):
-    endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
-    path = argv[1] if argv[1:] else "greylist.sqlite"
-    delay = float(argv[2]) if argv[2:] else 300.0
-    factory = MilterProtocolFactory(GreylistFactory(path, delay))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
+    options = parse(argv)
+    globalLogPublisher.addObserver(textFileLogObserver(sys.stderr))
+    when_away = {"pass": SMFIS_CONTINUE, "tempfail": SMFIS_TEMPFAIL}[options.when_away]
+    greylist = GreylistFactory(options.store, Terms(options.seconds), when_away)
+    service = MilterService(
+        endpoints.serverFromString(reactor, options.endpoint), MilterProtocolFactory(greylist)
+    )
+    reactor.callWhenRunning(service.startService)
+    forgetting = task.LoopingCall(lambda: Deferred.fromCoroutine(greylist.forget()))
+    reactor.callWhenRunning(forgetting.start, HOUR)
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.addSystemEventTrigger("after", "shutdown", greylist.thread.stop)
     reactor.run()
 
 

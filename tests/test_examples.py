@@ -312,7 +312,7 @@ class GreylistTests(ExampleTestCase):
         """
         The first attempt is put off, with the time to wait, and so is one that comes too early.
         """
-        program = self.begin("seen.sqlite", "300")
+        program = self.begin("sqlite:///seen.sqlite", "300")
         mta = await self.greeted(program)
         for _ in range(2):
             outcome = await self.send(mta)
@@ -327,7 +327,7 @@ class GreylistTests(ExampleTestCase):
         """
         An attempt after the delay passes; another sender is a stranger still.
         """
-        program = self.begin("seen.sqlite", "0")
+        program = self.begin("sqlite:///seen.sqlite", "0")
         mta = await self.greeted(program)
         self.assertEqual((await self.send(mta)).verdict, SMFIS_TEMPFAIL)
         self.assertTrue((await self.send(mta)).accepted)
@@ -340,12 +340,12 @@ class GreylistTests(ExampleTestCase):
         """
         What was seen is kept in the database over a restart.
         """
-        program = self.begin("seen.sqlite", "0")
+        program = self.begin("sqlite:///seen.sqlite", "0")
         mta = await self.greeted(program)
         await self.send(mta)
         await mta.quit()
         program.stop()
-        program.start(EXAMPLES / self.example, program.endpoint, "seen.sqlite", "0")
+        program.start(EXAMPLES / self.example, program.endpoint, "sqlite:///seen.sqlite", "0")
         mta = await self.greeted(program)
         self.assertTrue((await self.send(mta)).accepted)
         await mta.quit()
@@ -355,11 +355,35 @@ class GreylistTests(ExampleTestCase):
         """
         A client without an address is not greylisted.
         """
-        program = self.begin("seen.sqlite", "300")
+        program = self.begin("sqlite:///seen.sqlite", "300")
         mta = await self.greeted(program, UNIXAddress("/run/submission"))
         self.assertEqual(mta.standing and mta.standing[1].code, SMFIS_ACCEPT)
         await mta.quit()
         program.stop()
+
+    async def test_leaves_own_users_alone(self) -> None:
+        """
+        Who has logged in is not greylisted.
+        """
+        program = self.begin("sqlite:///seen.sqlite", "300")
+        mta = await self.greeted(program)
+        outcome = await self.send(mta, auth_authen="reader")
+        self.assertEqual((outcome.verdict, outcome.stage), (SMFIS_ACCEPT, "mail"))
+        await mta.quit()
+        program.stop()
+
+    async def test_store_away(self) -> None:
+        """
+        While the store is away mail passes, or has to wait if that is wanted; the log has one line.
+        """
+        for option, verdict in (("pass", SMFIS_CONTINUE), ("tempfail", SMFIS_TEMPFAIL)):
+            program = self.begin("sqlite:///none/here", "300", "--when-away", option)
+            mta = await self.greeted(program)
+            for _ in range(2):
+                outcome = await self.send(mta)
+                self.assertEqual(outcome.verdict, verdict)
+            await mta.quit()
+            self.assertEqual(program.stop().count("the store is away"), 1)
 
 
 class ThreeMiltersTests(ExampleTestCase):
