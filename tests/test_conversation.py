@@ -102,6 +102,20 @@ class OrderTests(ConversationTestCase):
                 conversation = started(full(helo=waiting), full(helo=fire), merge=merge)
                 self.assertEqual(conversation.letters(HELO + CONNECT), letter)
 
+    def test_one_read_while_a_message_ends(self) -> None:
+        """
+        What came in one read with a refused command waits until all are done with the message.
+        """
+        waiting = Waiting()
+        first = full(abort=waiting)
+        conversation = started(first, full(envrcpt=c.SMFIS_ACCEPT))
+        conversation.send(MAIL)
+        answers = conversation.send(RCPT + MAIL)
+        self.assertEqual([letter for letter, _ in parse(answers)], ["a"])
+        self.assertEqual(names(first.calls), ["envfrom", "envrcpt", "abort"])
+        waiting.fire()
+        self.assertEqual(names(first.calls), ["envfrom", "envrcpt", "abort", "envfrom"])
+
     def test_fired_by_a_cancellation(self) -> None:
         """
         To cancel one Deferred may fire another; one answer is given, and nobody called twice.

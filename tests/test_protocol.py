@@ -192,6 +192,27 @@ class SpaceTests(ConversationTestCase):
         conversation.protocol.resumeProducing()
         self.assertEqual([letter for letter, _ in parse(conversation.written())], 7 * ["c"])
 
+    def test_stalled_by_an_answer(self) -> None:
+        """
+        An answer that the transport has no more room for is the last until the MTA reads.
+        """
+        cls = full()
+        conversation = started(cls)
+        conversation.send(MAIL)
+        write = conversation.transport.write
+
+        def write_and_pause(data: bytes) -> None:
+            write(data)
+            conversation.protocol.pauseProducing()
+
+        self.patch(conversation.transport, "write", write_and_pause)
+        self.assertEqual([letter for letter, _ in parse(conversation.send(RCPT))], ["c"])
+        self.assertEqual(conversation.send(DATA), b"")
+        self.assertEqual(names(cls.calls), ["envfrom", "envrcpt"])
+        self.patch(conversation.transport, "write", write)
+        conversation.protocol.resumeProducing()
+        self.assertEqual([letter for letter, _ in parse(conversation.written())], ["c"])
+
     def test_stopped(self) -> None:
         """
         When the transport gives up, nothing more is called until the connection is lost.

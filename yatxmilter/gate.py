@@ -148,8 +148,6 @@ class GatedMember(Member):
         """
         Give what to call for a command: the gate, wherever milter or condition want it.
         """
-        if self._gone:
-            return super().callee(command)
         callback = self.callback(command.callback)
         if self._own_steps_agreed & command.no:
             callback = None
