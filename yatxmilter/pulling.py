@@ -153,7 +153,7 @@ class Pulling(ABC):
                 session.accept(command, data[start:stop])
                 position = stop
                 self._step(command)
-                if fanout.round or self._ended or caller.settling:
+                if fanout.round or self._ended or self.stalled or caller.settling:
                     break
         except ProtocolError as error:
             self._break_off(error)
