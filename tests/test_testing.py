@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
+from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter, MilterFactory, noreply
@@ -586,6 +587,30 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
             self.assertIn(text, str(caught.exception))
         self.flushLoggedErrors()
         mta.finish()
+
+    def test_expected_alone(self) -> None:
+        """
+        Nothing else is forgiven: neither what was logged before, nor by others meanwhile.
+        """
+        mta = self.broken()
+        log.err(ValueError("before"))
+        with self.expect_milter_errors(mta, "KeyError"):
+            log.err(ValueError("meanwhile"))
+            mta.send(MESSAGE)
+        mta.finish()
+        self.assertEqual(self.flushLoggedErrors(KeyError), [])
+        texts = [str(failure.value) for failure in self.flushLoggedErrors()]
+        self.assertEqual(texts, ["before", "meanwhile"])
+
+    def test_expected_of_one(self) -> None:
+        """
+        What one of several MTAs expects is no error to the others.
+        """
+        for mta in (one := self.broken(), other := self.broken()):
+            with self.expect_milter_errors(mta, "KeyError"):
+                mta.send(MESSAGE)
+        one.finish()
+        other.finish()
 
     def test_other_logs(self) -> None:
         """
