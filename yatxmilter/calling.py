@@ -90,6 +90,9 @@ class Caller:
             except Exception:
                 return Failure()
         if isinstance(result, Deferred):
+            if result.called and not result.paused and not isinstance(result.result, Failure):
+                # It has fired long since.
+                return result.result
             pending = Pending(member, command, result)
             return pending if pending.waiting else pending.result
         return result
