@@ -278,8 +278,7 @@ def _serve(served: Served, events: int) -> tuple[Any, bool]:
     """
     transport = served.transport
     if events & _GONE and not events & _IN:
-        if served.events & _IN:
-            return main.CONNECTION_DONE, True
+        # It is not being read: else it could be read now, if only its end.
         return main.CONNECTION_LOST, False
     why, reading = None, False
     if events & _IN:
