@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.ext.intersphinx import missing_reference
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from yatxmilter import __version__  # noqa: E402
 
@@ -27,7 +27,13 @@ author = "the yatxmilter contributors"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "_ext.tables",
+    "_ext.drawings",
+]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -43,6 +49,8 @@ nitpick_ignore = [
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]
 html_title = f"yatxmilter {release}"
 
 autodoc_member_order = "bysource"
