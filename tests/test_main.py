@@ -121,6 +121,15 @@ class MainTests(SynchronousTestCase):
         ):
             self.assertEqual(__main__.main(["act", "now"]), 1)
 
+    def test_no_output(self) -> None:
+        """
+        Started without standard output, as by a shell's ``>&-``, a command runs all the same.
+        """
+        self.patch(sys, "stdout", None)
+        self.use(lambda arguments: print("nobody reads this"))
+        self.assertIsNone(__main__.main(["act", "now"]))
+        sys.stdout.close()
+
     def test_as_program(self) -> None:
         """
         Run as a program, the package takes the process's arguments and leaves with the status.

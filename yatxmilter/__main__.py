@@ -86,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: The arguments, by default those of the process.
     """
+    # Where there is none, as after ``>&-``, what is printed goes nowhere.
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
     try:
         arguments: Namespace = _parser().parse_args(argv)
     except SystemExit as end:
