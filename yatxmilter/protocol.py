@@ -97,7 +97,7 @@ class MilterProtocolFactory(Factory):
     :param timeout: Seconds that an MTA may be silent. libmilter's ``smfi_settimeout``. This and
         the limits below may be ``None``, for no limit.
     :param command_timeout: Seconds within which a command must have arrived whole.
-    :param write_timeout: Seconds that an MTA may leave answers unread.
+    :param write_timeout: Seconds that an MTA may read nothing of the answers that wait for it.
     :param progress_interval: Seconds after which SMFIR_PROGRESS is sent, again and again, while
         a milter is at work at the end of a message; ``None`` for never. The default is half of
         what Sendmail waits for.
