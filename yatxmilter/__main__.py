@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Where there is none, as after ``>&-``, what is printed goes nowhere.
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
+            # It stays open for as long as the process lives.
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         arguments: Namespace = _parser().parse_args(argv)
     except SystemExit as end:
