@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install what tests/mta needs, as root on Debian or Ubuntu: Postfix, miltertest, OpenDKIM, Sendmail.
+# Install what tests/mta needs, as root on Debian or Ubuntu: Postfix, miltertest, OpenDKIM, Sendmail,
+# and HAProxy, PostgreSQL and Redis.
 #
 # Debian lets only one MTA be installed at a time, so Sendmail's packages are unpacked into a
 # folder of their own, from which the tests start it. It may be run again: what is there stays.
@@ -9,7 +10,8 @@ sendmail="${YATXMILTER_SENDMAIL:-/var/cache/yatxmilter/sendmail}"
 export DEBIAN_FRONTEND=noninteractive
 
 if ! { command -v postfix && command -v miltertest && command -v unshare &&
-    command -v opendkim-genkey; } >/dev/null; then
+    command -v opendkim-genkey && command -v haproxy && command -v redis-server &&
+    ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1; then
     apt-get update -qq
     # No configuration asked for and no daemon started: each test brings its own of both.
     echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
@@ -20,7 +22,7 @@ if ! { command -v postfix && command -v miltertest && command -v unshare &&
         chmod 755 "$policy"
     fi
     apt-get install -qq -y --no-install-recommends postfix miltertest util-linux \
-        opendkim opendkim-tools >/dev/null
+        opendkim opendkim-tools haproxy postgresql redis-server >/dev/null
 fi
 
 if [ ! -x "$sendmail/usr/libexec/sendmail/sendmail" ]; then
@@ -48,4 +50,4 @@ if LD_LIBRARY_PATH="$libraries" ldd "$sendmail/usr/libexec/sendmail/sendmail" | 
     echo "tests/mta/install.sh: libraries are missing for Sendmail" >&2
     exit 1
 fi
-echo "tests/mta: Postfix, miltertest, OpenDKIM and Sendmail ($sendmail) are installed"
+echo "tests/mta: Postfix, miltertest, OpenDKIM, HAProxy, stores, Sendmail ($sendmail) are installed"
