@@ -1,0 +1,192 @@
+"""
+The manual as its readers see it: built once, served from the loopback interface, and opened in a
+headless Chromium at the sizes of a phone and of a desk.
+
+It needs what ``pip install 'yatxmilter[docs]'`` installs, and Chromium (tests/mta/install.sh).
+Without them it is skipped, or fails where ``YATXMILTER_REQUIRE_BROWSER`` is set.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from tests.programs import ROOT
+
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 800}
+
+#: What is wrong with the page that is open: wider than the window, pictures that are not there.
+LOOK = """() => {
+    const wrong = [], root = document.documentElement;
+    if (root.scrollWidth > root.clientWidth) {
+        const wide = [...document.querySelectorAll("article *")]
+            .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1).slice(0, 3);
+        wrong.push(`${root.scrollWidth} wide: ` + wide.map(e => e.outerHTML.slice(0, 80)));
+    }
+    for (const image of document.images)
+        if (!image.naturalWidth) wrong.push("no picture " + image.src);
+    for (const drawing of document.querySelectorAll("svg.drawing")) {
+        const all = drawing.viewBox.baseVal;
+        for (const text of drawing.querySelectorAll("text")) {
+            const box = text.getBBox();
+            if (box.x < 0 || box.y < 0 || box.x + box.width > all.width
+                || box.y + box.height > all.height)
+                wrong.push("outside of its picture: " + text.textContent);
+        }
+    }
+    return wrong;
+}"""
+
+
+def need(found: object, what: str) -> None:
+    """
+    Skip the test, or fail it where a browser has to be there, if something is not here.
+    """
+    if found:
+        return
+    if os.environ.get("YATXMILTER_REQUIRE_BROWSER"):
+        raise AssertionError(what)
+    raise SkipTest(what)
+
+
+def find_browser() -> str | None:
+    """
+    Find a Chromium.
+    """
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """
+    A server of files that does not talk.
+    """
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """
+        Say nothing.
+        """
+
+
+@functools.cache
+def manual() -> tuple[Path, str]:
+    """
+    Build the manual and serve it until the tests end; give its folder and its address.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="yatxmilter-manual-"))
+    atexit.register(shutil.rmtree, folder)
+    build = [sys.executable, "-m", "sphinx", "-q", "-b", "html", ROOT / "docs", folder]
+    subprocess.run([*build, "-d", folder / ".doctrees"], check=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return folder, f"http://127.0.0.1:{server.server_port}/"
+
+
+class ManualPagesTests(SynchronousTestCase):
+    """
+    The manual in a browser.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start the browser.
+        """
+        program = find_browser()
+        need(program, "there is no Chromium (tests/mta/install.sh installs it)")
+        try:
+            for name in ("sphinx", "furo", "myst_parser"):
+                importlib.import_module(name)
+            playwright: Any = importlib.import_module("playwright.sync_api")
+        except ImportError as error:
+            need(False, f"{error} (pip install 'yatxmilter[docs]')")
+        self.folder, self.address = manual()
+        self.play = playwright.sync_playwright().start()
+        self.addCleanup(self.play.stop)
+        # Chromium's own sandbox is not to be had for root.
+        self.browser = self.play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        self.addCleanup(self.browser.close)
+
+    def open(self, **options: Any) -> tuple[Any, list[str]]:
+        """
+        Open a window; give it, and the list of what goes wrong in it.
+        """
+        page = self.browser.new_page(**options)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(f"JavaScript: {error}"))
+        page.on("requestfailed", lambda request: wrong.append(f"not loaded: {request.url}"))
+
+        def check(response: Any) -> None:
+            if response.status >= 400:
+                wrong.append(f"{response.status}: {response.url}")
+            if not response.url.startswith((self.address, "data:")):
+                wrong.append(f"from elsewhere: {response.url}")
+
+        page.on("response", check)
+        return page, wrong
+
+    def look_at_all(self, size: dict[str, int]) -> None:
+        """
+        Open all pages at one size, and find nothing wrong with any.
+        """
+        page, wrong = self.open(viewport=size)
+        names = sorted(path.name for path in self.folder.glob("*.html"))
+        self.assertIn("start.html", names)
+        found = {}
+        for name in names:
+            page.goto(self.address + name)
+            wrong += page.evaluate(LOOK)
+            if wrong:
+                found[name] = list(wrong)
+                wrong.clear()
+        self.assertEqual(found, {})
+
+    def test_phone(self) -> None:
+        """
+        At the width of a phone nothing is missing, and no page is wider than the window.
+        """
+        self.look_at_all(PHONE)
+
+    def test_desk(self) -> None:
+        """
+        At the width of a desk nothing is missing, and no page is wider than the window.
+        """
+        self.look_at_all(DESK)
+
+    def test_search(self) -> None:
+        """
+        Who types a word into the search gets pages, and the first one has the word.
+        """
+        page, wrong = self.open(viewport=DESK)
+        page.goto(self.address + "index.html")
+        page.fill("input.sidebar-search", "quarantine")
+        page.press("input.sidebar-search", "Enter")
+        first = page.locator("#search-results li a").first
+        first.wait_for()
+        first.click()
+        page.wait_for_url(lambda url: "search.html" not in url)
+        self.assertIn("quarantine", page.inner_text("article").lower())
+        self.assertEqual(wrong, [])
+
+    def test_dark(self) -> None:
+        """
+        Pictures have other colours in the dark.
+        """
+        colours = set()
+        for scheme in ("light", "dark"):
+            page, _ = self.open(viewport=PHONE, color_scheme=scheme)
+            page.goto(self.address + "index.html")
+            colours.add(page.eval_on_selector(".drawing text", "e => getComputedStyle(e).fill"))
+        self.assertEqual(len(colours), 2, colours)
