@@ -29,21 +29,24 @@ from yatxmilter.fastpath import ConnectionSet, Served
 #: The reactors that are tried, with an ``epoll`` among the descriptors that they watch.
 REACTORS = ("SelectReactor", "PollReactor", "EPollReactor", "AsyncioSelectorReactor")
 
+_DESCRIPTORS = "descriptors that an MTA might send along are not received, only closed"
+_PORTS = "it is about ports alone"
+
 #: Tests of Twisted's that cannot hold, or cannot be run, and why.
 LEFT_OUT = {
-    "test_logPrefix": "the connections of a set have its log prefix in common: that is the saving",
-    "test_sendFileDescriptor": "descriptors that an MTA might send along are not received",
-    "test_sendFileDescriptorTriggersPauseProducing": "the same",
-    "test_descriptorDeliveredBeforeBytes": "the same",
-    "test_avoidLeakingFileDescriptors": "the same; test_fastpath shows that none leaks",
-    "test_multiFileDescriptorReceivedPerRecvmsgOneCMSG": "builds transports without a connection",
-    "test_multiFileDescriptorReceivedPerRecvmsgTwoCMSGs": "the same",
-    "test_multiFileDescriptorReceivedPerRecvmsgBadCMSG": "the same",
+    "test_logPrefix": "the connections of a set have their log prefix in common",
+    "test_sendFileDescriptor": _DESCRIPTORS,
+    "test_sendFileDescriptorTriggersPauseProducing": _DESCRIPTORS,
+    "test_descriptorDeliveredBeforeBytes": _DESCRIPTORS,
+    "test_avoidLeakingFileDescriptors": _DESCRIPTORS,
+    "test_multiFileDescriptorReceivedPerRecvmsgOneCMSG": _DESCRIPTORS,
+    "test_multiFileDescriptorReceivedPerRecvmsgTwoCMSGs": _DESCRIPTORS,
+    "test_multiFileDescriptorReceivedPerRecvmsgBadCMSG": _DESCRIPTORS,
     "test_fileDescriptorOverrun": "it is about clients alone",
-    "test_mode": "it is about ports alone, as are those below",
-    "test_listenOnLinuxAbstractNamespace": "the same",
-    "test_listenFailure": "the same",
-    "test_connectToLinuxAbstractNamespace": "the same",
+    "test_mode": _PORTS,
+    "test_listenOnLinuxAbstractNamespace": _PORTS,
+    "test_listenFailure": _PORTS,
+    "test_connectToLinuxAbstractNamespace": _PORTS,
 }
 
 
