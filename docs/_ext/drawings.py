@@ -221,8 +221,8 @@ def merges() -> tuple[float, list[str]]:
         ('merge="strictest"', "all are awaited; the strictest answer", 172.0),
     )
     for title, rule, y in side_by_side:
-        parts += [text(6, y + 14, title, "name", "start"), text(58, y + 84, "MTA", "name")]
-        parts.append(box(24, y + 66, 68, 28))
+        parts.append(text(6, y + 14, title, "name", "start"))
+        parts += [box(24, y + 66, 68, 28), text(58, y + 84, "MTA", "small")]
         for place, name in enumerate("ABC"):
             top = y + 30 + 36 * place
             parts += [box(170, top, 68, 28), text(204, top + 19, f"milter {name}", "small")]

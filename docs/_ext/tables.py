@@ -271,7 +271,7 @@ class Generated(Directive):
         holder = nodes.container(classes=["generated"])
         source = f"generated {self.arguments[0]}"
         self.state.nested_parse(StringList(text, source), self.content_offset, holder)
-        return holder.children
+        return [holder]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
