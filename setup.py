@@ -19,7 +19,9 @@ RUNTIME = [
     "zope.interface>=6.1; python_version == '3.12'",
     "zope.interface>=7.1; python_version >= '3.13'",
 ]
-TEST = ["pytest>=7.4", "hypothesis>=6.80", "coverage[toml]>=7.2", "dkimpy>=1.1", "pyhamcrest"]
+# What examples need: DKIM, SPF and DMARC.
+EXAMPLES = ["dkimpy>=1.1", "pyspf>=2.0.14", "dnspython>=2.4", "publicsuffixlist>=1.0"]
+TEST = ["pytest>=7.4", "hypothesis>=6.80", "coverage[toml]>=7.2", "pyhamcrest", *EXAMPLES]
 DOCS = ["sphinx>=7.2", "myst-parser>=2.0", "furo>=2023.9.10"]
 LINT = ["ruff==0.17.6", "mypy>=1.10", "mypy-zope>=1.0.5"]
 

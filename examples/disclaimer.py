@@ -1,0 +1,116 @@
+"""
+Put a disclaimer under the text of what our users send: plain text and HTML each in its own way.
+
+What is signed or encrypted, by whatever means, is left whole: a disclaimer would break it. So is
+text that is not what its charset says, and an answer that has the disclaimer in it already.
+
+    python disclaimer.py [ENDPOINT [TEXT]]
+"""
+
+import html
+import re
+import sys
+
+from twisted.internet import endpoints, reactor
+
+from yatxmilter import MilterFactory, MilterProtocolFactory
+from yatxmilter.message import MessageMilter
+
+SIGNED = ("DKIM-Signature", "ARC-Seal", "DomainKey-Signature")
+SEALED = {
+    "multipart/signed",
+    "multipart/encrypted",
+    "application/pkcs7-mime",
+    "application/x-pkcs7-mime",
+}
+# Mail may also be signed or encrypted within its text.
+ARMOUR = b"-----BEGIN PGP "
+
+
+def add_text(text, disclaimer):
+    return f"{text.rstrip()}\n\n-- \n{disclaimer}\n"
+
+
+def add_html(text, disclaimer):
+    ends = [match.start() for match in re.finditer(r"(?i)</body\s*>", text)]
+    end = ends[-1] if ends else len(text)
+    return f"{text[:end]}<hr><p>{html.escape(disclaimer)}</p>\n{text[end:]}"
+
+
+def put_under(part, add, disclaimer):
+    """
+    Change a part of text; tell whether it was.
+    """
+    charset = part.get_content_charset("us-ascii")
+    try:
+        text = part.get_content(errors="strict")
+        changed = add(text, disclaimer)
+    except (LookupError, UnicodeError):
+        return False
+    if disclaimer in text or html.escape(disclaimer) in text:
+        return False
+    try:
+        changed.encode(charset)
+    except UnicodeError:
+        charset = "utf-8"
+    kept = {name: part[name] for name in ("Content-ID", "Content-Language") if name in part}
+    flowed = {name: part.get_param(name) for name in ("format", "delsp") if part.get_param(name)}
+    disposition = part.get_content_disposition()
+    part.set_content(
+        *(changed, part.get_content_subtype()),
+        charset=charset,
+        disposition=disposition,
+        params=flowed or None,
+    )
+    for name, value in kept.items():
+        part[name] = value
+    return True
+
+
+class Disclaimer(MessageMilter):
+    """
+    Add the disclaimer to mail of our users.
+    """
+
+    may_edit = ("headers", "body")
+    max_size = 20_000_000
+
+    def sender(self, msg):
+        if msg.client.ip not in (None, "127.0.0.1", "::1") and "{auth_authen}" not in msg.macros:
+            msg.accept()
+
+    def message(self, msg):
+        if ARMOUR in msg.body or any(name in msg.headers for name in SIGNED):
+            return
+        mail = msg.email()
+        if any(part.get_content_type() in SEALED for part in mail.walk()):
+            return
+        changed = False
+        for kind, add in (("plain", add_text), ("html", add_html)):
+            part = mail.get_body((kind,))
+            if part is not None:
+                changed |= put_under(part, add, self.factory.text)
+        if changed:
+            msg.replace(mail)
+
+
+class DisclaimerFactory(MilterFactory):
+    """
+    Hold the text.
+    """
+
+    def __init__(self, text):
+        super().__init__(Disclaimer)
+        self.text = text
+
+
+def main(argv):
+    endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
+    text = argv[1] if argv[1:] else "This message is meant for those it is addressed to."
+    factory = MilterProtocolFactory(DisclaimerFactory(text))
+    endpoints.serverFromString(reactor, endpoint).listen(factory)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
