@@ -22,7 +22,7 @@ LAYERS = (
     # numbers, exceptions, and small things that know nothing of the protocol
     ("constants", "errors", "interfaces", "page", "rfc5322", "watch", "draining", "connspec"),
     ("packets", "options", "legacy"),
-    ("wire", "admission", "fastpath"),
+    ("wire", "admission", "fastpath", "proxied"),
     # the tables: a row for each command, a row for each action
     ("commands", "replies", "macros"),
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
@@ -56,6 +56,7 @@ LAYERS = (
     # tests of users
     ("testing.values", "testing.watching"),
     ("testing.answers", "testing.recording"),
+    ("testing.content", "testing.lane"),
     ("testing.session",),
     ("testing.mta",),
     ("testing.trial",),

@@ -300,13 +300,98 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             self.assertEqual(session.agreement.version, 6)
         self.assertTrue(session.closed)
 
+    def test_parts(self) -> None:
+        """
+        The text too goes part by part, each with the milters' answer, and waits where they wait.
+        """
+
+        class Parts(Milter):
+            later: Deferred[int]
+
+            def xxfi_helo(self, helohost: str) -> None:
+                pass
+
+            def xxfi_header(self, headerf: str, headerv: str) -> Deferred[int]:
+                self.later = Deferred()
+                return self.later
+
+            @noreply
+            def xxfi_eoh(self) -> None:
+                pass
+
+            def xxfi_body(self, bodyp: bytes) -> int:
+                return c.SMFIS_SKIP
+
+            def xxfi_eom(self) -> None:
+                self.smfi_addheader("X-Msg", self.smfi_getsymval("{msg_id}") or "none")
+
+        for flavour in ("postfix", "sendmail"):
+            mta = self.milter_mta(Parts, flavour=flavour, macros={})
+            with mta.session(helo=None) as session:
+                self.assertEqual(session.helo("mail.example.org").reply.code, 250)
+                session.mail(A), session.rcpt(B), session.data()
+                header = session.header("Message-Id", "<2@client.example>\n (folded)")
+                self.assertFalse(header.done)
+                body = session.body(b"one\r\n")
+                mta.milters[0].later.callback(c.SMFIS_CONTINUE)
+                self.assertEqual((header.verdict, header.awaited), (c.SMFIS_CONTINUE, True))
+                self.assertIn("SMFIS_CONTINUE", repr(header))
+                error = self.assertRaises(MilterTestFailure, getattr, header, "reply")
+                self.assertIn("no reply to header", str(error))
+                self.assertEqual((body.verdict, body.stage), (c.SMFIS_SKIP, "body"))
+                self.assertFalse(session.eoh().awaited)
+                self.assertFalse(session.body(b"two\r\n").awaited)
+                self.assertRaises(ValueError, session.header, "X", "too late")
+                sent = session.end()
+            self.assertEqual(sent.delivered.body, b"one\r\ntwo\r\n")
+            names = [call.name.removeprefix("xxfi_") for call in mta.calls]
+            self.assertEqual(names, ["helo", "header", "eoh", "body", "eom"])
+
+    def test_refused_part(self) -> None:
+        """
+        A part that is refused has the reply of the end, and nothing more is asked.
+        """
+        for callback, code in (("header", c.SMFIS_REJECT), ("body", c.SMFIS_TEMPFAIL)):
+            mta = self.milter_mta(answering(callback, code))
+            with mta.session() as session:
+                session.mail(A), session.rcpt(B), session.data()
+                parts = [session.header("Subject", "hi"), session.eoh(), session.body(b"text\r\n")]
+                reply = session.end().reply
+                self.assertEqual(parts[2].reply, reply)
+                self.assertEqual((parts[2].stage, parts[2].verdict), (callback, code))
+                self.assertEqual([call.name for call in mta.calls], [f"xxfi_{callback}"])
+
+    def test_accepted_part(self) -> None:
+        """
+        After ACCEPT or DISCARD the milters are asked no more; what is accepted is delivered.
+        """
+        for code in (c.SMFIS_ACCEPT, c.SMFIS_DISCARD):
+            mta = self.milter_mta([answering("header", code), Tagger])
+            with mta.session() as session:
+                session.mail(A), session.rcpt(B), session.data()
+                self.assertEqual(session.header("Subject", "hi").verdict, code)
+                session.header("X-Two", "2")
+                sent = session.end()
+            self.assertTrue(sent.accepted)
+            self.assertEqual(sent.transaction.delivered is None, code == c.SMFIS_DISCARD)
+
+    def test_bad_field(self) -> None:
+        """
+        What is no header field is a mistake of the test's.
+        """
+        with self.milter_mta(Tagger).session() as session:
+            for name, value in (("", "x"), ("a b", "x"), ("X", "1\nY: 2"), ("X", "1\n\n2")):
+                self.assertRaises(ValueError, session.header, name, value)
+
     def test_wrong_order(self) -> None:
         """
         Commands out of order are refused by the MTA itself.
         """
         mta = self.milter_mta(Tagger)
         with mta.session() as session:
-            for step in (session.rcpt(A), session.data(), session.content(MESSAGE)):
+            whole = (session.rcpt(A), session.data(), session.content(MESSAGE))
+            parts = (session.header("X", "y"), session.eoh(), session.body(b"z"), session.end())
+            for step in (*whole, *parts):
                 self.assertEqual(step.reply.code, 503)
             session.mail(A)
             self.assertEqual(session.data().reply.code, 554)
@@ -365,6 +450,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             with mta.session() as session:
                 self.assertEqual(session.greeting.stage, callback)
                 self.assertEqual(session.mail(A).reply, Reply(550, ("5.7.1 no",)))
+                self.assertEqual(session.helo("again").reply.code, 550)
                 self.assertEqual(session.unknown("X").reply.code, 500)
             mta = self.milter_mta(answering(callback, c.SMFIS_ACCEPT))
             self.assertTrue(mta.send(MESSAGE).accepted)

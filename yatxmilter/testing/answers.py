@@ -11,16 +11,19 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from yatxmilter.constants import ReturnCode
+from yatxmilter.constants import SMFIS_ACCEPT, SMFIS_DISCARD, ReturnCode
 from yatxmilter.flavours import Reply
-from yatxmilter.responses import Edit, Quarantine, Response
+from yatxmilter.responses import NOT_AWAITED, Edit, Quarantine, Response
 from yatxmilter.testing.values import Delivered, Path
 from yatxmilter.testing.watching import MilterTestFailure
 
-__all__ = ["Answer", "Result", "Sent", "Stage", "Transaction"]
+__all__ = ["Answer", "Result", "Sent", "Stage", "Told", "Transaction"]
 
 #: What the client is told, what the milters answered, and at which stage.
-Result = tuple[Reply, Response, str]
+Told = tuple[Reply, Response, str]
+
+#: The same where the client may be told nothing.
+Result = tuple[Reply | None, Response, str]
 
 
 class Stage(Protocol):
@@ -76,9 +79,14 @@ class Answer:
         """
         What the SMTP client is told.
 
-        :raises MilterTestFailure: while a milter has not answered.
+        :raises MilterTestFailure: while a milter has not answered, and where nothing is told.
         """
-        return self._result()[0]
+        reply = self._result()[0]
+        if reply is None:
+            raise MilterTestFailure(
+                f"the SMTP client gets no reply to {self.step}, only at the end"
+            )
+        return reply
 
     @property
     def verdict(self) -> ReturnCode:
@@ -88,6 +96,13 @@ class Answer:
         return self._result()[1].code
 
     @property
+    def awaited(self) -> bool:
+        """
+        Whether the milters were asked, and had not promised to give no answer.
+        """
+        return self._result()[1] is not NOT_AWAITED
+
+    @property
     def stage(self) -> str:
         """
         Where that was.
@@ -95,7 +110,10 @@ class Answer:
         return self._result()[2]
 
     def __repr__(self) -> str:
-        state = str(self.reply) if self.done else "waiting"
+        state = "waiting"
+        if self.done:
+            reply, response, _ = self._result()
+            state = str(reply or response.code)
         return f"<{type(self).__name__} to {self.step}: {state}>"
 
 
@@ -115,6 +133,14 @@ class Transaction:
     edits: tuple[Edit, ...] = ()
     progress: int = 0
     delivered: Delivered | None = None
+
+    def note(self, response: Response) -> None:
+        """
+        Remember whether the milters are out of it now.
+        """
+        self.discarded = self.discarded or response.code == SMFIS_DISCARD
+        if response.code in (SMFIS_ACCEPT, SMFIS_DISCARD):
+            self.quiet = True
 
 
 class Sent(Answer):

@@ -13,18 +13,17 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IAddress
 
-from yatxmilter import commands
 from yatxmilter import constants as c
-from yatxmilter.client import MilterClient, apply_edits
-from yatxmilter.dialogue import Dialogue, Macros
+from yatxmilter.client import MilterClient
 from yatxmilter.flavours import Flavour, Reply
 from yatxmilter.inmemory import InMemoryConnection
 from yatxmilter.responses import NOT_AWAITED, Agreement, Response
-from yatxmilter.rfc5322 import Mail, split_mail, wire_body
-from yatxmilter.testing.answers import Answer, Result, Sent, Stage, Transaction
-from yatxmilter.testing.values import Delivered, Path, bracketed, deliver_envelope
+from yatxmilter.rfc5322 import Field, split_mail, wire_body
+from yatxmilter.testing.answers import Answer, Result, Sent, Stage, Told, Transaction
+from yatxmilter.testing.content import Content, make_field
+from yatxmilter.testing.lane import Lane
+from yatxmilter.testing.values import Path, bracketed
 from yatxmilter.testing.watching import MilterTestFailure
-from yatxmilter.transaction import shown_fields
 from yatxmilter.wire import to_text
 
 __all__ = ["Session"]
@@ -32,27 +31,6 @@ __all__ = ["Session"]
 _REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
 _OK: Final = Reply(250, ("2.0.0 Ok",))
 _SEQUENCE: Final = Reply(503, ("5.5.1 Bad sequence of commands",))
-
-
-class _Lane(Dialogue):
-    """
-    The commands, each with the macros that this MTA sends with it.
-    """
-
-    def __init__(self, client: MilterClient, flavour: Flavour, values: dict[str, str]) -> None:
-        self._client = client
-        self._flavour = flavour
-        self._values = values
-
-    def _ask(
-        self, row: commands.Command, payload: bytes = b"", macros: Macros | None = None
-    ) -> Deferred[Any]:
-        names = self._flavour.macro_names(row.letter, self._client.agreement)
-        known = {**self._values, **(macros or {})}
-        chosen = None
-        if names is not None:
-            chosen = {name: known[bare] for name in names if (bare := name.strip("{}")) in known}
-        return self._client._ask(row, payload, chosen)
 
 
 class Session:
@@ -79,11 +57,13 @@ class Session:
         self._link = link
         self._flavour = flavour
         self._values = {name.strip("{}"): value for name, value in values.items()}
-        self._lane = _Lane(client, flavour, self._values)
+        self._lane = Lane(client, flavour, self._values)
         self._lock = DeferredLock()
         self._off = False
-        self._standing: Result | None = None
+        self._standing: Told | None = None
         self._message: Transaction | None = None
+        self._text: Content | None = None
+        self._headed = False
         self._messages = 0
         self.closed = False
 
@@ -127,19 +107,30 @@ class Session:
         Negotiate, and have the client connect and greet.
         """
 
-        async def opening() -> Result:
+        async def opening() -> Told:
             offer = self._flavour.offer
             await self._lane.negotiate(offer.version, offer.actions, offer.steps)
             response = await self._lane.connect(hostname, address)
             result = self._stand("connect", response)
-            if helo is not None and not self._off and self._standing is None:
-                response = await self._lane.helo(helo)
-                result = self._stand("helo", response)
+            if helo is not None and not self._off:
+                result = await self._helo(helo)
             return result
 
         return self._run("the connection", opening)
 
-    def _stand(self, stage: str, response: Response) -> Result:
+    def helo(self, name: str) -> Answer:
+        """
+        Say HELO, in a session that was opened with ``helo=None``, or once more.
+        """
+        return self._run("HELO", lambda: self._helo(name))
+
+    async def _helo(self, name: str) -> Told:
+        if self._standing is not None:
+            return self._standing
+        response = NOT_AWAITED if self._off else await self._lane.helo(name)
+        return self._stand("helo", response)
+
+    def _stand(self, stage: str, response: Response) -> Told:
         result = (Reply(220 if stage == "connect" else 250, ("ok",)), response, stage)
         if response.code in _REFUSES:
             self._standing = (self._flavour.refusal(stage, response), response, stage)
@@ -152,7 +143,7 @@ class Session:
         Say something that is no SMTP command.
         """
 
-        async def saying() -> Result:
+        async def saying() -> Told:
             text = line if self._flavour.whole_unknown else line.split(" ")[0]
             asked = not self._off and self._standing is None
             response = await self._lane.unknown(text) if asked else NOT_AWAITED
@@ -167,7 +158,7 @@ class Session:
         Say RSET: the message, if there is one, is given up.
         """
 
-        async def resetting() -> Result:
+        async def resetting() -> Told:
             await self._over()
             return _OK, NOT_AWAITED, "rset"
 
@@ -175,6 +166,7 @@ class Session:
 
     async def _over(self) -> None:
         open_message, self._message = self._message, None
+        self._text = None
         self._values.pop("i", None)
         if open_message is not None or self._flavour.aborts_finished:
             await self._lane.abort()
@@ -185,7 +177,7 @@ class Session:
         """
         if not self.closed:
             self.closed = True
-            self._message = None
+            self._message = self._text = None
             self._client.quit()
             self._mta.flush()
 
@@ -215,14 +207,52 @@ class Session:
         """
         Say DATA.
         """
+        self._headed = False
         return self._run("DATA", self._data)
 
     def content(self, message: bytes) -> Sent:
         """
         Send the message's text and its end.
         """
+        return self._sent(lambda: self._content(message))
+
+    def header(self, name: str, value: str) -> Answer:
+        """
+        Send one header field, in place of `content`; there is no reply to it unless it is refused.
+
+        :param value: Without the blank after the colon.
+        :raises ValueError: for what is no field, and once the header has ended.
+        """
+        field = make_field(name, value)
+        if self._headed:
+            raise ValueError(f"header field {name!r} comes after the end of the header")
+        self._learn(field)
+        return self._part("header", lambda text: text.header(field))
+
+    def eoh(self) -> Answer:
+        """
+        End the header; `body` and `end` do, where this was not called.
+        """
+        self._headed = True
+        return self._part("eoh", lambda text: text.eoh())
+
+    def body(self, chunk: bytes) -> Answer:
+        """
+        Send a piece of the body, as it is; what is too long for one packet comes in several.
+        """
+        self._headed = True
+        return self._part("body", lambda text: text.body(chunk))
+
+    def end(self) -> Sent:
+        """
+        End the message that was sent in parts.
+        """
+        self._headed = True
+        return self._sent(self._finish)
+
+    def _sent(self, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Sent:
         transaction = self._message or Transaction(Path("<>"))
-        return Sent(self._mta, self._queue(lambda: self._content(message)), transaction)
+        return Sent(self._mta, self._queue(coroutine), transaction)
 
     def send(self, message: bytes, sender: Path, recipients: Sequence[Path]) -> Sent:
         """
@@ -230,7 +260,7 @@ class Session:
         """
         transaction = Transaction(sender)
 
-        async def sending() -> Result:
+        async def sending() -> Told:
             result = await self._mail(sender, transaction)
             if result[0].code != 250:
                 return result
@@ -247,12 +277,14 @@ class Session:
 
         return Sent(self._mta, self._queue(sending), transaction)
 
-    async def _mail(self, path: Path, transaction: Transaction | None = None) -> Result:
+    async def _mail(self, path: Path, transaction: Transaction | None = None) -> Told:
         if self._standing is not None:
             return self._standing
         self._messages += 1
         queue_id = f"4TEST{self._messages:04}"
-        self._values.pop("i", None)
+        self._text = None
+        for name in ("i", "msg_id"):
+            self._values.pop(name, None)
         if self._flavour.early_queue_id:
             self._values["i"] = queue_id
         self._queue_id = queue_id
@@ -266,15 +298,10 @@ class Session:
             reply = self._flavour.refusal("mail", response, path.address)
             await self._over()
             return reply, response, "mail"
-        self._note(message, response)
+        message.note(response)
         return self._good("mail", address=path.address), response, "mail"
 
-    def _note(self, message: Transaction, response: Response) -> None:
-        message.discarded = message.discarded or response.code == c.SMFIS_DISCARD
-        if response.code in (c.SMFIS_ACCEPT, c.SMFIS_DISCARD):
-            message.quiet = True
-
-    async def _rcpt(self, path: Path) -> Result:
+    async def _rcpt(self, path: Path) -> Told:
         message = self._message
         if message is None:
             return _SEQUENCE, NOT_AWAITED, "rcpt"
@@ -287,12 +314,12 @@ class Session:
             reply = self._flavour.refusal("rcpt", response, path.address)
             message.refused[path.address] = reply
             return reply, response, "rcpt"
-        self._note(message, response)
+        message.note(response)
         self._values.setdefault("i", self._queue_id)
         message.recipients.append(path)
         return self._good("rcpt", address=path.address), response, "rcpt"
 
-    async def _data(self) -> Result:
+    async def _data(self) -> Told:
         message = self._message
         if message is None:
             return _SEQUENCE, NOT_AWAITED, "data"
@@ -301,80 +328,51 @@ class Session:
         response = NOT_AWAITED if message.quiet else await self._lane.data()
         if response.code in _REFUSES:
             return self._flavour.refusal("data", response), response, "data"
-        self._note(message, response)
+        message.note(response)
+        self._text = Content(self._lane, message, self._client.agreement, self._flavour)
         return self._good("data"), response, "data"
 
-    async def _content(self, data: bytes) -> Result:
-        message = self._message
-        if message is None:
+    async def _content(self, data: bytes) -> Told:
+        text = self._text
+        if text is None:
             return _SEQUENCE, NOT_AWAITED, "eom"
         mail = split_mail(data)
+        # As both MTAs, which have read the whole message before they show any of it.
         for field in mail.fields:
-            if field.name.lower() == b"message-id":
-                self._values["msg_id"] = to_text(field.value.strip())
-        response, stage = await self._filter(message, mail)
-        if response.code in _REFUSES:
-            reply = self._flavour.refusal(stage, response)
-        else:
-            reply = self._good("eom")
-            if not message.discarded:
-                message.delivered = self._deliver(message, mail)
-        self._message = None
+            self._learn(field)
+        for field in mail.fields:
+            await text.header(field)
+        await text.body(wire_body(mail.body))
+        return await self._finish()
+
+    def _learn(self, field: Field) -> None:
+        if field.name.lower() == b"message-id":
+            self._values["msg_id"] = to_text(field.value.strip())
+
+    async def _finish(self) -> Told:
+        text = self._text
+        if text is None:
+            return _SEQUENCE, NOT_AWAITED, "eom"
+        response, stage = await text.end()
+        refused = response.code in _REFUSES
+        reply = self._flavour.refusal(stage, response) if refused else self._good("eom")
+        self._message = self._text = None
         if self._flavour.aborts_finished or stage != "eom":
             await self._lane.abort()
         return reply, response, stage
 
-    async def _filter(self, message: Transaction, mail: Mail) -> tuple[Response, str]:
-        response = NOT_AWAITED
-        steps = {
-            "header": self._header,
-            "eoh": self._end_header,
-            "body": self._body,
-            "eom": self._end,
-        }
-        for stage, step in steps.items():
-            if message.quiet:
-                break
-            response = await step(message, mail)
-            self._note(message, response)
-            if message.quiet or response.code in _REFUSES:
-                return response, stage
-        return response, "eom"
+    def _part(self, stage: str, send: Callable[[Content], Coroutine[Any, Any, Any]]) -> Answer:
+        async def sending() -> Result:
+            text = self._text
+            if text is None:
+                return _SEQUENCE, NOT_AWAITED, stage
+            response = await send(text)
+            if response.code not in _REFUSES:
+                return None, response, stage
+            settled, at = text.settled or (response, stage)
+            return self._flavour.refusal(at, settled), settled, at
 
-    async def _header(self, message: Transaction, mail: Mail) -> Response:
-        leading = bool(self.agreement.steps & c.SMFIP_HDR_LEADSPC)
-        response = NOT_AWAITED
-        for name, value in shown_fields(mail.fields, leading_space=leading):
-            response = await self._lane.header(name, value)
-            if response.code != c.SMFIS_CONTINUE:
-                break
-        return response
-
-    async def _end_header(self, message: Transaction, mail: Mail) -> Response:
-        return await self._lane.eoh()
-
-    async def _body(self, message: Transaction, mail: Mail) -> Response:
-        body = wire_body(mail.body)
-        return await self._lane.body(body) if body else NOT_AWAITED
-
-    async def _end(self, message: Transaction, mail: Mail) -> Response:
-        end = await self._lane.end_of_message()
-        message.edits, message.progress = end.edits, end.progress
-        return end.response
-
-    def _deliver(self, message: Transaction, mail: Mail) -> Delivered:
-        agreement = self._client.agreement
-        leading = agreement is not None and bool(agreement.steps & c.SMFIP_HDR_LEADSPC)
-        data = apply_edits(
-            Mail(mail.fields, True, wire_body(mail.body), b"\r\n").join(),
-            message.edits,
-            leading_space=leading,
-            flavour=self._flavour.name,
-        )
-        sender, recipients = deliver_envelope(
-            message.sender, message.recipients, message.edits, self._flavour.merges_recipients
-        )
-        return Delivered(sender, recipients, data)
+        return self._run(stage, sending)
 
 
 def _resolved(kind: str, path: Path) -> dict[str, str]:
