@@ -175,6 +175,8 @@ class ManualPagesTests(SynchronousTestCase):
         page.press("input.sidebar-search", "Enter")
         first = page.locator("#search-results li a").first
         first.wait_for()
+        # It looks into each page that it found; to leave earlier would break that off.
+        page.wait_for_load_state("networkidle")
         first.click()
         page.wait_for_url(lambda url: "search.html" not in url)
         self.assertIn("quarantine", page.inner_text("article").lower())
