@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from yatxmilter.addresses import describe_address
@@ -26,6 +26,7 @@ from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.line import TransportLine
 from yatxmilter.members import wanted_callbacks
 from yatxmilter.options import choice_option, limit_option, seconds_option
+from yatxmilter.proxied import HAProxyProtocolWrapper, Unannounced
 from yatxmilter.tally import code_for_missing
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
@@ -43,6 +44,16 @@ class MilterProtocol(TransportLine):
     def __init__(self, factory: MilterProtocolFactory | None = None) -> None:
         super().__init__(MilterProtocolFactory(()) if factory is None else factory)
         self.factory = factory
+
+    def makeConnection(self, transport: Any) -> None:
+        """
+        Begin; behind HAProxy, when it has said who connects.
+        """
+        if isinstance(transport, HAProxyProtocolWrapper):
+            waiting = Unannounced(self, self._clock, self._options.command_timeout)
+            Protocol.makeConnection(waiting, transport)
+        else:
+            Protocol.makeConnection(self, transport)
 
     # ---- milters
 

@@ -59,6 +59,7 @@ class StoreServer(ABC):
         Skip the test, or fail it, without the server or the Python package for it.
         """
 
+    @abstractmethod
     def prepare(self) -> None:
         """
         Make what the server needs.
