@@ -65,16 +65,19 @@ def claims_to_be_us(mail):
     return mail.helo is not None and mail.helo.lower() == "mail.example.com"
 
 
-def main(argv):
-    globalLogPublisher.addObserver(textFileLogObserver(sys.stdout))
-    endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
-    milters = [
+def build_milters():
+    return [
         MilterFactory(Note, when=authenticated() & over_tls()),
         MilterFactory(Refuse, when=recipient_matches("staff@example.com") & ~OURS),
         MilterFactory(Refuse, when=claims_to_be_us & ~OURS, name="OurName"),
         MilterFactory(ShoutingCheck, when=~OURS, shadow=True),
     ]
-    factory = MilterProtocolFactory(milters, merge="strictest")
+
+
+def main(argv):
+    globalLogPublisher.addObserver(textFileLogObserver(sys.stdout))
+    endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
+    factory = MilterProtocolFactory(build_milters(), merge="strictest")
     endpoints.serverFromString(reactor, endpoint).listen(factory)
     reactor.run()
 
