@@ -105,8 +105,21 @@ class Program:
         """
         Tell it to end, and return what it printed; it is a failure if it does not end cleanly.
         """
+        self.signal()
+        return self.ended()
+
+    def signal(self) -> None:
+        """
+        Tell it to end.
+        """
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+
+    def ended(self) -> str:
+        """
+        Wait for its end, and return what it printed; it is a failure if it does not end cleanly.
+        """
+        assert self._process is not None
         status = self._process.wait(PATIENCE)
         self._case.assertEqual(status, 0, self.output)
         self._case.assertNotIn("Traceback", self.output)

@@ -7,6 +7,8 @@ milter does with all kinds of mail is in ``test_example_*.py``, tested in memory
 
 from __future__ import annotations
 
+import socket
+
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.mail.smtp import SMTPDeliveryError, sendmail
@@ -286,6 +288,42 @@ class GreylistTests(ExampleTestCase):
                 self.assertEqual(outcome.verdict, verdict)
             await mta.quit()
             self.assertEqual(program.stop().count("the store is away"), 1)
+
+
+class BehindHaproxyTests(ExampleTestCase):
+    """
+    One of several hosts; HAProxy itself is in tests/mta/test_haproxy.py.
+    """
+
+    example = "behind_haproxy.py"
+
+    async def test_leaves(self) -> None:
+        """
+        The agent says that the host is ready, and, once it was told to end, that it leaves; a
+        message that is under way then comes to its end, and a new connection is still served.
+        """
+        program, port, agent = self.program(), free_port(), free_port()
+        spec = f"inet:{port}@127.0.0.1"
+        endpoints = [f"tcp:{each}:interface=127.0.0.1" for each in (port, agent)]
+        program.start(EXAMPLES / self.example, *endpoints, spec=spec)
+        mta = await self.greeted(program)
+        self.assertEqual(self.ask(agent), b"ready up\n")
+        program.signal()
+        while self.ask(agent) != b"drain\n":
+            pass
+        late = await self.greeted(program)
+        for each in (mta, late):
+            outcome = await self.send(each)
+            self.assertEqual([edit.name for edit in outcome.edits], ["X-Filtered-By"])
+            await each.quit()
+        self.assertEqual(program.ended().count("4Xq1 from the MTA at 127.0.0.1"), 2)
+
+    def ask(self, port: int) -> bytes:
+        """
+        Ask an agent, as HAProxy does.
+        """
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            return connection.recv(100)
 
 
 class ThreeMiltersTests(ExampleTestCase):
