@@ -12,25 +12,22 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable
 from html import escape
-from pathlib import Path
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from yatxmilter.commands import ALL_COMMANDS, CALLBACK_STEPS, legal_commands
 
-from .tables import STATES
+from .tables import ROOT, STATES, MadeFromCode
 
-ROOT = Path(__file__).parent.parent.parent
 WIDTH = 360
 
 #: A command for each callback, as the client says it.
 _SMTP = {
     "CONNECT": "connects",
     "HELO": "EHLO client.example",
-    "MAIL": "MAIL FROM:<a@client.example>",
-    "RCPT": "RCPT TO:<b@example.com>",
+    "MAIL": "MAIL FROM:<a@b.example>",
+    "RCPT": "RCPT TO:<c@example.com>",
     "DATA": "DATA",
     "HEADER": "Subject: hello",
     "EOH": "(empty line)",
@@ -251,18 +248,18 @@ PICTURES: dict[str, Callable[[], tuple[float, list[str]]]] = {
 }
 
 
-class Picture(Directive):
+class Picture(MadeFromCode):
     """
     ``{picture} NAME``, and what it shows in words.
     """
 
-    required_arguments = 1
     has_content = True
 
     def run(self) -> list[nodes.Node]:
         """
         Draw the picture into the page.
         """
+        self.note_sources()
         words = " ".join(self.content)
         if not words:
             raise self.error("a picture needs words for those who cannot see it")

@@ -11,15 +11,18 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 from yatxmilter import MilterFactory, MilterProtocolFactory, constants
 from yatxmilter.commands import ACTIONS, ALL_COMMANDS, CALLBACK_STEPS, Command, legal_commands
 from yatxmilter.constants import ReturnCode
+
+ROOT = Path(__file__).parent.parent.parent
 
 Table = tuple[tuple[str, ...], Iterable[tuple[str, ...]]]
 
@@ -252,17 +255,33 @@ TABLES: dict[str, Callable[[], Table]] = {
 }
 
 
-class Generated(Directive):
+class MadeFromCode(SphinxDirective):
     """
-    ``{generated} NAME``: a table made from the code.
+    What is made anew when a module of the library, its table of layers, or this folder changes.
     """
 
     required_arguments = 1
+
+    def note_sources(self) -> None:
+        """
+        Tell Sphinx when the page has to be read again.
+        """
+        for folder, pattern in (("yatxmilter", "*.py"), ("docs/_ext", "*.py")):
+            for path in (ROOT / folder).glob(pattern):
+                self.env.note_dependency(str(path))
+        self.env.note_dependency(str(ROOT / "tests" / "test_layers.py"))
+
+
+class Generated(MadeFromCode):
+    """
+    ``{generated} NAME``: a table made from the code.
+    """
 
     def run(self) -> list[nodes.Node]:
         """
         Make the table, and have it read as if it stood in the page.
         """
+        self.note_sources()
         head, rows = TABLES[self.arguments[0]]()
         lines = [head, ("---",) * len(head), *rows]
         text = [
