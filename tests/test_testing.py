@@ -278,6 +278,16 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         self.assertIn("'exim'", str(error))
         mta = self.milter_mta(Tagger)
         self.assertRaises(ValueError, mta.send, MESSAGE, recipients=[])
+        wrong: Any = "text"
+        for call, text in (
+            (lambda: InMemoryMTA(3), "3 is neither"),
+            (lambda: mta.send(wrong), "message is 'text'"),
+            (lambda: mta.send(MESSAGE, recipients=A), f"recipients is '{A}'"),
+            (lambda: mta.session(address=wrong), "address is 'text'"),
+        ):
+            with self.assertRaises(TypeError) as caught:
+                call()
+            self.assertIn(text, str(caught.exception))
 
 
 class SessionTests(MilterTestMixin, SynchronousTestCase):

@@ -60,6 +60,7 @@ class InMemoryMTA:
     :param macros: What is known beside, or instead of, what is known to every session.
     :param options: Those of `MilterProtocolFactory`, such as ``merge``.
     :raises ValueError: for another flavour, or an option out of range.
+    :raises TypeError: for what makes no milters.
     :ivar clock: Advance time with `advance`.
     """
 
@@ -78,6 +79,9 @@ class InMemoryMTA:
         self._macros = dict(macros or {})
         several = milters if isinstance(milters, Sequence) else [milters]
         factories = [MilterFactory(one) if isinstance(one, type) else one for one in several]
+        for factory in factories:
+            if not hasattr(factory, "build_milter"):
+                raise TypeError(f"{factory!r} is neither a Milter class nor a milter factory")
         recording = [RecordingFactory(factory, self._notebook) for factory in factories]
         self.factory = MilterProtocolFactory(recording, reactor=self.clock, **options)
         self._links: list[InMemoryConnection] = []
@@ -143,6 +147,8 @@ class InMemoryMTA:
         :param helo: ``None`` for a client that does not greet.
         :param macros: What is known of this session.
         """
+        if address is not None and not IAddress.providedBy(address):
+            raise TypeError(f"address is {address!r}, expected one of twisted.internet.address")
         known = {**_known(self.flavour.name, hostname, address), **self._macros, **(macros or {})}
         client = MilterClient(clock=self.clock, timeout=None)
         link = connect_in_memory(client, self.factory)
@@ -168,6 +174,10 @@ class InMemoryMTA:
         :param message: A message, or a message file in either kind of line end.
         :param recipient_args: ESMTP arguments, by recipient.
         """
+        if not isinstance(message, (EmailMessage, bytes)):
+            raise TypeError(f"message is {message!r}, expected bytes or an EmailMessage")
+        if isinstance(recipients, str):
+            raise TypeError(f"recipients is {recipients!r}, expected a list of addresses")
         if session is None:
             if self._own is None or self._own.closed:
                 self._own = self.session()
