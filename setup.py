@@ -21,6 +21,7 @@ RUNTIME = [
 ]
 # What examples need: DKIM, SPF and DMARC.
 EXAMPLES = ["dkimpy>=1.1", "pyspf>=2.0.14", "dnspython>=2.4", "publicsuffixlist>=1.0"]
+METRICS = ["prometheus-client>=0.19"]
 TEST = ["pytest>=7.4", "hypothesis>=6.80", "coverage[toml]>=7.2", "pyhamcrest", *EXAMPLES]
 # Playwright opens the manual in a browser.
 DOCS = ["sphinx>=7.2", "myst-parser>=2.0", "furo>=2023.9.10", "playwright>=1.40"]
@@ -38,11 +39,13 @@ setup(
     install_requires=RUNTIME,
     extras_require={
         "testing": ["pytest>=7.4"],
+        "metrics": METRICS,
+        "serve": ["tomli>=2.0; python_version < '3.11'"],
         "test": TEST,
         "docs": DOCS,
         "dev": [*TEST, *DOCS, *LINT],
     },
-    packages=find_packages(include=["yatxmilter", "yatxmilter.*"]),
+    packages=[*find_packages(include=["yatxmilter", "yatxmilter.*"]), "twisted.plugins"],
     package_data={"yatxmilter": ["py.typed"], "yatxmilter.cli": ["*.eml"]},
     zip_safe=False,
     py_modules=["pytest_yatxmilter"],

@@ -1,0 +1,9 @@
+"""
+``twist yatxmilter`` and ``twistd yatxmilter``.
+"""
+
+from twisted.application.service import ServiceMaker
+
+yatxmilter = ServiceMaker(
+    "yatxmilter", "yatxmilter.cli.serve_service", "Milters for Postfix and Sendmail", "yatxmilter"
+)
