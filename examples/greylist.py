@@ -5,7 +5,7 @@ Real mail servers try again, much spam software does not. Who sends what to whom
 or, for several hosts together, in PostgreSQL or Redis. All three block, so they are asked in a
 thread, and the callback, an ``async def``, awaits the answer.
 
-    python greylist.py [--when-away pass|tempfail] [ENDPOINT [STORE [SECONDS]]]
+    python greylist.py [--when-away pass|tempfail] [--trust NETWORK]... [ENDPOINT [STORE [SECONDS]]]
 
 STORE is ``sqlite:///greylist.sqlite`` (the default; four slashes for an absolute path),
 ``postgresql://user@host/database`` (``pip install psycopg2-binary``), or ``redis://host:6379/0``
@@ -28,6 +28,7 @@ from twisted.logger import Logger, globalLogPublisher, textFileLogObserver
 from twisted.python.threadpool import ThreadPool
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
+from yatxmilter.conditions import client_in
 from yatxmilter.constants import SMFIS_ACCEPT, SMFIS_CONTINUE, SMFIS_TEMPFAIL
 from yatxmilter.service import MilterService
 
@@ -342,11 +343,12 @@ class GreylistFactory(MilterFactory):
     Hold what all connections share.
 
     :param when_away: What is answered while the store is away: by default mail passes.
+    :param trusted: Networks whose mail is never put off.
     :param now: Tells the time, in seconds; that of all hosts should be the same.
     """
 
-    def __init__(self, store, terms, when_away=SMFIS_CONTINUE, now=time.time, rest=5.0):
-        super().__init__(Greylist)
+    def __init__(self, store, terms, when_away=SMFIS_CONTINUE, trusted=(), now=time.time, rest=5.0):
+        super().__init__(Greylist, when=~client_in(*trusted) if trusted else None)
         self.terms = terms
         self.when_away = when_away
         self.now = now
@@ -373,6 +375,9 @@ def parse(argv):
     parser.add_argument("store", nargs="?", default="sqlite:///greylist.sqlite", type=open_store)
     parser.add_argument("seconds", nargs="?", default=Terms().delay, type=float)
     parser.add_argument("--when-away", choices=("pass", "tempfail"), default="pass")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="NETWORK", type=ipaddress.ip_network
+    )
     return parser.parse_args(argv)
 
 
@@ -380,7 +385,8 @@ def main(argv):
     options = parse(argv)
     globalLogPublisher.addObserver(textFileLogObserver(sys.stderr))
     when_away = {"pass": SMFIS_CONTINUE, "tempfail": SMFIS_TEMPFAIL}[options.when_away]
-    greylist = GreylistFactory(options.store, Terms(options.seconds), when_away)
+    trusted = [str(network) for network in options.trust]
+    greylist = GreylistFactory(options.store, Terms(options.seconds), when_away, trusted)
     service = MilterService(
         endpoints.serverFromString(reactor, options.endpoint), MilterProtocolFactory(greylist)
     )

@@ -276,6 +276,20 @@ class GreylistTests(ExampleTestCase):
         await mta.quit()
         program.stop()
 
+    async def test_trusted(self) -> None:
+        """
+        Networks that are trusted are not greylisted, others are.
+        """
+        program = self.begin("sqlite:///seen.sqlite", "300", "--trust", "192.0.2.0/24")
+        for address, verdict in (
+            (OUTSIDE, SMFIS_CONTINUE),
+            (IPv4Address("TCP", "198.51.100.7", 40025), SMFIS_TEMPFAIL),
+        ):
+            mta = await self.greeted(program, address)
+            self.assertEqual((await self.send(mta)).verdict, verdict)
+            await mta.quit()
+        program.stop()
+
     async def test_store_away(self) -> None:
         """
         While the store is away mail passes, or has to wait if that is wanted; the log has one line.
