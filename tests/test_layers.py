@@ -21,7 +21,7 @@ PACKAGE = ROOT / "yatxmilter"
 LAYERS = (
     # numbers, exceptions, and small things that know nothing of the protocol
     ("constants", "errors", "interfaces", "page", "rfc5322", "watch", "draining", "connspec"),
-    ("logs",),
+    ("logs", "metrics_families"),
     ("notify", "listening"),
     ("packets", "options", "legacy"),
     ("wire", "admission", "fastpath", "proxied"),
