@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from .bench import MESSAGE, MtaTestCase
 from .control import ROOT, script
-from .processes import LOOPBACK, wait_until
+from .processes import LOOPBACK, PATIENCE, wait_until
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 
@@ -85,6 +85,7 @@ class Symptoms(MtaTestCase):
         Have something that is no milter listen where the door "example" leads.
         """
         listener = socket.create_server((LOOPBACK, self.bench.mta.addresses.example_port))
+        listener.settimeout(PATIENCE)
 
         def answer() -> None:
             with listener.accept()[0] as connection:
