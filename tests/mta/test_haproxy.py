@@ -68,7 +68,7 @@ class Hosts:
             ("/run/haproxy/admin.sock", f"{folder}/admin.sock"),
             ("bind 127.0.0.1:9999", f"bind {LOOPBACK}:{self.port}"),
             (" inter 2s ", " inter 200ms "),
-            (" agent-inter 1s ", " agent-inter 100ms "),
+            ("agent-inter 1s", "agent-inter 100ms"),
             ("192.0.2.11:9900 send-proxy-v2", f"{LOOPBACK}:{self.ports[0]} send-proxy"),
             ("192.0.2.12:9900 ", f"{LOOPBACK}:{self.ports[1]} "),
         ]
