@@ -13,6 +13,7 @@ import sys
 
 import dkim
 import dns.exception
+import dns.name
 import dns.resolver
 import spf
 from publicsuffixlist import PublicSuffixList
@@ -38,6 +39,13 @@ def claims(raw, name):
     owner = raw.partition(";")[0].replace("\\", "").replace('"', "").split()
     # What cannot be read is not left to others to read.
     return not owner or "(" in owner[0] or owner[0].lower() == name.lower()
+
+
+def check_spf(ip, sender, helo):
+    try:
+        return spf.check2(i=ip, s=sender, h=helo)[0]
+    except (dns.exception.DNSException, UnicodeError, ValueError):
+        return "permerror"  # no name that DNS could be asked for
 
 
 def check_dkim(message, number):
@@ -69,6 +77,8 @@ def check_dmarc(author, passed):
             answer = dns.resolver.resolve(f"_dmarc.{domain}", "TXT")
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             continue
+        except (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, UnicodeError):
+            return "permerror"
         except dns.exception.DNSException:
             return "temperror"
         texts = [b"".join(record.strings).decode("latin-1") for record in answer]
@@ -88,7 +98,7 @@ def check(message, ip, sender, helo, authors):
     Do all checks; this is what runs in a thread.
     """
     domain = (sender.rpartition("@")[2] or helo).lower()
-    found = [("spf", spf.check2(i=ip, s=sender, h=helo)[0], "smtp.mailfrom", domain)]
+    found = [("spf", check_spf(ip, sender, helo), "smtp.mailfrom", domain)]
     header = message.partition(b"\r\n\r\n")[0]
     signatures = len(re.findall(rb"(?im)^dkim-signature[ \t]*:", header))
     for number in range(min(signatures, MOST_SIGNATURES)):

@@ -150,6 +150,14 @@ class AuthenticationTests(ProgramTestCase):
                 ],
             ),
             (
+                mail % (b"x" * 70 + b".example"),
+                f"<a@{'x' * 70}.example>",
+                [
+                    f"spf=none smtp.mailfrom={'x' * 70}.example",
+                    f"dmarc=permerror header.from={'x' * 70}.example",
+                ],
+            ),
+            (
                 b"DKIM-Signature: v=1; broken\r\n" + mail % b"x>, <b@y.example",
                 "<>",
                 ["spf=none smtp.mailfrom=mail.good-mail.example", "dkim=permerror"],
