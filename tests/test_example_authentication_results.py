@@ -200,6 +200,7 @@ class ClaimTests(SynchronousTestCase):
             "",
             "; none",
             "(open mx.example.com; none",
+            "(" * 50_000 + ")" * 50_000 + "mx.example.com; none",
         ):
             self.assertTrue(claims(raw, NAME), raw)
 
