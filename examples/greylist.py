@@ -22,7 +22,7 @@ import time
 from typing import NamedTuple
 
 from twisted.internet import endpoints, reactor, task
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher, textFileLogObserver
 from twisted.python.threadpool import ThreadPool
@@ -98,9 +98,6 @@ class SqlStore:
         return first
 
     def forget(self, now):
-        """
-        Delete what has expired.
-        """
         self.execute(FORGET, {"now": now})
 
     def disconnect(self):
@@ -183,9 +180,6 @@ class RedisStore:
         )
 
     def first_seen(self, triplet, now, terms):
-        """
-        Note an attempt; answer when the first one of its like was.
-        """
         key = f"greylist:{triplet}"
         found = self.client.set(key, repr(now), nx=True, get=True, px=int(terms.retry * 1000))
         first = now if found is None else float(found)
@@ -199,9 +193,6 @@ class RedisStore:
         """
 
     def disconnect(self):
-        """
-        Drop the connection; what comes next makes another.
-        """
         self.client.close()
         self.client.connection_pool.disconnect()
 
@@ -235,12 +226,14 @@ class StoreThread:
     One thread with one connection, which asks a store.
 
     What fails is tried once more, on a new connection: the old one may only have been from before
-    a restart. If that fails too the store is away, and has rest, so that mail need not wait.
+    a restart. If that fails too, or is late, the store is away, and has rest, so that mail need not
+    wait.
     """
 
-    def __init__(self, store, rest=5.0):
+    def __init__(self, store, rest=5.0, late=2.0 * PATIENCE):
         self.store = store
         self.rest = rest
+        self.late = late
         self.away = False
         self.pool = ThreadPool(0, 1, "store")
         self.pool.start()
@@ -251,7 +244,7 @@ class StoreThread:
         Have a method of the store called; raise `StoreAway` if it does not answer.
         """
         try:
-            answer = await deferToThreadPool(reactor, self.pool, self._ask, method, arguments)
+            answer = await self._answer(method, arguments)
         except StoreAway as error:
             if not self.away:
                 log.error("the store is away: {error}", error=error)
@@ -262,9 +255,22 @@ class StoreThread:
         self.away = False
         return answer
 
-    def _ask(self, method, arguments):
+    async def _answer(self, method, arguments):
+        self._check_rest()
+        answer = deferToThreadPool(reactor, self.pool, self._ask, method, arguments)
+        try:
+            # A server that hangs keeps the thread, whatever the time-outs of its client.
+            return await answer.addTimeout(self.late, reactor)
+        except TimeoutError:
+            self._rested = time.monotonic() + self.rest
+            raise StoreAway(f"no answer in {self.late:g} seconds") from None
+
+    def _check_rest(self):
         if time.monotonic() < self._rested:
             raise StoreAway("it was a moment ago")
+
+    def _ask(self, method, arguments):
+        self._check_rest()
         try:
             try:
                 return method(*arguments)
@@ -277,9 +283,6 @@ class StoreThread:
             raise StoreAway(f"{type(error).__name__}: {str(error).strip()}") from None
 
     def stop(self):
-        """
-        Let it finish what it does, and close the connection.
-        """
         self.pool.stop()
         self.store.disconnect()
 
@@ -345,26 +348,21 @@ class GreylistFactory(MilterFactory):
     :param when_away: What is answered while the store is away: by default mail passes.
     :param trusted: Networks whose mail is never put off.
     :param now: Tells the time, in seconds; that of all hosts should be the same.
+    :param thread: Options of `StoreThread`.
     """
 
-    def __init__(self, store, terms, when_away=SMFIS_CONTINUE, trusted=(), now=time.time, rest=5.0):
+    def __init__(self, store, terms, when_away=SMFIS_CONTINUE, trusted=(), now=time.time, **thread):
         super().__init__(Greylist, when=~client_in(*trusted) if trusted else None)
         self.terms = terms
         self.when_away = when_away
         self.now = now
-        self.thread = StoreThread(store, rest)
+        self.thread = StoreThread(store, **thread)
 
     async def first_seen(self, network, sender, recipient, now):
-        """
-        Note an attempt; answer when the first one of its like was.
-        """
         triplet = triplet_of(network, sender, recipient)
         return await self.thread.ask(self.thread.store.first_seen, triplet, now, self.terms)
 
     async def forget(self):
-        """
-        Forget what has expired.
-        """
         with contextlib.suppress(StoreAway):
             await self.thread.ask(self.thread.store.forget, self.now())
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .processes import PATIENCE, require, require_program, start, stop, wait_until
+from .processes import PATIENCE, descendants, require, require_program, start, stop, wait_until
 
 #: Present on every Debian, and nobody's.
 _USER = "nobody"
@@ -106,6 +106,23 @@ class StoreServer(ABC):
         if self._process is not None:
             stop(self._process)
             self._process = None
+
+    def freeze(self) -> None:
+        """
+        Have it answer nobody.
+        """
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """
+        Have it answer again.
+        """
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        assert self._process is not None
+        for pid in (self._process.pid, *descendants(self._process.pid)):
+            os.kill(pid, number)
 
     def remove(self) -> None:
         """

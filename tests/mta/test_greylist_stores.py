@@ -240,6 +240,22 @@ class _ServerTests(_StoreCase):
         # This one has not yet asked again.
         self.assertTrue(await self.passes(patient, "<new@client.example>"))
 
+    async def test_hangs(self) -> None:
+        """
+        A server that takes questions and does not answer is away too.
+        """
+        hasty = self.instance(late=0.2)
+        mta = await self.mta(hasty)
+        self.assertFalse(await self.passes(mta))
+        self.server.freeze()
+        self.addCleanup(self.server.thaw)
+        self.assertTrue(await self.passes(mta))
+        self.assertTrue(hasty.thread.away)
+        self.server.thaw()
+        hasty.thread.late = 10
+        self.assertFalse(await self.passes(mta))
+        self.assertFalse(hasty.thread.away)
+
 
 class SqliteTests(_SqlTests):
     """
