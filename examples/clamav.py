@@ -2,7 +2,7 @@
 Refuse viruses: each message goes to ClamAV's daemon over its socket, by its INSTREAM command.
 
 The body is sent in pieces, as fast as the daemon takes them. While the daemon is away mail is put
-off. Messages above 25 MB, which is also what clamd takes by default, pass without a look.
+off. Messages above 25 MB, which clamd of any version takes by default, pass without a look.
 
     python clamav.py [ENDPOINT [CLAMD]]         # default: unix:/run/clamav/clamd.ctl
 """
