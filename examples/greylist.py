@@ -200,7 +200,6 @@ class RedisStore:
 STORES = {
     "sqlite": SqliteStore,
     "postgresql": PostgresStore,
-    "postgres": PostgresStore,
     "redis": RedisStore,
     "rediss": RedisStore,
     "unix": RedisStore,
