@@ -199,6 +199,29 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(server.values("bytes_received"), {"": written["received"]})
         self.assertEqual(server.values("bytes_sent"), {"": written["sent"]})
 
+    def test_all_at_once(self) -> None:
+        """
+        Messages that come in one read, answers and all in one write, count as those that do not.
+        """
+        server = Server(Judge)
+        client = server.connect()
+        said: list[bytes] = []
+        ends = server.connections[0]
+        write = ends.mta.write
+        self.patch(ends.mta, "write", lambda data: (said.append(data), write(data)))
+        server.talk(client)
+        for sender in ("edits", "plain", "edits"):
+            client.send_message(MESSAGE, f"<{sender}@example.org>", ["<b@example.net>"])
+        server.flush()
+        once = {name: server.values(name) for name in ("messages", "edits", "callbacks")}
+        self.assertEqual(once["edits"], {"addheader": 4, "quarantine": 2})
+        server.connect()
+        server.connections[1].mta.write(b"".join(said))
+        server.flush()
+        for name, values in once.items():
+            twice = {labels: 2 * value for labels, value in values.items()}
+            self.assertEqual(server.values(name), twice, name)
+
     def test_aborted(self) -> None:
         """
         A message that the MTA aborts or vanishes in is aborted, once; QUIT_NC outside of one none.

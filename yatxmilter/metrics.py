@@ -205,8 +205,7 @@ class MilterMetrics:
             action = ACTIONS.get(packet[4])
             if action is None:
                 break
-            if action.letter != c.SMFIR_PROGRESS:
-                self._add("yatxmilter_edits", (action.function.removeprefix("smfi_"),))
+            self._add("yatxmilter_edits", (action.function.removeprefix("smfi_"),))
 
     # ---- one callback
 
