@@ -88,8 +88,22 @@ class PageTests(TestCase):
 
 class DashboardTests(SynchronousTestCase):
     """
-    The dashboard knows the metrics.
+    The dashboard and the manual know the metrics.
     """
+
+    def test_manual(self) -> None:
+        """
+        The manual explains each metric, and its alerts are about metrics there are.
+        """
+        text = (DASHBOARD.parent.parent.parent / "docs" / "monitoring.md").read_text("utf-8")
+        suffixes = {"counter": "_total", "gauge": "", "histogram": ""}
+        there = {name + suffixes[family.kind] for name, family in FAMILIES.items()}
+        explained = set(re.findall(r"`(yatxmilter_\w+)`", text))
+        self.assertEqual(explained, there)
+        rules = (DASHBOARD.parent / "alerts.yml").read_text("utf-8")
+        alerts = set(re.findall(r"yatxmilter_\w+", rules))
+        self.assertTrue(alerts)
+        self.assertLessEqual({one.removesuffix("_bucket") for one in alerts}, there)
 
     def test_names(self) -> None:
         """
