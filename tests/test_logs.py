@@ -91,6 +91,7 @@ class LogTests(SynchronousTestCase):
             text = (
                 "<alice@example.org> 'alice+x@[192.0.2.1]' IPv4 192.0.2.1 IPv6 2001:db8::7"
                 " mail.example.org:25 alice@xn--bcher-kva.example ::ffff:192.0.2.1"
+                " [IPv6:2001:db8::7]"
             )
             logger.failure("{mta}", Failure(ValueError(text)), mta=text, error=ValueError(text))
             written = "".join(lines())
@@ -110,6 +111,7 @@ class RedactorTests(SynchronousTestCase):
         one = redact("Bob@example.org")
         self.assertRegex(one, "^address-[0-9a-f]{10}$")
         self.assertEqual(redact("to <bob@EXAMPLE.org>, now"), f"to <{one}>, now")
+        self.assertNotIn("a b", redact('<"a b"@example.org>'))
         self.assertNotEqual(redact("eve@example.org"), one)
         self.assertNotEqual(Redactor(b"other")("bob@example.org"), one)
         self.assertNotEqual(Redactor()("bob@example.org"), Redactor()("bob@example.org"))

@@ -27,9 +27,12 @@ FIELDS: Final = (
     *("outcome", "reply", "edits", "recipients", "count"),
 )
 
-_MAIL: Final = r"(?P<mail>[^\s<>\"'(),;:@\[\]]+@(?:\[[^\]\s]*\]|[\w.-]+))"
+# From the start of a word on alone: no text takes more than one look at each of its characters.
+_WORD: Final = r"[^\s<>\"'(),;:@\[\]]"
+_LOCAL: Final = rf"(?:\"[^\"\n]{{1,256}}\"|(?<!{_WORD}){_WORD}+)"
+_MAIL: Final = rf"(?P<mail>{_LOCAL}@(?:\[[^\]\s]*\]|[\w.-]+))"
 _IP4: Final = r"(?P<ip4>(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]))"
-_IP6: Final = r"(?P<ip6>(?<![\w:])(?=[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*:)[0-9A-Fa-f:.]{2,}(?![\w:]))"
+_IP6: Final = r"(?P<ip6>(?<!\w)(?=[0-9A-Fa-f.]{0,4}:[0-9A-Fa-f.]{0,45}:)[0-9A-Fa-f:.]{2,45}(?!\w))"
 _HOST: Final = r"(?P<host>(?<![\w./-])(?:[\w-]+\.)+[A-Za-z][\w-]*[A-Za-z0-9]\b)"
 _SENSITIVE: Final = re.compile("|".join((_MAIL, _IP6, _IP4, _HOST)))
 _KINDS: Final = {"mail": "address", "ip4": "ip", "ip6": "ip", "host": "host"}
