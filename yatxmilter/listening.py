@@ -17,7 +17,6 @@ from twisted.internet import tcp, unix
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from yatxmilter.connspec import server_endpoint
 
@@ -147,6 +146,9 @@ class Adopter:
         """
         Listen on the descriptor, with TLS.
         """
+        # Not at the top: pyOpenSSL is there for those who use TLS alone.
+        from twisted.protocols.tls import TLSMemoryBIOFactory
+
         return self._adopt(TLSMemoryBIOFactory(contextFactory, False, factory))
 
     def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> Any:
