@@ -38,9 +38,10 @@ class WrapperTests(PathCase, TestCase):
         """
         mta = Mta(self.family, self.address)
         self.addCleanup(mta.socket.close)
+        # Behind a proxy the connection begins with the first bytes of the MTA.
+        mta.send(prefix + offer() + HELO)
         await self.until(lambda: self.factory.connections)
         (protocol,) = self.factory.connections
-        mta.send(prefix + offer() + HELO)
         await self.until(lambda: mta.letters() == "Oc")
         mta.send(QUIT)
         await self.gone()
