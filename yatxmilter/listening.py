@@ -35,6 +35,8 @@ class _Fair:
     """
 
     numberAccepts = property(lambda self: 1, lambda self, number: None)
+    # A shutdown would end the listening of all who share the socket.
+    _shouldShutdown = False
 
 
 class _TCPPort(_Fair, _TCP_PORT):  # type: ignore[misc]
@@ -187,6 +189,9 @@ def _remove_stale(path: str) -> None:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise CannotListenError(None, path, OSError("a file that is no socket is there"))
     except FileNotFoundError:
+        folder = os.path.dirname(path) or "."
+        if not os.path.isdir(folder):
+            raise CannotListenError(None, path, OSError(f"there is no folder {folder}")) from None
         return
     except OSError as error:
         raise CannotListenError(None, path, error) from None
