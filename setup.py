@@ -22,7 +22,14 @@ RUNTIME = [
 # What examples need: DKIM, SPF and DMARC.
 EXAMPLES = ["dkimpy>=1.1", "pyspf>=2.0.14", "dnspython>=2.4", "publicsuffixlist>=1.0"]
 METRICS = ["prometheus-client>=0.19"]
-TEST = ["pytest>=7.4", "hypothesis>=6.80", "coverage[toml]>=7.10", "pyhamcrest", *EXAMPLES, *METRICS]
+TEST = [
+    "pytest>=7.4",
+    "hypothesis>=6.80",
+    "coverage[toml]>=7.10",
+    "pyhamcrest",
+    *EXAMPLES,
+    *METRICS,
+]
 # Playwright opens the manual in a browser.
 DOCS = ["sphinx>=7.2", "myst-parser>=2.0", "furo>=2023.9.10", "playwright>=1.40"]
 LINT = ["ruff==0.17.6", "mypy>=1.10", "mypy-zope>=1.0.5"]

@@ -63,14 +63,9 @@ def _build(milter: dict[str, Any], anew: set[str] | None) -> Any:
                 f"{spec} is {made!r}, expected a Milter subclass, an IMilterFactory or a function"
                 " that makes one"
             )
-        if isinstance(made, MilterFactory) and options:
-            options = {"on_error": made.on_error, "timeout": made.timeout, **options}
-            for key in ("on_error", "timeout", "name", "when"):
-                setattr(made, key, options.get(key, getattr(made, key)))
-            if options.get("shadow") and made.shadow is None:
-                raise ConfigurationError(f"{spec} is a factory: give it shadow=True itself")
-        elif options:
-            raise ConfigurationError(f"{spec} takes no options: it is no MilterFactory")
+        if options:
+            names = ", ".join(sorted(options))
+            raise ConfigurationError(f"{spec} is a factory, which has its own {names}")
     except ConfigurationError:
         raise
     except Exception as error:
