@@ -15,11 +15,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
@@ -36,6 +38,7 @@ _log = Logger()
 _TOLD: Final = 3
 _TELLING: Final = 4
 _SOCKETS: Final = 5
+_PROGRAM: Final = "import sys; from yatxmilter.workers import work; work(sys.argv[1])"
 # A worker that lives so many seconds is restarted at once when it dies.
 _STEADY: Final = 10.0
 _LONGEST_PAUSE: Final = 60.0
@@ -97,7 +100,7 @@ class _Worker(ProcessProtocol):
         if "ready" in message:
             self.ready = True
             self.service.worker_ready()
-        elif self._asked:
+        else:
             self._asked.pop(0).callback(message["numbers"])
 
     def tell(self, **message: Any) -> None:
@@ -204,10 +207,15 @@ class WorkerService(Service):
         self.specs = [specs] if isinstance(specs, str) else list(specs)
         if builder.count(":") != 1:
             raise ValueError(f"builder is {builder!r}, expected 'module:function'")
-        self._start = json.dumps(
-            {"builder": builder, "arguments": list(arguments), "specs": self.specs}
-        )
         self.drain_timeout = seconds_option("drain_timeout", drain_timeout)
+        self._start = json.dumps(
+            {
+                "builder": builder,
+                "arguments": list(arguments),
+                "specs": self.specs,
+                "drain_timeout": self.drain_timeout,
+            }
+        )
         self._mode = mode
         self.said = _log_line if said is None else said
         self._ready = ready
@@ -245,7 +253,7 @@ class WorkerService(Service):
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", _TOLD: "w", _TELLING: "r"}
         for number, port in enumerate(self._ports):
             descriptors[_SOCKETS + number] = port.fileno()
-        program = [sys.executable, "-m", "yatxmilter.workers", self._start]
+        program = [sys.executable, "-c", _PROGRAM, self._start]
         path = os.pathsep.join(one or os.getcwd() for one in sys.path)
         worker.transport = self.reactor.spawnProcess(
             worker,
@@ -318,14 +326,20 @@ class _Orders(LineOnlyReceiver):
     delimiter = b"\n"
     transport: Any
 
-    def __init__(self, reactor: Any, factory: Any, ports: list[Any]) -> None:
+    def __init__(
+        self, reactor: Any, factory: Any, ports: list[Any], drain_timeout: float | None
+    ) -> None:
         self._reactor = reactor
         self._factory = factory
         self._ports = ports
+        self._drain_timeout = drain_timeout
 
     def connectionMade(self) -> None:
         self.send({"ready": os.getpid()})
-        signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(self.drain, 30))
+        signal.signal(signal.SIGTERM, self._terminated)
+
+    def _terminated(self, *_: object) -> None:
+        self._reactor.callFromThread(self.drain, self._drain_timeout)
 
     def send(self, message: Any) -> None:
         self.transport.write(json.dumps(message).encode() + b"\n")
@@ -349,18 +363,20 @@ class _Orders(LineOnlyReceiver):
         self._factory.drain(timeout).addCallback(self._end)
 
     def _end(self, _: object) -> None:
-        if self._reactor.running:
+        # Who drains twice, since it is told to hurry, comes to its end twice.
+        with suppress(ReactorNotRunning):
             self._reactor.stop()
 
     def connectionLost(self, reason: Any = None) -> None:
         # The supervisor is gone: nobody would ever tell us to end.
-        if self._reactor.running:
-            self.drain(30)
+        self.drain(self._drain_timeout)
 
 
-def _work(start: str) -> None:
+def work(start: str) -> None:
     """
     Be a worker.
+
+    :param start: What `WorkerService` gives it, in JSON.
     """
     # A terminal's Ctrl-C goes to all processes; the supervisor passes it on. SIGHUP as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -379,11 +395,7 @@ def _work(start: str) -> None:
     for number, spec in enumerate(what["specs"]):
         adopter = Adopter(reactor, _SOCKETS + number)
         server_endpoint(adopter, spec).listen(factory).addCallback(ports.append)
-    orders = _Orders(reactor, factory, ports)
+    orders = _Orders(reactor, factory, ports, what["drain_timeout"])
     # After the reactor's own signal handlers are there, one of which is replaced.
     reactor_.callLater(0, StandardIO, orders, stdin=_TOLD, stdout=_TELLING)
     reactor_.run()
-
-
-if __name__ == "__main__":
-    _work(sys.argv[1])
