@@ -21,6 +21,8 @@ RUNTIME = [
 ]
 # What examples need: DKIM, SPF and DMARC.
 EXAMPLES = ["dkimpy>=1.1", "pyspf>=2.0.14", "dnspython>=2.4", "publicsuffixlist>=1.0"]
+# The greylisting example keeps its state in these where several hosts share it.
+STORES = ["psycopg2-binary>=2.9.10", "redis>=5.0.3"]
 METRICS = ["prometheus-client>=0.19"]
 TEST = [
     "pytest>=7.4",
@@ -28,6 +30,7 @@ TEST = [
     "coverage[toml]>=7.10",
     "pyhamcrest",
     *EXAMPLES,
+    *STORES,
     *METRICS,
 ]
 # Playwright opens the manual in a browser.
