@@ -66,6 +66,7 @@ LAYERS = (
     ("testing",),
     # the command
     ("cli",),
+    ("worker",),
     ("workers", "cli.messages", "cli.report", "cli.running", "cli.serve_log"),
     ("cli.serve_options",),
     ("cli.serve_milters",),

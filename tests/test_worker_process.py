@@ -27,8 +27,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from yatxmilter import workers
-from yatxmilter.workers import WorkerService, work
+from yatxmilter import worker, workers
+from yatxmilter.worker import work
+from yatxmilter.workers import WorkerService
 
 #: What a supervised worker serves: it says something, and does not come to its end unless hurried.
 STUBBORN = """
@@ -130,9 +131,9 @@ class WorkTests(TestCase):
         for descriptor in (orders, telling, answers):
             self.addCleanup(os.close, descriptor)
         self.rest = b""
-        self.patch(workers, "_TOLD", orders)
-        self.patch(workers, "_TELLING", telling)
-        self.patch(workers, "_SOCKETS", shared.fileno())
+        self.patch(worker, "TOLD", orders)
+        self.patch(worker, "TELLING", telling)
+        self.patch(worker, "SOCKETS", shared.fileno())
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         # It runs already, and is not ours to stop.

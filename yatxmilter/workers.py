@@ -15,30 +15,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
-from twisted.protocols.basic import LineOnlyReceiver
 
-from yatxmilter.connspec import server_endpoint
-from yatxmilter.listening import Adopter, open_port
+from yatxmilter.listening import open_port
 from yatxmilter.options import count_option, seconds_option
+from yatxmilter.worker import SOCKETS, TELLING, TOLD
 
 __all__ = ["WorkerService"]
 
 _log = Logger()
 
-# Descriptors of a worker: told and telling, then the sockets.
-_TOLD: Final = 3
-_TELLING: Final = 4
-_SOCKETS: Final = 5
-_PROGRAM: Final = "import sys; from yatxmilter.workers import work; work(sys.argv[1])"
+_PROGRAM: Final = "import sys; from yatxmilter.worker import work; work(sys.argv[1])"
 # A worker that lives so many seconds is restarted at once when it dies.
 _STEADY: Final = 10.0
 _LONGEST_PAUSE: Final = 60.0
@@ -93,7 +85,7 @@ class _Worker(ProcessProtocol):
         self._said = _Lines(lambda line: self.service.said(self.number, _text(line)))
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        (self._told if childFD == _TELLING else self._said).add(data)
+        (self._told if childFD == TELLING else self._said).add(data)
 
     def _told_line(self, line: bytes) -> None:
         message = json.loads(line)
@@ -105,7 +97,7 @@ class _Worker(ProcessProtocol):
 
     def tell(self, **message: Any) -> None:
         if self.running:
-            self.transport.writeToChild(_TOLD, json.dumps(message).encode() + b"\n")
+            self.transport.writeToChild(TOLD, json.dumps(message).encode() + b"\n")
 
     def ask(self) -> Deferred[Any]:
         answer: Deferred[Any] = Deferred()
@@ -250,9 +242,9 @@ class WorkerService(Service):
         """
         Start a process in a worker's place.
         """
-        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", _TOLD: "w", _TELLING: "r"}
+        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", TOLD: "w", TELLING: "r"}
         for number, port in enumerate(self._ports):
-            descriptors[_SOCKETS + number] = port.fileno()
+            descriptors[SOCKETS + number] = port.fileno()
         program = [sys.executable, "-c", _PROGRAM, self._start]
         path = os.pathsep.join(one or os.getcwd() for one in sys.path)
         worker.transport = self.reactor.spawnProcess(
@@ -316,86 +308,3 @@ def _sum(numbers: list[Mapping[str, float]]) -> dict[str, float]:
         for name, value in one.items():
             total[name] = total.get(name, 0) + value
     return total
-
-
-class _Orders(LineOnlyReceiver):
-    """
-    The worker's end: does what it is told.
-    """
-
-    delimiter = b"\n"
-    transport: Any
-
-    def __init__(
-        self, reactor: Any, factory: Any, ports: list[Any], drain_timeout: float | None
-    ) -> None:
-        self._reactor = reactor
-        self._factory = factory
-        self._ports = ports
-        self._drain_timeout = drain_timeout
-
-    def connectionMade(self) -> None:
-        self.send({"ready": os.getpid()})
-        signal.signal(signal.SIGTERM, self._terminated)
-
-    def _terminated(self, *_: object) -> None:
-        self._reactor.callFromThread(self.drain, self._drain_timeout)
-
-    def send(self, message: Any) -> None:
-        self.transport.write(json.dumps(message).encode() + b"\n")
-
-    def lineReceived(self, line: bytes) -> None:
-        order = json.loads(line)
-        if order["do"] == "drain":
-            self.drain(order["timeout"])
-        elif order["do"] == "reload":
-            getattr(self._factory, "reload", lambda: None)()
-        else:
-            self.send({"numbers": getattr(self._factory, "numbers", self._count)()})
-
-    def _count(self) -> dict[str, float]:
-        return {"connections": len(self._factory.connections)}
-
-    def drain(self, timeout: float | None) -> None:
-        ports, self._ports = self._ports, []
-        for port in ports:
-            port.stopListening()
-        self._factory.drain(timeout).addCallback(self._end)
-
-    def _end(self, _: object) -> None:
-        # Who drains twice, since it is told to hurry, comes to its end twice.
-        with suppress(ReactorNotRunning):
-            self._reactor.stop()
-
-    def connectionLost(self, reason: Any = None) -> None:
-        # The supervisor is gone: nobody would ever tell us to end.
-        self.drain(self._drain_timeout)
-
-
-def work(start: str) -> None:
-    """
-    Be a worker.
-
-    :param start: What `WorkerService` gives it, in JSON.
-    """
-    # A terminal's Ctrl-C goes to all processes; the supervisor passes it on. SIGHUP as well.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The sockets that systemd gave the supervisor are ours too.
-    if "LISTEN_PID" in os.environ:
-        os.environ["LISTEN_PID"] = str(os.getpid())
-    what = json.loads(start)
-    module, _, name = what["builder"].partition(":")
-    factory = getattr(import_module(module), name)(*what["arguments"])
-    from twisted.internet import reactor
-    from twisted.internet.stdio import StandardIO
-
-    reactor_: Any = reactor
-    ports: list[Any] = []
-    for number, spec in enumerate(what["specs"]):
-        adopter = Adopter(reactor, _SOCKETS + number)
-        server_endpoint(adopter, spec).listen(factory).addCallback(ports.append)
-    orders = _Orders(reactor, factory, ports, what["drain_timeout"])
-    # After the reactor's own signal handlers are there, one of which is replaced.
-    reactor_.callLater(0, StandardIO, orders, stdin=_TOLD, stdout=_TELLING)
-    reactor_.run()
