@@ -1,7 +1,8 @@
 """
 ``examples/clamav.py``, run as a program, with a clamd of the test's.
 
-That one is a fake: it speaks clamd's INSTREAM protocol as its manual has it, and knows one virus.
+That one speaks clamd's INSTREAM protocol as its manual has it, knows one virus, and misbehaves as a
+real one would not on demand.  A real one is asked in tests/mta/test_examples_postfix.py.
 """
 
 from __future__ import annotations

@@ -45,6 +45,36 @@ def missing(reason: str) -> SkipTest:
     return SkipTest(reason)
 
 
+def pymilter() -> list[str | Path]:
+    """
+    Give the command of the one with pymilter, less its socket; skip where there is none.
+    """
+    python = "/usr/bin/python3"
+    probe = [python, "-c", "import Milter"]
+    if not Path(python).exists() or subprocess.run(probe, capture_output=True).returncode:
+        raise missing("there is no pymilter for /usr/bin/python3 (python3-milter)")
+    return [python, FOLDER / "pymilter_way.py"]
+
+
+def libmilter(folder: Path) -> list[str | Path]:
+    """
+    Compile the one in C, and give its command, less its socket; skip where that cannot be done.
+    """
+    if not shutil.which("cc") or not Path("/usr/include/libmilter/mfapi.h").exists():
+        raise missing("there is no C compiler, or no libmilter (libmilter-dev)")
+    program = folder / "counter"
+    command = ["cc", "-Wall", "-Wextra", "-Werror", "-o", program, FOLDER / "libmilter.c"]
+    subprocess.run([*command, "-lmilter", "-lpthread"], check=True)
+    return [program]
+
+
+def yatxmilter() -> list[str | Path]:
+    """
+    Give the command of ours, less its endpoint.
+    """
+    return [sys.executable, FOLDER / "yatxmilter_way.py"]
+
+
 class SideBySideTests(ProgramTestCase):
     """
     One milter, three times.
@@ -102,29 +132,18 @@ class SideBySideTests(ProgramTestCase):
         The one with yatxmilter does what the page says.
         """
         folder = self.program().folder
-        source = FOLDER / "yatxmilter_way.py"
-        self.check(await self.outcomes(folder, sys.executable, source, f"unix:{folder}/socket"))
+        self.check(await self.outcomes(folder, *yatxmilter(), f"unix:{folder}/socket"))
 
     async def test_pymilter(self) -> None:
         """
         So does the one with pymilter.
         """
-        python = "/usr/bin/python3"
-        probe = [python, "-c", "import Milter"]
-        if not Path(python).exists() or subprocess.run(probe, capture_output=True).returncode:
-            raise missing("there is no pymilter for /usr/bin/python3 (python3-milter)")
         folder = self.program().folder
-        source = FOLDER / "pymilter_way.py"
-        self.check(await self.outcomes(folder, python, source, f"unix:{folder}/socket"))
+        self.check(await self.outcomes(folder, *pymilter(), f"unix:{folder}/socket"))
 
     async def test_libmilter(self) -> None:
         """
         So does the one in C.
         """
-        if not shutil.which("cc") or not Path("/usr/include/libmilter/mfapi.h").exists():
-            raise missing("there is no C compiler, or no libmilter (libmilter-dev)")
         folder = self.program().folder
-        program = folder / "counter"
-        command = ["cc", "-Wall", "-Wextra", "-Werror", "-o", program, FOLDER / "libmilter.c"]
-        subprocess.run([*command, "-lmilter", "-lpthread"], check=True)
-        self.check(await self.outcomes(folder, program, f"unix:{folder}/socket"))
+        self.check(await self.outcomes(folder, *libmilter(folder), f"unix:{folder}/socket"))

@@ -59,14 +59,20 @@ class HostCase(MtaTestCase):
         self.folder = Path(folder.name)
         self.log = self.folder / "milters.log"
 
-    def run_program(self, *command: str | Path) -> None:
+    def run_program(self, *arguments: str | Path) -> None:
         """
         Run a Python program behind the door.
+        """
+        self.run_command(sys.executable, *arguments)
+
+    def run_command(self, *command: str | Path) -> subprocess.Popen[bytes]:
+        """
+        Run any program behind the door.
         """
         port = self.mta.addresses.example_port
         with self.log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, *map(str, command)],
+                [*map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -76,6 +82,7 @@ class HostCase(MtaTestCase):
         self.addCleanup(stop, process)
         wait_until(lambda: is_listening(port) or process.poll() is not None, "the milters")
         self.assertIsNone(process.poll(), self.log.read_text())
+        return process
 
     def run_remote(self, address: str, **options: Any) -> None:
         """

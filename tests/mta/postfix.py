@@ -25,7 +25,9 @@ maillog_file_prefixes = {folder}/log
 myhostname = {hostname}
 inet_interfaces = {loopback}
 inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
+# Who connects may say to come from somewhere else, as a client outside would.
+mynetworks = 127.0.0.0/8 192.0.2.0/24
+smtpd_authorized_xclient_hosts = 127.0.0.0/8
 mydestination =
 alias_maps =
 notify_classes =

@@ -81,6 +81,13 @@ class Dialogue:
         """
         return self.command("EHLO client.example.test")
 
+    def come_from(self, name: str, address: str) -> Reply:
+        """
+        Have Postfix take us for another client, and say EHLO as that one.
+        """
+        self.command(f"XCLIENT NAME={name} ADDR={address}")
+        return self.ehlo()
+
     def content(self, message: bytes) -> Reply:
         """
         Send the text of a message and its end, after DATA was accepted.
