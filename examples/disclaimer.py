@@ -23,8 +23,9 @@ SEALED = {
     "application/pkcs7-mime",
     "application/x-pkcs7-mime",
 }
+ENCODINGS = {"7bit", "8bit", "quoted-printable", "base64"}
 # Mail may also be signed or encrypted within its text.
-ARMOUR = b"-----BEGIN PGP "
+ARMOUR = "-----BEGIN PGP "
 
 
 def add_text(text, disclaimer):
@@ -42,23 +43,30 @@ def put_under(part, add, disclaimer):
     Change a part of text; tell whether it was.
     """
     charset = part.get_content_charset("us-ascii")
+    encoding = part.get("Content-Transfer-Encoding", "7bit").lower()
+    if encoding not in ENCODINGS:
+        return False
     try:
         text = part.get_content(errors="strict")
         changed = add(text, disclaimer)
     except (LookupError, UnicodeError):
         return False
-    if disclaimer in text or html.escape(disclaimer) in text:
+    if any(there in text for there in (disclaimer, html.escape(disclaimer), ARMOUR)):
         return False
     try:
         changed.encode(charset)
     except UnicodeError:
         charset = "utf-8"
+    if encoding == "7bit" and not changed.isascii():
+        # The MTA was told that the message has no 8-bit text.
+        encoding = "quoted-printable"
     kept = {name: part[name] for name in ("Content-ID", "Content-Language") if name in part}
     flowed = {name: part.get_param(name) for name in ("format", "delsp") if part.get_param(name)}
     disposition = part.get_content_disposition()
     part.set_content(
         *(changed, part.get_content_subtype()),
         charset=charset,
+        cte=encoding,
         disposition=disposition,
         params=flowed or None,
     )
@@ -80,7 +88,7 @@ class Disclaimer(MessageMilter):
             msg.accept()
 
     def message(self, msg):
-        if ARMOUR in msg.body or any(name in msg.headers for name in SIGNED):
+        if ARMOUR.encode() in msg.body or any(name in msg.headers for name in SIGNED):
             return
         mail = msg.email()
         if any(part.get_content_type() in SEALED for part in mail.walk()):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 from email.message import EmailMessage
 
 from twisted.internet.address import IPv4Address
@@ -60,6 +61,24 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
         (attachment,) = sent.delivered.message.iter_attachments()
         self.assertEqual(attachment.get_content(), "Of another.\r\n")
 
+    def test_transfer_encoding(self) -> None:
+        """
+        A part keeps its transfer encoding; 7-bit text that needs another one stays 7-bit so.
+        """
+        for before, hello, after in (
+            ("base64", "SGVsbG8uCg==", "base64"),
+            ("Quoted-Printable", "Hello=2E", "quoted-printable"),
+            ("8bit", "Hello.", "8bit"),
+            ("7bit", "Hello.", "quoted-printable"),
+        ):
+            kind = "Content-Type: text/plain; charset=utf-8\r\n"
+            encoding = f"Content-Transfer-Encoding: {before}\r\n\r\n{hello}\r\n"
+            sent = self.sent(HEADER + (kind + encoding).encode())
+            self.assertEqual(self.part(sent, "plain"), f"Hello.\n\n-- \n{TEXT}\n")
+            self.assertEqual(sent.delivered.values("Content-Transfer-Encoding"), [after])
+        sent = self.sent(HEADER + b"\r\nHello.\r\n", "plain words")
+        self.assertTrue(sent.delivered.data.isascii())
+
     def test_html_in_pieces(self) -> None:
         """
         HTML without an end has it at its end, and keeps what names it to other parts.
@@ -80,6 +99,9 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
             b"Content-Type: application/pkcs7-mime; smime-type=signed-data\r\n\r\nMIAG\r\n",
             b"DKIM-Signature: v=1; b=abc\r\n\r\nHello.\r\n",
             b"\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\n\r\nHello.\r\n",
+            b"Content-Transfer-Encoding: base64\r\n\r\n"
+            + base64.b64encode(b"-----BEGIN PGP MESSAGE-----\n\nwcBM\n")
+            + b"\r\n",
             b"Content-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nHello.\r\n--c\r\n"
             b"Content-Type: multipart/signed" + parts + b"--c--\r\n",
         ]
@@ -89,8 +111,11 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
 
     def test_unreadable(self) -> None:
         """
-        Text that is not what its charset says, or in one that nobody knows, is left alone.
+        Text that is not what its charset says, or in one that nobody knows, is left alone; so is
+        what is encoded in an unknown way.
         """
+        head = HEADER + b"Content-Transfer-Encoding: quoted\r\n\r\nHello=2E\r\n"
+        self.assertEqual(self.sent(head).edits, ())
         for kind in (b"us-ascii", b"no-such"):
             head = HEADER + b"Content-Type: text/plain; charset=" + kind
             self.assertEqual(self.sent(head + b"\r\n\r\n\xff\r\n").edits, ())
