@@ -3,7 +3,8 @@ An SMTP server in Twisted whose mail OpenDKIM signs; there is no Postfix or Send
 
 It takes mail for everyone from whoever can reach it, so it listens on this host only. The message
 is written into a maildir as OpenDKIM, and any milter before it in the list, has left it. While
-OpenDKIM is away clients are told to come back later.
+OpenDKIM is away clients are told to come back later. On SIGTERM those that have begun a message may
+finish it.
 
     python smtp_server.py [ENDPOINT [MILTER [MAILDIR]]]
         # default: tcp:2525:interface=127.0.0.1 inet:8891@127.0.0.1 Maildir
@@ -66,7 +67,13 @@ def main(argv):
     endpoint, address, path = [*argv, *defaults[len(argv) :]]
     milters = SMTPMilters([RemoteMilterFactory(address, name="OpenDKIM", timeout=20)])
     factory = MilterSMTPFactory(milters, MaildirDelivery(path))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
+    listening = endpoints.serverFromString(reactor, endpoint).listen(factory)
+
+    async def stop():
+        await (await listening).stopListening()
+        await milters.drain(30)
+
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: defer.ensureDeferred(stop()))
     reactor.run()
 
 

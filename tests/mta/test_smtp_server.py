@@ -207,3 +207,23 @@ class ExampleTests(SynchronousTestCase):
                 MESSAGE.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n"),
             )
         self.assertEqual(self.log.read_text(), "")
+
+    def test_end(self) -> None:
+        """
+        On SIGTERM a message that has begun is finished; then its client is told to come back later.
+        """
+        self.opendkim.start()
+        client = SmtpClient(self.port)
+        self.addCleanup(client.close)
+        client.ehlo()
+        self.assertEqual(client.command("MAIL FROM:<sender@client.example>").code, 250)
+        self.server.terminate()
+        wait_until(lambda: not is_listening(self.port), "the port to be closed")
+        self.assertEqual(client.command("RCPT TO:<rcpt@sink.example>").code, 250)
+        self.assertEqual(client.command("DATA").code, 354)
+        self.assertEqual(client.content(MESSAGE).code, 250)
+        self.assertEqual(client.reply().code, 421)
+        self.assertEqual(self.server.wait(10), 0)
+        [data] = self.delivered()
+        self.assertTrue(self.verifies(data), data)
+        self.assertEqual(self.log.read_text(), "")

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from yatxmilter import constants as c
 from yatxmilter.client import MilterClient
+from yatxmilter.draining import Drains
 from yatxmilter.inmemory import connect_in_memory
 from yatxmilter.options import code_option, limit_option, name_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
@@ -42,6 +44,7 @@ class SMTPMilters:
     :param reactor: What keeps time; by default Twisted's reactor.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
+    :ivar sessions: The SMTP connections there are, each a `MilterESMTP`.
     """
 
     def __init__(
@@ -76,6 +79,9 @@ class SMTPMilters:
             reactor=reactor,
         )
         self._numbers = count()
+        self.sessions: set[Any] = set()
+        self._draining = False
+        self._drains = Drains(lambda: self.clock)
 
     @property
     def clock(self) -> IReactorTime:
@@ -97,3 +103,39 @@ class SMTPMilters:
         client = MilterClient(timeout=self.timeout, clock=self.clock)
         connect_in_memory(client, self._factory, mta_address=transport.getPeer())
         return Filtering(client, self.on_error, self.clock)
+
+    def enter(self, server: Any) -> bool:
+        """
+        Take note of an SMTP connection.
+
+        :return: Whether it may stay.
+        """
+        self.sessions.add(server)
+        return not self._draining
+
+    def leave(self, server: Any) -> None:
+        """
+        Take note that an SMTP connection is gone.
+        """
+        self.sessions.discard(server)
+        self._drains.gone(server)
+
+    def drain(self, timeout: float | None = None) -> Deferred[None]:
+        """
+        Bring all SMTP connections to an end without losing mail.
+
+        Clients with no message open are told 421, and so are new ones; where one is open, from
+        MAIL on, it is finished first. What is left after the time-out is told 421 in the middle
+        of its message. The port is the caller's to close, before this.
+
+        :param timeout: Seconds; ``None`` for any time.
+        :return: A Deferred that fires when all connections are gone, the milters' too.
+        :raises TypeError: for a time-out that is no number.
+        :raises ValueError: for one that is no time.
+        """
+        seconds = seconds_option("timeout", timeout)
+        self._draining = True
+        drained = self._drains.start(self.sessions, seconds)
+        for server in list(self.sessions):
+            server.drain()
+        return drained.addCallback(lambda _: self._factory.drain())

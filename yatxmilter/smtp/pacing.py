@@ -8,6 +8,9 @@ still, and when too much is waiting nothing more is read. A reply is known by it
 
 Whatever takes time is a coroutine, of which there is one at a time; it is cancelled when the client
 goes, and nothing is sent from then on.
+
+A server that is to leave does so as soon as no message is open: the client is told 421, unasked if
+need be.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         self._lines = LineBuffer(self.MAX_LENGTH)
         self._job: Deferred[Any] | None = None
         self._gone = self._ended = self._pumping = self._paused = self._hangs_up = False
+        self._leaving = False
         # The reply that is sent in the place of Twisted's next one.
         self._instead: bytes | None = None
         # The client is owed a reply, the greeting at first.
@@ -106,6 +110,37 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         job.addBoth(done)
         return result
 
+    # ---- coming to an end
+
+    def drain(self) -> None:
+        """
+        Come to an end as soon as no message is open; at once if there is none.
+        """
+        self._leaving = True
+        self._leave()
+
+    @property
+    def _may_leave(self) -> bool:
+        return self._leaving and not self._owed and self.mode == COMMAND and self._from is None
+
+    def _leave(self) -> None:
+        if self._may_leave:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """
+        Come to an end now: the client is told to come back later.
+        """
+        if self._gone or self._ended:
+            return
+        self._ended = True
+        self._instead = None
+        self.sendCode(421, b"4.3.2 %s is shutting down" % self.host)
+        # Nothing more is sent, and what is being done is no longer of use.
+        self._gone = True
+        if self._job is not None:
+            self._job.cancel()
+
     # ---- lines in and out
 
     def dataReceived(self, data: bytes) -> None:
@@ -124,7 +159,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         if self._pumping:
             return
         self._pumping = True
-        while not (self._owed or self._ended or self._gone):
+        while not (self._owed or self._ended or self._gone or self._may_leave):
             line = self._lines.next_line()
             if line is None:
                 break
@@ -176,6 +211,9 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         if line[3:4] != b"-":
             self._owed = False
             self.setTimeout(self.timeout)
+            if self._may_leave:
+                # Whoever has replied may not be done.
+                self.callLater(0, self._leave)
             self._pump()
 
     def state_COMMAND(self, line: bytes) -> None:

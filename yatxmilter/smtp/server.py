@@ -64,7 +64,10 @@ class MilterESMTP(PacedESMTP):
         self._mechanism = b""
         self._asking = False
         self._credentials: Any = None
-        self._do(self._greet(super().connectionMade))
+        if self._milters.enter(self):
+            self._do(self._greet(super().connectionMade))
+        else:
+            self.give_up()
 
     async def _greet(self, greet: Any) -> None:
         transport = self.transport
@@ -80,7 +83,10 @@ class MilterESMTP(PacedESMTP):
             self._instead = (
                 b"554 %s ESMTP not accepting connections" % self.host if refused else None
             )
-        self._unhurried(greet)
+        if self._leaving:
+            self.give_up()
+        else:
+            self._unhurried(greet)
 
     def clientName(self) -> str | Deferred[str]:
         """
@@ -346,6 +352,7 @@ class MilterESMTP(PacedESMTP):
         if self._content is not None:
             self._content.close()
         self._filtering.close()
+        self._milters.leave(self)
 
 
 def _arguments(match: Any) -> list[str]:
