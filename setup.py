@@ -24,6 +24,8 @@ EXAMPLES = ["dkimpy>=1.1", "pyspf>=2.0.14", "dnspython>=2.4", "publicsuffixlist>
 # The greylisting example keeps its state in these where several hosts share it.
 STORES = ["psycopg2-binary>=2.9.10", "redis>=5.0.3"]
 METRICS = ["prometheus-client>=0.19"]
+# What Twisted's TLS needs.
+TLS = ["pyopenssl>=23.2", "service-identity>=23.1"]
 TEST = [
     "pytest>=7.4",
     "hypothesis>=6.80",
@@ -32,6 +34,7 @@ TEST = [
     *EXAMPLES,
     *STORES,
     *METRICS,
+    *TLS,
 ]
 # Playwright opens the manual in a browser.
 DOCS = ["sphinx>=7.2", "myst-parser>=2.0", "furo>=2023.9.10", "playwright>=1.40"]
