@@ -172,6 +172,23 @@ class KeptTests(ConversationTestCase):
             self.assertEqual(said, "r")
             self.assertNotIn("eom", names(one.calls) + names(two.calls))
 
+    def test_behind_last_chunk(self) -> None:
+        """
+        What is awaited in the message behind one that its last chunk has ended is answered.
+        """
+        for merge in ALL:
+            answer = Waiting()
+            one = full("One", envfrom=answer, body=TEMPFAIL)
+            conversation = started(one, merge=merge)
+            conversation.send(MAIL)
+            answer.fire(CONTINUE)
+            conversation.written()
+            self.assertEqual(conversation.letters(RCPT, packet("E", b"x"))[-1:], "t", merge)
+            self.assertEqual(conversation.letters(MAIL), "")
+            answer.fire(CONTINUE)
+            said = "".join(letter for letter, _ in parse(conversation.written()))
+            self.assertEqual(said, "c", merge)
+
 
 class DiscardTests(ConversationTestCase):
     """

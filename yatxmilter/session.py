@@ -171,7 +171,7 @@ class Session:
         """
         self.state = HELO
         # The end of message behind a last chunk has been answered with the chunk.
-        self._end_due = False
+        self._end_due = self.last_chunk = False
         ended = self.in_message
         self.in_message = False
         return ended
