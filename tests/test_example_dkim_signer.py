@@ -34,9 +34,16 @@ def make_key(folder: Path) -> tuple[Path, bytes]:
     subprocess.run(
         ["openssl", "genrsa", "-traditional", "-out", path, "2048"], check=True, capture_output=True
     )
+    return path, public_record(path)
+
+
+def public_record(path: Path) -> bytes:
+    """
+    Make the DNS record of a key's public half.
+    """
     command = ["openssl", "rsa", "-in", path, "-pubout"]
     public = subprocess.run(command, check=True, capture_output=True).stdout
-    return path, b"v=DKIM1; k=rsa; p=" + b"".join(public.splitlines()[1:-1])
+    return b"v=DKIM1; k=rsa; p=" + b"".join(public.splitlines()[1:-1])
 
 
 class SigningTests(MilterTestMixin, SynchronousTestCase):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import dkim
 
-from tests.test_example_dkim_signer import make_key
+from tests.test_example_dkim_signer import make_key, public_record
 from tests.test_example_side_by_side import MESSAGE, MESSAGES, libmilter, pymilter, yatxmilter
 
 from .control import ROOT
@@ -62,23 +62,12 @@ Path(sys.argv[2]).write_text(str(port))
 reactor.run()
 """
 
-#: What docs/examples.md says of the order.
-ALL_IN_ONE = """
-import sys
-from pathlib import Path
-from twisted.internet import reactor
-from examples.archive_bcc import ArchiverFactory
-from examples.disclaimer import DisclaimerFactory
-from examples.dkim_signer import DkimSignerFactory
-from yatxmilter import MilterProtocolFactory
-
-port, key, text = sys.argv[1:]
-archiver = ArchiverFactory({"client.example": "archive@sink.example"})
-signer = DkimSignerFactory("client.example", "sel", Path(key).read_bytes())
-factory = MilterProtocolFactory([archiver, DisclaimerFactory(text), signer], merge="chain")
-reactor.listenTCP(int(port), factory, interface="127.0.0.1")
-reactor.run()
-"""
+#: The block of docs/examples.md that runs three of them.
+[SERVED] = re.findall(
+    r"^```sh\n(.*?)^```$",
+    (ROOT / "docs" / "examples.md").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class _PostfixCase(HostCase):
@@ -180,20 +169,24 @@ class DeployedExampleTests(_PostfixCase):
         delivery = self.deliver(bytes(signed), door="example")
         self.assertEqual(delivery.without_trace(), bytes(signed))
 
-    def test_all_in_one(self) -> None:
+    def test_served(self) -> None:
         """
-        Archive, disclaimer and signature in one process: the signature holds for the disclaimer.
+        What the manual says to run: archive, disclaimer and signature, which holds for all of it.
         """
-        path, record = make_key(self.folder)
-        port = str(self.mta.addresses.example_port)
-        self.run_program("-c", ALL_IN_ONE, port, path, TEXT)
-        delivery = self.deliver(bytes(rich()), door="example")
+        block = SERVED.replace("9900@localhost", f"{self.mta.addresses.example_port}@127.0.0.1")
+        block = block.replace(" --check-config", "").replace("python -m", "exec python -m")
+        path = Path(sys.executable).parent
+        self.run_command("bash", "-euc", f'PATH="{path}:$PATH"\ncd "{self.folder}"\n{block}')
+        mail = rich()
+        mail.replace_header("From", "a@example.com")
+        delivery = self.deliver(bytes(mail), "<a@example.com>", door="example")
         recipients = {each.address for each in delivery.recipients}
-        self.assertEqual(recipients, {"<rcpt@sink.example>", "<archive@sink.example>"})
-        plain = read(delivery).get_body(("plain",))
-        assert plain is not None
-        self.assertIn(TEXT, plain.get_content())
-        data = delivery.without_trace()
+        self.assertEqual(recipients, {"<rcpt@sink.example>", "<archive@example.net>"})
+        for kind in ("plain", "html"):
+            part = read(delivery).get_body((kind,))
+            assert part is not None
+            self.assertIn("Example Ltd., registered in Exampleton.", part.get_content())
+        data, record = delivery.without_trace(), public_record(self.folder / "june.pem")
         self.assertTrue(dkim.verify(data, dnsfunc=lambda name, timeout=5: record), data)
         self.assertNotIn(b"archive", delivery.data)
 
