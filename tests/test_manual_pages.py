@@ -28,7 +28,8 @@ from tests.programs import ROOT
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
 
-#: What is wrong with the page that is open: wider than the window, pictures that are not there.
+#: What is wrong with the page that is open: wider than the window, pictures that are not there
+#: or cannot be read.
 LOOK = """() => {
     const wrong = [], root = document.documentElement;
     if (root.scrollWidth > root.clientWidth) wrong.push(`${root.scrollWidth} wide`);
@@ -43,11 +44,14 @@ LOOK = """() => {
         if (!image.naturalWidth) wrong.push("no picture " + image.src);
     for (const drawing of document.querySelectorAll("svg.drawing")) {
         const all = drawing.viewBox.baseVal;
+        const scale = drawing.getBoundingClientRect().width / all.width;
         for (const text of drawing.querySelectorAll("text")) {
             const box = text.getBBox();
             if (box.x < 0 || box.y < 0 || box.x + box.width > all.width
                 || box.y + box.height > all.height)
                 wrong.push("outside of its picture: " + text.textContent);
+            if (parseFloat(getComputedStyle(text).fontSize) * scale < 10)
+                wrong.push("too small to read: " + text.textContent);
         }
     }
     return wrong;

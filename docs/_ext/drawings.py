@@ -26,8 +26,8 @@ WIDTH = 360
 _SMTP = {
     "CONNECT": "connects",
     "HELO": "EHLO client.example",
-    "MAIL": "MAIL FROM:<a@b.example>",
-    "RCPT": "RCPT TO:<c@example.com>",
+    "MAIL": "MAIL FROM:<ann@…>",
+    "RCPT": "RCPT TO:<bob@…>",
     "DATA": "DATA",
     "HEADER": "Subject: hello",
     "EOH": "(empty line)",
@@ -156,10 +156,9 @@ def arrow(start: float, end: float, y: float, words: str, kind: str = "") -> lis
     """
     Draw a message from one rail to another.
     """
-    size = "tiny" if len(words) > 20 else "small"
     return [
         path(f"M{start} {y}H{end}", kind or "line"),
-        text((start + end) / 2, y - 4, words, size),
+        text((start + end) / 2, y - 4, words, "small"),
     ]
 
 
