@@ -202,6 +202,17 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(session.replies(), [GREETING])
         self.assertEqual(calls[0][1], "client.example")
 
+    def test_nothing(self) -> None:
+        """
+        NOOP and VRFY are commands, and no milter is asked about them.
+        """
+        calls: Calls = []
+        session = Session(recorder(calls))
+        session.replies()
+        said = session.say("NOOP", "VRFY one@example.com")
+        self.assertEqual(said, ["250 Ok", "252 Cannot verify, send it and see"])
+        self.assertEqual([call[0] for call in calls], ["connect"])
+
     def test_unknown(self) -> None:
         """
         Commands that the server does not know are shown whole; so is one that is no text.

@@ -231,6 +231,18 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         """
         return super().lookupMethod(command) if command.isascii() else None
 
+    def do_NOOP(self, rest: bytes) -> None:
+        """
+        Do nothing, which Twisted's server cannot.
+        """
+        self.sendCode(250, b"Ok")
+
+    def do_VRFY(self, rest: bytes) -> None:
+        """
+        Say nothing of an address, as RFC 5321 wants it to be said.
+        """
+        self.sendCode(252, b"Cannot verify, send it and see")
+
     def do_QUIT(self, rest: bytes) -> None:
         """
         End the connection; what the client has sent behind it is not looked at.
