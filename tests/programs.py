@@ -119,11 +119,16 @@ class Program:
         """
         Wait for its end, and return what it printed; it is a failure if it does not end cleanly.
         """
-        assert self._process is not None
-        status = self._process.wait(PATIENCE)
-        self._case.assertEqual(status, 0, self.output)
+        self._case.assertEqual(self.status(), 0, self.output)
         self._case.assertNotIn("Traceback", self.output)
         return self.output
+
+    def status(self) -> int:
+        """
+        Wait for its end, and return its exit status.
+        """
+        assert self._process is not None
+        return self._process.wait(PATIENCE)
 
 
 class ProgramTestCase(TestCase):

@@ -45,7 +45,7 @@ PUBLIC = {
         "Recipients",
     ],
     "yatxmilter.remote": ["RemoteMilter", "RemoteMilterFactory"],
-    "yatxmilter.service": ["MilterService"],
+    "yatxmilter.service": ["MilterService", "run_milters"],
 }
 
 

@@ -7,6 +7,7 @@ The MTA's side is our own client, or a bare socket where bytes or their absence 
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -17,13 +18,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
 from twisted.internet.error import ConnectError
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
+from tests.programs import ProgramTestCase
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.client import MilterClient, connect_milter
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_TEMPFAIL
-from yatxmilter.service import MilterService
+from yatxmilter.service import MilterService, run_milters
 
 
 class Slow(Milter):
@@ -193,3 +196,64 @@ class ConstructionTests(SynchronousTestCase):
         service = MilterService(BrokenEndpoint(), MilterProtocolFactory(()))
         service.startService()
         self.failureResultOf(service.stopService(), OSError)
+
+
+#: A milter that takes half a second for a message, and says so.
+PROGRAM = """
+import sys
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
+from yatxmilter.service import run_milters
+
+class Slow(Milter):
+    async def xxfi_eom(self):
+        print("at it", flush=True)
+        await deferLater(reactor, 0.5)
+
+run_milters(sys.argv[1], MilterProtocolFactory(MilterFactory(Slow)))
+"""
+
+
+class RunTests(ProgramTestCase):
+    """
+    `run_milters`, in programs.
+    """
+
+    async def test_drains(self) -> None:
+        """
+        SIGTERM lets the message in progress come to its end; then the program ends, with 0.
+        """
+        program = self.program()
+        program.start("-c", PROGRAM, program.endpoint)
+        client = await program.connect()
+        await client.negotiate()
+        outcome = client.send_message(b"A: b\r\n\r\nc\r\n", "<s@example.org>", ["<r@example.net>"])
+        while "at it" not in program.output:
+            await deferLater(reactor, 0.01)
+        program.signal()
+        self.assertEqual((await outcome).verdict, SMFIS_CONTINUE)
+        await client.quit()
+        self.assertEqual(program.ended(), "at it\n")
+
+    async def test_cannot_listen(self) -> None:
+        """
+        A program that cannot listen says why, and ends with 1.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            folder = "/nowhere/socket"
+            for spec in (f"inet:{port}@127.0.0.1", f"tcp:{port}:interface=127.0.0.1", folder):
+                program = self.program()
+                program.start("-c", PROGRAM, spec)
+                self.assertEqual(program.status(), 1)
+                self.assertRegex(program.output, f"^cannot listen on {spec}: .+\n$")
+
+    def test_wrong(self) -> None:
+        """
+        What is no address, no factory or no time is told before anything runs.
+        """
+        factory = MilterProtocolFactory(MilterFactory(Milter))
+        self.assertRaises(ValueError, run_milters, "nowhere", factory)
+        self.assertRaises(TypeError, run_milters, "inet:0@127.0.0.1", MilterFactory(Milter))
+        self.assertRaises(ValueError, run_milters, "inet:0@127.0.0.1", factory, drain_timeout=-1)

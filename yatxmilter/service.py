@@ -1,5 +1,6 @@
 """
-A milter as a service of ``twisted.application``: it listens, and when it is stopped it drains.
+A milter as a service of ``twisted.application``, and as a program: it listens, and when it is
+stopped it drains.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from typing import Any
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.task import react
 
+from yatxmilter.connspec import server_endpoint
 from yatxmilter.options import seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 
-__all__ = ["MilterService"]
+__all__ = ["MilterService", "run_milters"]
 
 
 class MilterService(StreamServerEndpointService):
@@ -54,3 +58,40 @@ class MilterService(StreamServerEndpointService):
             return drained.addCallback(lambda _: result)
 
         return closed.addBoth(both)
+
+
+def run_milters(
+    spec: str, factory: MilterProtocolFactory, *, drain_timeout: float | None = 30
+) -> None:
+    """
+    Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
+
+    It runs the reactor, and ends the process behind it.
+
+    :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
+        string of Twisted.
+    :param factory: What builds the connections.
+    :param drain_timeout: As for `MilterService`.
+    :raises TypeError: for a factory that is none, or a time-out that is no number.
+    :raises ValueError: for an address that is none, or a time-out that is no time.
+    :raises SystemExit: always: with 0, or saying why it could not listen.
+    """
+    from twisted.internet import reactor
+
+    endpoint = server_endpoint(reactor, spec)
+    react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
+
+
+async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
+    try:
+        port = await service.endpoint.listen(service.factory)
+    except (CannotListenError, OSError) as error:
+        reason = getattr(error, "socketError", error)
+        raise SystemExit(f"cannot listen on {spec}: {reason}") from None
+
+    async def end() -> None:
+        await maybeDeferred(port.stopListening)
+        await service.factory.drain(service.drain_timeout)
+
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(end()))
+    await Deferred()
