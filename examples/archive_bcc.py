@@ -7,10 +7,9 @@ which no header tells.
 
 import sys
 
-from twisted.internet import endpoints, reactor
-
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.message import MessageMilter
+from yatxmilter.service import run_milters
 
 
 def domain_of(address):
@@ -52,8 +51,7 @@ def main(argv):
     pairs = [pair.split("=", 1) for pair in argv[1:] or ["example.com=archive@example.net"]]
     archives = {domain.lower(): archive for domain, archive in pairs}
     factory = MilterProtocolFactory(ArchiverFactory(archives))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ import dns.name
 import dns.resolver
 import spf
 from publicsuffixlist import PublicSuffixList
-from twisted.internet import endpoints, reactor
 from twisted.internet.threads import deferToThread
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.message import MessageMilter
+from yatxmilter.service import run_milters
 
 HEADER = "Authentication-Results"
 COMMENT = re.compile(r"\((?:[^()\\]|\\.)*\)", re.DOTALL)
@@ -158,8 +158,7 @@ def main(argv):
         dns.resolver.default_resolver = resolver = dns.resolver.Resolver(configure=False)
         resolver.nameservers, resolver.port = [argv[2]], int(argv[3])
     factory = MilterProtocolFactory(AuthenticatorFactory(argv[1] if argv[1:] else "mx.example.com"))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from twisted.protocols.basic import FileSender
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.message import MessageMilter
+from yatxmilter.service import run_milters
 
 
 def framed(piece):
@@ -107,8 +108,7 @@ def main(argv):
     clamd = argv[1] if argv[1:] else "unix:/run/clamav/clamd.ctl"
     scanners = VirusScannerFactory(endpoints.clientFromString(reactor, clamd))
     factory = MilterProtocolFactory(scanners)
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ new spam check works in shadow: the log says what it would have done, and no mai
 
 import sys
 
-from twisted.internet import endpoints, reactor
 from twisted.logger import globalLogPublisher, textFileLogObserver
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.conditions import authenticated, client_in, known_at, over_tls, recipient_matches
 from yatxmilter.constants import SMFIF_ADDHDRS, SMFIS_CONTINUE, SMFIS_REJECT
+from yatxmilter.service import run_milters
 
 #: Who may send what strangers may not.
 OURS = authenticated() | client_in("127.0.0.0/8", "::1")
@@ -78,8 +78,7 @@ def main(argv):
     globalLogPublisher.addObserver(textFileLogObserver(sys.stdout))
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
     factory = MilterProtocolFactory(build_milters(), merge="strictest")
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

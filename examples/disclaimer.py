@@ -11,10 +11,9 @@ import html
 import re
 import sys
 
-from twisted.internet import endpoints, reactor
-
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.message import MessageMilter
+from yatxmilter.service import run_milters
 
 SIGNED = ("DKIM-Signature", "ARC-Seal", "DomainKey-Signature")
 SEALED = {
@@ -116,8 +115,7 @@ def main(argv):
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
     text = argv[1] if argv[1:] else "This message is meant for those it is addressed to."
     factory = MilterProtocolFactory(DisclaimerFactory(text))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

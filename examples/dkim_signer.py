@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import dkim
-from twisted.internet import endpoints, reactor
 from twisted.internet.threads import deferToThread
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.message import MessageMilter
+from yatxmilter.service import run_milters
 
 
 def octets(msg):
@@ -69,8 +69,7 @@ def main(argv):
         sys.exit(__doc__)
     endpoint, domain, selector, path = argv
     factory = MilterProtocolFactory(DkimSignerFactory(domain, selector, Path(path).read_bytes()))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from twisted.internet import endpoints, reactor, task
+from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher, textFileLogObserver
@@ -30,7 +30,7 @@ from twisted.python.threadpool import ThreadPool
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.conditions import client_in
 from yatxmilter.constants import SMFIS_ACCEPT, SMFIS_CONTINUE, SMFIS_TEMPFAIL
-from yatxmilter.service import MilterService
+from yatxmilter.service import run_milters
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -384,15 +384,10 @@ def main(argv):
     when_away = {"pass": SMFIS_CONTINUE, "tempfail": SMFIS_TEMPFAIL}[options.when_away]
     trusted = [str(network) for network in options.trust]
     greylist = GreylistFactory(options.store, Terms(options.seconds), when_away, trusted)
-    service = MilterService(
-        endpoints.serverFromString(reactor, options.endpoint), MilterProtocolFactory(greylist)
-    )
-    reactor.callWhenRunning(service.startService)
     forgetting = task.LoopingCall(lambda: Deferred.fromCoroutine(greylist.forget()))
     reactor.callWhenRunning(forgetting.start, HOUR)
-    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.addSystemEventTrigger("after", "shutdown", greylist.thread.stop)
-    reactor.run()
+    run_milters(options.endpoint, MilterProtocolFactory(greylist))
 
 
 if __name__ == "__main__":

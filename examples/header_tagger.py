@@ -9,8 +9,6 @@ cannot set it themselves, so every ``X-External`` that a message brings along is
 
 import sys
 
-from twisted.internet import endpoints, reactor
-
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import (
     SMFIF_ADDHDRS,
@@ -18,6 +16,7 @@ from yatxmilter.constants import (
     SMFIS_ACCEPT,
     SMFIS_CONTINUE,
 )
+from yatxmilter.service import run_milters
 
 HEADER = "X-External"
 MARK = "[EXT]"
@@ -62,8 +61,7 @@ class HeaderTagger(Milter):
 def main(argv):
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
     factory = MilterProtocolFactory(MilterFactory(HeaderTagger))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ whatever the message is made of; one that is signed is left whole.
 
 import sys
 
-from twisted.internet import endpoints, reactor
-
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.message import MessageMilter
+from yatxmilter.service import run_milters
 
 MARK = "[EXT]"
 BANNER = "This message comes from outside.\n\n"
@@ -58,8 +57,7 @@ class ExternalTagger(MessageMilter):
 def main(argv):
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
     factory = MilterProtocolFactory(MilterFactory(ExternalTagger))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

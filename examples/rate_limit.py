@@ -9,10 +9,11 @@ import sys
 from collections import OrderedDict
 from ipaddress import ip_address, ip_network
 
-from twisted.internet import endpoints, reactor
+from twisted.internet import reactor
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIS_ACCEPT, SMFIS_CONTINUE, SMFIS_TEMPFAIL
+from yatxmilter.service import run_milters
 
 
 class Buckets:
@@ -98,8 +99,7 @@ def main(argv):
     hourly = float(argv[1]) if argv[1:] else 600.0
     size = float(argv[2]) if argv[2:] else 100.0
     factory = MilterProtocolFactory(RateLimitFactory(Buckets(reactor, hourly / 3600, size)))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

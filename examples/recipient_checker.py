@@ -10,12 +10,12 @@ Deferred, and this connection waits for it while all others go on.
 
 import sys
 
-from twisted.internet import endpoints, reactor
 from twisted.names import client, dns
 from twisted.names.error import DNSNameError, DNSQueryTimeoutError, DomainError, ResolverError
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_REJECT, SMFIS_TEMPFAIL
+from yatxmilter.service import run_milters
 
 
 class RecipientChecker(Milter):
@@ -84,8 +84,7 @@ def main(argv):
     else:
         resolver = client.Resolver("/etc/resolv.conf")
     factory = MilterProtocolFactory(RecipientCheckerFactory(resolver))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

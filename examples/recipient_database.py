@@ -12,10 +12,11 @@ import sys
 from collections import OrderedDict
 
 from twisted.enterprise import adbapi
-from twisted.internet import endpoints, reactor
+from twisted.internet import reactor
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_REJECT, SMFIS_TEMPFAIL
+from yatxmilter.service import run_milters
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS domains (name TEXT PRIMARY KEY);
@@ -80,8 +81,7 @@ def main(argv):
     database.close()
     pool = adbapi.ConnectionPool("sqlite3", path, check_same_thread=False, cp_max=4)
     factory = MilterProtocolFactory(MailboxCheckerFactory(pool.runQuery))
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ while it is away mail has to wait (``on_error``) instead of going out without a 
 
 import sys
 
-from twisted.internet import endpoints, reactor
-
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIF_ADDHDRS, SMFIF_CHGBODY, SMFIF_CHGHDRS, SMFIS_TEMPFAIL
 from yatxmilter.remote import RemoteMilterFactory
+from yatxmilter.service import run_milters
 
 TAG = "[friends]"
 FOOTER = b"-- \r\nThe list of friends, https://lists.example.com/friends\r\n"
@@ -68,8 +67,7 @@ def main(argv):
         RemoteMilterFactory(address, name="OpenDKIM", timeout=20, on_error=SMFIS_TEMPFAIL),
     ]
     factory = MilterProtocolFactory(milters, merge="chain")
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

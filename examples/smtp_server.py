@@ -13,7 +13,7 @@ finish it.
 import mailbox
 import sys
 
-from twisted.internet import defer, endpoints, reactor
+from twisted.internet import defer, endpoints, task
 from twisted.mail.interfaces import IMessageDelivery, IMessageSMTP
 from twisted.mail.smtp import rfc822date
 from zope.interface import implementer
@@ -62,19 +62,22 @@ class MaildirDelivery:
         return lambda: MaildirMessage(self.folder)
 
 
+async def serve(reactor, endpoint, factory):
+    port = await endpoints.serverFromString(reactor, endpoint).listen(factory)
+
+    async def stop():
+        await port.stopListening()
+        await factory.milters.drain(30)
+
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: defer.ensureDeferred(stop()))
+    await defer.Deferred()
+
+
 def main(argv):
     defaults = ["tcp:2525:interface=127.0.0.1", "inet:8891@127.0.0.1", "Maildir"]
     endpoint, address, path = [*argv, *defaults[len(argv) :]]
     milters = SMTPMilters([RemoteMilterFactory(address, name="OpenDKIM", timeout=20)])
-    factory = MilterSMTPFactory(milters, MaildirDelivery(path))
-    listening = endpoints.serverFromString(reactor, endpoint).listen(factory)
-
-    async def stop():
-        await (await listening).stopListening()
-        await milters.drain(30)
-
-    reactor.addSystemEventTrigger("before", "shutdown", lambda: defer.ensureDeferred(stop()))
-    reactor.run()
+    task.react(serve, (endpoint, MilterSMTPFactory(milters, MaildirDelivery(path))))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ import sys
 from email import policy
 from email.parser import BytesFeedParser
 
-from twisted.internet import endpoints, reactor
-
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIF_ADDHDRS, SMFIS_CONTINUE, SMFIS_REJECT
+from yatxmilter.service import run_milters
 
 OUR_NAMES = {"mail.example.com", "example.com", "localhost"}
 PROGRAMS = (".exe", ".com", ".scr", ".bat", ".js", ".vbs")
@@ -92,8 +91,7 @@ def main(argv):
     endpoint = argv[0] if argv else "tcp:9900:interface=127.0.0.1"
     milters = [MilterFactory(milter) for milter in (HeloCheck, AttachmentCheck, Tally)]
     factory = MilterProtocolFactory(milters, merge="chain")
-    endpoints.serverFromString(reactor, endpoint).listen(factory)
-    reactor.run()
+    run_milters(endpoint, factory)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ A milter the libmilter way, with yatxmilter. The same is in libmilter.c and pymi
 
 import sys
 
-from twisted.internet import endpoints, reactor
-
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIF_ADDHDRS, SMFIS_CONTINUE, SMFIS_REJECT
+from yatxmilter.service import run_milters
 
 
 class Counter(Milter):
@@ -44,5 +43,4 @@ class Counter(Milter):
 
 if __name__ == "__main__":
     factory = MilterProtocolFactory(MilterFactory(Counter))
-    endpoints.serverFromString(reactor, sys.argv[1]).listen(factory)
-    reactor.run()
+    run_milters(sys.argv[1], factory)
