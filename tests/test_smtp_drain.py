@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
+from twisted.mail.imap4 import LOGINCredentials
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.smtp_session import MESSAGE, RECIPIENT, SENDER, Session, recorder
@@ -71,6 +73,19 @@ class DrainTests(SynchronousTestCase):
             self.successResultOf(drained)
             self.assertEqual(self.calls[-1], ("close",))
             self.assertEqual(session.clock.getDelayedCalls(), [])
+
+    def test_logging_in(self) -> None:
+        """
+        A client that has been asked for its password has no message open.
+        """
+        session = Session(
+            recorder([]), portal=Portal(None), challengers={b"LOGIN": LOGINCredentials}
+        )
+        session.say("EHLO client.example")
+        self.assertEqual(session.say("AUTH LOGIN"), ["334 VXNlciBOYW1lAA=="])
+        drained = self.drain(session)
+        self.assertEqual(session.replies(), [GOODBYE])
+        self.successResultOf(drained)
 
     def test_message(self) -> None:
         """

@@ -121,7 +121,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
 
     @property
     def _may_leave(self) -> bool:
-        return self._leaving and not self._owed and self.mode == COMMAND and self._from is None
+        return self._leaving and not self._owed and self.mode != DATA and self._from is None
 
     def _leave(self) -> None:
         if self._may_leave:
