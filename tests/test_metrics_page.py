@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
@@ -77,6 +78,36 @@ class PageTests(TestCase):
         ready[0] = False
         self.assertIn(" 503 ", (await self.get(port, "/readyz")).partition("\r\n")[0])
         self.assertIn(" 404 ", (await self.get(port, "/other")).partition("\r\n")[0])
+
+    async def test_later(self) -> None:
+        """
+        What is shown may come later; who has gone by then is no error, and a failure is told.
+        """
+        asked: list[Deferred[Any]] = []
+
+        def snapshot() -> Deferred[Any]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        port = await listen_metrics(reactor, "inet:0@127.0.0.1", snapshot)
+        self.addCleanup(port.stopListening)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        leaver = await connectProtocol(endpoint, Get("/metrics"))
+        while not asked:
+            await deferLater(reactor, 0.01)
+        leaver.transport.abortConnection()
+        page = ensureDeferred(self.get(port, "/metrics"))
+        while len(asked) < 2:
+            await deferLater(reactor, 0.01)
+        for one in asked:
+            one.callback({"yatxmilter_connections": [[[], 3]]})
+        self.assertIn("\nyatxmilter_connections_total 3.0\n", await page)
+        page = ensureDeferred(self.get(port, "/metrics"))
+        while len(asked) < 3:
+            await deferLater(reactor, 0.01)
+        asked[-1].errback(ValueError("no counts"))
+        self.assertIn(" 500 ", (await page).partition("\r\n")[0])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_wrong_address(self) -> None:
         """

@@ -6,6 +6,7 @@ The daemon as a process is in `tests.test_cli_serve` and `tests.test_workers`.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -20,8 +21,7 @@ from unittest import mock
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel
-from twisted.python.failure import Failure
+from twisted.logger import LogLevel, globalLogBeginner
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -127,7 +127,7 @@ class OptionTests(ServeTestCase):
             "merge",
             "timeout is 'soon'",
             "allow",
-            "log_level",
+            "--log-level is",
             "user is ''",
         ):
             self.assertIn(words, said)
@@ -265,13 +265,13 @@ class MilterTests(ServeTestCase):
         After a reload new connections have the new milters, those that are there keep theirs.
         """
         settings = self.usual()
-        reloadable = Reloadable(settings, lambda: settings)
+        reloadable = Reloadable(settings)
         first = reloadable.buildProtocol(None)
         self.write("served_mine.py", MODULE.replace("version = 1", "version = 2"))
-        self.assertTrue(reloadable.reload())
+        self.assertTrue(reloadable.reload(settings))
         second = reloadable.buildProtocol(None)
         self.assertEqual([one.milters[0].version for one in (first, second)], [1, 2])
-        self.assertEqual(reloadable.numbers(), {"connections": 0})
+        self.assertEqual(reloadable.connections, set())
         self.assertEqual(self.successResultOf(reloadable.drain(1)), [None])
 
     def test_broken_reload(self) -> None:
@@ -279,11 +279,11 @@ class MilterTests(ServeTestCase):
         When the module has become broken, nothing changes.
         """
         settings = self.usual()
-        reloadable = Reloadable(settings, lambda: settings)
+        reloadable = Reloadable(settings)
         before = reloadable.current
         for text in ("1 / 0\n", "Mine = 3\n"):
             self.write("served_mine.py", text)
-            self.assertFalse(reloadable.reload())
+            self.assertFalse(reloadable.reload(settings))
             self.assertIs(reloadable.current, before)
 
 
@@ -306,8 +306,12 @@ class FakeWorkers:
         self.asked.append("stop")
         return succeed(None)
 
-    def reload(self) -> None:
+    def reload(self, arguments: Any) -> None:
         self.asked.append("reload")
+        self.arguments = arguments
+
+    def ask(self, what: str) -> Deferred[list[Any]]:
+        return succeed([{"yatxmilter_processes": [[[], 1]]}] * 2)
 
     def hurry(self) -> None:
         self.asked.append("hurry")
@@ -449,7 +453,57 @@ class ServiceTests(ServeTestCase):
         self.successResultOf(service.stopService())
         service.terminate()
         self.assertEqual(service._workers.asked, ["open", "start", "reload", "stop", "hurry"])
+        self.assertEqual(service._workers.arguments[0]["milters"][0]["object"], "served_mine:Mine")
         service.notifier.tell("WATCHDOG=1")
+
+    def test_metrics(self) -> None:
+        """
+        What is counted is shown for one process, for several, and after a reload.
+        """
+        opened: list[Any] = []
+
+        def open_port(reactor: Any, spec: str, factory: Any, **_: Any) -> Port:
+            opened.append((spec, factory))
+            return Port(succeed(None))
+
+        self.patch(serve_service, "open_port", open_port)
+        service = self.service("--metrics=inet:0@127.0.0.1")
+        service.privilegedStartService()
+        self.assertEqual(opened[-1][0], "inet:0@127.0.0.1")
+        self.assertEqual(service._snapshot()["yatxmilter_connections"], [[[], 0]])
+        connection = service.factory.buildProtocol(None)
+        service.reload()
+        service.factory.buildProtocol(None)
+        service.reload()
+        self.assertEqual(service._snapshot()["yatxmilter_connections"], [[[], 2]])
+        self.assertIsNotNone(connection)
+        self.successResultOf(service.stopService())
+        service = self.service("--metrics=inet:0@127.0.0.1", "--workers=2")
+        summed = self.successResultOf(service._snapshot())
+        self.assertEqual(summed["yatxmilter_processes"], [[[], 2]])
+
+    def test_no_metrics(self) -> None:
+        """
+        Without prometheus-client it is told what to install; what is no address is named.
+        """
+        self.assertIn(
+            "--metrics: 'nowhere at all' is no", self.complaint("--metrics=nowhere at all")
+        )
+        with mock.patch.object(importlib.util, "find_spec", lambda name: None):
+            self.assertIn("yatxmilter[metrics]", self.complaint("--metrics=inet:0@127.0.0.1"))
+
+    def test_pidfile_that_stays(self) -> None:
+        """
+        A pid file that cannot be removed any more is emptied; one that is gone is no matter.
+        """
+        service = self.service("--pidfile=pid", "--user=root")
+        self.patch(serve_service, "switchUID", lambda *account: None)
+        service.privilegedStartService()
+        with mock.patch.object(os, "unlink", side_effect=PermissionError):
+            self.successResultOf(service.stopService())
+        self.assertEqual(Path("pid").read_text(), "")
+        Path("pid").unlink()
+        serve_service._remove("pid")
 
     def test_account(self) -> None:
         """
@@ -468,13 +522,15 @@ class ServiceTests(ServeTestCase):
 
     def test_worker(self) -> None:
         """
-        A worker is made from the same words; what it cannot load ends it with a message.
+        A worker is made from settings that JSON has carried; what it cannot load ends it with a
+        message.
         """
         self.patch(serve_service, "begin_log", lambda *_: None)
-        words = ["--listen=unix:sock", "--milter=served_mine:Mine"]
-        worker = make_worker(words)
-        self.assertTrue(worker.reload())
-        ending = self.assertRaises(SystemExit, make_worker, [*words, "--milter=served_mine:None"])
+        settings = json.loads(json.dumps(self.usual("--merge=strictest", "--mode=660")))
+        worker = make_worker(settings)
+        self.assertTrue(worker.reload(settings))
+        settings = self.usual(milter="served_mine:None")
+        ending = self.assertRaises(SystemExit, make_worker, settings)
         self.assertIn("served_mine has no 'None'", str(ending.code))
 
     def test_passed_on(self) -> None:
@@ -538,48 +594,47 @@ class CommandTests(ServeTestCase):
         self.assertIn("No such file or directory", said)
 
 
-class LogTests(SynchronousTestCase):
+class LogTests(ServeTestCase):
     """
-    Lines of the log.
+    What is logged, and how.
     """
 
-    def line(self, failure: Any = None, **options: Any) -> str:
+    def begun(self, *words: str, **environ: str) -> str:
         """
-        Write an event.
+        Begin a log, and give what an event looks like in it; one of no interest is left out.
         """
-        stream = io.StringIO()
-        event: dict[str, Any] = {
-            "log_format": "Mail of {sender}", "sender": "joe@example.com", "log_time": 0.0,
-            "log_level": LogLevel.warn, "log_namespace": "here", "queue_id": "4Xq1",
-        }  # fmt: skip
-        if failure is not None:
-            event["log_failure"] = failure
-        serve_log.observer(stream, **options)(event)
-        return stream.getvalue()
+        begun: list[Any] = []
+        self.patch(sys, "stderr", io.StringIO())
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda o, **_: begun.extend(o))
+        with mock.patch.dict(os.environ, environ):
+            serve_log.begin_log(self.usual(*words))
+        for level, namespace in ((LogLevel.warn, "here"), (LogLevel.info, "twisted.web")):
+            begun[0]({
+                "log_format": "Mail of {sender}", "sender": "joe@example.com", "log_time": 0.0,
+                "log_level": level, "log_namespace": namespace, "connection": 7,
+            })  # fmt: skip
+        return sys.stderr.getvalue()
 
-    def test_text(self) -> None:
+    def test_kinds(self) -> None:
         """
-        A line has its level, in the journal as a number.
+        A line of text has time and level; the journal knows the time, and gets a number.
         """
-        self.assertEqual(self.line(), "warn: Mail of joe@example.com\n")
-        self.assertEqual(self.line(journal=True), "<4>Mail of joe@example.com\n")
-        self.assertEqual(self.line(redact=True), "warn: Mail of ***@example.com\n")
+        self.assertEqual(
+            self.begun(), "1970-01-01T00:00:00.000+00:00 [here#warn] Mail of joe@example.com\n"
+        )
+        self.assertEqual(self.begun(JOURNAL_STREAM="8:1"), "<4>Mail of joe@example.com\n")
+        told = json.loads(self.begun("--json-log"))
+        self.assertEqual((told["message"], told["connection"]), ("Mail of joe@example.com", 7))
 
-    def test_json(self) -> None:
+    def test_redacted(self) -> None:
         """
-        As JSON it has its fields, and the traceback of a failure.
+        Processes that have the same key replace the same by the same.
         """
-        told = json.loads(self.line(as_json=True))
-        self.assertEqual((told["message"], told["queue_id"]), ("Mail of joe@example.com", "4Xq1"))
-        self.assertNotIn("traceback", told)
-        told = json.loads(self.line(Failure(KeyError("x")), as_json=True))
-        self.assertIn("KeyError", told["traceback"])
-
-    def test_failure(self) -> None:
-        """
-        The traceback follows, line by line.
-        """
-        self.assertIn("warn: Traceback", self.line(Failure(KeyError("x"))))
+        key = {"YATXMILTER_REDACTION_KEY": "not a secret", "JOURNAL_STREAM": "8:1"}
+        first, second = self.begun("--redact", **key), self.begun("--redact", **key)
+        self.assertRegex(first, "^<4>Mail of address-[0-9a-f]{10}\n$")
+        self.assertEqual(first, second)
+        self.assertNotEqual(first, self.begun("--redact", JOURNAL_STREAM="8:1"))
 
 
 class NotifierTests(SynchronousTestCase):

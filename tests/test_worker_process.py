@@ -74,13 +74,15 @@ class Counting(Told):
     Has all that a factory may have besides.
     """
 
-    reloads = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, ...]] = []
 
-    def reload(self) -> None:
-        self.reloads += 1
+    def reload(self, *arguments: str) -> None:
+        self.told.append(arguments)
 
     def numbers(self) -> dict[str, float]:
-        return {"reloads": self.reloads}
+        return {"reloads": len(self.told)}
 
 
 made: list[Told] = []
@@ -226,19 +228,20 @@ class WorkTests(TestCase):
         A factory that reloads and counts is asked to.
         """
         factory = await self.begin("Counting")
-        self.tell(do="reload")
-        self.tell(do="numbers")
-        self.assertEqual(await self.answer(), {"numbers": {"reloads": 1}})
-        self.assertEqual(factory.reloads, 1)
+        self.tell(do="reload", arguments=[])
+        self.tell(do="reload", arguments=["anew"])
+        self.tell(do="ask", what="numbers")
+        self.assertEqual(await self.answer(), {"answer": {"reloads": 2}})
+        self.assertEqual(factory.told, [(), ("anew",)])
 
     async def test_plain_factory(self) -> None:
         """
         Of any other factory the connections are counted, and it does not mind a reload.
         """
         await self.begin()
-        self.tell(do="reload")
-        self.tell(do="numbers")
-        self.assertEqual(await self.answer(), {"numbers": {"connections": 2}})
+        self.tell(do="reload", arguments=["anew"])
+        self.tell(do="ask", what="numbers")
+        self.assertEqual(await self.answer(), {"answer": {"connections": 2}})
 
     async def test_systemd(self) -> None:
         """
@@ -327,6 +330,22 @@ class SupervisorTests(TestCase):
             await service.stopService()
         self.assertIn("killed by SIGKILL", [event.get("reason") for event in logs])
         self.assertIn("a word", [event.get("line") for event in logs])
+
+    async def test_silent(self) -> None:
+        """
+        A worker that does not answer in time is left out; its late answer is taken for no other.
+        """
+        service = self.service(drain_timeout=3)
+        await self.until_ready(service)
+        (pid,) = service.pids
+        os.kill(pid, signal.SIGSTOP)
+        answers = service.ask("numbers")
+        self.clock.advance(5)
+        self.assertEqual(await answers, [])
+        os.kill(pid, signal.SIGCONT)
+        self.assertEqual(await service.ask("numbers"), [{"connections": 0}])
+        service.hurry()
+        await service.stopService()
 
     async def test_killed(self) -> None:
         """

@@ -19,6 +19,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from yatxmilter.client import connect_milter
@@ -44,6 +45,17 @@ class Counting(Milter):
 
 def pause(seconds: float = 0.02) -> Deferred[None]:
     return deferLater(reactor, seconds)
+
+
+def fetch(path: Path, page: str) -> str:
+    """
+    Get a page by HTTP.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(f"GET /{page} HTTP/1.0\r\n\r\n".encode())
+        with client.makefile() as answer:
+            return answer.read()
 
 
 class ServeCase(TestCase):
@@ -270,6 +282,44 @@ class ServeWorkersTests(ServeTests):
         self.assertEqual(self.seen()["<after@example.org>"], 1)
         process.send_signal(signal.SIGTERM)
         self.assertEqual(await self.ended(process), 0)
+
+    async def test_configuration_kept(self) -> None:
+        """
+        A worker that is started anew has the configuration that the service began with, or was
+        given by the last reload, whatever has become of the file since.
+        """
+        (self.folder / "conf.toml").write_text("timeout = 5\n")
+        process = self.start(*self.workers, "--config=conf.toml")
+        await self.hear_ready()
+        (self.folder / "conf.toml").write_text("timeout = \n")
+        self.assertEqual(await self.send("<one@example.org>"), "1")
+        os.kill(int(self.lines()[0].split()[1]), signal.SIGKILL)
+        await self.hear_ready()
+        for number in range(4):
+            self.assertEqual(await self.send(f"<{number}@example.org>"), "1")
+        process.send_signal(signal.SIGHUP)
+        await self.hear_ready()
+        self.assertIn("Nothing is reloaded: conf.toml:1: ", self.log)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(await self.ended(process), 0)
+        self.assertNotIn("Traceback", self.log)
+
+    async def test_metrics(self) -> None:
+        """
+        The metrics of all workers are added up on one page.
+        """
+        page = self.folder / "page"
+        process = self.start(*self.workers, f"--metrics=unix:{page}")
+        await self.hear_ready()
+        for number in range(6):
+            self.assertEqual(await self.send(f"<{number}@example.org>"), "1")
+        text = await deferToThread(fetch, page, "metrics")
+        self.assertIn("yatxmilter_processes 2.0\n", text)
+        self.assertIn('yatxmilter_messages_total{verdict="continue"} 6.0\n', text)
+        self.assertIn(" 200 ", (await deferToThread(fetch, page, "readyz")).splitlines()[0])
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(await self.ended(process), 0)
+        self.assertFalse(page.exists())
 
     def lines(self) -> list[str]:
         return (self.folder / "seen").read_text().splitlines()

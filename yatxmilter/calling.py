@@ -43,10 +43,11 @@ class Caller:
     Calls the milters of one connection.
 
     :ivar peer: The MTA's address.
+    :ivar connection: The connection's number, for the log.
     :ivar settling: Callbacks whose results are ignored and that are not over yet.
     """
 
-    __slots__ = ("_clock", "_macros", "_settled", "peer", "settling")
+    __slots__ = ("_clock", "_macros", "_settled", "connection", "peer", "settling")
 
     def __init__(
         self, clock: IReactorTime, macros: MacroStore, settled: Callable[[], None]
@@ -55,6 +56,7 @@ class Caller:
         self._macros = macros
         self._settled = settled
         self.peer: object = None
+        self.connection = 0
         self.settling: list[Pending] = []
 
     @property
@@ -172,4 +174,5 @@ class Caller:
             "stage": command.callback,
             "queue_id": printable(self._macros.get("i") or "unknown"),
             "mta": self.mta,
+            "connection": self.connection,
         }

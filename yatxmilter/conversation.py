@@ -165,16 +165,18 @@ class Conversation(Pulling):
 
     # ---- the connection comes
 
-    def connected(self, peer: object) -> None:
+    def connected(self, peer: object, number: int) -> None:
         """
         Tell the milters that the MTA has connected.
 
         :param peer: Its address.
+        :param number: The connection's number, for the log.
         """
         self._caller.peer = peer
+        self._caller.connection = number
         self._opening.welcome(peer)
         if self._shadows is not None:
-            self._shadows.connected(peer)
+            self._shadows.connected(peer, number)
 
     def _requests_in_shadow(self) -> list[Request]:
         return [] if self._shadows is None else self._shadows.requests(self.session.payload)

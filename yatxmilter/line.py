@@ -8,6 +8,7 @@ the buffers; what the bytes mean is not decided here.
 from __future__ import annotations
 
 import socket
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import tcp
@@ -34,6 +35,7 @@ _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 
 # More is written in pieces of this size, so that we see how far the MTA reads.
 _PIECE: Final = 128 * 1024
+_NUMBERS: Final = count(1)
 
 
 @implementer(IPushProducer)
@@ -42,9 +44,11 @@ class TransportLine(Protocol):
     The bytes of one connection from an MTA.
 
     :param options: The factory whose options count.
+    :ivar number: The how manyth connection of this process it is; ``connection`` in the log.
     """
 
     transport: Any
+    number = 0
 
     def __init__(self, options: MilterProtocolFactory) -> None:
         self._options = options
@@ -83,7 +87,8 @@ class TransportLine(Protocol):
             self._may_hurry = type(transport) is tcp.Server and _QUICKACK is not None
         transport.registerProducer(self, True)
         self._idle.start()
-        self._conversation.connected(peer)
+        self.number = next(_NUMBERS)
+        self._conversation.connected(peer, self.number)
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -171,6 +176,7 @@ class TransportLine(Protocol):
         _log.warn(
             "The MTA at {mta} {fault}; closing the connection",
             mta=describe_address(self.transport.getPeer()),
+            connection=self.number,
             fault=fault,
         )
 

@@ -19,12 +19,13 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["FIELDS", "JsonLog", "Redactor", "TextLog"]
+__all__ = ["FIELDS", "JournalLog", "JsonLog", "Redactor", "TextLog"]
 
 #: The fields of our events that are written by name, where an event has them.
 FIELDS: Final = (
-    *("milter", "stage", "queue_id", "mta", "code", "error", "fault", "refusal", "dropped"),
-    *("outcome", "reply", "edits", "recipients", "count"),
+    *("milter", "stage", "queue_id", "mta", "connection", "code", "error", "fault", "refusal"),
+    *("dropped", "outcome", "reply", "edits", "recipients", "count"),
+    *("worker", "pid", "reason"),
 )
 
 # From the start of a word on alone: no text takes more than one look at each of its characters.
@@ -63,6 +64,10 @@ class Redactor:
         return f"{_KINDS[match.lastgroup or 'host']}-{digest[:10]}"
 
 
+# What syslog calls the levels.
+_SEVERITIES: Final = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+
+
 def _unchanged(text: str) -> str:
     return text
 
@@ -80,6 +85,11 @@ def _time(event: LogEvent) -> str:
 def _level(event: LogEvent) -> str:
     level = event.get("log_level")
     return "info" if level is None else str(level.name)
+
+
+def _text(event: LogEvent, redact: Callable[[str], str]) -> str:
+    text = "\n".join(filter(None, (formatEvent(event), _traceback(event))))
+    return redact(text).rstrip("\n")
 
 
 @implementer(ILogObserver)
@@ -137,9 +147,31 @@ class TextLog:
         """
         Write an event.
         """
-        text = "\n".join(filter(None, (formatEvent(event), _traceback(event))))
         # A line of a message must not pass for an event of its own.
-        lines = self._redact(text).rstrip("\n").replace("\n", "\n\t")
+        lines = _text(event, self._redact).replace("\n", "\n\t")
         namespace = event.get("log_namespace", "-")
         self._out.write(f"{_time(event)} [{namespace}#{_level(event)}] {lines}\n")
+        self._out.flush()
+
+
+@implementer(ILogObserver)
+class JournalLog:
+    """
+    Writes each event as journald wants it: syslog's severity before each line, and no time.
+
+    :param out: Where to.
+    :param redact: Changes each text, such as a `Redactor`.
+    """
+
+    def __init__(self, out: TextIO, redact: Callable[[str], str] = _unchanged) -> None:
+        self._out = out
+        self._redact = redact
+
+    def __call__(self, event: LogEvent) -> None:
+        """
+        Write an event.
+        """
+        mark = f"<{_SEVERITIES[_level(event)]}>"
+        lines = _text(event, self._redact).splitlines()
+        self._out.write("".join(f"{mark}{line}\n" for line in lines))
         self._out.flush()

@@ -280,6 +280,7 @@ class MilterMetrics:
                 counts[name].setdefault((), 0)
         result: dict[str, Any] = {name: listed(values) for name, values in counts.items()}
         result["yatxmilter_connections_open"] = [[[], connections]]
+        result["yatxmilter_processes"] = [[[], 1]]
         result["yatxmilter_connections_paused"] = listed(paused)
         result["yatxmilter_callback_seconds"] = [
             [list(labels), [*one.counts, one.sum]] for labels, one in self._latencies.items()

@@ -33,6 +33,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "yatxmilter_connections": Family("counter", "Connections taken from MTAs."),
     "yatxmilter_connections_refused": Family("counter", "Connections from MTAs not taken."),
     "yatxmilter_connections_open": Family("gauge", "Connections from MTAs there are."),
+    "yatxmilter_processes": Family("gauge", "Processes whose counts these are."),
     "yatxmilter_connections_paused": Family(
         "gauge",
         "Connections that are paused: the MTA does not read, or too much waits for a milter.",

@@ -14,14 +14,18 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 from yatxmilter.connspec import server_endpoint
 from yatxmilter.metrics_families import BUCKETS, FAMILIES, Family
 
 __all__ = ["listen_metrics", "metrics_site", "metrics_text"]
+
+_log = Logger()
 
 _BOUNDS: Final = [*map(str, BUCKETS), "+Inf"]
 
@@ -74,30 +78,50 @@ class _QuietSite(Site):
 class _Page(Resource):
     isLeaf = True
 
-    def __init__(self, make: Callable[[], tuple[int, bytes]], kind: bytes = b"text/plain") -> None:
+    def __init__(self, make: Callable[[], Any], kind: bytes = b"text/plain") -> None:
         Resource.__init__(self)
         self._make = make
         self._kind = kind
 
-    def render_GET(self, request: Any) -> bytes:
-        code, text = self._make()
+    def render_GET(self, request: Any) -> int:
+        # Who asks may be gone before there is an answer.
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
+        made: Deferred[tuple[int, bytes]] = maybeDeferred(self._make)
+        made.addErrback(_failed).addCallback(self._give, request, gone)
+        return NOT_DONE_YET
+
+    def _give(self, page: tuple[int, bytes], request: Any, gone: list[Failure]) -> None:
+        if gone:
+            return
+        code, text = page
         request.setResponseCode(code)
+        request.setHeader(b"content-length", b"%d" % len(text))
         request.setHeader(b"content-type", self._kind)
-        return text
+        request.write(text)
+        request.finish()
 
 
-def metrics_site(
-    snapshot: Callable[[], Mapping[str, Any]], ready: Callable[[], bool] = lambda: True
-) -> Site:
+def _failed(failure: Failure) -> tuple[int, bytes]:
+    _log.failure("A page of metrics could not be made", failure)
+    return 500, b"failed\n"
+
+
+def metrics_site(snapshot: Callable[[], Any], ready: Callable[[], bool] = lambda: True) -> Site:
     """
     Make the site with the three pages.
 
-    :param snapshot: Gives what is shown, such as `MilterMetrics.snapshot`.
+    :param snapshot: Gives what is shown, or a Deferred of it: `MilterMetrics.snapshot`, or what
+        `yatxmilter.metrics.merge` makes of several.
     :param ready: Tells whether mail is taken; false, and the page's status is 503.
     """
+
+    def metrics() -> Deferred[tuple[int, bytes]]:
+        return maybeDeferred(snapshot).addCallback(lambda one: (200, metrics_text(one)))
+
     root = Resource()
     kind = b"text/plain; version=0.0.4; charset=utf-8"
-    root.putChild(b"metrics", _Page(lambda: (200, metrics_text(snapshot())), kind))
+    root.putChild(b"metrics", _Page(metrics, kind))
     root.putChild(b"healthz", _Page(lambda: (200, b"ok\n")))
     root.putChild(b"readyz", _Page(lambda: (200, b"ready\n") if ready() else (503, b"not ready\n")))
     return _QuietSite(root)  # type: ignore[no-untyped-call]
@@ -106,7 +130,7 @@ def metrics_site(
 def listen_metrics(
     reactor: Any,
     spec: str,
-    snapshot: Callable[[], Mapping[str, Any]],
+    snapshot: Callable[[], Any],
     ready: Callable[[], bool] = lambda: True,
 ) -> Deferred[Any]:
     """

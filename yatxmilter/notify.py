@@ -33,7 +33,7 @@ class Notifier:
         self.watchdog: float | None = None
         microseconds = found.get("WATCHDOG_USEC", "")
         mine = found.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        if self._path and mine and microseconds.isdigit() and int(microseconds):
+        if self._path and mine and microseconds.isdecimal() and int(microseconds):
             self.watchdog = int(microseconds) / 2_000_000
 
     def tell(self, *lines: str) -> None:

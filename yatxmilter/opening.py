@@ -159,6 +159,7 @@ class Opening:
                 milter=member.name,
                 error=str(error),
                 mta=self._caller.mta,
+                connection=self._caller.connection,
             )
             self._refuse()
 

@@ -215,8 +215,8 @@ class MilterProtocolFactory(Factory):
             except Exception:
                 code = code_for_missing(milter_factory)
                 _log.failure(
-                    "{factory} could not build a milter for {mta}; answering {code} for it",
-                    factory=milter_factory,
+                    "Milter {milter} could not be built for {mta}; answering {code} for it",
+                    milter=getattr(milter_factory, "name", milter_factory),
                     mta=describe_address(addr),
                     code=code,
                 )

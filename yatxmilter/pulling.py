@@ -222,6 +222,7 @@ class Pulling(ABC):
         _log.warn(
             "The MTA at {mta} broke the milter protocol: {error}; closing the connection",
             mta=self._caller.mta,
+            connection=self._caller.connection,
             error=str(error),
         )
         # A message counts as open, as in libmilter, whose state is set before a payload is read.
@@ -237,6 +238,7 @@ class Pulling(ABC):
                 "The MTA at {mta} sent {dropped}, which is out of order: dropped without an"
                 " answer (further ones are not logged)",
                 mta=self._caller.mta,
+                connection=self._caller.connection,
                 dropped=dropped,
             )
 

@@ -96,8 +96,9 @@ class _Shadow:
 
     # ---- what the real conversation tells
 
-    def connected(self, peer: object) -> None:
+    def connected(self, peer: object, number: int) -> None:
         self._caller.peer = peer
+        self._caller.connection = number
         self._opening.welcome(peer)
 
     def request(self, offer: bytes) -> Request | None:
@@ -265,6 +266,7 @@ class _Shadow:
             stage=report.stage,
             queue_id=report.queue_id,
             mta=self._caller.mta,
+            connection=self._caller.connection,
             reply=report.reply,
             edits=report.edits,
             recipients=report.recipients,
@@ -303,12 +305,12 @@ class Shadows:
         self._all.append(shadow)
         return shadow.member
 
-    def connected(self, peer: object) -> None:
+    def connected(self, peer: object, number: int) -> None:
         """
         Tell them that the MTA has connected.
         """
         for one in self._all:
-            one.connected(peer)
+            one.connected(peer, number)
 
     def requests(self, offer: bytes) -> list[Request]:
         """

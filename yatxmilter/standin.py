@@ -333,6 +333,7 @@ class RemoteMilter(Milter):
             stage=row.callback,
             queue_id=self.smfi_getsymval("i") or "unknown",
             mta=describe_address(self.protocol.transport.getPeer()),
+            connection=self.protocol.number,
             error=str(error) or type(error).__name__,
             code=code,
         )

@@ -34,6 +34,8 @@ class _Orders(LineOnlyReceiver):
     """
 
     delimiter = b"\n"
+    # What is told may carry a whole configuration.
+    MAX_LENGTH = 2**24
     transport: Any
 
     def __init__(
@@ -59,9 +61,9 @@ class _Orders(LineOnlyReceiver):
         if order["do"] == "drain":
             self.drain(order["timeout"])
         elif order["do"] == "reload":
-            getattr(self._factory, "reload", lambda: None)()
+            getattr(self._factory, "reload", _nothing)(*order["arguments"])
         else:
-            self.send({"numbers": getattr(self._factory, "numbers", self._count)()})
+            self.send({"answer": getattr(self._factory, order["what"], self._count)()})
 
     def _count(self) -> dict[str, float]:
         return {"connections": len(self._factory.connections)}
@@ -80,6 +82,12 @@ class _Orders(LineOnlyReceiver):
     def connectionLost(self, reason: Any = None) -> None:
         # The supervisor is gone: nobody would ever tell us to end.
         self.drain(self._drain_timeout)
+
+
+def _nothing(*_: object) -> None:
+    """
+    Reload a factory that does not know how to.
+    """
 
 
 def work(start: str) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
@@ -34,9 +34,13 @@ _PROGRAM: Final = "import sys; from yatxmilter.worker import work; work(sys.argv
 # A worker that lives so many seconds is restarted at once when it dies.
 _STEADY: Final = 10.0
 _LONGEST_PAUSE: Final = 60.0
+# Bytes: of what a worker writes for people, and of what it tells us.
 _LONGEST_LINE: Final = 65536
+_LONGEST_MESSAGE: Final = 2**24
 # Seconds beyond the drain's time-out after which a worker is killed.
 _GRACE: Final = 10.0
+# Seconds within which a worker must answer a question.
+_PATIENCE: Final = 5.0
 
 
 class _Lines:
@@ -44,13 +48,14 @@ class _Lines:
     Cuts what a worker writes into lines.
     """
 
-    def __init__(self, said: Callable[[bytes], None]) -> None:
+    def __init__(self, said: Callable[[bytes], None], longest: int = _LONGEST_LINE) -> None:
         self._said = said
+        self._longest = longest
         self._rest = b""
 
     def add(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST_LINE:
+        if len(self._rest) > self._longest:
             lines, self._rest = [*lines, self._rest], b""
         for line in lines:
             self._said(line)
@@ -81,7 +86,7 @@ class _Worker(ProcessProtocol):
     def connectionMade(self) -> None:
         self.running = True
         self.started = self.service.reactor.seconds()
-        self._told = _Lines(self._told_line)
+        self._told = _Lines(self._told_line, _LONGEST_MESSAGE)
         self._said = _Lines(lambda line: self.service.said(self.number, _text(line)))
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
@@ -93,20 +98,21 @@ class _Worker(ProcessProtocol):
             self.ready = True
             self.service.worker_ready()
         else:
-            self._asked.pop(0).callback(message["numbers"])
+            self._asked.pop(0).callback(message["answer"])
 
     def tell(self, **message: Any) -> None:
         if self.running:
             self.transport.writeToChild(TOLD, json.dumps(message).encode() + b"\n")
 
-    def ask(self) -> Deferred[Any]:
-        answer: Deferred[Any] = Deferred()
+    def ask(self, what: str) -> Deferred[Any]:
         if not self.ready:
-            answer.callback({})
-            return answer
+            return succeed(None)
+        answer: Deferred[Any] = Deferred()
         self._asked.append(answer)
-        self.tell(do="numbers")
-        return answer
+        self.tell(do="ask", what=what)
+        answer.addTimeout(_PATIENCE, self.service.reactor)
+        # Its answer may yet come, and is then for nobody.
+        return answer.addErrback(lambda failure: failure.trap(TimeoutError) and None)
 
     def end(self, timeout: float | None) -> Deferred[None]:
         self.gone = Deferred()
@@ -130,7 +136,7 @@ class _Worker(ProcessProtocol):
         self.running = self.ready = False
         asked, self._asked = self._asked, []
         for answer in asked:
-            answer.callback({})
+            answer.callback(None)
         if self.gone is not None:
             if self.timer is not None:
                 self.timer.cancel()
@@ -140,9 +146,9 @@ class _Worker(ProcessProtocol):
         self.failures = 0 if lived >= _STEADY else self.failures + 1
         pause = min(2.0 ** (self.failures - 2), _LONGEST_PAUSE) if self.failures > 1 else 0
         _log.error(
-            "Worker {number} (process {pid}) has ended ({reason}); another is started in"
+            "Worker {worker} (process {pid}) has ended ({reason}); another is started in"
             " {pause:g} seconds",
-            number=self.number,
+            worker=self.number,
             pid=self.pid,
             reason=_reason(reason.value),
             pause=pause,
@@ -167,8 +173,8 @@ class WorkerService(Service):
     :param specs: Where to listen, as `server_endpoint` reads it.
     :param builder: ``module:function``, called in each worker; it returns a
         `MilterProtocolFactory`, or another factory with ``drain(timeout)``. What it may have
-        besides: ``reload()``, called for SIGHUP, and ``numbers()``, a dict of numbers that
-        `numbers` adds up.
+        besides: ``reload()``, called by `reload`, ``numbers()``, a dict of numbers that `numbers`
+        adds up, and whatever else `ask` is to call.
     :param arguments: What the function is called with; JSON carries it.
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.
@@ -200,14 +206,12 @@ class WorkerService(Service):
         if builder.count(":") != 1:
             raise ValueError(f"builder is {builder!r}, expected 'module:function'")
         self.drain_timeout = seconds_option("drain_timeout", drain_timeout)
-        self._start = json.dumps(
-            {
-                "builder": builder,
-                "arguments": list(arguments),
-                "specs": self.specs,
-                "drain_timeout": self.drain_timeout,
-            }
-        )
+        self._start = {
+            "builder": builder,
+            "arguments": list(arguments),
+            "specs": self.specs,
+            "drain_timeout": self.drain_timeout,
+        }
         self._mode = mode
         self.said = _log_line if said is None else said
         self._ready = ready
@@ -245,7 +249,7 @@ class WorkerService(Service):
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", TOLD: "w", TELLING: "r"}
         for number, port in enumerate(self._ports):
             descriptors[SOCKETS + number] = port.fileno()
-        program = [sys.executable, "-c", _PROGRAM, self._start]
+        program = [sys.executable, "-c", _PROGRAM, json.dumps(self._start)]
         path = os.pathsep.join(one or os.getcwd() for one in sys.path)
         worker.transport = self.reactor.spawnProcess(
             worker,
@@ -263,18 +267,34 @@ class WorkerService(Service):
         if self._ready is not None and all(worker.ready for worker in self._workers):
             self._ready()
 
-    def reload(self) -> None:
+    def reload(self, arguments: Sequence[Any] | None = None) -> None:
         """
         Have all workers reload.
+
+        :param arguments: What their ``reload()`` is called with, and from now on the builder in
+            workers that are started; by default nothing, and what it was called with before.
         """
+        if arguments is not None:
+            self._start["arguments"] = list(arguments)
         for worker in self._workers:
-            worker.tell(do="reload")
+            worker.tell(do="reload", arguments=list(arguments or ()))
+
+    def ask(self, what: str) -> Deferred[list[Any]]:
+        """
+        Call a method of each worker's factory.
+
+        :param what: Its name; what it returns, JSON carries.
+        :return: A Deferred of the answers; a worker that is not ready, or does not answer within
+            5 seconds, is left out.
+        """
+        answers = gatherResults([worker.ask(what) for worker in self._workers])
+        return answers.addCallback(lambda found: [one for one in found if one is not None])
 
     def numbers(self) -> Deferred[dict[str, float]]:
         """
         Add up what the workers count.
         """
-        return gatherResults([worker.ask() for worker in self._workers]).addCallback(_sum)
+        return self.ask("numbers").addCallback(_sum)
 
     def hurry(self) -> None:
         """
@@ -299,7 +319,7 @@ class WorkerService(Service):
 
 
 def _log_line(number: int, line: str) -> None:
-    _log.info("Worker {number}: {line}", number=number, line=line)
+    _log.info("Worker {worker}: {line}", worker=number, line=line)
 
 
 def _sum(numbers: list[Mapping[str, float]]) -> dict[str, float]:

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 
 from twisted.internet.error import CannotListenError
 
 from yatxmilter.cli import serve_options
-from yatxmilter.cli.serve_log import begin_log, observer
+from yatxmilter.cli.serve_log import begin_log
 from yatxmilter.cli.serve_milters import build_factory
 from yatxmilter.cli.serve_options import ConfigurationError
 from yatxmilter.cli.serve_service import ServeService, parse
@@ -40,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _words(arguments: Namespace) -> list[str]:
     """
-    Write the arguments as words again, for the workers.
+    Write the arguments as words again, which SIGHUP reads once more.
     """
     words: list[str] = []
     for name in ("milter", "config", *(row.name for row in serve_options.OPTIONS)):
@@ -72,14 +71,8 @@ def run(arguments: Namespace) -> int:
             build_factory(settings)
             print("the configuration is good")
             return 0
-        write = observer(
-            sys.stderr,
-            as_json=settings["json_log"],
-            redact=settings["redact"],
-            journal="JOURNAL_STREAM" in os.environ,
-        )
         service = ServeService(words, settings)
-        begin_log(write, settings["log_level"])
+        begin_log(settings)
         service.privilegedStartService()
     except ConfigurationError as error:
         return _complain(error, 2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -17,6 +16,7 @@ from twisted.logger import Logger
 from yatxmilter.cli.serve_options import FACTORY_OPTIONS, ConfigurationError
 from yatxmilter.defaults import MilterFactory
 from yatxmilter.interfaces import IMilter, IMilterFactory
+from yatxmilter.metrics import MilterMetrics
 from yatxmilter.protocol import MilterProtocolFactory
 
 __all__ = ["Reloadable", "build_factory"]
@@ -110,17 +110,20 @@ def _anew(module: str, before: Any) -> Any:
 
 class Reloadable(Factory):
     """
-    Builds connections by the factory that is in force.
-
-    :param read: Reads the settings once more.
+    Builds connections by the factory that is in force; counts, where the settings say so.
     """
 
     noisy = False
 
-    def __init__(self, settings: dict[str, Any], read: Callable[[], dict[str, Any]]) -> None:
-        self._read = read
-        self.current = build_factory(settings)
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._metrics = MilterMetrics() if settings["metrics"] else None
+        self.current = self._watched(build_factory(settings))
         self._generations = [self.current]
+
+    def _watched(self, factory: MilterProtocolFactory) -> MilterProtocolFactory:
+        if self._metrics is not None:
+            self._metrics.watch(factory)
+        return factory
 
     @property
     def connections(self) -> set[Any]:
@@ -135,17 +138,21 @@ class Reloadable(Factory):
         """
         return self.current.buildProtocol(addr)
 
-    def reload(self) -> bool:
+    def reload(self, settings: dict[str, Any]) -> bool:
         """
-        Read the configuration and the modules once more, for connections that come; what is broken
-        is logged, and nothing changes.
+        Take other settings and load the modules once more, for connections that come; what is
+        broken is logged, and nothing changes.
         """
         try:
-            factory = build_factory(self._read(), again=True)
+            factory = self._watched(build_factory(settings, again=True))
         except ConfigurationError as error:
             _log.error("Nothing is reloaded: {error}", error=error)
             return False
-        self._generations = [one for one in self._generations if one.connections]
+        for one in self._generations.copy():
+            if not one.connections:
+                self._generations.remove(one)
+                if self._metrics is not None:
+                    self._metrics.forget(one)
         self._generations.append(factory)
         self.current = factory
         _log.info("The configuration and the milters are reloaded, for new connections")
@@ -157,8 +164,9 @@ class Reloadable(Factory):
         """
         return gatherResults([one.drain(timeout) for one in {*self._generations, self.current}])
 
-    def numbers(self) -> dict[str, float]:
+    def snapshot(self) -> dict[str, Any]:
         """
-        Count what there is.
+        Give what was counted, as `MilterMetrics.snapshot`.
         """
-        return {"connections": len(self.connections)}
+        assert self._metrics is not None
+        return self._metrics.snapshot()

@@ -7,7 +7,7 @@ A value is checked where it is read. What is said on the command line counts mor
 from __future__ import annotations
 
 import difflib
-import importlib
+import importlib.util
 import inspect
 import re
 from argparse import ArgumentParser, Namespace
@@ -60,8 +60,16 @@ def _texts(name: str, value: Any) -> list[str]:
 
 def _listen(name: str, value: Any) -> list[str]:
     for spec in _texts(name, value):
-        server_endpoint(_Nothing(), spec)
+        _address(name, spec)
     return list(value)
+
+
+def _address(name: str, spec: str) -> str:
+    try:
+        server_endpoint(_Nothing(), spec)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return spec
 
 
 def _networks(name: str, value: Any) -> list[str]:
@@ -89,6 +97,13 @@ def _code(name: str, value: Any) -> int:
     if word not in codes:
         raise ValueError(f"{name} is {value!r}, expected tempfail, continue, accept or reject")
     return code_option(name, codes[word])
+
+
+def _metrics(name: str, value: Any) -> str:
+    _address(name, _text(name, value))
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise ValueError(f"{name} needs prometheus-client: pip install yatxmilter[metrics]")
+    return str(value)
 
 
 class _Nothing:
@@ -130,6 +145,7 @@ OPTIONS: Final = (
     *_LIMITS,
     _Option("workers", count_option, None, "processes that share the sockets"),
     _Option("drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"),
+    _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
     _Option("pidfile", _text, None, "file for the process id", "FILE"),
     _Option("mode", _mode, None, "permissions of UNIX sockets, such as 660", "OCTAL"),
     _Option("umask", _mode, None, "of the process, such as 007", "OCTAL"),
@@ -216,7 +232,10 @@ def _check(
     try:
         into[name] = check(name, value)
     except (TypeError, ValueError) as error:
-        errors.append(f"{place}{error}" if place == "--" else f"{place}: {error}")
+        words = str(error)
+        if place == "--":
+            words = words.replace(name, "--" + name.replace("_", "-"), 1)
+        errors.append(words if place == "--" else f"{place}: {words}")
 
 
 def _load_toml(path: str) -> tuple[str, dict[str, Any]]:

@@ -21,10 +21,11 @@ from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 from twisted.python.util import switchUID
 
-from yatxmilter.cli.serve_log import begin_log, observer
+from yatxmilter.cli.serve_log import begin_log
 from yatxmilter.cli.serve_milters import Reloadable, build_factory
 from yatxmilter.cli.serve_options import ConfigurationError, add_arguments, read_settings
 from yatxmilter.listening import open_port
+from yatxmilter.metrics_families import merge
 from yatxmilter.notify import Notifier
 from yatxmilter.workers import WorkerService
 
@@ -45,20 +46,15 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     return {**read_settings(arguments), "check_config": arguments.check_config}
 
 
-def make_worker(words: list[str]) -> Reloadable:
+def make_worker(settings: dict[str, Any]) -> Reloadable:
     """
-    Build what a worker serves, from the words of the command line.
+    Build what a worker serves.
+
+    :param settings: What `parse` gave.
     """
-    settings = parse(words)
-    write = observer(
-        sys.stderr,
-        as_json=settings["json_log"],
-        redact=settings["redact"],
-        journal="JOURNAL_STREAM" in os.environ,
-    )
-    begin_log(write, settings["log_level"])
+    begin_log(settings)
     try:
-        return Reloadable(settings, lambda: parse(words))
+        return Reloadable(settings)
     except ConfigurationError as error:
         sys.exit(f"yatxmilter serve: {error}")
 
@@ -95,20 +91,21 @@ class ServeService(Service):
         self._account = _account(settings)
         self._ports: list[Any] = []
         self._opened = False
-        self._stopping = False
+        self._stopping = self._ready = False
         self._timer: Any = None
+        self._metrics: Any = None
         self._workers: WorkerService | None = None
         if settings["workers"] is not None:
             build_factory(settings)
             self._workers = self._make_workers()
         else:
-            self.factory = Reloadable(settings, lambda: parse(self.words))
+            self.factory = Reloadable(settings)
 
     def _make_workers(self) -> WorkerService:
         return WorkerService(
             self.settings["listen"],
             "yatxmilter.cli.serve_service:make_worker",
-            [self.words],
+            [self.settings],
             count=self.settings["workers"],
             drain_timeout=self.settings["drain_timeout"],
             mode=self.settings["mode"],
@@ -131,12 +128,28 @@ class ServeService(Service):
             for spec in self.settings["listen"]:
                 port = open_port(self.reactor, spec, self.factory, mode=self.settings["mode"])
                 self._ports.append(port)
+        if self.settings["metrics"]:
+            self._metrics = self._open_metrics()
         self._opened = True
         if self.settings["pidfile"]:
             with open(self.settings["pidfile"], "w", encoding="ascii") as file:
                 file.write(f"{os.getpid()}\n")
+                if self._account is not None:
+                    os.fchown(file.fileno(), *self._account)
         if self._account is not None:
             switchUID(*self._account)
+
+    def _open_metrics(self) -> Any:
+        # It needs what not everybody has.
+        from yatxmilter.metrics_page import metrics_site
+
+        site = metrics_site(self._snapshot, lambda: self._ready)
+        return open_port(self.reactor, self.settings["metrics"], site)
+
+    def _snapshot(self) -> Any:
+        if self._workers is None:
+            return self.factory.snapshot()
+        return self._workers.ask("snapshot").addCallback(merge)
 
     def startService(self) -> None:
         """
@@ -172,6 +185,7 @@ class ServeService(Service):
         if not self._stopping:
             where = ", ".join(self.settings["listen"])
             _log.info("Ready, listening on {where}", where=where)
+            self._ready = True
             self.notifier.ready(f"listening on {where}")
 
     def reload(self) -> None:
@@ -181,15 +195,15 @@ class ServeService(Service):
         if self._stopping:
             return
         self.notifier.reloading()
-        if self._workers is None:
-            self.factory.reload()
+        try:
+            settings = parse(self.words)
+        except ConfigurationError as error:
+            _log.error("Nothing is reloaded: {error}", error=error)
         else:
-            try:
-                parse(self.words)
-            except ConfigurationError as error:
-                _log.error("Nothing is reloaded: {error}", error=error)
+            if self._workers is None:
+                self.factory.reload(settings)
             else:
-                self._workers.reload()
+                self._workers.reload([settings])
         self._is_ready()
 
     def terminate(self) -> None:
@@ -208,7 +222,7 @@ class ServeService(Service):
         Drain.
         """
         Service.stopService(self)
-        self._stopping = True
+        self._stopping, self._ready = True, False
         self.notifier.stopping()
         _log.info("Stopping: messages in progress come to their end")
         waiting: list[Deferred[Any]] = []
@@ -225,9 +239,19 @@ class ServeService(Service):
         if self._timer is not None:
             self._timer.cancel()
         if self.settings["pidfile"]:
-            with contextlib.suppress(OSError):
-                os.unlink(self.settings["pidfile"])
-        return result
+            _remove(self.settings["pidfile"])
+        # Until now: somebody may want to see how the end goes.
+        closed = self._metrics.stopListening() if self._metrics is not None else None
+        return result if closed is None else closed.addCallback(lambda _: result)
+
+
+def _remove(pidfile: str) -> None:
+    try:
+        os.unlink(pidfile)
+    except OSError:
+        # Who has dropped privileges cannot remove it from a folder of root's, but may empty it.
+        with contextlib.suppress(OSError):
+            os.truncate(pidfile, 0)
 
 
 def _pass_on(number: int, line: str) -> None:
