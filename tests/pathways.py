@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
@@ -105,6 +106,8 @@ class PathCase:
         factory = MilterProtocolFactory(MilterFactory(self.milter), reactor=self.clock, **options)
         factory.fast_path = self.fast_path
         self.factory = factory
+        # Twisted 22.10 does not await what a cleanup gives.
+        self.addCleanup(lambda: Deferred.fromCoroutine(self._end()))
         self.listen(factory)
         return factory
 
@@ -121,7 +124,6 @@ class PathCase:
         else:
             port = reactor.listenTCP(0, factory, interface="127.0.0.1")
             self.address = ("127.0.0.1", port.getHost().port)
-        self.addCleanup(self._end)
         self.addCleanup(port.stopListening)
 
     async def _end(self) -> None:
