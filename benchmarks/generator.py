@@ -36,15 +36,19 @@ def load_command(where: str, options: Mapping[str, object]) -> list[str]:
 
 
 @contextlib.contextmanager
-def generating(where: str, options: Mapping[str, object]) -> Iterator[subprocess.Popen[bytes]]:
+def generating(
+    where: str, options: Mapping[str, object], everywhere: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     """
     Start the load generator.
+
+    :param everywhere: Whether it may use the milter's core, too.
     """
     with subprocess.Popen(
         load_command(where, options),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        preexec_fn=pin(OTHER_CORE),
+        preexec_fn=pin(OTHER_CORE, everywhere),
     ) as load:
         try:
             yield load

@@ -12,7 +12,16 @@ from statistics import median
 from typing import Any
 
 from .generator import finish, generating, judged
-from .processes import allow_files, cpu_seconds, pss, running, status
+from .processes import (
+    MILTER_CORE,
+    OTHER_CORE,
+    allow_files,
+    cpu_seconds,
+    idle_seconds,
+    pss,
+    running,
+    status,
+)
 from .scenarios import Scenario, Variant
 from .sendmail import sendmail
 
@@ -33,6 +42,8 @@ class Result:
     :ivar load_busy: The same of the load generator.
     :ivar megabytes: MB of bodies a second.
     :ivar each: KiB for each idle connection, in the scenario that has them.
+    :ivar whole: Messages a second that the milter's cores carry when nobody else, nor the
+        generator, takes a part of them.
     """
 
     cpu: float
@@ -46,15 +57,20 @@ class Result:
     load_busy: float = 0
     megabytes: float = 0
     each: float = 0
+    whole: float = 0
 
 
 class Meter:
     """
     What a milter's process uses from now on.
+
+    :param everywhere: Whether it may use every core, and not only its own.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, everywhere: bool = False) -> None:
         self._pid = pid
+        self._cores = {MILTER_CORE, OTHER_CORE} if everywhere else {MILTER_CORE}
+        self._idle = idle_seconds(self._cores)
         self._cpu = cpu_seconds(pid)
         self._began = time.monotonic()
 
@@ -66,6 +82,7 @@ class Meter:
         :param body: Bytes of a message's body.
         """
         elapsed = time.monotonic() - self._began
+        idle = idle_seconds(self._cores) - self._idle
         # What the milter does about the last connections that have gone.
         time.sleep(0.1)
         used = cpu_seconds(self._pid) - self._cpu
@@ -81,13 +98,28 @@ class Meter:
             load_busy=report["cpu"] / elapsed,
             megabytes=report["rate"] * body / 1e6,
             each=each,
+            whole=capacity(report["rate"], len(self._cores) * elapsed, used + idle),
         )
 
 
+def capacity(rate: float, total: float, own: float) -> float:
+    """
+    Say how many messages a second a milter carries when its cores are its own.
+
+    :param total: Seconds that its cores had.
+    :param own: Those of them in which it ran, or could have run since nobody else did: a core that
+        a milter leaves idle counts against it.
+    """
+    return rate * total / min(own, total)
+
+
 def _load(
-    where: str, options: Mapping[str, object], process: subprocess.Popen[bytes]
+    where: str,
+    options: Mapping[str, object],
+    process: subprocess.Popen[bytes],
+    everywhere: bool = False,
 ) -> tuple[dict[str, Any], int]:
-    with generating(where, options) as load:
+    with generating(where, options, everywhere) as load:
         return finish(load, options, process.pid)
 
 
@@ -99,9 +131,10 @@ def under_load(scenario: Scenario, variant: Variant, seconds: float) -> Result:
     allow_files(int(str(options["connections"])) + 200)
     with running(variant, scenario) as (process, where):
         few = {**options, "connections": min(20, int(str(options["connections"])))}
-        _load(where, {**few, "seconds": min(0.5, seconds / 4)}, process)
-        meter = Meter(process.pid)
-        report, threads = _load(where, {**options, "seconds": seconds}, process)
+        everywhere = variant.everywhere
+        _load(where, {**few, "seconds": min(0.5, seconds / 4)}, process, everywhere)
+        meter = Meter(process.pid, everywhere)
+        report, threads = _load(where, {**options, "seconds": seconds}, process, everywhere)
         return meter.result(report, threads, int(str(options["body"])))
 
 

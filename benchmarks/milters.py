@@ -48,6 +48,7 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("yatxmilter", "yatxmilter", _script("ours.py")),
+        Peer("workers", "yatxmilter", _script("workers.py")),
         Peer(
             "libmilter",
             "C libmilter",

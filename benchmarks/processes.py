@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.mta.processes import descendants, free_ports, is_listening
@@ -30,11 +30,11 @@ _PATIENCE = 60
 MILTER_CORE, OTHER_CORE = (sorted(getattr(os, "sched_getaffinity", lambda _: [0])(0)) * 2)[:2]
 
 
-def pin(core: int) -> Callable[[], None]:
+def pin(core: int, everywhere: bool = False) -> Callable[[], None]:
     """
-    Give a function that binds the process that calls it to a core.
+    Give a function that binds the process that calls it to a core, or to both.
     """
-    return lambda: os.sched_setaffinity(0, {core})
+    return lambda: os.sched_setaffinity(0, {MILTER_CORE, OTHER_CORE} if everywhere else {core})
 
 
 def end_well() -> None:
@@ -74,6 +74,17 @@ def cpu_seconds(pid: int) -> float:
     """
     # Linux makes the number of another process's clock like this: clock_getcpuclockid(3).
     return sum(time.clock_gettime((~each << 3) | 2) for each in [pid, *descendants(pid)])
+
+
+def idle_seconds(cores: Iterable[int]) -> float:
+    """
+    Read for how long these cores had nothing to do since the machine has started.
+    """
+    lines = Path("/proc/stat").read_text().splitlines()
+    names = {f"cpu{core}" for core in cores}
+    # After user, nice and system: idle, and waiting for a disk.
+    found = (words[4:6] for words in map(str.split, lines) if words[0] in names)
+    return sum(int(ticks) for pair in found for ticks in pair) / os.sysconf("SC_CLK_TCK")
 
 
 def status(pid: int, name: str) -> int:
@@ -134,10 +145,13 @@ def running(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=pin(MILTER_CORE),
+                preexec_fn=pin(MILTER_CORE, variant.everywhere),
             )
         try:
             _wait_until_listening(process, log, where, port)
+            if "BENCH_WORKERS" in settings:
+                # Their socket is there before they are.
+                _wait_until(lambda: b"ready" in log.read_bytes(), process, log)
             yield process, where
         finally:
             for pid in [*descendants(process.pid), process.pid]:
@@ -149,8 +163,12 @@ def running(
 def _wait_until_listening(
     process: subprocess.Popen[bytes], log: Path, where: str, port: int
 ) -> None:
+    _wait_until(lambda: is_listening(port) if port else _unix_listening(where[5:]), process, log)
+
+
+def _wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while not (is_listening(port) if port else _unix_listening(where[5:])):
+    while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             lines = log.read_text(errors="replace").split("\n")
             raise Unavailable(f"it does not listen: {' '.join(lines[-3:]).strip()}")

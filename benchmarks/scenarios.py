@@ -17,11 +17,13 @@ class Variant:
 
     :ivar label: What tells it apart from others of the same library.
     :ivar settings: What it alone is told, as ``peers/settings.py`` describes it.
+    :ivar everywhere: Whether it and the load generator may use every core; else each has its own.
     """
 
     peer: str
     label: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    everywhere: bool = False
 
     @property
     def title(self) -> str:
@@ -80,6 +82,11 @@ _STYLES = (
     Variant("yatxmilter", "coroutines", {"BENCH_STYLE": "coroutine"}),
 )
 
+_WORKERS = (
+    Variant("workers", "one worker", {"BENCH_WORKERS": "1"}),
+    Variant("workers", "two workers", {"BENCH_WORKERS": "2"}, everywhere=True),
+)
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -92,6 +99,15 @@ SCENARIOS = {
             "Several milters; callbacks that return Deferreds or are coroutines, and do not wait",
             _SMALL,
             _STYLES,
+            inverse=True,
+        ),
+        Scenario(
+            "workers",
+            "One worker process with a core of its own; two, which share two with the generator",
+            _HEADERS,
+            _WORKERS,
+            {"BENCH_NOREPLY": "1"},
+            compared=("whole", "rate", "cpu"),
             inverse=True,
         ),
         Scenario("headers", "200 header fields, each answered", _HEADERS, _ALL),

@@ -34,6 +34,7 @@ class Column:
 COLUMNS = (
     Column("cpu", "CPU µs/message"),
     Column("rate", "messages/s"),
+    Column("whole", "capacity messages/s"),
     Column("megabytes", "MB/s"),
     Column("p50", "p50 ms", ",.1f"),
     Column("p99", "p99 ms", ",.1f"),
@@ -44,6 +45,8 @@ COLUMNS = (
     Column("busy", "busy %", factor=100),
     Column("load_busy", "generator busy %", factor=100),
 )
+#: Shown only where they say something.
+_SELDOM = frozenset({"megabytes", "whole"})
 _BY_NAME = {column.name: column for column in COLUMNS}
 #: A ratio to this has no meaning.
 _NOTHING = 1e-9
@@ -92,7 +95,7 @@ def _rows(scenario: Scenario, results: Results) -> list[str]:
         column
         for column in COLUMNS
         if any(getattr(run, column.name) for run in every)
-        and (column.name != "megabytes" or column.name in _wanted(scenario))
+        and (column.name not in _SELDOM or column.name in _wanted(scenario))
     ]
     compared: list[Callable[[Sequence[Result]], str]] = [
         _comparison(scenario, results[title], name) for name in scenario.compared
@@ -107,7 +110,8 @@ def _rows(scenario: Scenario, results: Results) -> list[str]:
 
 
 def _wanted(scenario: Scenario) -> tuple[str, ...]:
-    return ("megabytes",) if int(str(scenario.load.get("body", 0))) > 1_000_000 else ()
+    large = int(str(scenario.load.get("body", 0))) > 1_000_000
+    return (*scenario.compared, "megabytes") if large else scenario.compared
 
 
 def _heading(scenario: Scenario, title: str, name: str) -> str:

@@ -27,7 +27,7 @@ from benchmarks import __main__ as command
 from benchmarks import build, guard
 from benchmarks.build import Unavailable
 from benchmarks.generator import Wrong, expected_answers, generating, judged, load_command
-from benchmarks.measure import Result, measure
+from benchmarks.measure import Result, capacity, measure
 from benchmarks.milters import PEERS
 from benchmarks.processes import running
 from benchmarks.scenarios import SCENARIOS, Scenario, Variant
@@ -134,6 +134,13 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(ratio(first, other, "cpu"), 0.5)
         self.assertIsNone(ratio(first, other, "each"))
 
+    def test_capacity(self) -> None:
+        """
+        What others took of a milter's cores is given back; what nobody took is not.
+        """
+        self.assertEqual(capacity(1500, total=6, own=4.5), 2000)
+        self.assertEqual(capacity(1500, total=6, own=6.1), 1500)
+
     def test_markdown(self) -> None:
         """
         The table has a row for each milter, with figures and ratios, and says what is missing.
@@ -152,10 +159,17 @@ class TableTests(SynchronousTestCase):
         """
         A column that says nothing is not there.
         """
-        text = markdown(TINY, {"ours": [replace(RESULT, megabytes=9)]}, {})
+        text = markdown(TINY, {"ours": [replace(RESULT, megabytes=9, whole=9)]}, {})
+        self.assertNotIn("capacity", text)
         self.assertNotIn("KiB/connection", text)
         self.assertNotIn("MB/s", text)
         large = replace(TINY, load={"body": 10_000_000})
+        shown = markdown(replace(TINY, compared=("whole",)), {"ours": [RESULT]}, {})
+        self.assertNotIn("capacity messages/s", shown)
+        shown = markdown(
+            replace(TINY, compared=("whole",)), {"ours": [replace(RESULT, whole=9)]}, {}
+        )
+        self.assertIn("capacity messages/s", shown)
         self.assertIn("MB/s", markdown(large, {"ours": [replace(RESULT, megabytes=9)]}, {}))
 
     def test_inverse(self) -> None:
@@ -186,7 +200,7 @@ class ScenarioTests(SynchronousTestCase):
         figures = {column.name for column in COLUMNS}
         for name, scenario in SCENARIOS.items():
             self.assertEqual(name, scenario.name)
-            self.assertEqual(scenario.variants[0], OURS)
+            self.assertIn(scenario.variants[0].peer, ("yatxmilter", "workers"))
             titles = [variant.title for variant in scenario.variants]
             self.assertEqual(len(set(titles)), len(titles))
             self.assertLessEqual({each.peer for each in scenario.variants}, PEERS.keys())
@@ -339,6 +353,15 @@ class RunTests(SynchronousTestCase):
             for reuse, connections in ((1, 7), (3, 3)):
                 found = self.load(where, reuse=reuse)
                 self.assertEqual((found["messages"], found["connections"]), (7, connections))
+
+    def test_workers(self) -> None:
+        """
+        Workers answer every message, and can carry no less than they did.
+        """
+        found = measure(TINY, SCENARIOS["workers"].variants[1], 0.2)
+        self.assertGreaterEqual(found.whole, found.rate)
+        # The supervisor and two workers, each with one thread.
+        self.assertEqual(found.threads, 3)
 
     def test_settings(self) -> None:
         """

@@ -140,12 +140,16 @@ BenchDeferred.xxfi_eom = _returning_deferred("xxfi_eom")  # type: ignore[method-
 STYLES = {"sync": Bench, "deferred": BenchDeferred, "coroutine": BenchCoroutine}
 
 
-def main() -> None:
+def make_factory() -> MilterProtocolFactory:
     first = BenchNoReply if settings.NOREPLY else STYLES[settings.STYLE]
     # Each of several milters does the work; the header field is added once.
     rest = type("BenchSilent", (first,), {"add": lambda self: None})
     classes = [first] + [rest] * (settings.MILTERS - 1)
-    factory = MilterProtocolFactory([MilterFactory(each) for each in classes])
+    return MilterProtocolFactory([MilterFactory(each) for each in classes])
+
+
+def main() -> None:
+    factory = make_factory()
     if settings.PATH:
         reactor.listenUNIX(settings.PATH, factory, backlog=4096)
     else:
