@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,9 @@ class Comparison:
                 except Unavailable as reason:
                     when = f" from round {number} on" if number > 1 else ""
                     self.remarks[variant.title] = f"not measured{when}, {reason}"
+                except (OSError, AssertionError, subprocess.SubprocessError) as fault:
+                    # A milter, or an MTA, that ended in the midst of it; the others go on.
+                    self.remarks[variant.title] = f"failed in round {number}: {fault!r}"
                 except Wrong as fault:
                     self.remarks[variant.title] = f"ANSWERED WRONG in round {number}: {fault}"
                     self.results.pop(variant.title, None)

@@ -94,7 +94,8 @@ def status(pid: int, name: str) -> int:
     total = 0
     for each in [pid, *descendants(pid)]:
         lines = Path(f"/proc/{each}/status").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+        # One that has just ended has no memory any more.
+        total += next((int(s.split()[1]) for s in lines if s.startswith(f"{name}:")), 0)
     return total
 
 

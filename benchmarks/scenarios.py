@@ -53,7 +53,7 @@ class Scenario:
     variants: tuple[Variant, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
     tcp: bool = False
-    seconds: float = 3
+    seconds: float = 2.5
     kind: str = "load"
     compared: tuple[str, ...] = ("cpu", "rate")
     inverse: bool = False
@@ -139,7 +139,7 @@ SCENARIOS = {
             {"connections": 5000, "headers": 20, "body": 4096},
             _LARGE,
             {"BENCH_WAIT": "100"},
-            seconds=15,
+            seconds=12,
             compared=("rate", "p99", "cpu"),
         ),
         Scenario(

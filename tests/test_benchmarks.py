@@ -284,6 +284,16 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("- C libmilter: ANSWERED WRONG in round 1: E was answered r", output)
         self.assertNotIn("| C libmilter |", output)
 
+    def test_failed(self) -> None:
+        """
+        A milter that breaks the measurement itself is named, and the others are measured.
+        """
+        for fault in (FileNotFoundError("/proc/1/x"), subprocess.TimeoutExpired("load", 5)):
+            status, output = self.run_with(fault)
+            self.assertEqual(status, 0)
+            self.assertIn(f"- C libmilter: failed in round 1: {fault!r}", output)
+            self.assertIn("| yatxmilter | 100 |", output)
+
     def test_nothing_measured(self) -> None:
         """
         A run in which nothing could be measured is no success.
