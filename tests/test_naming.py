@@ -39,6 +39,15 @@ class NamingTests(SynchronousTestCase):
             type("Right", (Milter,), {name: nothing})
             type("Right", (Milter,), {name: staticmethod(nothing)})
 
+    def test_not_callable(self) -> None:
+        """
+        A callback that nobody could call is refused, by its name; what gives one later is not.
+        """
+        for name in CALLBACKS:
+            words = self.refusal(**{name: None})
+            self.assertEqual(words, f"Wrong.{name} is None, expected a function")
+        type("Right", (Milter,), {"xxfi_helo": property(lambda self: nothing)})
+
     def test_nearest(self) -> None:
         """
         A name that is wrong is named with its class, and the nearest that is right.

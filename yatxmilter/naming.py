@@ -21,8 +21,8 @@ def check_callback_names(cls: type) -> None:
     """
     Check what a milter class defines under ``xxfi_`` names.
 
-    :raises TypeError: for a name that is no callback, naming the nearest that is; for @noreply on
-        a callback that must answer; for flags that are no number.
+    :raises TypeError: for a name that is no callback, naming the nearest that is; for a callback
+        that is no function; for @noreply on one that must answer; for flags that are no number.
     """
     for name in dir(cls):
         if not name.startswith("xxfi_") or name in OLD_NAMES:
@@ -32,7 +32,11 @@ def check_callback_names(cls: type) -> None:
             raise TypeError(
                 f"{cls.__qualname__}.{name} is no callback of a milter; the nearest is {nearest}"
             )
-        if hasattr(getattr(cls, name), "smfip_noreply") and name not in _MAY_BE_SILENT:
+        value = getattr(cls, name)
+        # A property may give something callable.
+        if name in CALLBACKS and not callable(value) and not hasattr(value, "__get__"):
+            raise TypeError(f"{cls.__qualname__}.{name} is {value!r}, expected a function")
+        if hasattr(value, "smfip_noreply") and name not in _MAY_BE_SILENT:
             raise TypeError(f"{cls.__qualname__}.{name} must answer, it cannot be @noreply")
     flags = getattr(cls, "xxfi_flags", None)
     if flags is not None and (not isinstance(flags, int) or isinstance(flags, bool)):
