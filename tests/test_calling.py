@@ -96,6 +96,23 @@ class CoroutineTests(ConversationTestCase):
         for failure, name in zip(self.failures(), ("at_once", "later"), strict=True):
             self.assertIn(name, failure.getTraceback())
 
+    def test_cancelled_task(self) -> None:
+        """
+        What a cancelled task of asyncio's raises, which is no C{Exception}, fails the callback too.
+        """
+
+        def plain(*_: Any) -> None:
+            raise asyncio.CancelledError
+
+        async def at_once(*_: Any) -> None:
+            raise asyncio.CancelledError
+
+        for answer in (plain, at_once):
+            conversation, said = self.said("envrcpt", answer)
+            self.assertEqual(said, packet("t"))
+            self.assertFalse(conversation.closed)
+        self.assertEqual(len(self.failures()), 2)
+
     def test_cancelled(self) -> None:
         """
         When the MTA goes, it is cancelled where it waits.

@@ -4,6 +4,9 @@ Tests of `yatxmilter.rounds`: coroutines stepped by hand, and single answers tha
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -99,6 +102,42 @@ class CoroutineTests(SynchronousTestCase):
         result = run_coroutine(broken())
         wait.callback(None)
         self.failureResultOf(result, ValueError)
+
+    def test_cancelled_tasks_can_be_caught(self) -> None:
+        """
+        That a task of asyncio's was cancelled, which is no C{Exception}, comes out where awaited.
+        """
+        wait: Deferred[None] = Deferred()
+
+        async def careful() -> str:
+            try:
+                await wait
+            except asyncio.CancelledError:
+                return "caught"
+            return "not raised"
+
+        result = run_coroutine(careful())
+        assert isinstance(result, Deferred)
+        wait.errback(Failure(asyncio.CancelledError()))
+        self.assertEqual(self.successResultOf(result), "caught")
+
+    def test_forgotten(self) -> None:
+        """
+        One that nobody can wake any more ends without a word.
+        """
+        ended: list[type[BaseException] | None] = []
+        complaints: list[Any] = []
+        self.patch(sys, "unraisablehook", complaints.append)
+
+        async def waiting(wait: Deferred[None]) -> None:
+            try:
+                await wait
+            finally:
+                ended.append(sys.exc_info()[0])
+
+        run_coroutine(waiting(Deferred()))
+        gc.collect()
+        self.assertEqual((ended, complaints), ([GeneratorExit], []))
 
     def test_failures_can_be_caught(self) -> None:
         """

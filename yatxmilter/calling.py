@@ -7,9 +7,10 @@ out of here as a return code, or as a `Pending` that will become one.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from types import CoroutineType
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -26,9 +27,12 @@ from yatxmilter.members import Callback, Member
 from yatxmilter.rounds import Pending, run_coroutine
 from yatxmilter.verdicts import check_code, fallback
 
-__all__ = ["Caller", "printable"]
+__all__ = ["FAILURES", "Caller", "printable"]
 
 _log = Logger()
+
+#: What fails a callback: a cancelled task does not ask the process to end, as its like do.
+FAILURES: Final = (Exception, asyncio.CancelledError)
 
 
 def printable(text: str) -> str:
@@ -76,7 +80,7 @@ class Caller:
         """
         try:
             result = callback(*arguments)
-        except Exception:
+        except FAILURES:
             return Failure()
         return self.resolve(member, command, result)
 
@@ -89,7 +93,7 @@ class Caller:
         if isinstance(result, CoroutineType):
             try:
                 result = run_coroutine(result)
-            except Exception:
+            except FAILURES:
                 return Failure()
         if isinstance(result, Deferred):
             if result.called and not result.paused and not isinstance(result.result, Failure):

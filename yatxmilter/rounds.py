@@ -47,7 +47,11 @@ def _resume(coroutine: Coroutine[Any, Any, object], awaited: object) -> Generato
         try:
             try:
                 value = yield awaited
-            except Exception as error:
+            except GeneratorExit:
+                # Nobody waits for it any more; the coroutine ends by itself.
+                raise
+            except BaseException as error:
+                # asyncio's CancelledError is no Exception.
                 awaited = coroutine.throw(error)
             else:
                 awaited = coroutine.send(value)

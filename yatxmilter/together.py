@@ -11,6 +11,7 @@ from types import MappingProxyType
 from twisted.python.failure import Failure
 
 from yatxmilter.addresses import DECODERS
+from yatxmilter.calling import FAILURES
 from yatxmilter.commands import BODY_ROW, EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.members import Member
@@ -64,7 +65,7 @@ class Together(Merge):
                         result = getattr(member.milter, command.callback)(*arguments)
                     else:
                         result = member.adapted[command.index](*arguments)
-                except Exception:
+                except FAILURES:
                     result = Failure()
                 if result is None or result is SMFIS_CONTINUE:
                     continue
