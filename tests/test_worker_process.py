@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from unittest.mock import patch
 
 from twisted import internet
 from twisted.internet import reactor
@@ -176,14 +175,16 @@ class WorkTests(TestCase):
     def tell(self, **message: Any) -> None:
         os.write(self.orders, json.dumps(message).encode() + b"\n")
 
-    async def begin(self, kind: str = "Told", drain_timeout: float | None = 7) -> Any:
+    async def begin(
+        self, kind: str = "Told", drain_timeout: float | None = 7, spec: str | None = None
+    ) -> Any:
         """
         Be a worker, and wait until it is ready.
         """
         start = {
             "builder": f"{__name__}:make",
             "arguments": [kind],
-            "specs": [f"unix:{self.path}"],
+            "specs": [spec or f"unix:{self.path}"],
             "drain_timeout": drain_timeout,
         }
         # trial needs the real one.
@@ -245,11 +246,15 @@ class WorkTests(TestCase):
 
     async def test_systemd(self) -> None:
         """
-        Sockets that systemd gave the supervisor are the worker's too.
+        A socket that systemd gave the supervisor is the worker's too.
         """
-        with patch.dict(os.environ, {"LISTEN_PID": "1"}):
-            await self.begin()
-            self.assertEqual(os.environ["LISTEN_PID"], str(os.getpid()))
+        await self.begin(spec="systemd:domain=UNIX:index=0")
+
+    async def test_systemd_haproxy(self) -> None:
+        """
+        So it is behind another endpoint.
+        """
+        await self.begin(spec="haproxy:systemd:domain=INET:name=milter")
 
 
 class Timed(Clock):
@@ -313,6 +318,23 @@ class SupervisorTests(TestCase):
         await service.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(service.pids, [])
+
+    async def test_cannot_be_started(self) -> None:
+        """
+        A worker that cannot be started at all is tried again, ever later.
+        """
+        refused = PermissionError(13, "No")
+        with (
+            mock.patch.object(reactor, "spawnProcess", side_effect=refused),
+            capturedLogs() as logs,
+        ):
+            service = self.service()
+            for seconds in (0, 1, 2, 4):
+                (call,) = self.clock.getDelayedCalls()
+                self.assertEqual(call.getTime() - self.clock.seconds(), seconds)
+                self.clock.advance(seconds)
+        self.assertEqual([event["error"] for event in logs if "error" in event], [refused] * 5)
+        await service.stopService()
 
     async def test_steady(self) -> None:
         """

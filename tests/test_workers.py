@@ -82,10 +82,18 @@ class ServeCase(TestCase):
         """
         Start ``serve``.
         """
+        serve = [sys.executable, "-m", "yatxmilter", "serve"]
+        return self.run_program([*serve, "--listen", self.spec, "--milter", milter, *words])
+
+    def run_program(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """
+        Start a program that serves.
+
+        :param options: For `subprocess.Popen`.
+        """
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "yatxmilter", "serve", "--listen", self.spec]
-                + ["--milter", milter, *words],
+                command,
                 cwd=self.folder,
                 env={
                     **os.environ,
@@ -96,6 +104,7 @@ class ServeCase(TestCase):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                **options,
             )
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)

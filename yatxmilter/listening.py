@@ -11,16 +11,20 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from yatxmilter.addresses import describe_address
 from yatxmilter.connspec import server_endpoint
 
-__all__ = ["Adopter", "Opener", "adopt", "open_port"]
+__all__ = ["Adopter", "Opener", "adopt", "close_port", "open_port"]
 
 _log = Logger()
 
@@ -182,6 +186,25 @@ def open_port(reactor: Any, spec: str, factory: Any = None, *, mode: int | None 
     if factory is None:
         port.stopReading()
     return port
+
+
+def close_port(port: Any) -> Deferred[None]:
+    """
+    Take no more connections.
+
+    :return: A Deferred that fires when the port is closed. It does not fail: a socket that cannot
+        be removed, for one, is logged, and keeps nobody from coming to an end.
+    """
+    closed: Deferred[Any] = maybeDeferred(port.stopListening)
+    return closed.addCallbacks(lambda _: None, partial(_not_closed, port))
+
+
+def _not_closed(port: Any, failure: Failure) -> None:
+    _log.warn(
+        "{where} could not be closed: {error}",
+        where=describe_address(port.getHost()),
+        error=failure.getErrorMessage(),
+    )
 
 
 def _remove_stale(path: str) -> None:

@@ -45,6 +45,8 @@ class Notifier:
                 contextlib.suppress(OSError),
                 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s,
             ):
+                # A manager that does not listen must not hold us up.
+                s.setblocking(False)
                 s.connect(self._path)
                 s.sendall("\n".join(lines).encode())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from contextlib import suppress
 from importlib import import_module
@@ -26,6 +27,8 @@ __all__ = ["SOCKETS", "TELLING", "TOLD", "work"]
 TOLD: Final = 3
 TELLING: Final = 4
 SOCKETS: Final = 5
+
+_SYSTEMD: Final = re.compile("systemd:[^:]*:[^:]*")
 
 
 class _Orders(LineOnlyReceiver):
@@ -99,9 +102,6 @@ def work(start: str) -> None:
     # A terminal's Ctrl-C goes to all processes; the supervisor passes it on. SIGHUP as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The sockets that systemd gave the supervisor are ours too.
-    if "LISTEN_PID" in os.environ:
-        os.environ["LISTEN_PID"] = str(os.getpid())
     what = json.loads(start)
     module, _, name = what["builder"].partition(":")
     factory = getattr(import_module(module), name)(*what["arguments"])
@@ -112,6 +112,8 @@ def work(start: str) -> None:
     ports: list[Any] = []
     for number, spec in enumerate(what["specs"]):
         adopter = Adopter(reactor, SOCKETS + number)
+        # systemd gave its sockets to the supervisor, which is why we could not find them.
+        spec = _SYSTEMD.sub("tcp:0", spec)
         server_endpoint(adopter, spec).listen(factory).addCallback(ports.append)
     orders = _Orders(reactor, factory, ports, what["drain_timeout"])
     # After the reactor's own signal handlers are there, one of which is replaced.

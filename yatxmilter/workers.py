@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succee
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
-from yatxmilter.listening import open_port
+from yatxmilter.listening import close_port, open_port
 from yatxmilter.options import count_option, seconds_option
 from yatxmilter.worker import SOCKETS, TELLING, TOLD
 
@@ -81,7 +81,14 @@ class _Worker(ProcessProtocol):
 
     def start(self) -> None:
         self.timer = None
-        self.service.spawn(self)
+        try:
+            self.service.spawn(self)
+        except OSError as error:
+            _log.error(
+                "Worker {worker} cannot be started: {error}", worker=self.number, error=error
+            )
+            self.failures += 1
+            self.timer = self.service.reactor.callLater(self._pause(), self.start)
 
     def connectionMade(self) -> None:
         self.running = True
@@ -132,6 +139,9 @@ class _Worker(ProcessProtocol):
         self.timer = None
         self.transport.signalProcess("KILL")
 
+    def _pause(self) -> float:
+        return min(2.0 ** (self.failures - 2), _LONGEST_PAUSE) if self.failures > 1 else 0
+
     def processEnded(self, reason: Any) -> None:
         self.running = self.ready = False
         asked, self._asked = self._asked, []
@@ -144,7 +154,7 @@ class _Worker(ProcessProtocol):
             return
         lived = self.service.reactor.seconds() - self.started
         self.failures = 0 if lived >= _STEADY else self.failures + 1
-        pause = min(2.0 ** (self.failures - 2), _LONGEST_PAUSE) if self.failures > 1 else 0
+        pause = self._pause()
         _log.error(
             "Worker {worker} (process {pid}) has ended ({reason}); another is started in"
             " {pause:g} seconds",
@@ -312,10 +322,7 @@ class WorkerService(Service):
         Service.stopService(self)
         ports, self._ports = self._ports, []
         waiting: list[Deferred[Any]] = [w.end(self.drain_timeout) for w in self._workers]
-        for port in ports:
-            closed = port.stopListening()
-            waiting += [closed] if isinstance(closed, Deferred) else []
-        return gatherResults(waiting)
+        return gatherResults([*waiting, *map(close_port, ports)])
 
 
 def _log_line(number: int, line: str) -> None:

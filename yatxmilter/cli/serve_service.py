@@ -24,7 +24,7 @@ from twisted.python.util import switchUID
 from yatxmilter.cli.serve_log import begin_log
 from yatxmilter.cli.serve_milters import Reloadable, build_factory
 from yatxmilter.cli.serve_options import ConfigurationError, add_arguments, read_settings
-from yatxmilter.listening import open_port
+from yatxmilter.listening import close_port, open_port
 from yatxmilter.metrics_families import merge
 from yatxmilter.notify import Notifier
 from yatxmilter.workers import WorkerService
@@ -229,9 +229,7 @@ class ServeService(Service):
         if self._workers is not None:
             waiting.append(self._workers.stopService())
         else:
-            for port in self._ports:
-                closed = port.stopListening()
-                waiting += [closed] if isinstance(closed, Deferred) else []
+            waiting += map(close_port, self._ports)
             waiting.append(self.factory.drain(self.settings["drain_timeout"]))
         return gatherResults(waiting).addBoth(self._ended)
 
@@ -241,8 +239,7 @@ class ServeService(Service):
         if self.settings["pidfile"]:
             _remove(self.settings["pidfile"])
         # Until now: somebody may want to see how the end goes.
-        closed = self._metrics.stopListening() if self._metrics is not None else None
-        return result if closed is None else closed.addCallback(lambda _: result)
+        return result if self._metrics is None else close_port(self._metrics)
 
 
 def _remove(pidfile: str) -> None:
