@@ -11,10 +11,11 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 # The lowest that work: Twisted 22.10's own trial does not start on Python 3.12, and zope.interface
-# follows each Python with a release.
+# follows each Python with a release; twisted.web needs cgi, which 3.13 does not have, before 24.3.
 RUNTIME = [
     "twisted>=22.10.0; python_version < '3.12'",
-    "twisted>=23.8.0; python_version >= '3.12'",
+    "twisted>=23.8.0; python_version == '3.12'",
+    "twisted>=24.3.0; python_version >= '3.13'",
     "zope.interface>=5.5.0; python_version < '3.12'",
     "zope.interface>=6.1; python_version == '3.12'",
     "zope.interface>=7.1; python_version >= '3.13'",

@@ -268,6 +268,39 @@ class _BackPressureTests(PathCase):
         self.assertIn("helo", names(self.milter.calls))
         self.assertEqual(self.reasons(), [ConnectionDone])
 
+    async def test_paused_and_gone(self) -> None:
+        """
+        One that goes while reading is paused is missed, and what is awaited is cancelled.
+        """
+        waiting = Waiting()
+        self.serve(full(envfrom=waiting, mta_close=None), max_buffered=10, timeout=None)
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT)
+        await self.until(lambda: protocol._paused)
+        self.clock.advance(10)
+        await self.turn()
+        self.assertTrue(protocol.transport.connected)
+        mta.socket.close()
+        await self.turn()
+        self.clock.advance(10)
+        await self.gone()
+        self.assertEqual(waiting.cancelled, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_paused_no_more(self) -> None:
+        """
+        One that is read again is not looked after any more.
+        """
+        waiting = Waiting()
+        self.serve(full(envfrom=waiting), max_buffered=10, timeout=None)
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT)
+        await self.until(lambda: protocol._paused)
+        waiting.fire(SMFIS_CONTINUE)
+        await self.until(lambda: mta.letters() == "cc")
+        self.clock.advance(10)
+        self.assertTrue(protocol.transport.connected)
+
     async def test_paused_and_reset(self) -> None:
         """
         One that is not read, but written to, is lost when it vanishes.

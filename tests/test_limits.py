@@ -350,6 +350,9 @@ class BufferTests(ConversationTestCase):
         self.assertEqual(mta.transport.producerState, "producing")
         mta.send(RCPT)
         self.assertEqual(mta.transport.producerState, "paused")
+        # There is no telling whether this one has gone.
+        mta.clock.advance(10)
+        self.assertEqual(mta.transport.producerState, "paused")
         waiting.fire(SMFIS_CONTINUE)
         self.assertEqual(mta.letters(), "cccc")
         self.assertEqual(mta.transport.producerState, "producing")

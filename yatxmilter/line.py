@@ -22,7 +22,7 @@ from zope.interface import implementer
 from yatxmilter.addresses import describe_address
 from yatxmilter.conversation import Conversation
 from yatxmilter.fastpath import Served
-from yatxmilter.watch import Deadline
+from yatxmilter.watch import Deadline, hung_up
 
 if TYPE_CHECKING:
     from yatxmilter.protocol import MilterProtocolFactory
@@ -36,6 +36,8 @@ _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 # More is written in pieces of this size, so that we see how far the MTA reads.
 _PIECE: Final = 128 * 1024
 _NUMBERS: Final = count(1)
+# Seconds after which we look whether an MTA is still there that is not read from.
+_LOOK: Final = 10.0
 
 
 @implementer(IPushProducer)
@@ -64,6 +66,7 @@ class TransportLine(Protocol):
         self._command: Deadline | None = None
         self._reading: Deadline | None = None
         self._closing: Deadline | None = None
+        self._away: Deadline | None = None
         self._conversation = Conversation(
             self, self._clock, options.merge, options.progress_interval, options.spool_memory
         )
@@ -109,10 +112,25 @@ class TransportLine(Protocol):
             if self._command is not None:
                 self._command.stop()
             if conversation.session.splitter.buffered > self._options.max_buffered:
-                self._paused = True
-                self.transport.pauseProducing()
+                self._pause()
         elif self._may_hurry and not self._sent:
             self._acknowledge()
+
+    def _pause(self) -> None:
+        self._paused = True
+        self.transport.pauseProducing()
+        if self._away is None:
+            self._away = Deadline(self._clock, _LOOK, self._look, "is away")
+        self._away.start()
+
+    def _look(self, fault: str) -> None:
+        # Who does not read does not see the end either: the milter might be waited for in vain.
+        if not self._paused:
+            return
+        if hung_up(self.transport):
+            self.transport.abortConnection()
+        else:
+            self._pause()
 
     def _acknowledge(self) -> None:
         # Sendmail sends macros and command in two writes, and the second waits until the first
@@ -168,7 +186,7 @@ class TransportLine(Protocol):
         command.start()
 
     def _stop_watching(self) -> None:
-        for deadline in (self._idle, self._command, self._reading, self._closing):
+        for deadline in (self._idle, self._command, self._reading, self._closing, self._away):
             if deadline is not None:
                 deadline.cancel()
 

@@ -7,11 +7,30 @@ at the mark when the timer is due.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
+from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["Deadline"]
+__all__ = ["Deadline", "hung_up"]
+
+# Elsewhere than on Linux only a connection that is closed both ways is seen.
+_HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
+
+
+def hung_up(transport: Any) -> bool:
+    """
+    Tell whether a peer has gone whose bytes are not read at the moment.
+
+    Reading would tell, but there are bytes before the end that nobody has a place for.
+    """
+    fileno = getattr(transport, "fileno", None)
+    if fileno is None:
+        return False
+    poll = select.poll()
+    poll.register(fileno(), _HUNG_UP)
+    return bool(poll.poll(0))
 
 
 class Deadline:
