@@ -101,6 +101,8 @@ class StartedTests(ServeCase):
         self.folder.chmod(0o755)
         # As systemd's.
         (self.folder / "notify").chmod(0o777)
+        # Nobody could not write down what coverage measures.
+        self.patch(os, "environ", {n: v for n, v in os.environ.items() if "COVERAGE" not in n})
         process = self.start(
             *("--user=nobody", f"--pidfile={self.folder}/pid", "--mode=666", *words),
             milter="yatxmilter:Milter",

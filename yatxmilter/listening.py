@@ -21,7 +21,6 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yatxmilter.addresses import describe_address
 from yatxmilter.connspec import server_endpoint
 
 __all__ = ["Adopter", "Opener", "adopt", "close_port", "open_port"]
@@ -202,7 +201,7 @@ def close_port(port: Any) -> Deferred[None]:
 def _not_closed(port: Any, failure: Failure) -> None:
     _log.warn(
         "{where} could not be closed: {error}",
-        where=describe_address(port.getHost()),
+        where=port.getHost(),
         error=failure.getErrorMessage(),
     )
 
