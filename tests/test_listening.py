@@ -15,15 +15,16 @@ from typing import Any
 from unittest.mock import patch
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol, ServerFactory
-from twisted.trial.unittest import TestCase
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from yatxmilter import listening
 from yatxmilter.connspec import server_endpoint
-from yatxmilter.listening import Adopter, Opener, adopt, open_port
+from yatxmilter.listening import Adopter, Opener, adopt, close_port, open_port
 
 
 class Taking(ServerFactory):
@@ -289,3 +290,38 @@ class OpenTests(ListeningCase):
         self.patch(listening, "server_endpoint", lambda *_: Slow())
         with self.assertRaisesRegex(ValueError, "'onion:25' cannot be listened on at once"):
             open_port(reactor, "onion:25")
+
+
+class StuckPort:
+    """
+    A port that cannot be closed.
+    """
+
+    def getHost(self) -> str:
+        """
+        Give its address.
+        """
+        return "unix:/run/stuck"
+
+    def stopListening(self) -> Deferred[None]:
+        """
+        Fail.
+        """
+        return fail(PermissionError(13, "Permission denied"))
+
+
+class CloseTests(SynchronousTestCase):
+    """
+    Closing a port.
+    """
+
+    def test_stuck(self) -> None:
+        """
+        One that cannot be closed is told about, and keeps nobody waiting.
+        """
+        with capturedLogs() as logs:
+            self.assertIsNone(self.successResultOf(close_port(StuckPort())))
+        self.assertEqual(
+            [formatEvent(event) for event in logs],
+            ["unix:/run/stuck could not be closed: [Errno 13] Permission denied"],
+        )
