@@ -1,0 +1,71 @@
+"""
+How the cost of work grows with its size: the measure of every entry that takes a stranger's text.
+
+CPU time of this process is measured, never compared with a limit: the time of ``4 * n`` is compared
+with the time of ``n``. Linear work gives 4, quadratic work 16.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+#: How many times dearer four times the work may be.
+MOST = 8.0
+
+# Below this, the clock and the rest of the machine decide.
+_WORTH_MEASURING = 0.02
+
+
+def cost(work: Callable[[], object], rounds: int = 3) -> float:
+    """
+    Measure the CPU seconds of a piece of work: the least of some rounds.
+    """
+    least = float("inf")
+    for _ in range(rounds):
+        gc.collect()
+        gc.disable()
+        try:
+            start = time.process_time()
+            work()
+            least = min(least, time.process_time() - start)
+        finally:
+            gc.enable()
+    return least
+
+
+def growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
+    """
+    Tell how many times dearer four times the size is.
+
+    :param prepare: Makes the work for a size; only the work that it gives is measured. It must be
+        good for several calls.
+    :param size: The size to begin with. It is doubled, at most ten times, until the work takes
+        long enough to be measured, so choose one that a fault would make slow, not unbearable.
+    """
+    small = cost(prepare(size))
+    for _ in range(10):
+        if small >= _WORTH_MEASURING:
+            break
+        size *= 2
+        small = cost(prepare(size))
+    # A busy machine may slow down one of the two: what is linear is so in one of some tries.
+    ratio = float("inf")
+    for _ in range(3):
+        ratio = min(ratio, cost(prepare(4 * size)) / max(small, 1e-6))
+        if ratio <= MOST:
+            break
+        small = cost(prepare(size))
+    return ratio
+
+
+def assert_linear(prepare: Callable[[int], Callable[[], object]], size: int = 1000) -> None:
+    """
+    Fail unless the work grows with its size, and not with its square.
+    """
+    ratio = growth(prepare, size)
+    if ratio > MOST:
+        raise AssertionError(
+            f"four times the size costs {ratio:.1f} times as much, at most {MOST:.0f}"
+        )

@@ -1,0 +1,128 @@
+"""
+The bounds of what is kept of other people's mail: one table, from which defaults and manual come.
+
+What an MTA, a remote milter or an SMTP client sends may fill memory up to these, and no further.
+The limits of a connection (silence, macros, buffered bytes) are options of
+`yatxmilter.protocol.MilterProtocolFactory` and described there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "BOUNDS",
+    "MAX_BODY",
+    "MAX_EDIT_BYTES",
+    "MAX_HEADER_BYTES",
+    "MAX_MIME_DEPTH",
+    "MAX_MIME_PARTS",
+    "MAX_RECIPIENTS",
+    "MAX_UNREAD_REPLIES",
+    "SMTP_MAX_RECIPIENTS",
+    "SMTP_MAX_SIZE",
+    "SPOOL_MEMORY",
+    "Bound",
+]
+
+#: Bytes of header fields, names and values, that are kept for one message.
+MAX_HEADER_BYTES: Final = 1024 * 1024
+#: Recipients that are kept for one message.
+MAX_RECIPIENTS: Final = 10_000
+#: Recipients that an SMTP server takes for one message.
+SMTP_MAX_RECIPIENTS: Final = 1_000
+#: Bytes of one milter's edits of one message, its new body aside.
+MAX_EDIT_BYTES: Final = 16 * 1024 * 1024
+#: Bytes of a body that are kept in memory; what is longer goes to a temporary file.
+SPOOL_MEMORY: Final = 1024 * 1024
+#: Bytes of a body that are kept in all: any number.
+MAX_BODY: Final[int | None] = None
+#: Bytes of a message that an SMTP server takes: what it announces as SIZE.
+SMTP_MAX_SIZE: Final = 50 * 1024 * 1024
+#: Bytes of SMTP replies that wait for a client which does not read them.
+MAX_UNREAD_REPLIES: Final = 256 * 1024
+#: How deep MIME parts may lie in one another; what lies deeper is part of a leaf.
+MAX_MIME_DEPTH: Final = 100
+#: How many MIME parts a message may have; the rest of it is part of a leaf.
+MAX_MIME_PARTS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Bound:
+    """
+    A row of the table of bounds.
+
+    :ivar what: What is bounded.
+    :ivar option: The option that sets the bound, or ``None`` where it is fixed.
+    :ivar default: The bound, in bytes or as a number of things; ``None`` for no bound.
+    :ivar smtp: The default of the SMTP server, where it differs.
+    :ivar exceeded: What happens to what exceeds it.
+    """
+
+    what: str
+    option: str | None
+    default: int | None
+    exceeded: str
+    smtp: int | None = None
+
+
+_FAILED = (
+    "a failure of that milter: its `on_error` is the answer; the SMTP server refuses the message"
+)
+
+#: All bounds, in the order in which the manual has them.
+BOUNDS: Final = (
+    Bound(
+        "bytes of header fields that a chain, a `MessageMilter` or the SMTP server keeps for one"
+        " message",
+        "max_header_bytes",
+        MAX_HEADER_BYTES,
+        _FAILED,
+    ),
+    Bound(
+        "recipients kept for one message, likewise",
+        "max_recipients",
+        MAX_RECIPIENTS,
+        _FAILED,
+        SMTP_MAX_RECIPIENTS,
+    ),
+    Bound(
+        "bytes of the edits of one milter for one message, those of a remote one included, the"
+        " new body aside",
+        "max_edit_bytes",
+        MAX_EDIT_BYTES,
+        "a failure of that milter: its `on_error` is the answer",
+    ),
+    Bound(
+        "bytes of a body that are kept in memory",
+        "spool_memory",
+        SPOOL_MEMORY,
+        "more go to a temporary file",
+    ),
+    Bound(
+        "bytes of a body that are kept in all",
+        "max_body",
+        MAX_BODY,
+        _FAILED,
+        SMTP_MAX_SIZE,
+    ),
+    Bound(
+        "bytes of SMTP replies that a client does not read",
+        None,
+        MAX_UNREAD_REPLIES,
+        "the connection ends",
+    ),
+    Bound(
+        "depth of MIME parts",
+        None,
+        MAX_MIME_DEPTH,
+        "what lies deeper is a leaf with a defect",
+    ),
+    Bound(
+        "number of MIME parts",
+        None,
+        MAX_MIME_PARTS,
+        "the rest is a leaf with a defect",
+    ),
+)
