@@ -54,7 +54,7 @@ def growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
     ratio = float("inf")
     for _ in range(3):
         ratio = min(ratio, cost(prepare(4 * size)) / max(small, 1e-6))
-        if ratio <= MOST:
+        if ratio <= MOST or ratio > 1.5 * MOST:
             break
         small = cost(prepare(size))
     return ratio
