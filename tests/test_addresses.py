@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.addresses`: the arguments of C{xxfi_connect}, and addresses in the log.
+Tests of `yatxmilter._wire.addresses`: the arguments of C{xxfi_connect}, and addresses in the log.
 """
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ from __future__ import annotations
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.addresses import DECODERS, describe_address
-from yatxmilter.commands import ALL_COMMANDS, CONNECT_ROW
+from yatxmilter._wire.addresses import DECODERS, describe_address
+from yatxmilter._wire.commands import ALL_COMMANDS, CONNECT_ROW
 from yatxmilter.errors import ProtocolError
 
 

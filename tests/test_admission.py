@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.admission`: who may connect, and how often.
+Tests of `yatxmilter.protocol._admission`: who may connect, and how often.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.admission import Admission
+from yatxmilter.protocol._admission import Admission
 
 from .conversation_helpers import Conversation, ConversationTestCase, full
 from .helpers import table_of

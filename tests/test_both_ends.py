@@ -27,7 +27,7 @@ from yatxmilter.client import (
     Quarantine,
     ReplaceBody,
 )
-from yatxmilter.inmemory import connect_in_memory
+from yatxmilter.client._in_memory import connect_in_memory
 
 MESSAGE = b"From: a\nSubject:  hi\n there\n\nbody \xff\n"
 A, B = "<a@example.net>", "<b@example.net>"

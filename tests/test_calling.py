@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.calling`: whatever a callback does, comes out as a return code.
+Tests of `yatxmilter._engine.callbacks`: whatever a callback does, comes out as a return code.
 """
 
 from __future__ import annotations

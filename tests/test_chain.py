@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.chain`, and of what all merges have in common with an MTA's own filters.
+Tests of `yatxmilter._engine.merge_chain`, and of what all merges have in common with an MTA's own filters.
 
 The reference is an MTA with as many filters of one milter each: `_Separate` plays it.
 """
@@ -13,12 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import chain as chain_module
 from yatxmilter import constants as c
-from yatxmilter.delivery import apply_edits
-from yatxmilter.responses import read_edit
-from yatxmilter.rfc5322 import split_mail
-from yatxmilter.spool import BodySpool
+from yatxmilter._engine import merge_chain as chain_module
+from yatxmilter._mail.body_spool import BodySpool
+from yatxmilter._mail.delivery import apply_edits
+from yatxmilter._mail.rfc5322 import split_mail
+from yatxmilter._wire.actions import read_edit
 
 from .conversation_helpers import (
     ABORT,

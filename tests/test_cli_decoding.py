@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.cli.decoding`: each packet in words.
+Tests of `yatxmilter._cli.decoding`: each packet in words.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.cli.decoding import QueueId, body_of, decode_packet
-from yatxmilter.commands import ACTIONS, COMMANDS
+from yatxmilter._cli.decoding import QueueId, body_of, decode_packet
+from yatxmilter._wire.commands import ACTIONS, COMMANDS
 
 from .helpers import STEADY
 

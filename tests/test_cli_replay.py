@@ -21,11 +21,11 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.cli import replay, replay_compare
-from yatxmilter.cli.record import Recorder, Session
-from yatxmilter.cli.replay_player import Result
-from yatxmilter.cli.running import Interrupted
-from yatxmilter.wire import Offer, PacketSplitter, encode_offer, encode_packet
+from yatxmilter._cli import replay, replay_compare
+from yatxmilter._cli.record import Recorder, Session
+from yatxmilter._cli.replay_player import Result
+from yatxmilter._cli.running import Interrupted
+from yatxmilter._wire.payloads import Offer, PacketSplitter, encode_offer, encode_packet
 
 Script = dict[str, Any]
 Spoken = list[tuple[str, str, bytes]]

@@ -19,8 +19,8 @@ from twisted.internet.task import deferLater
 from tests.sending import ScriptFactory, SendCase, Terminal
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter.cli import send
-from yatxmilter.wire import Offer, encode_offer, encode_packet
+from yatxmilter._cli import send
+from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
 
 
 class Editor(Milter):

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.cli.messages`: what is found at a path, and its envelope.
+Tests of `yatxmilter._cli.messages`: what is found at a path, and its envelope.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.cli.messages import Source, bracketed, read_messages
+from yatxmilter._cli.messages import Source, bracketed, read_messages
 
 MBOX = (
     b"From one@example.org Mon Nov 23 01:00:00 2026\n"

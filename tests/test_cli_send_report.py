@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.cli.report`: the message before and after.
+Tests of `yatxmilter._cli.report`: the message before and after.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ import io
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.cli.report import edited_envelope, shortened, tell_difference
-from yatxmilter.page import Page
-from yatxmilter.responses import AddRecipient, ChangeSender, DeleteRecipient
+from yatxmilter._cli.report import edited_envelope, shortened, tell_difference
+from yatxmilter._cli.terminal import Page
+from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient
 
 
 class DifferenceTests(SynchronousTestCase):

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.cli.trace`, its view and its output: real sockets, and reactors of its own.
+Tests of `yatxmilter._cli.trace`, its view and its output: real sockets, and reactors of its own.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
-from yatxmilter.cli import trace, trace_output
-from yatxmilter.cli.record import Recorder, read_sessions
-from yatxmilter.cli.trace_output import Outlet
-from yatxmilter.cli.trace_view import TraceView
+from yatxmilter._cli import trace, trace_output
+from yatxmilter._cli.record import Recorder, read_sessions
+from yatxmilter._cli.terminal import Page
+from yatxmilter._cli.trace_output import Outlet
+from yatxmilter._cli.trace_view import TraceView
 from yatxmilter.client import connect_milter
-from yatxmilter.page import Page
 
 from .helpers import byte_by_byte
 

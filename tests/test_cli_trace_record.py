@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.cli.record` and `yatxmilter.cli.record_redaction`.
+Tests of `yatxmilter._cli.record` and `yatxmilter._cli.record_redaction`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.cli.record import Packet, Recorder, RecordError, Session, is_end, read_sessions
-from yatxmilter.cli.record_redaction import KINDS, Likeness, Redactor
+from yatxmilter._cli.record import Packet, Recorder, RecordError, Session, is_end, read_sessions
+from yatxmilter._cli.record_redaction import KINDS, Likeness, Redactor
 
 from .helpers import STEADY
 

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.cli.trace_relay`: bytes, and the ways in which connections end.
+Tests of `yatxmilter._cli.trace_relay`: bytes, and the ways in which connections end.
 
 Real sockets, because it is their ends that count: an MTA and a milter made of plain sockets are at
 both ends of the relay, and the reactor runs until what they wait for has happened.
@@ -24,9 +24,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from yatxmilter.cli import trace_relay
-from yatxmilter.cli.trace_relay import Relay
-from yatxmilter.connspec import client_endpoint, server_endpoint
+from yatxmilter._cli import trace_relay
+from yatxmilter._cli.trace_relay import Relay
+from yatxmilter.protocol._endpoints import client_endpoint, server_endpoint
 
 from .programs import free_port
 

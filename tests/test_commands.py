@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.commands`: the rows of the two tables, and the legal order of commands.
+Tests of `yatxmilter._wire.commands`: the rows of the two tables, and the legal order of commands.
 
 The rows are written down a second time as the manual states them. The order is checked against a
 plain reading of libmilter's rule, for every set of steps that can be declined.
@@ -11,9 +11,9 @@ from itertools import combinations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import commands, wire
 from yatxmilter import constants as c
-from yatxmilter.commands import (
+from yatxmilter._wire import commands, payloads
+from yatxmilter._wire.commands import (
     ACTIONS,
     ALL_COMMANDS,
     CALLBACK_STEPS,
@@ -220,10 +220,10 @@ class CommandTableTests(SynchronousTestCase):
         """
         decoders = {chr(row.letter): row.decode for row in ALL_COMMANDS}
         self.assertEqual(decoders, {
-            "O": wire.decode_offer, "C": wire.decode_connect, "H": wire.decode_string,
-            "M": wire.decode_strings, "R": wire.decode_strings, "L": wire.decode_header,
-            "B": wire.decode_raw, "U": wire.decode_line,
-            **dict.fromkeys("TNEAQKD", wire.decode_nothing),
+            "O": payloads.decode_offer, "C": payloads.decode_connect, "H": payloads.decode_string,
+            "M": payloads.decode_strings, "R": payloads.decode_strings, "L": payloads.decode_header,
+            "B": payloads.decode_raw, "U": payloads.decode_line,
+            **dict.fromkeys("TNEAQKD", payloads.decode_nothing),
         })  # fmt: skip
 
     def test_argument_vectors(self) -> None:

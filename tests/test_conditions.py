@@ -41,7 +41,8 @@ from tests.conversation_helpers import (
 )
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
-from yatxmilter.commands import CONNECT_ROW, DATA_ROW, HELO_ROW, MAIL_ROW, RCPT_ROW
+from yatxmilter._wire.commands import CONNECT_ROW, DATA_ROW, HELO_ROW, MAIL_ROW, RCPT_ROW
+from yatxmilter._wire.macros import MacroStore
 from yatxmilter.conditions import (
     Condition,
     MailView,
@@ -53,7 +54,6 @@ from yatxmilter.conditions import (
     recipient_matches,
     sender_matches,
 )
-from yatxmilter.macros import MacroStore
 
 MERGES = ("first", "strictest", "chain")
 OTHER_RCPT = packet("R", b"<other@example.org>\0")

@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.connspec import check_client_spec, client_endpoint, server_endpoint
+from yatxmilter.protocol._endpoints import check_client_spec, client_endpoint, server_endpoint
 
 from .helpers import table_of
 

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.context`: when a milter may do what, its reply text and symbol lists.
+Tests of `yatxmilter._engine.context`: when a milter may do what, its reply text and symbol lists.
 """
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from yatxmilter import constants as c
-from yatxmilter.commands import ACTIONS
-from yatxmilter.context import Context
+from yatxmilter._engine.context import Context
+from yatxmilter._wire.commands import ACTIONS
+from yatxmilter._wire.macros import MacroStore
 from yatxmilter.errors import NotNegotiated, UsageError, ValueNotSendable, WrongStage
-from yatxmilter.macros import MacroStore
 
 from .contexts import EXAMPLES, FLAGS, ContextCase
 from .helpers import outcome

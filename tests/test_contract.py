@@ -127,7 +127,8 @@ class NameTests(ConversationTestCase):
         """
         The four classes are what their modules define.
         """
-        from yatxmilter import defaults, protocol
+        from yatxmilter import defaults
+        from yatxmilter.protocol import _factory as protocol
 
         self.assertIs(yatxmilter.Milter, defaults.Milter)
         self.assertIs(yatxmilter.MilterFactory, defaults.MilterFactory)

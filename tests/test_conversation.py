@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.conversation`: one thing after the other, whatever happens in between.
+Tests of `yatxmilter._engine.connection`: one thing after the other, whatever happens in between.
 
 A conversation is driven through its protocol, in memory.
 """
@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from yatxmilter import Milter, MilterFactory
 from yatxmilter import constants as c
-from yatxmilter.conversation import MERGES
+from yatxmilter._engine.connection import MERGES
 
 from .conversation_helpers import (
     ABORT,

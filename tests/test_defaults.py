@@ -13,11 +13,11 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from yatxmilter import Milter, MilterFactory, noreply
 from yatxmilter import constants as c
-from yatxmilter.commands import CALLBACK_STEPS
-from yatxmilter.context import Context
+from yatxmilter._engine.context import Context
+from yatxmilter._engine.member import CALLBACKS
+from yatxmilter._wire.commands import CALLBACK_STEPS
 from yatxmilter.errors import UsageError, WrongStage
 from yatxmilter.interfaces import IMilter, IMilterFactory
-from yatxmilter.members import CALLBACKS
 
 from .conversation_helpers import CONNECT, EOM, HELO, MESSAGE, Conversation, started
 

@@ -1,13 +1,13 @@
 """
-Tests of `yatxmilter.delivery`: what Postfix makes of a message and a list of edits.
+Tests of `yatxmilter._mail.delivery`: what Postfix makes of a message and a list of edits.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.delivery import apply_edits
-from yatxmilter.responses import (
+from yatxmilter._mail.delivery import apply_edits
+from yatxmilter._wire.actions import (
     AddHeader,
     AddRecipient,
     ChangeHeader,

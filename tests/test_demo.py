@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.cli.demo`: the whole play, over real TCP.
+Tests of `yatxmilter._cli.demo`: the whole play, over real TCP.
 
 The reactor is the test runner's, except where the command starts and stops one of its own.
 """
@@ -19,10 +19,10 @@ from twisted.trial.unittest import TestCase
 
 from yatxmilter import MilterProtocolFactory
 from yatxmilter import constants as c
-from yatxmilter.cli import demo
+from yatxmilter._cli import demo
+from yatxmilter._cli.terminal import Page
+from yatxmilter.client._message import Outcome
 from yatxmilter.errors import PeerError
-from yatxmilter.page import Page
-from yatxmilter.transaction import Outcome
 
 from .milterside import stand_in_for_reactor
 

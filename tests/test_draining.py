@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.constants import SMFIS_CONTINUE
-from yatxmilter.draining import Drains
+from yatxmilter.protocol._draining import Drains
 
 from .conversation_helpers import (
     CONNECT,

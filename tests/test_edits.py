@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.edits`: the edits of several milters as those of one filter.
+Tests of `yatxmilter._engine.chain_edits`: the edits of several milters as those of one filter.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.edits import ChainEdits, edit_packet
-from yatxmilter.model import HeaderModel, header_model
-from yatxmilter.responses import (
+from yatxmilter._engine.chain_edits import ChainEdits, edit_packet
+from yatxmilter._mail.header_models import HeaderModel, header_model
+from yatxmilter._wire.actions import (
     AddHeader,
     AddRecipient,
     ChangeHeader,

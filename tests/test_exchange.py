@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.exchange`: order, breaches, and how it all ends.
+Tests of `yatxmilter.client._command_queue`: order, breaches, and how it all ends.
 
 Everything is done through the client, whose lower half the exchange is.
 """

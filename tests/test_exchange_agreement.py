@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.exchange`: what the agreement changes, and SKIP.
+Tests of `yatxmilter.client._command_queue`: what the agreement changes, and SKIP.
 
 Everything is done through the client, whose lower half the exchange is.
 """

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.fastpath` and `yatxmilter.line`: a milter is served alike on both paths.
+Tests of `yatxmilter.protocol._descriptor_set` and `yatxmilter.protocol._connection`: a milter is served alike on both paths.
 
 What Twisted promises for its own connections is in `tests.test_fastpath_twisted`.
 """

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import TimeoutFactory, WrappingFactory
 from twisted.trial.unittest import TestCase
 
-from yatxmilter.fastpath import adoptable
+from yatxmilter.protocol._descriptor_set import adoptable
 
 from .conversation_helpers import HELO, QUIT, offer, parse
 from .pathways import Mta, PathCase, reactor

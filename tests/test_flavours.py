@@ -8,8 +8,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.flavours import FLAVOURS, Reply, find_flavour
-from yatxmilter.responses import Agreement, Response
+from yatxmilter._wire.actions import Agreement, Response
+from yatxmilter.client._profiles import FLAVOURS, Reply, find_flavour
 
 REJECT = Response(c.SMFIS_REJECT, c.SMFIR_REJECT)
 TEMPFAIL = Response(c.SMFIS_TEMPFAIL, c.SMFIR_TEMPFAIL)

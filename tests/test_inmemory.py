@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
 from yatxmilter.client import MilterClient, PeerError
-from yatxmilter.inmemory import connect_in_memory
+from yatxmilter.client._in_memory import connect_in_memory
 
 
 class Recorder(Protocol):

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.legacy`: the names that 0.1.1 gave its users still mean what they meant.
+Tests of `yatxmilter._engine.legacy`: the names that 0.1.1 gave its users still mean what they meant.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
+from yatxmilter._engine.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
 
 from .conversation_helpers import MAIL, RCPT, Conversation, full, started
 

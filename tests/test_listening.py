@@ -22,9 +22,9 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from yatxmilter import listening
-from yatxmilter.connspec import server_endpoint
-from yatxmilter.listening import Adopter, Opener, adopt, close_port, open_port
+from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.service import _listening as listening
+from yatxmilter.service._listening import Adopter, Opener, adopt, close_port, open_port
 
 
 class Taking(ServerFactory):

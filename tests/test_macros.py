@@ -1,13 +1,13 @@
 """
-Tests of `yatxmilter.macros`: what C{smfi_getsymval} finds, and when a macro ends.
+Tests of `yatxmilter._wire.macros`: what C{smfi_getsymval} finds, and when a macro ends.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from yatxmilter._wire.macros import MacroStore
 from yatxmilter.errors import ProtocolError
-from yatxmilter.macros import MacroStore
 
 #: The letters of the stages that have macros, in the order of look-up, from the end.
 STAGES = b"CHMRTNE"

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.members`: what a milter asks for, and that it sees what it would see alone.
+Tests of `yatxmilter._engine.member`: what a milter asks for, and that it sees what it would see alone.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter.context import Context
+from yatxmilter._engine.context import Context
+from yatxmilter._engine.member import CALLBACKS, Member, wanted_callbacks
+from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.payloads import Offer
 from yatxmilter.errors import NegotiationError, ReturnCodeError
-from yatxmilter.macros import MacroStore
-from yatxmilter.members import CALLBACKS, Member, wanted_callbacks
-from yatxmilter.wire import Offer
 
 from .conversation_helpers import (
     DATA,

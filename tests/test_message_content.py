@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.helpers import STEADY
+from yatxmilter._mail.rfc5322 import wire_body
+from yatxmilter._wire.payloads import to_text
 from yatxmilter.errors import ValueNotSendable, WrongStage
 from yatxmilter.message import Headers, Message
-from yatxmilter.message.body import Body
-from yatxmilter.message.envelope import Client
-from yatxmilter.message.mail import Macros, Received
-from yatxmilter.message.values import decode_value, encode_value
-from yatxmilter.rfc5322 import wire_body
-from yatxmilter.wire import to_text
+from yatxmilter.message._body import Body
+from yatxmilter.message._envelope import Client
+from yatxmilter.message._mail import Macros, Received
+from yatxmilter.message._values import decode_value, encode_value
 
 Fields = list[tuple[str, str]]
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.helpers import STEADY
+from yatxmilter._mail.rfc5322 import split_mail
 from yatxmilter.client import AddHeader, ChangeHeader, InsertHeader, apply_edits
-from yatxmilter.message import least
-from yatxmilter.message.least import Wanted, least_edits
-from yatxmilter.rfc5322 import split_mail
+from yatxmilter.message import _least as least
+from yatxmilter.message._least import Wanted, least_edits
 
 Fields = list[tuple[str, str]]
 

@@ -17,11 +17,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory, noreply
 from yatxmilter import constants as c
 from yatxmilter.client import MilterClient
+from yatxmilter.client._in_memory import InMemoryConnection, connect_in_memory
 from yatxmilter.conditions import sender_matches
-from yatxmilter.inmemory import InMemoryConnection, connect_in_memory
 from yatxmilter.metrics import MilterMetrics, merge
-from yatxmilter.metrics_families import FAMILIES
 from yatxmilter.metrics_page import metrics_text
+from yatxmilter.service._metrics_families import FAMILIES
 
 MESSAGE = b"From: a\n\nbody\n"
 

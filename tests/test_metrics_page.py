@@ -18,8 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.metrics import MilterMetrics
-from yatxmilter.metrics_families import FAMILIES
 from yatxmilter.metrics_page import listen_metrics
+from yatxmilter.service._metrics_families import FAMILIES
 
 DASHBOARD = Path(__file__).parent.parent / "examples" / "deploy" / "grafana-dashboard.json"
 

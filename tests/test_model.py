@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.model`: the header as Postfix and Sendmail keep it.
+Tests of `yatxmilter._mail.header_models`: the header as Postfix and Sendmail keep it.
 
 What the two do was found out by experiment; `tests.mta.chain_equality` compares with real ones.
 """
@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.model import HeaderModel, PostfixHeader, SendmailHeader, header_model
-from yatxmilter.responses import (
+from yatxmilter._mail.header_models import HeaderModel, PostfixHeader, SendmailHeader, header_model
+from yatxmilter._mail.rfc5322 import Field
+from yatxmilter._wire.actions import (
     AddHeader,
     AddRecipient,
     ChangeHeader,
@@ -19,7 +20,6 @@ from yatxmilter.responses import (
     InsertHeader,
     ReplaceBody,
 )
-from yatxmilter.rfc5322 import Field
 
 FLAVOURS = ("postfix", "sendmail")
 

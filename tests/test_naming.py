@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.naming`: what is checked when a milter class is made.
+Tests of `yatxmilter._engine.callback_names`: what is checked when a milter class is made.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter, noreply
-from yatxmilter.members import CALLBACKS
+from yatxmilter._engine.member import CALLBACKS
 
 
 def nothing(*_: Any) -> None:

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.negotiation`: truth tables of what is asked for, offered and settled.
+Tests of `yatxmilter._wire.negotiation`: truth tables of what is asked for, offered and settled.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.errors import NegotiationError, ProtocolError
-from yatxmilter.negotiation import (
+from yatxmilter._wire.negotiation import (
     Agreement,
     Request,
     check_request,
@@ -20,7 +19,8 @@ from yatxmilter.negotiation import (
     effective_offer,
     merge,
 )
-from yatxmilter.wire import Offer
+from yatxmilter._wire.payloads import Offer
+from yatxmilter.errors import NegotiationError, ProtocolError
 
 from .helpers import STEADY, outcome, table_of
 

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.options`: each check by a table of values and what becomes of them.
+Tests of `yatxmilter._options`: each check by a table of values and what becomes of them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter.constants import ReturnCode
-from yatxmilter.interfaces import IMilter
-from yatxmilter.options import (
+from yatxmilter._options import (
     callable_option,
     choice_option,
     code_option,
@@ -25,6 +23,8 @@ from yatxmilter.options import (
     name_option,
     seconds_option,
 )
+from yatxmilter.constants import ReturnCode
+from yatxmilter.interfaces import IMilter
 
 from .helpers import outcome
 

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.packets`: cutting packets out of a byte stream.
+Tests of `yatxmilter._wire.packets`: cutting packets out of a byte stream.
 
 Packets are written out as bytes, as they were captured from libmilter and its MTAs, and are never
 made by the encoder that is under test. Each stream also arrives byte by byte and cut at each place.
@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from yatxmilter._wire.packets import PacketSplitter, encode_packet
 from yatxmilter.errors import ProtocolError
-from yatxmilter.packets import PacketSplitter, encode_packet
 
 from .helpers import STEADY, byte_by_byte, every_split, outcome
 

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.page`: what is printed, and what never is.
+Tests of `yatxmilter._cli.terminal`: what is printed, and what never is.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import io
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.page import Page
+from yatxmilter._cli.terminal import Page
 
 
 class Terminal(io.TextIOWrapper):

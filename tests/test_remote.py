@@ -13,9 +13,9 @@ from zope.interface.verify import verifyObject
 
 from yatxmilter import Milter, noreply
 from yatxmilter import constants as c
+from yatxmilter._wire.payloads import Offer, encode_offer
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.remote import RemoteMilter, RemoteMilterFactory
-from yatxmilter.wire import Offer, encode_offer
 
 from .conversation_helpers import (
     ABORT,

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
-from yatxmilter.wire import Offer, encode_offer
+from yatxmilter._wire.payloads import Offer, encode_offer
 
 from .conversation_helpers import (
     ABORT,

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.replies`: what is a reply, and the text that libmilter makes of it.
+Tests of `yatxmilter._wire.replies`: what is a reply, and the text that libmilter makes of it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from yatxmilter._wire.replies import format_multiline_reply, format_reply
 from yatxmilter.errors import ValueNotSendable
-from yatxmilter.replies import format_multiline_reply, format_reply
 
 from .helpers import outcome
 

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.responses`: what the MTA's side makes of a milter's packets.
+Tests of `yatxmilter._wire.actions`: what the MTA's side makes of a milter's packets.
 """
 
 from __future__ import annotations
@@ -7,8 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.errors import PeerError
-from yatxmilter.responses import (
+from yatxmilter._wire.actions import (
     AddHeader,
     AddRecipient,
     Agreement,
@@ -23,7 +22,8 @@ from yatxmilter.responses import (
     read_edit,
     read_response,
 )
-from yatxmilter.wire import Offer, encode_offer
+from yatxmilter._wire.payloads import Offer, encode_offer
+from yatxmilter.errors import PeerError
 
 from .helpers import outcome, table_of
 

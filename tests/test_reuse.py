@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from yatxmilter import constants as c
-from yatxmilter.wire import Offer, encode_offer
+from yatxmilter._wire.payloads import Offer, encode_offer
 
 from .conversation_helpers import (
     BODY,

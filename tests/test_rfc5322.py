@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.rfc5322 import Field, Mail, split_mail, wire_body
+from yatxmilter._mail.rfc5322 import Field, Mail, split_mail, wire_body
 
 from .helpers import STEADY, table_of
 

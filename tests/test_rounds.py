@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.rounds`: coroutines stepped by hand, and single answers that are awaited.
+Tests of `yatxmilter._engine.pending`: coroutines stepped by hand, and single answers that are awaited.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.commands import EOM_ROW
-from yatxmilter.rounds import Pending, run_coroutine
+from yatxmilter._engine.pending import Pending, run_coroutine
+from yatxmilter._wire.commands import EOM_ROW
 
 SETTING: ContextVar[str] = ContextVar("SETTING", default="outside")
 

@@ -27,11 +27,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
-from yatxmilter.cli import serve, serve_log, serve_service
-from yatxmilter.cli.serve_milters import Reloadable, build_factory
-from yatxmilter.cli.serve_options import ConfigurationError
-from yatxmilter.cli.serve_service import Options, ServeService, make_worker, makeService
-from yatxmilter.notify import Notifier
+from yatxmilter._cli import serve, serve_log, serve_service
+from yatxmilter._cli.serve_milters import Reloadable, build_factory
+from yatxmilter._cli.serve_options import ConfigurationError
+from yatxmilter._cli.serve_service import Options, ServeService, make_worker, makeService
+from yatxmilter.service._notify import Notifier
 
 MODULE = """
 from yatxmilter import Milter, MilterFactory

@@ -1,14 +1,14 @@
 """
-Tests of `yatxmilter.session`: which calls commands give, state by state.
+Tests of `yatxmilter._engine.command_order`: which calls commands give, state by state.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import commands
 from yatxmilter import constants as c
-from yatxmilter.session import Session
+from yatxmilter._engine.command_order import Session
+from yatxmilter._wire import commands
 
 from .sessions import (
     PAYLOADS,

@@ -1,15 +1,15 @@
 """
-Tests of `yatxmilter.session`: broken packets, macro packets, and streams however they arrive.
+Tests of `yatxmilter._engine.command_order`: broken packets, macro packets, and streams however they arrive.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import commands
+from yatxmilter._engine.command_order import Session
+from yatxmilter._wire import commands
+from yatxmilter._wire.packets import encode_packet
 from yatxmilter.errors import ProtocolError
-from yatxmilter.packets import encode_packet
-from yatxmilter.session import Session
 
 from .helpers import byte_by_byte, every_split
 from .sessions import (

@@ -40,9 +40,9 @@ from tests.conversation_helpers import (
 from tests.remotes import RemoteConversation, serving
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
-from yatxmilter.backlog import Backlog
+from yatxmilter._engine.shadow_queue import Backlog
+from yatxmilter._engine.shadow_statistics import Report, Shadow, describe_edit
 from yatxmilter.conditions import client_in, recipient_matches
-from yatxmilter.tally import Report, Shadow, describe_edit
 
 WITH_ID = MAIL + RCPT + DATA + HEADER + EOH + BODY + macros("E", b"i", b"4Xq1") + EOM
 SPEAKING = ["connect", "helo", "envfrom", "envrcpt", "data", "header", "eoh", "body", "eom"]

@@ -26,10 +26,10 @@ from tests.smtp_session import (
     recorder,
 )
 from yatxmilter import Milter, MilterFactory
+from yatxmilter._wire.actions import AddHeader, ChangeHeader, InsertHeader, ReplaceBody
 from yatxmilter.client import apply_edits
 from yatxmilter.constants import SMFIP_HDR_LEADSPC, SMFIS_CONTINUE, SMFIS_REJECT, SMFIS_SKIP
-from yatxmilter.responses import AddHeader, ChangeHeader, InsertHeader, ReplaceBody
-from yatxmilter.smtp.content import Content
+from yatxmilter.smtp._content import Content
 
 
 def editor(edit: Any) -> type[Milter]:

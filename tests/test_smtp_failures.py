@@ -24,7 +24,7 @@ from yatxmilter import Milter, MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.remote import RemoteMilterFactory
 from yatxmilter.smtp import MilterESMTP, MilterSMTPFactory, SMTPMilters
-from yatxmilter.smtp.values import auth_values, connect_values, tls_values
+from yatxmilter.smtp._values import auth_values, connect_values, tls_values
 
 Calls = list[tuple[Any, ...]]
 

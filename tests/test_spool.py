@@ -1,12 +1,12 @@
 """
-Tests of `yatxmilter.spool`: a body that is kept, read in chunks and replaced.
+Tests of `yatxmilter._mail.body_spool`: a body that is kept, read in chunks and replaced.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.spool import BodySpool
+from yatxmilter._mail.body_spool import BodySpool
 
 
 class SpoolTests(SynchronousTestCase):

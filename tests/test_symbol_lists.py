@@ -1,13 +1,13 @@
 """
-Tests of `yatxmilter.negotiation`: the macro names that several milters ask for.
+Tests of `yatxmilter._wire.negotiation`: the macro names that several milters ask for.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.negotiation import DEFAULT_SYMBOLS, Request, merge
-from yatxmilter.wire import Offer
+from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS, Request, merge
+from yatxmilter._wire.payloads import Offer
 
 
 class SymbolListTests(SynchronousTestCase):

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.transaction`: a whole message, in Postfix's order, up to where Postfix stops.
+Tests of `yatxmilter.client._message`: a whole message, in Postfix's order, up to where Postfix stops.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
+from yatxmilter._wire.actions import AddHeader, Quarantine, Response
 from yatxmilter.client import Agreement, Outcome, PeerError, select_macros
 from yatxmilter.errors import ValueNotSendable
-from yatxmilter.responses import AddHeader, Quarantine, Response
 
 from .milterside import CONTINUE, Packet, Rig, letters_of, packet, reply
 

@@ -1,17 +1,13 @@
 """
-Tests of `yatxmilter.verdicts`: which return codes are legal, how far they reach, what is sent.
+Tests of `yatxmilter._engine.return_codes`: which return codes are legal, how far they reach, what is sent.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import commands
 from yatxmilter import constants as c
-from yatxmilter.commands import CALLBACK_STEPS
-from yatxmilter.constants import ReturnCode
-from yatxmilter.errors import ReturnCodeError
-from yatxmilter.verdicts import (
+from yatxmilter._engine.return_codes import (
     CONTINUE_PACKET,
     SKIP_PACKET,
     check_code,
@@ -19,6 +15,10 @@ from yatxmilter.verdicts import (
     fallback,
     response,
 )
+from yatxmilter._wire import commands
+from yatxmilter._wire.commands import CALLBACK_STEPS
+from yatxmilter.constants import ReturnCode
+from yatxmilter.errors import ReturnCodeError
 
 from .helpers import outcome
 

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.watch`: deadlines pass when they should, and not a moment sooner.
+Tests of `yatxmilter.protocol._time_limits`: deadlines pass when they should, and not a moment sooner.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.watch import Deadline
+from yatxmilter.protocol._time_limits import Deadline
 
 
 class DeadlineTests(SynchronousTestCase):

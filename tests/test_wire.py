@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.wire`: text, strings and header fields, one table for each kind of payload.
+Tests of `yatxmilter._wire.payloads`: text, strings and header fields, one table for each kind of payload.
 
 What is malformed has a row for each way to be so.
 """
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import wire
+from yatxmilter._wire import payloads
 from yatxmilter.errors import ProtocolError, ValueNotSendable
 
 from .helpers import STEADY, STRINGS, table_of
@@ -27,7 +27,7 @@ class TextTests(SynchronousTestCase):
         """
         for value in range(256):
             data = b"a" + bytes([value]) + b"z"
-            self.assertEqual(wire.from_text(wire.to_text(data)), data)
+            self.assertEqual(payloads.from_text(payloads.to_text(data)), data)
 
     @STEADY
     @given(st.binary())
@@ -35,33 +35,33 @@ class TextTests(SynchronousTestCase):
         """
         Any bytes, UTF-8 or not, are the same after decoding and encoding.
         """
-        self.assertEqual(wire.from_text(wire.to_text(data)), data)
+        self.assertEqual(payloads.from_text(payloads.to_text(data)), data)
 
     def test_utf8(self) -> None:
         """
         UTF-8 is read as what it means, and text is written as UTF-8.
         """
-        self.assertEqual(wire.to_text(b"<gr\xc3\xbcn@example.com>"), "<gr\xfcn@example.com>")
-        self.assertEqual(wire.from_text("<gr\xfcn@example.com>"), b"<gr\xc3\xbcn@example.com>")
+        self.assertEqual(payloads.to_text(b"<gr\xc3\xbcn@example.com>"), "<gr\xfcn@example.com>")
+        self.assertEqual(payloads.from_text("<gr\xfcn@example.com>"), b"<gr\xc3\xbcn@example.com>")
 
     def test_other_bytes_are_escaped(self) -> None:
         """
         A byte that is not UTF-8 becomes a lone surrogate, as with surrogateescape.
         """
-        self.assertEqual(wire.to_text(b"gr\xfcn"), "gr\udcfcn")
-        self.assertEqual(wire.from_text("gr\udcfcn"), b"gr\xfcn")
+        self.assertEqual(payloads.to_text(b"gr\xfcn"), "gr\udcfcn")
+        self.assertEqual(payloads.from_text("gr\udcfcn"), b"gr\xfcn")
 
     def test_bytes_pass(self) -> None:
         """
         Bytes are sent unchanged, text or not.
         """
-        self.assertEqual(wire.from_text(b"\xff\xfe"), b"\xff\xfe")
+        self.assertEqual(payloads.from_text(b"\xff\xfe"), b"\xff\xfe")
 
     def test_surrogate_that_is_no_byte(self) -> None:
         """
         A surrogate that stands for no byte cannot be encoded, and says so.
         """
-        self.assertRaises(UnicodeEncodeError, wire.from_text, "\ud800")
+        self.assertRaises(UnicodeEncodeError, payloads.from_text, "\ud800")
 
 
 class TextArgumentTests(SynchronousTestCase):
@@ -80,7 +80,7 @@ class TextArgumentTests(SynchronousTestCase):
             ("", b""),
             (b"", b""),
         ]
-        self.assertEqual([(row, wire.text_argument("reason", row)) for row, _ in rows], rows)
+        self.assertEqual([(row, payloads.text_argument("reason", row)) for row, _ in rows], rows)
 
     def test_refused(self) -> None:
         """
@@ -88,7 +88,7 @@ class TextArgumentTests(SynchronousTestCase):
         """
         rows = (None, 5, True, ("a",), object, "\ud800")
         self.assertEqual(
-            table_of(lambda row: wire.text_argument("reason", row), rows),
+            table_of(lambda row: payloads.text_argument("reason", row), rows),
             dict.fromkeys(rows, ValueNotSendable),
         )
 
@@ -96,9 +96,9 @@ class TextArgumentTests(SynchronousTestCase):
         """
         The error says which text it was, and which value.
         """
-        error = self.assertRaises(ValueNotSendable, wire.text_argument, "reason", 5)
+        error = self.assertRaises(ValueNotSendable, payloads.text_argument, "reason", 5)
         self.assertEqual(str(error), "reason 5 is not str or bytes")
-        error = self.assertRaises(ValueNotSendable, wire.text_argument, "reason", "a\ud800")
+        error = self.assertRaises(ValueNotSendable, payloads.text_argument, "reason", "a\ud800")
         self.assertIn(r"reason 'a\ud800' cannot be encoded", str(error))
 
 
@@ -111,10 +111,10 @@ class StringTests(SynchronousTestCase):
         """
         Each string gets its NUL, an empty one too.
         """
-        self.assertEqual(wire.encode_strings(b"<a@example.com>", b"SIZE=42"),
+        self.assertEqual(payloads.encode_strings(b"<a@example.com>", b"SIZE=42"),
                          b"<a@example.com>\0SIZE=42\0")  # fmt: skip
-        self.assertEqual(wire.encode_strings(b""), b"\0")
-        self.assertEqual(wire.encode_strings(b"X-Old", b""), b"X-Old\0\0")
+        self.assertEqual(payloads.encode_strings(b""), b"\0")
+        self.assertEqual(payloads.encode_strings(b"X-Old", b""), b"X-Old\0\0")
 
     ARGV = {
         b"<a@example.com>\0": (["<a@example.com>"],),
@@ -135,7 +135,7 @@ class StringTests(SynchronousTestCase):
         """
         MAIL and RCPT: empty strings are kept, bytes behind the last NUL dropped, no NUL is fatal.
         """
-        self.assertEqual(table_of(wire.decode_strings, self.ARGV), self.ARGV)
+        self.assertEqual(table_of(payloads.decode_strings, self.ARGV), self.ARGV)
 
     @STEADY
     @given(st.lists(STRINGS, min_size=1, max_size=5))
@@ -143,8 +143,8 @@ class StringTests(SynchronousTestCase):
         """
         Any strings without a NUL survive encoding and decoding.
         """
-        (argv,) = wire.decode_strings(wire.encode_strings(*strings))
-        self.assertEqual([wire.from_text(arg) for arg in argv], strings)
+        (argv,) = payloads.decode_strings(payloads.encode_strings(*strings))
+        self.assertEqual([payloads.from_text(arg) for arg in argv], strings)
 
     HELO = {
         b"mail.example.org\0": ("mail.example.org",),
@@ -161,7 +161,7 @@ class StringTests(SynchronousTestCase):
         """
         HELO: text up to the first NUL; without a NUL at its end the command is dropped in silence.
         """
-        self.assertEqual(table_of(wire.decode_string, self.HELO), self.HELO)
+        self.assertEqual(table_of(payloads.decode_string, self.HELO), self.HELO)
 
     LINES = {
         b"VRFY root\0": ("VRFY root",),
@@ -177,20 +177,22 @@ class StringTests(SynchronousTestCase):
         """
         UNKNOWN: the line ends at its first NUL, or with the packet if it has none.
         """
-        self.assertEqual(table_of(wire.decode_line, self.LINES), self.LINES)
+        self.assertEqual(table_of(payloads.decode_line, self.LINES), self.LINES)
 
     def test_nothing(self) -> None:
         """
         DATA, EOH, BODYEOB, ABORT and QUIT have no arguments, whatever comes with them.
         """
-        self.assertEqual(table_of(wire.decode_nothing, [b"", b"abc\0"]), {b"": (), b"abc\0": ()})
+        self.assertEqual(
+            table_of(payloads.decode_nothing, [b"", b"abc\0"]), {b"": (), b"abc\0": ()}
+        )
 
     def test_raw(self) -> None:
         """
         BODY is bytes, untouched: NULs, line ends and bytes that are no text included.
         """
         rows = [b"Hello\r\n", b"a\0b\0", b"\xff\r", b"\n.\r\n", b""]
-        self.assertEqual(table_of(wire.decode_raw, rows), {row: (row,) for row in rows})
+        self.assertEqual(table_of(payloads.decode_raw, rows), {row: (row,) for row in rows})
 
 
 class HeaderTests(SynchronousTestCase):
@@ -226,7 +228,7 @@ class HeaderTests(SynchronousTestCase):
         """
         HEADER: extra strings are ignored; a missing second string or a missing last NUL is fatal.
         """
-        self.assertEqual(table_of(wire.decode_header, self.ROWS), self.ROWS)
+        self.assertEqual(table_of(payloads.decode_header, self.ROWS), self.ROWS)
 
     @STEADY
     @given(STRINGS.filter(bool), STRINGS)
@@ -234,8 +236,8 @@ class HeaderTests(SynchronousTestCase):
         """
         Any name and value without a NUL survive encoding and decoding.
         """
-        decoded = wire.decode_header(wire.encode_strings(name, value))
-        self.assertEqual(tuple(map(wire.from_text, decoded)), (name, value))
+        decoded = payloads.decode_header(payloads.encode_strings(name, value))
+        self.assertEqual(tuple(map(payloads.from_text, decoded)), (name, value))
 
     INDEXED = {
         (0, b"X-Top", b"one"): b"\x00\x00\x00\x00X-Top\x00one\x00",
@@ -250,10 +252,10 @@ class HeaderTests(SynchronousTestCase):
         INSHEADER and CHGHEADER put a big-endian index before name and value, and it comes back.
         """
         for (index, name, value), payload in self.INDEXED.items():
-            self.assertEqual(wire.encode_indexed_header(index, name, value), payload)
+            self.assertEqual(payloads.encode_indexed_header(index, name, value), payload)
             self.assertEqual(
-                wire.decode_indexed_header(payload),
-                (index, wire.to_text(name), wire.to_text(value)),
+                payloads.decode_indexed_header(payload),
+                (index, payloads.to_text(name), payloads.to_text(value)),
             )
 
     def test_malformed_indexed(self) -> None:
@@ -262,5 +264,5 @@ class HeaderTests(SynchronousTestCase):
         """
         rows = (b"", b"\0\0\0", b"\0\0\0\1", b"\0\0\0\1N\0", b"\0\0\0\1N\0v")
         self.assertEqual(
-            table_of(wire.decode_indexed_header, rows), dict.fromkeys(rows, ProtocolError)
+            table_of(payloads.decode_indexed_header, rows), dict.fromkeys(rows, ProtocolError)
         )

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.wire`: the payloads that have a layout of their own.
+Tests of `yatxmilter._wire.payloads`: the payloads that have a layout of their own.
 
 These are CONNECT, macro packets and OPTNEG. What is malformed has a row for each way to be so.
 """
@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import wire
+from yatxmilter._wire import payloads
+from yatxmilter._wire.payloads import ConnectInfo, Offer
 from yatxmilter.constants import SMFIA_INET, SMFIA_INET6, SMFIA_UNIX, SMFIA_UNKNOWN
 from yatxmilter.errors import ProtocolError
-from yatxmilter.wire import ConnectInfo, Offer
 
 from .helpers import STEADY, STRINGS, table_of
 
@@ -51,9 +51,10 @@ class ConnectTests(SynchronousTestCase):
         """
         Each family has its layout, for reading and for writing.
         """
-        self.assertEqual(table_of(wire.decode_connect, self.CANONICAL), self.CANONICAL)
+        self.assertEqual(table_of(payloads.decode_connect, self.CANONICAL), self.CANONICAL)
         self.assertEqual(
-            {wire.encode_connect(info): info for info in self.CANONICAL.values()}, self.CANONICAL
+            {payloads.encode_connect(info): info for info in self.CANONICAL.values()},
+            self.CANONICAL,
         )
 
     ADDRESSES = {
@@ -91,7 +92,7 @@ class ConnectTests(SynchronousTestCase):
 
     @staticmethod
     def _address(row: bytes) -> str:
-        return wire.decode_connect(b"h\0" + row[:1] + b"\0\0" + row[1:] + b"\0").address
+        return payloads.decode_connect(b"h\0" + row[:1] + b"\0\0" + row[1:] + b"\0").address
 
     def test_addresses(self) -> None:
         """
@@ -118,14 +119,14 @@ class ConnectTests(SynchronousTestCase):
         A missing family, port, address or last NUL closes the connection.
         """
         rows = dict.fromkeys(self.MALFORMED, ProtocolError)
-        self.assertEqual(table_of(wire.decode_connect, rows), rows)
+        self.assertEqual(table_of(payloads.decode_connect, rows), rows)
 
     def test_unknown_family(self) -> None:
         """
         For an unknown family what stands behind it is ignored.
         """
         self.assertEqual(
-            wire.decode_connect(b"localhost\0Ujunk"), ("localhost", SMFIA_UNKNOWN, 0, "")
+            payloads.decode_connect(b"localhost\0Ujunk"), ("localhost", SMFIA_UNKNOWN, 0, "")
         )
 
     def test_errors_name_the_reason(self) -> None:
@@ -163,8 +164,8 @@ class MacroTests(SynchronousTestCase):
         Names and values are written behind the stage's letter, and read back.
         """
         for packet, (letter, macros) in self.PACKETS.items():
-            self.assertEqual(wire.encode_macros(letter, macros), packet)
-            self.assertEqual(wire.decode_macros(packet[6:]), macros)
+            self.assertEqual(payloads.encode_macros(letter, macros), packet)
+            self.assertEqual(payloads.decode_macros(packet[6:]), macros)
 
     ROWS: dict[bytes, dict[str, str | None]] = {
         b"": {},
@@ -184,7 +185,7 @@ class MacroTests(SynchronousTestCase):
         """
         Bytes behind the last NUL are dropped, an odd last name has no value, the first of two wins.
         """
-        self.assertEqual(table_of(wire.decode_macros, self.ROWS), self.ROWS)
+        self.assertEqual(table_of(payloads.decode_macros, self.ROWS), self.ROWS)
 
     @STEADY
     @given(st.dictionaries(STRINGS, STRINGS, max_size=5))
@@ -192,8 +193,8 @@ class MacroTests(SynchronousTestCase):
         """
         Any names and values without a NUL survive encoding and decoding.
         """
-        text = {wire.to_text(name): wire.to_text(value) for name, value in macros.items()}
-        self.assertEqual(wire.decode_macros(wire.encode_macros(ord("R"), text)[6:]), text)
+        text = {payloads.to_text(name): payloads.to_text(value) for name, value in macros.items()}
+        self.assertEqual(payloads.decode_macros(payloads.encode_macros(ord("R"), text)[6:]), text)
 
 
 class OfferTests(SynchronousTestCase):
@@ -222,10 +223,10 @@ class OfferTests(SynchronousTestCase):
         Words are big-endian and unsigned; symbol lists stand in ascending order of their stages.
         """
         for packet, (offer, lists) in self.PACKETS.items():
-            self.assertEqual(wire.encode_offer(offer, lists), packet)
-            self.assertEqual(wire.decode_offer(packet[5:]), offer)
+            self.assertEqual(payloads.encode_offer(offer, lists), packet)
+            self.assertEqual(payloads.decode_offer(packet[5:]), offer)
             self.assertEqual(
-                wire.split_symbol_lists(packet[5:]),
+                payloads.split_symbol_lists(packet[5:]),
                 {stage: names.decode() for stage, names in lists.items()},
             )
 
@@ -233,7 +234,7 @@ class OfferTests(SynchronousTestCase):
         """
         An offer without symbol lists is twelve bytes.
         """
-        self.assertEqual(len(wire.encode_offer(Offer(6, 0, 0))), 17)
+        self.assertEqual(len(payloads.encode_offer(Offer(6, 0, 0))), 17)
 
     OFFERS: dict[bytes, Any] = {
         b"": ProtocolError,
@@ -246,7 +247,7 @@ class OfferTests(SynchronousTestCase):
         """
         An offer of fewer than twelve bytes is fatal; what stands behind them is ignored.
         """
-        self.assertEqual(table_of(wire.decode_offer, self.OFFERS), self.OFFERS)
+        self.assertEqual(table_of(payloads.decode_offer, self.OFFERS), self.OFFERS)
 
     LISTS: dict[bytes, Any] = {
         b"": {},
@@ -264,5 +265,5 @@ class OfferTests(SynchronousTestCase):
         Symbol lists are read by stage; an empty one counts, a cut one is refused.
         """
         words = b"\0" * 12
-        split: Callable[[bytes], Any] = lambda row: wire.split_symbol_lists(words + row)  # noqa: E731
+        split: Callable[[bytes], Any] = lambda row: payloads.split_symbol_lists(words + row)  # noqa: E731
         self.assertEqual(table_of(split, self.LISTS), self.LISTS)

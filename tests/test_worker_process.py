@@ -26,8 +26,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from yatxmilter import worker, workers
-from yatxmilter.worker import work
+from yatxmilter.service import _worker as worker
+from yatxmilter.service import _workers as workers
+from yatxmilter.service._worker import work
 from yatxmilter.workers import WorkerService
 
 #: What a supervised worker serves: it says something, and does not come to its end unless hurried.
