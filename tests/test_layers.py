@@ -36,7 +36,7 @@ LAYERS = (
     ("__init__",),
     # the MTA's side; processes and what they tell
     ("client", "service"),
-    ("logs", "metrics", "metrics_page", "workers"),
+    ("connspec", "logs", "metrics", "metrics_page", "workers"),
     # kits on top of both sides
     ("remote", "smtp", "testing"),
     # the command
