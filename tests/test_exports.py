@@ -203,13 +203,6 @@ class PublicNameTests(SynchronousTestCase):
             for name in set(PUBLIC[module]) & set(PUBLIC["yatxmilter"]):
                 self.assertIs(getattr(yatxmilter, name), getattr(import_module(module), name))
 
-    def test_version(self) -> None:
-        """
-        The package names the version that setup.py gives it.
-        """
-        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-        self.assertIn(f'version="{yatxmilter.__version__}"', setup)
-
 
 class HeaderTests(SynchronousTestCase):
     """
