@@ -60,7 +60,7 @@ setup(
         "dev": [*TEST, *DOCS, *LINT],
     },
     packages=[*find_packages(include=["yatxmilter", "yatxmilter.*"]), "twisted.plugins"],
-    package_data={"yatxmilter": ["py.typed"], "yatxmilter.cli": ["*.eml"]},
+    package_data={"yatxmilter": ["py.typed"], "yatxmilter._cli": ["*.eml"]},
     zip_safe=False,
     py_modules=["pytest_yatxmilter"],
     entry_points={

@@ -9,9 +9,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter.context import Context
+from yatxmilter._engine.context import Context
+from yatxmilter._wire.macros import MacroStore
 from yatxmilter.errors import ValueNotSendable
-from yatxmilter.macros import MacroStore
 
 from .helpers import outcome
 

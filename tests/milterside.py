@@ -18,8 +18,8 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
+from yatxmilter._wire.payloads import Offer, PacketSplitter, encode_offer, encode_packet
 from yatxmilter.client import MilterClient, Response
-from yatxmilter.wire import Offer, PacketSplitter, encode_offer, encode_packet
 
 Packet = tuple[str, bytes]
 

@@ -20,8 +20,8 @@ from twisted.test import iosim
 from zope.interface import implementer
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
+from yatxmilter._wire.payloads import Offer, PacketSplitter, encode_offer
 from yatxmilter.remote import RemoteMilterFactory
-from yatxmilter.wire import Offer, PacketSplitter, encode_offer
 
 from .conversation_helpers import (
     BODY,

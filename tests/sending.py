@@ -21,8 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
-from yatxmilter.cli import send
-from yatxmilter.wire import Offer, PacketSplitter, encode_offer, encode_packet
+from yatxmilter._cli import send
+from yatxmilter._wire.payloads import Offer, PacketSplitter, encode_offer, encode_packet
 
 MESSAGE = (
     b"Return-Path: <sender@example.org>\n"

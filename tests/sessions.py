@@ -1,5 +1,5 @@
 """
-A driver for `yatxmilter.session` in tests.
+A driver for `yatxmilter._engine.command_order` in tests.
 
 It stands in for what is above a session: it pulls calls, and notes the end of a message where a
 callback ends one. It answers nothing, so all is as if each callback had continued.
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from yatxmilter.packets import encode_packet
-from yatxmilter.session import Session
+from yatxmilter._engine.command_order import Session
+from yatxmilter._wire.packets import encode_packet
 
 #: A payload for each command, as an MTA would send it.
 PAYLOADS = {

@@ -163,7 +163,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 def inner(dotted: str) -> str | None:
     """
-    Name the module of ours that an import is about: ``yatxmilter.wire.Offer`` is about ``wire``.
+    Name the module of ours that an import is about: ``yatxmilter._wire.payloads.Offer`` is about ``wire``.
     """
     first, _, rest = dotted.partition(".")
     if first != "yatxmilter":

@@ -24,7 +24,7 @@ from twisted.internet.test import test_tcp as tcp_tests
 from twisted.internet.test import test_unix as unix_tests
 from twisted.test import test_tcp as old_tcp_tests
 
-from yatxmilter.fastpath import ConnectionSet, Served
+from yatxmilter.protocol._descriptor_set import ConnectionSet, Served
 
 #: The reactors that are tried, with an ``epoll`` among the descriptors that they watch.
 REACTORS = ("SelectReactor", "PollReactor", "EPollReactor", "AsyncioSelectorReactor")

@@ -1,7 +1,7 @@
 """
 ``python -m yatxmilter``: one sub-command for each thing to do.
 
-A sub-command is a row of `_COMMANDS` and a module of `yatxmilter.cli`.
+A sub-command is a row of `_COMMANDS` and a module of `yatxmilter._cli`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from yatxmilter import __version__
-from yatxmilter.cli import demo, replay, send, serve, trace
+from yatxmilter._cli import demo, replay, send, serve, trace
 
 __all__ = ["main"]
 

@@ -16,15 +16,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter import constants as c
+from yatxmilter._engine.callback_names import check_callback_names
+from yatxmilter._engine.context import Context
+from yatxmilter._engine.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
+from yatxmilter._engine.shadow_statistics import Shadow, shadow_option
+from yatxmilter._options import callable_option, code_option, name_option, seconds_option
 from yatxmilter.conditions import Condition, MailView, condition_option
 from yatxmilter.constants import ReturnCode
-from yatxmilter.context import Context
 from yatxmilter.errors import WrongStage
 from yatxmilter.interfaces import IMilter, IMilterFactory
-from yatxmilter.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
-from yatxmilter.naming import check_callback_names
-from yatxmilter.options import callable_option, code_option, name_option, seconds_option
-from yatxmilter.tally import Shadow, shadow_option
 
 __all__ = ["Milter", "MilterFactory", "noreply"]
 

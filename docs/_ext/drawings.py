@@ -16,7 +16,7 @@ from html import escape
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from yatxmilter.commands import ALL_COMMANDS, CALLBACK_STEPS, legal_commands
+from yatxmilter._wire.commands import ALL_COMMANDS, CALLBACK_STEPS, legal_commands
 
 from .tables import ROOT, STATES, MadeFromCode
 

@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from yatxmilter import MilterFactory, MilterProtocolFactory, constants
-from yatxmilter.commands import ACTIONS, ALL_COMMANDS, CALLBACK_STEPS, Command, legal_commands
+from yatxmilter._wire.commands import ACTIONS, ALL_COMMANDS, CALLBACK_STEPS, Command, legal_commands
 from yatxmilter.constants import ReturnCode
 
 ROOT = Path(__file__).parent.parent.parent

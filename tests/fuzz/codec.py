@@ -10,13 +10,13 @@ from __future__ import annotations
 from contextlib import suppress
 
 from yatxmilter import constants as c
-from yatxmilter.addresses import DECODERS
-from yatxmilter.commands import ACTIONS, ALL_COMMANDS
+from yatxmilter._engine.addresses import DECODERS
+from yatxmilter._wire.actions import read_agreement, read_edit, read_response
+from yatxmilter._wire.commands import ACTIONS, ALL_COMMANDS
+from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.packets import PacketSplitter, encode_packet
+from yatxmilter._wire.payloads import Offer, decode_macros, encode_offer, split_symbol_lists
 from yatxmilter.errors import PeerError, ProtocolError
-from yatxmilter.macros import MacroStore
-from yatxmilter.packets import PacketSplitter, encode_packet
-from yatxmilter.responses import read_agreement, read_edit, read_response
-from yatxmilter.wire import Offer, decode_macros, encode_offer, split_symbol_lists
 
 from .choices import Choices
 

@@ -20,7 +20,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from yatxmilter import MilterProtocolFactory
-from yatxmilter.conversation import MERGES
+from yatxmilter._engine.connection import MERGES
 
 from .choices import Choices
 from .model import EDITS, Model, Packet

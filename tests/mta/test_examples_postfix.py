@@ -17,8 +17,8 @@ from pathlib import Path
 
 import dkim
 
-from tests.test_example_dkim_signer import make_key, public_record
-from tests.test_example_side_by_side import MESSAGE, MESSAGES, libmilter, pymilter, yatxmilter
+from tests.examples.test_dkim_signer import make_key, public_record
+from tests.examples.test_side_by_side import MESSAGE, MESSAGES, libmilter, pymilter, yatxmilter
 
 from .control import ROOT
 from .hosting import HostCase
@@ -52,7 +52,7 @@ from pathlib import Path
 from twisted.internet import reactor
 from twisted.names import dns
 from twisted.names.server import DNSServerFactory
-from tests.test_example_authentication_results import Zone
+from tests.examples.test_authentication_results import Zone
 
 zone = Zone("")
 zone.publish(b"sel._domainkey.good-mail.example", Path(sys.argv[1]).read_bytes())

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import dkim
 
-from tests.test_example_dkim_signer import make_key
+from tests.examples.test_dkim_signer import make_key
 
 from .bench import MESSAGE
 from .control import ROOT

@@ -5,5 +5,5 @@
 from twisted.application.service import ServiceMaker
 
 yatxmilter = ServiceMaker(
-    "yatxmilter", "yatxmilter.cli.serve_service", "Milters for Postfix and Sendmail", "yatxmilter"
+    "yatxmilter", "yatxmilter._cli.serve_service", "Milters for Postfix and Sendmail", "yatxmilter"
 )

@@ -5,10 +5,10 @@ Override `MessageMilter.message`. What is edited on the object is sent as the le
 actions that do it, once the message has ended.
 """
 
-from yatxmilter.message.envelope import Client, Recipient, Recipients
-from yatxmilter.message.headers import HeaderField, Headers
-from yatxmilter.message.mail import Message
-from yatxmilter.message.milter import MessageMilter
+from yatxmilter.message._envelope import Client, Recipient, Recipients
+from yatxmilter.message._headers import HeaderField, Headers
+from yatxmilter.message._mail import Message
+from yatxmilter.message._milter import MessageMilter
 
 __all__ = [
     "Client",

@@ -5,8 +5,8 @@ Milters for Twisted's own SMTP server.
 other programs, asked in the order and at the steps at which Postfix would ask them.
 """
 
-from yatxmilter.smtp.factory import MilterSMTPFactory
-from yatxmilter.smtp.milters import SMTPMilters
-from yatxmilter.smtp.server import MilterESMTP
+from yatxmilter.smtp._factory import MilterSMTPFactory
+from yatxmilter.smtp._milters import SMTPMilters
+from yatxmilter.smtp._server import MilterESMTP
 
 __all__ = ["MilterESMTP", "MilterSMTPFactory", "SMTPMilters"]

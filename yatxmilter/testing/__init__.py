@@ -5,13 +5,13 @@ Tests of milters: an MTA in memory, which shows what Postfix or Sendmail would m
 the mixin `MilterTestMixin`.
 """
 
-from yatxmilter.flavours import Reply
-from yatxmilter.testing.answers import Answer, Sent
-from yatxmilter.testing.mta import InMemoryMTA
-from yatxmilter.testing.session import Session
-from yatxmilter.testing.trial import MilterTestMixin
-from yatxmilter.testing.values import Call, Delivered, Path
-from yatxmilter.testing.watching import MilterTestFailure
+from yatxmilter.client._profiles import Reply
+from yatxmilter.testing._answers import Answer, Sent
+from yatxmilter.testing._mta import InMemoryMTA
+from yatxmilter.testing._session import Session
+from yatxmilter.testing._trial import MilterTestMixin
+from yatxmilter.testing._values import Call, Delivered, Path
+from yatxmilter.testing._watching import MilterTestFailure
 
 __all__ = [
     "Answer",

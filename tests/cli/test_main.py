@@ -1,0 +1,186 @@
+"""
+Tests of ``python -m yatxmilter``: the command line, in this process and as a program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import runpy
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter import __main__, __version__
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def command(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """
+    Run ``python -m yatxmilter`` as a program, without a terminal.
+    """
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, "-m", "yatxmilter", *words],
+        env=environ,
+        timeout=60,
+        check=False,
+        **{"capture_output": True, **options},
+    )
+
+
+class MainTests(SynchronousTestCase):
+    """
+    Arguments, help and exit status.
+    """
+
+    def main(self, *words: str) -> tuple[int, str, str]:
+        """
+        Call ``main``; give the status, and what was printed on both streams.
+        """
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = __main__.main(words)
+        return status, out.getvalue(), err.getvalue()
+
+    def test_version(self) -> None:
+        """
+        ``--version`` prints the package's version.
+        """
+        self.assertEqual(self.main("--version"), (0, f"yatxmilter {__version__}\n", ""))
+
+    def test_help(self) -> None:
+        """
+        ``--help`` names every command, and a command's own gives an example of its use.
+        """
+        status, out, _ = self.main("--help")
+        self.assertEqual(status, 0)
+        for row in __main__._COMMANDS:
+            self.assertIn(row.summary, out)
+            status, own, _ = self.main(row.name, "--help")
+            self.assertEqual(status, 0)
+            self.assertIn(f"python -m yatxmilter {row.name}", own)
+
+    def test_wrong_arguments(self) -> None:
+        """
+        Without a command, or with one that does not exist, usage is printed and the status is 2.
+        """
+        for words in ((), ("nonsense",), ("demo", "--nonsense")):
+            status, out, err = self.main(*words)
+            self.assertEqual((status, out), (2, ""))
+            self.assertIn("usage: yatxmilter", err)
+
+    def use(self, run: Any) -> None:
+        """
+        Have one command only, which does this.
+        """
+
+        def add_arguments(parser: ArgumentParser) -> None:
+            parser.add_argument("word")
+
+        module: Any = SimpleNamespace(add_arguments=add_arguments, run=run)
+        row = __main__._Row("act", module, "act", "python -m yatxmilter act")
+        self.patch(__main__, "_COMMANDS", (row,))
+
+    def test_run(self) -> None:
+        """
+        A command gets its arguments, and its status is the program's.
+        """
+        words: list[str] = []
+
+        def run(arguments: Namespace) -> int:
+            words.append(arguments.word)
+            return 7
+
+        self.use(run)
+        self.assertEqual(self.main("act", "now"), (7, "", ""))
+        self.assertEqual(words, ["now"])
+
+    def test_closed_pipe(self) -> None:
+        """
+        When nobody reads the output any more the status is 1, and there is no complaint.
+        """
+        reading, writing = os.pipe()
+        os.close(reading)
+
+        def run(arguments: Namespace) -> int:
+            print("to nobody")
+            return 0
+
+        self.use(run)
+        with (
+            os.fdopen(writing, "w") as stream,
+            contextlib.redirect_stdout(stream),
+        ):
+            self.assertEqual(__main__.main(["act", "now"]), 1)
+
+    def test_no_output(self) -> None:
+        """
+        Started without standard output, as by a shell's ``>&-``, a command runs all the same.
+        """
+        self.patch(sys, "stdout", None)
+        self.use(lambda arguments: print("nobody reads this"))
+        self.assertIsNone(__main__.main(["act", "now"]))
+        sys.stdout.close()
+
+    def test_as_program(self) -> None:
+        """
+        Run as a program, the package takes the process's arguments and leaves with the status.
+        """
+        for words, status in ((["--version"], 0), (["nonsense"], 2)):
+            self.patch(sys, "argv", ["yatxmilter", *words])
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                # By its path: pytest's own loader, which loads a package that has a plugin for
+                # pytest, gives runpy no code.
+                leaving = self.assertRaises(
+                    SystemExit, runpy.run_path, __main__.__file__, run_name="__main__"
+                )
+            self.assertEqual(leaving.code, status)
+
+
+class ProgramTests(SynchronousTestCase):
+    """
+    The program as it is started.
+    """
+
+    def test_demo(self) -> None:
+        """
+        The demo runs, prints without colour into a pipe, and ends by itself.
+        """
+        result = command("demo")
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        self.assertIn("+Subject: [demo] Grüße".encode(), result.stdout)
+        self.assertNotIn(b"\x1b", result.stdout)
+
+    def test_bad_file(self) -> None:
+        """
+        A file that is not there gives one line of complaint and status 2.
+        """
+        result = command("demo", "/no/such/file.eml")
+        self.assertEqual((result.returncode, result.stdout), (2, b""))
+        self.assertEqual(
+            result.stderr, b"yatxmilter demo: cannot read /no/such/file.eml: No such file or"
+            b" directory\n"
+        )  # fmt: skip
+
+    def test_closed_pipe(self) -> None:
+        """
+        Whoever reads only the beginning of the output causes no complaint.
+        """
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            result = command("demo", capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+        finally:
+            os.close(writing)
+        self.assertEqual((result.returncode, result.stderr), (1, b""))

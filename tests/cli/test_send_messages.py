@@ -1,0 +1,238 @@
+"""
+Tests of `yatxmilter._cli.messages`: what is found at a path, and its envelope.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter._cli.messages import Source, bracketed, read_messages
+
+MBOX = (
+    b"From one@example.org Mon Nov 23 01:00:00 2026\n"
+    b"Subject: one\n"
+    b"\n"
+    b"From here on there is no end.\n"
+    b">From the start\n"
+    b">>From it all\n"
+    b"\n"
+    b"From MAILER-DAEMON Mon Nov 23 02:00:00 2026\n"
+    b"Subject: two\n"
+    b"\n"
+    b"\n"
+    b"From three@example.org  Tue, 24 Nov 26 03:04 +0100\n"
+    b"Subject: three\n"
+    b"\n"
+    b"no empty line at the end\n"
+)
+
+
+class FolderCase(SynchronousTestCase):
+    """
+    A test with a folder of its own.
+    """
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def write(self, name: str, data: bytes) -> str:
+        """
+        Write a file, and give its path.
+        """
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return str(path)
+
+
+class ReadTests(FolderCase):
+    """
+    Files, mailboxes and folders.
+    """
+
+    def test_message(self) -> None:
+        """
+        A file is a message, byte for byte.
+        """
+        data = b"Subject: \xe9\r\n\r\n\0\r\n"
+        path = self.write("m.eml", data)
+        self.assertEqual(list(read_messages([path])), [Source(path, data)])
+
+    def test_mbox(self) -> None:
+        """
+        A file that begins with a From line is an mbox: its messages come without the marks of it,
+        and a line "From ..." inside a paragraph does not end one.
+        """
+        path = self.write("inbox", MBOX)
+        found = list(read_messages([path]))
+        self.assertEqual([one.name for one in found], [f"{path}:{n}" for n in (1, 2, 3)])
+        self.assertEqual(
+            [one.data for one in found],
+            [
+                b"Subject: one\n\nFrom here on there is no end.\nFrom the start\n>From it all\n",
+                b"Subject: two\n\n",
+                b"Subject: three\n\nno empty line at the end\n",
+            ],
+        )
+        self.assertEqual(
+            [one.sender() for one in found], ["<one@example.org>", "<>", "<three@example.org>"]
+        )
+
+    def test_mbox_of_crlf(self) -> None:
+        """
+        An mbox may have CR LF for line ends.
+        """
+        path = self.write("inbox", MBOX.replace(b"\n", b"\r\n") + b"\r\n")
+        found = list(read_messages([path]))
+        self.assertEqual(found[1].data, b"Subject: two\r\n\r\n")
+        self.assertTrue(found[2].data.endswith(b"at the end\r\n"))
+
+    def test_maildir(self) -> None:
+        """
+        A folder with "new" and "cur" is a Maildir; what is in "tmp" is not read, nor are dot files.
+        """
+        for name in ("cur/b:2,S", "cur/a:2,S", "new/z", "new/.hidden", "tmp/t"):
+            self.write(name, b"Subject: " + name.encode() + b"\n\n")
+        names = [Path(one.name).name for one in read_messages([str(self.folder)])]
+        self.assertEqual(names, ["z", "a:2,S", "b:2,S"])
+
+    def test_folder(self) -> None:
+        """
+        Another folder has message files in it; folders in it are not entered.
+        """
+        for name in ("2.eml", "1.eml", "cur/3.eml"):
+            self.write(name, b"A: b\n\n")
+        names = [Path(one.name).name for one in read_messages([str(self.folder)])]
+        self.assertEqual(names, ["1.eml", "2.eml"])
+
+    def test_standard_input(self) -> None:
+        """
+        A dash is standard input, a message or an mbox.
+        """
+        for data, count in ((b"A: b\n\n", 1), (MBOX, 3)):
+            self.patch(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+            self.assertEqual(len(list(read_messages(["-"]))), count)
+
+    def test_no_standard_input(self) -> None:
+        """
+        Where standard input is closed, that is the error.
+        """
+        self.patch(sys, "stdin", None)
+        (found,) = read_messages(["-"])
+        self.assertEqual(found.error, "cannot be read: standard input is closed")
+
+    def test_errors(self) -> None:
+        """
+        What is not there, is empty or is no message is given as an error, and the rest is read.
+        """
+        good = self.write("good", b"A: b\n\n")
+        (self.folder / "none").mkdir()
+        paths = [
+            str(self.folder / "missing"),
+            self.write("empty", b""),
+            self.write("text", b"no field\n"),
+            self.write(
+                "mbox", b"From a@example.org\nno field\n\nFrom b@example.org 1:00\nA: b\n\n"
+            ),
+            str(self.folder / "none"),
+            good,
+        ]
+        self.assertEqual(
+            [one.error.partition(":")[0] for one in read_messages(paths)],
+            [
+                "cannot be read",
+                *["is no message"] * 3,
+                "",
+                "is a folder without messages in it",
+                "",
+            ],
+        )
+
+    def test_one_at_a_time(self) -> None:
+        """
+        A path is not looked at before its messages are wanted.
+        """
+        first = self.write("first", b"A: b\n\n")
+        found = read_messages([first, str(self.folder / "later")])
+        next(found)
+        self.write("later", b"C: d\n\n")
+        self.assertEqual([one.data for one in found], [b"C: d\n\n"])
+
+
+class EnvelopeTests(SynchronousTestCase):
+    """
+    Sender and recipients, from the message.
+    """
+
+    def test_sender(self) -> None:
+        """
+        The From line counts first, then Return-Path, Sender, From; without any there is none.
+        """
+        fields = [
+            b"Return-Path: <bounce@example.org>\n",
+            b"Sender: The Staff <staff@example.org>\n",
+            b"From: One <one@example.org>, two@example.org\n",
+            b"X: y\n",
+        ]
+        expected = ["<bounce@example.org>", "<staff@example.org>", "<one@example.org>", "<>"]
+        senders = [Source("", b"".join(fields[n:]) + b"\n").sender() for n in range(4)]
+        self.assertEqual(senders, expected)
+        marked = Source("", b"".join(fields), b"From mark@example.org now\n")
+        self.assertEqual(marked.sender(), "<mark@example.org>")
+
+    def test_null_sender(self) -> None:
+        """
+        An empty Return-Path is that of a bounce, and a mark without an address is none.
+        """
+        data = b"Return-Path: <>\nFrom: a@example.org\n\n"
+        self.assertEqual(Source("", data).sender(), "<>")
+        for mark in (b"From \n", b"From - Mon Nov 23 01:00:00 2026\n"):
+            self.assertEqual(Source("", data, mark).sender(), "<>")
+
+    def test_recipients(self) -> None:
+        """
+        Delivered-To counts first, then To, Cc and Bcc, each address once; or it is the postmaster.
+        """
+        people = (
+            b"To: A <a@example.com>,\n b@example.com\nCc: a@example.com, Team: c@example.com;\n"
+        )
+        self.assertEqual(
+            Source("", people + b"Bcc: d@example.com\n\n").recipients(),
+            ["<a@example.com>", "<b@example.com>", "<c@example.com>", "<d@example.com>"],
+        )
+        delivered = b"Delivered-To: me@example.com\n"
+        self.assertEqual(Source("", delivered + people).recipients(), ["<me@example.com>"])
+        for nobody in (b"X: y\n\n", b"To: undisclosed-recipients:;\n\n"):
+            self.assertEqual(Source("", nobody).recipients(), ["<postmaster>"])
+
+    def test_odd_bytes(self) -> None:
+        """
+        Bytes that are not UTF-8 survive; a NUL does not.
+        """
+        source = Source("", b"To: caf\xe9@example.com\nFrom: a\0b@example.org\n\n")
+        self.assertEqual(source.recipients(), ["<caf\udce9@example.com>"])
+        self.assertEqual(source.sender(), "<ab@example.org>")
+
+    def test_field(self) -> None:
+        """
+        The first field of a name counts, in any case; without one it is empty.
+        """
+        source = Source("", b"MESSAGE-id: <1>\nMessage-Id: <2>\n\n")
+        self.assertEqual((source.field(b"message-id"), source.field(b"x")), (" <1>", ""))
+
+    def test_brackets(self) -> None:
+        """
+        Brackets are added where there are none.
+        """
+        self.assertEqual(
+            [bracketed(text) for text in ("a@b", " <a@b>", "", "<>")],
+            ["<a@b>", "<a@b>", "<>", "<>"],
+        )

@@ -1,0 +1,98 @@
+"""
+Tests of `yatxmilter._engine.callback_names`: what is checked when a milter class is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter import Milter, noreply
+from yatxmilter._engine.member import CALLBACKS
+
+
+def nothing(*_: Any) -> None:
+    """
+    Be a callback.
+    """
+
+
+class NamingTests(SynchronousTestCase):
+    """
+    A class whose names or flags are wrong cannot be made.
+    """
+
+    def refusal(self, *bases: type, **members: Any) -> str:
+        """
+        Give the words with which a class is refused.
+        """
+        with self.assertRaises(TypeError) as caught:
+            type("Wrong", bases or (Milter,), members)
+        return str(caught.exception)
+
+    def test_every_callback(self) -> None:
+        """
+        Each real name is taken, under functions of any kind.
+        """
+        for name in CALLBACKS:
+            type("Right", (Milter,), {name: nothing})
+            type("Right", (Milter,), {name: staticmethod(nothing)})
+
+    def test_not_callable(self) -> None:
+        """
+        A callback that nobody could call is refused, by its name; what gives one later is not.
+        """
+        for name in CALLBACKS:
+            words = self.refusal(**{name: None})
+            self.assertEqual(words, f"Wrong.{name} is None, expected a function")
+        type("Right", (Milter,), {"xxfi_helo": property(lambda self: nothing)})
+
+    def test_nearest(self) -> None:
+        """
+        A name that is wrong is named with its class, and the nearest that is right.
+        """
+        table = {
+            "xxfi_heloo": "xxfi_helo",
+            "xxfi_Body": "xxfi_body",
+            "xxfi_header_field": "xxfi_header",
+            "xxfi_rcpt": "xxfi_envrcpt",
+            "xxfi_flag": "xxfi_flags",
+            "xxfi_": "xxfi_eo",
+        }
+        for wrong, right in table.items():
+            words = self.refusal(**{wrong: nothing})
+            self.assertIn(f"Wrong.{wrong} ", words)
+            self.assertIn(f"the nearest is {right}", words)
+
+    def test_mixin(self) -> None:
+        """
+        A wrong name in a mixin is found where the milter class is made.
+        """
+        mixin = type("Mixin", (), {"xxfi_bdoy": nothing})
+        self.assertIn("xxfi_body", self.refusal(mixin, Milter))
+
+    def test_other_names(self) -> None:
+        """
+        Names that do not begin like callbacks are the user's own.
+        """
+        type("Right", (Milter,), {"_xxfi_helper": nothing, "helper_xxfi_": 1, "smfi_own": nothing})
+
+    def test_noreply(self) -> None:
+        """
+        `noreply` is for callbacks that have an SMFIP_NR_* flag.
+        """
+        type("Right", (Milter,), {"xxfi_helo": noreply(lambda self, helohost: None)})
+        for name in ("xxfi_eom", "xxfi_abort", "xxfi_close", "xxfi_negotiate", "xxfi_mta_connect"):
+            words = self.refusal(**{name: noreply(lambda *_: None)})
+            self.assertIn(name, words)
+            self.assertIn("noreply", words)
+
+    def test_flags(self) -> None:
+        """
+        `xxfi_flags` are a number or None.
+        """
+        for right in (None, 0, 0x1FF):
+            type("Right", (Milter,), {"xxfi_flags": right})
+        for wrong in ("0", True, 1.0, [1]):
+            self.assertIn(repr(wrong), self.refusal(xxfi_flags=wrong))

@@ -1,0 +1,193 @@
+"""
+Tests of `yatxmilter._engine.chain_edits`: the edits of several milters as those of one filter.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.mail.test_header_models import EDITS, START, model
+from yatxmilter import constants as c
+from yatxmilter._engine.chain_edits import ChainEdits, edit_packet
+from yatxmilter._mail.header_models import HeaderModel, header_model
+from yatxmilter._wire.actions import (
+    AddHeader,
+    AddRecipient,
+    ChangeHeader,
+    ChangeSender,
+    DeleteRecipient,
+    Edit,
+    InsertHeader,
+    Quarantine,
+    read_edit,
+)
+
+
+def read(packet: bytes) -> Edit:
+    """
+    Read an edit from its packet.
+    """
+    return read_edit(packet[4], packet[5:], c.SMFI_CURR_ACTS)
+
+
+def merged(flavour: str, *filters: list[Edit], start: tuple[str, ...] = START) -> list[Edit]:
+    """
+    Give the edits of one filter for those of several.
+    """
+    first, header, packets = run(flavour, filters, start)
+    return [read(packet) for packet in packets]
+
+
+def run(
+    flavour: str, filters: tuple[list[Edit], ...] | list[list[Edit]], start: tuple[str, ...] = START
+) -> tuple[HeaderModel, HeaderModel, list[bytes]]:
+    """
+    Have several filters edit.
+
+    :return: The header before and after it, and what goes to the MTA.
+    """
+    header = model(flavour, *start)
+    first = header.copy()
+    edits = ChainEdits(header)
+    for one in filters:
+        header.begin_filter(shows_header=True)
+        for edit in one:
+            edits.add(edit, _packet(edit), header)
+            header.apply(edit)
+    return first, header, edits.packets(header)
+
+
+def _packet(edit: Edit) -> bytes:
+    if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
+        return edit_packet(edit)
+    letters = {AddRecipient: b"+", DeleteRecipient: b"-", ChangeSender: b"e", Quarantine: b"q"}
+    strings = b"".join(text.encode() + b"\0" for text in edit if isinstance(text, str))
+    payload = letters[type(edit)] + strings
+    return len(payload).to_bytes(4, "big") + payload
+
+
+class OrderTests(SynchronousTestCase):
+    """
+    What is sent as it was made, and what is left out.
+    """
+
+    def test_as_made(self) -> None:
+        """
+        Edits that mean the same to one filter as to several are sent as they were made.
+        """
+        one: list[Edit] = [AddHeader("X", "1"), InsertHeader(1, "Y", "2"), AddRecipient("<a>")]
+        two: list[Edit] = [ChangeHeader(1, "B", "z"), Quarantine("why"), DeleteRecipient("<b>")]
+        for flavour in ("postfix", "sendmail"):
+            self.assertEqual(merged(flavour, one, two), one + two)
+
+    def test_undone(self) -> None:
+        """
+        A value that a later milter changes again is left out.
+        """
+        one: list[Edit] = [ChangeHeader(1, "B", "first")]
+        two: list[Edit] = [AddHeader("X", "1"), ChangeHeader(1, "b", "second")]
+        self.assertEqual(merged("postfix", one, two), two)
+
+    def test_not_undone(self) -> None:
+        """
+        One of another field of the name, a deletion, or one before the count has moved stays.
+        """
+        other = ChangeHeader(1, "A", "1")
+        for earlier in (
+            ChangeHeader(2, "A", "x"),
+            ChangeHeader(1, "A", ""),
+            AddHeader("A", "x"),
+        ):
+            for flavour in ("postfix", "sendmail"):
+                first, header, packets = run(flavour, [[earlier, other]])
+                self.assertEqual(packets, [_packet(earlier), _packet(other)])
+
+    def test_added_twice_by_change(self) -> None:
+        """
+        A change that adds is no change, so both stay.
+        """
+        far = ChangeHeader(9, "B", "x")
+        self.assertEqual(merged("postfix", [far], [far]), [far, far])
+
+    def test_envelope(self) -> None:
+        """
+        Of senders the last counts unless the earlier gave arguments; a recipient that is deleted
+        later is not added, and none is added twice.
+        """
+        plain, other = ChangeSender("<a>"), ChangeSender("<b>")
+        with_arguments = ChangeSender("<c>", "RET=HDRS")
+        self.assertEqual(merged("postfix", [plain], [other]), [other])
+        self.assertEqual(merged("postfix", [with_arguments], [other]), [with_arguments, other])
+        new, gone = AddRecipient("<n>"), DeleteRecipient("<n>")
+        self.assertEqual(merged("postfix", [new], [AddRecipient("<m>"), new])[0], new)
+        self.assertEqual(len(merged("postfix", [new], [new])), 1)
+        self.assertEqual(merged("postfix", [new, plain], [gone]), [plain, gone])
+        self.assertEqual(merged("postfix", [gone], [new]), [gone, new])
+
+    def test_body(self) -> None:
+        """
+        The last body counts, and comes last.
+        """
+        header = model("postfix", *START)
+        edits = ChainEdits(header)
+        edits.replace_body([b"old"])
+        edits.add(AddRecipient("<a>"), b"packet", header)
+        edits.replace_body([b"new", b"body"])
+        self.assertEqual(edits.packets(header), [b"packet", b"new", b"body"])
+
+
+class RewrittenTests(SynchronousTestCase):
+    """
+    What an MTA would misunderstand.
+    """
+
+    def test_sendmail_counts_the_deleted(self) -> None:
+        """
+        After a deletion Sendmail counts on for the same filter, but not for the next one.
+        """
+        first: list[Edit] = [ChangeHeader(1, "A", ""), AddRecipient("<r>")]
+        second: list[Edit] = [ChangeHeader(1, "A", "x")]
+        self.assertEqual(
+            merged("sendmail", first, second),
+            [AddRecipient("<r>"), ChangeHeader(1, "A", ""), ChangeHeader(2, "a", "x")],
+        )
+        self.assertEqual(merged("postfix", first, second), first + second)
+
+    def test_change_of_what_was_added(self) -> None:
+        """
+        A change that added a field in its place is not left out, or it would be added elsewhere.
+        """
+        first: list[Edit] = [ChangeHeader(1, "X", "1"), ChangeHeader(9, "B", "b")]
+        second: list[Edit] = [ChangeHeader(1, "X", "2")]
+        self.assertEqual(
+            merged("postfix", first, second),
+            [InsertHeader(7, "X", "2"), InsertHeader(8, "B", "b")],
+        )
+
+    @given(
+        st.sampled_from(["postfix", "sendmail"]),
+        st.lists(st.lists(EDITS, max_size=4), max_size=3),
+    )
+    @settings(max_examples=150, deadline=None)
+    def test_same_message(self, flavour: str, filters: list[list[Edit]]) -> None:
+        """
+        Whatever several filters do, one that sends the result comes to the same message.
+        """
+        first, header, packets = run(flavour, filters)
+        alone = header_model(flavour, leading_space=False)
+        alone.slots = first.copy().slots
+        for packet in packets:
+            alone.apply(read(packet))
+        self.assertEqual(alone.fields(), header.fields())
+
+    def test_packets(self) -> None:
+        """
+        An edit of the header is written as it is read; there is no packet for others here.
+        """
+        edits = (AddHeader("A", " é"), InsertHeader(3, "B", ""), ChangeHeader(1, "C", "\udcff"))
+        for edit in edits:
+            self.assertEqual(read(edit_packet(edit)), edit)
+        with self.assertRaises(TypeError):
+            edit_packet(Quarantine("why"))

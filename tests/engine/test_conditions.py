@@ -1,0 +1,870 @@
+"""
+``MilterFactory(when=...)``: which mail a milter is shown, and what it is told late.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.conversation_helpers import (
+    ABORT,
+    BODY,
+    CONNECT,
+    DATA,
+    DECLINED,
+    EOH,
+    EOM,
+    HEADER,
+    HELO,
+    MAIL,
+    MESSAGE,
+    QUIT,
+    QUIT_NC,
+    RCPT,
+    UNKNOWN,
+    Conversation,
+    ConversationTestCase,
+    Waiting,
+    full,
+    macros,
+    milter,
+    names,
+    packet,
+    started,
+    strings,
+)
+from yatxmilter import MilterFactory
+from yatxmilter import constants as c
+from yatxmilter._wire.commands import CONNECT_ROW, DATA_ROW, HELO_ROW, MAIL_ROW, RCPT_ROW
+from yatxmilter._wire.macros import MacroStore
+from yatxmilter.conditions import (
+    Condition,
+    MailView,
+    authenticated,
+    client_in,
+    known_at,
+    macro_is,
+    over_tls,
+    recipient_matches,
+    sender_matches,
+)
+
+MERGES = ("first", "strictest", "chain")
+OTHER_RCPT = packet("R", b"<other@example.org>\0")
+
+
+def view(**known: Any) -> MailView:
+    """
+    Make a view without macros.
+    """
+    return MailView(MacroStore().get, **known)
+
+
+def view_of_macros(letter: str, **known: str) -> MailView:
+    """
+    Make a view of a message with macros of one stage.
+    """
+    store = MacroStore()
+    pairs = [text for name, value in known.items() for text in ("{" + name + "}", value)]
+    store.put(letter.encode() + strings(*(text.encode() for text in pairs)))
+    return MailView(store.get)
+
+
+def behind(condition: Any, made: Any, **options: Any) -> MilterFactory:
+    """
+    Make the factory of a milter behind a condition.
+    """
+    return MilterFactory(made, when=condition, **options)
+
+
+def always(at: str) -> Condition:
+    """
+    Make a condition that is true, from a stage on.
+    """
+    return known_at(at)(lambda mail: True)
+
+
+class ReadyConditionTests(SynchronousTestCase):
+    """
+    The conditions that are there to be used.
+    """
+
+    def test_networks(self) -> None:
+        """
+        ``client_in`` knows IPv4, IPv6 and IPv4 written as IPv6; what has no address is outside.
+        """
+        inside = client_in("192.0.2.0/24", "2001:db8::/32")
+        cases = [
+            (IPv4Address("TCP", "192.0.2.7", 1), True),
+            (IPv4Address("TCP", "198.51.100.7", 1), False),
+            (IPv6Address("TCP", "2001:db8::1", 1), True),
+            (IPv6Address("TCP", "::ffff:192.0.2.1", 1), True),
+            (IPv6Address("TCP", "2001:db9::1", 1), False),
+            (UNIXAddress(b"/run/socket"), False),
+            (None, False),
+        ]
+        for address, expected in cases:
+            found = inside.evaluate(view(client=address), CONNECT_ROW)
+            self.assertIs(found, expected, address)
+
+    def test_addresses(self) -> None:
+        """
+        Patterns of senders are addresses, domains, subdomains, local parts or the empty sender.
+        """
+        cases = [
+            ("user@example.com", "<User@Example.COM>", True),
+            ("user@example.com", "<other@example.com>", False),
+            ("example.com", "<x@example.com>", True),
+            ("example.com", "<x@sub.example.com>", False),
+            (".example.com", "<x@sub.example.com>", True),
+            (".example.com", "<x@example.com>", False),
+            ("postmaster@", "<postmaster@example.org>", True),
+            ("postmaster@", "<postmaster>", True),
+            ("postmaster@", "<x@example.org>", False),
+            ("<>", "<>", True),
+            ("<>", "<x@example.org>", False),
+            ("example.com", "<@relay.example.org:x@example.com>", True),
+            ("example.com", "<>", False),
+        ]
+        for pattern, address, expected in cases:
+            found = sender_matches(pattern).evaluate(view(sender=(address,)), MAIL_ROW)
+            self.assertIs(found, expected, (pattern, address))
+            found = recipient_matches(pattern).evaluate(view(recipient=(address,)), RCPT_ROW)
+            self.assertIs(found, expected, (pattern, address))
+
+    def test_no_address(self) -> None:
+        """
+        A sender that is not there matches nothing.
+        """
+        self.assertIs(sender_matches("<>", "a@").evaluate(view(), MAIL_ROW), False)
+
+    def test_macros(self) -> None:
+        """
+        Log-in, TLS and other macros are looked up; without a value any but the empty one will do.
+        """
+        cases = [
+            (authenticated(), "M", {"auth_authen": "user"}, True),
+            (authenticated(), "M", {"auth_type": "PLAIN"}, True),
+            (authenticated(), "M", {"auth_type": ""}, False),
+            (over_tls(), "H", {"tls_version": "TLSv1.3"}, True),
+            (over_tls(), "H", {"cipher": "x"}, False),
+            (macro_is("{daemon_name}", "smtps", "relay"), "C", {"daemon_name": "relay"}, True),
+            (macro_is("{daemon_name}", "smtps"), "C", {"daemon_name": "relay"}, False),
+            (macro_is("{own}"), "M", {"own": "1"}, True),
+            (macro_is("{own}"), "M", {"own": ""}, False),
+        ]
+        for condition, letter, known, expected in cases:
+            found = condition.evaluate(view_of_macros(letter, **known), MAIL_ROW)
+            self.assertIs(found, expected, known)
+
+    def test_when_macros_are_known(self) -> None:
+        """
+        A macro is looked at with the callback it comes with: the MTA's habit, or what is said.
+        """
+        for condition, row in [
+            (macro_is("{daemon_name}"), CONNECT_ROW),
+            (macro_is("{cipher}"), HELO_ROW),
+            (macro_is("{own}"), MAIL_ROW),
+            (macro_is("{rcpt_mailer}"), RCPT_ROW),
+            (macro_is("{own}", at="data"), DATA_ROW),
+        ]:
+            self.assertEqual(condition.needs, {row})
+            self.assertIs(condition.evaluate(view(), row), False)
+
+    def test_three_values(self) -> None:
+        """
+        Conditions are joined as soon as their parts allow, and no sooner.
+        """
+        true, false = always("connect"), ~always("connect")
+        unknown = always("data")
+        table = [
+            (true & false, False), (true & true, True), (false & unknown, False),
+            (unknown & false, False), (true & unknown, None), (unknown & true, None),
+            (true | unknown, True), (unknown | true, True), (false | unknown, None),
+            (unknown | false, None), (false | false, False), (unknown | unknown, None),
+            (~unknown, None), (~false, True),
+        ]  # fmt: skip
+        for condition, expected in table:
+            self.assertIs(condition.evaluate(view(), CONNECT_ROW), expected)
+
+    def test_functions_join(self) -> None:
+        """
+        A plain function joins a condition from either side, as one that knows the sender.
+        """
+        by_function = lambda mail: mail.sender == ("<a@example.com>",)  # noqa: E731
+        for condition in (
+            always("connect") & by_function,
+            by_function & always("connect"),
+            ~always("connect") | by_function,
+            by_function | ~always("connect"),
+        ):
+            found = condition.evaluate(view(sender=("<a@example.com>",)), MAIL_ROW)
+            self.assertIs(found, True)
+            self.assertIs(condition.evaluate(view(sender=("<>",)), MAIL_ROW), False)
+            self.assertIs(condition.evaluate(view(), HELO_ROW), None)
+
+    def test_mistakes(self) -> None:
+        """
+        What cannot be a condition is refused where it is made.
+        """
+        for bad in (
+            lambda: client_in(),
+            lambda: client_in("example.com"),
+            lambda: client_in("192.0.2.1/24"),
+            lambda: sender_matches(""),
+            lambda: known_at("eom"),
+            lambda: macro_is("{x}", at="header"),
+        ):
+            self.assertRaises(ValueError, bad)
+        for bad in (
+            lambda: MilterFactory(when=True),  # type: ignore[arg-type]
+            lambda: MilterFactory(when=milter()),
+            lambda: always("data") & 1,
+            lambda: 1 | always("data"),
+            lambda: always("data") and always("data"),
+        ):
+            self.assertRaises(TypeError, bad)
+
+    def test_no_waiting(self) -> None:
+        """
+        A condition that waits is a mistake, and said to be one.
+        """
+
+        async def coroutine(mail: MailView) -> bool:
+            return True
+
+        for waits in (coroutine, lambda mail: Deferred()):
+            condition = known_at("connect")(waits)
+            error = self.assertRaises(TypeError, condition.evaluate, view(), CONNECT_ROW)
+            self.assertIn("cannot wait", str(error))
+
+    def test_base(self) -> None:
+        """
+        A condition of nobody's making has no value.
+        """
+        self.assertRaises(NotImplementedError, Condition().evaluate, view(), CONNECT_ROW)
+
+
+class NegotiationTests(SynchronousTestCase):
+    """
+    What a condition asks of the MTA.
+    """
+
+    def declined(self, condition: Any, made: Any) -> int:
+        """
+        Negotiate; give the steps declined.
+        """
+        _, _, steps = Conversation(behind(condition, made)).agree()
+        return steps & DECLINED
+
+    def test_steps(self) -> None:
+        """
+        The steps a condition looks at are asked for besides the milter's own; a message's
+        beginning too, unless all is known at connect.
+        """
+        only_body = milter(body=None)
+        no_body = DECLINED & ~c.SMFIP_NOBODY
+        cases = [
+            (client_in("192.0.2.0/24"), c.SMFIP_NOCONNECT),
+            (sender_matches("a@"), c.SMFIP_NOMAIL),
+            (recipient_matches("a@"), c.SMFIP_NOMAIL | c.SMFIP_NORCPT),
+            (over_tls(), c.SMFIP_NOHELO | c.SMFIP_NOMAIL),
+            (
+                always("data"),
+                c.SMFIP_NOCONNECT
+                | c.SMFIP_NOHELO
+                | c.SMFIP_NOMAIL
+                | c.SMFIP_NORCPT
+                | c.SMFIP_NODATA,
+            ),
+        ]
+        for condition, asked in cases:
+            self.assertEqual(self.declined(condition, only_body), no_body & ~asked)
+
+    def test_macros(self) -> None:
+        """
+        A macro that MTAs do not send unasked is asked for, in the milter's own list or a new one.
+        """
+
+        def negotiate(self: Any, actions: int, steps: int) -> int:
+            self.smfi_setsymlist(c.SMFIM_ENVFROM, "i")
+            return c.SMFIS_CONTINUE
+
+        condition = (
+            macro_is("{own}") & macro_is("{verify}", at="helo") & macro_is("i", at="connect")
+        )
+        factory = behind(condition & authenticated(), milter(negotiate=negotiate, eom=None))
+        ((_, payload),) = Conversation(factory).packets(
+            packet("O", b"\0\0\0\6" + b"\0\0\1\xff" + b"\0\x1f\xff\xff")
+        )
+        self.assertIn(b"\0\0\0\2i {auth_authen} {auth_type} {own}\0", payload)
+        self.assertIn(b"{cert_issuer} {verify}\0", payload)
+        self.assertIn(b" v i\0", payload)
+
+    def test_no_list_possible(self) -> None:
+        """
+        No list is made for an MTA that takes none, nor for macros that come anyway.
+        """
+        for condition, actions in ((macro_is("{own}"), 0xFF), (authenticated(), 0x1FF)):
+            conversation = Conversation(behind(condition, milter(eom=None)))
+            ((_, payload),) = conversation.packets(
+                packet("O", b"\0\0\0\6" + actions.to_bytes(4, "big") + b"\0\x1f\xff\xff")
+            )
+            self.assertEqual(len(payload), 12)
+
+    def test_retired(self) -> None:
+        """
+        A milter that is out since its negotiation failed asks for nothing, and is only closed.
+        """
+
+        def negotiate(*_: Any) -> int:
+            raise ZeroDivisionError
+
+        made = full(negotiate=negotiate)
+        conversation = Conversation(behind(always("data"), made, on_error=c.SMFIS_ACCEPT))
+        _, _, steps = conversation.agree()
+        self.assertEqual(steps & DECLINED, DECLINED)
+        conversation.send(CONNECT + HELO + MESSAGE + QUIT)
+        self.assertEqual(names(made.calls), ["negotiate", "close"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+SPEAKING = ["connect", "helo", "envfrom", "envrcpt", "data", "header", "eoh", "body", "eom"]
+
+
+class ShownTests(ConversationTestCase):
+    """
+    What a milter behind a condition is shown.
+    """
+
+    def shown(self, condition: Any, *pieces: bytes, merge: str = "first", **answers: Any) -> Any:
+        """
+        Give the names of what it is called with, in a conversation with one that wants all.
+        """
+        made = full("Gated", **answers)
+        conversation = started(full("Other"), behind(condition, made), merge=merge)
+        self.conversation = conversation
+        self.answers = conversation.letters(*pieces)
+        return names(made.calls)
+
+    def test_from_each_stage(self) -> None:
+        """
+        Whenever a condition comes true, the milter sees what it would have seen, in order.
+        """
+        for merge in MERGES:
+            for at in ("connect", "helo", "envfrom", "envrcpt", "data"):
+                calls = self.shown(always(at), CONNECT + HELO + MESSAGE + QUIT, merge=merge)
+                self.assertEqual(calls, [*SPEAKING, "close"], (merge, at))
+                self.assertEqual(self.answers, "c" * 9)
+
+    def test_never(self) -> None:
+        """
+        Whenever a condition turns out false, the milter sees nothing at all.
+        """
+        for merge in MERGES:
+            for at in ("connect", "helo", "envfrom", "envrcpt", "data"):
+                session = CONNECT + HELO + MESSAGE + MAIL + RCPT + DATA + UNKNOWN + ABORT + QUIT
+                self.assertEqual(self.shown(~always(at), session, merge=merge), [], (merge, at))
+
+    def test_skips(self) -> None:
+        """
+        A milter that is not shown a message does without its body.
+        """
+        made = full()
+        conversation = started(behind(~always("connect"), made))
+        self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE), "cccccccsc")
+
+    def test_each_message(self) -> None:
+        """
+        What depends on the message is decided for each; the connection is shown with the first.
+        """
+        other = packet("M", b"<x@example.com>\0") + MESSAGE[len(MAIL) :]
+        calls = self.shown(
+            sender_matches("example.com"), CONNECT + HELO, MESSAGE, other, MESSAGE, other
+        )
+        self.assertEqual(calls, [*SPEAKING, *SPEAKING[2:]])
+
+    def test_new_connection(self) -> None:
+        """
+        After QUIT_NC all is decided anew, and closed is what was shown.
+        """
+        far = packet("C", b"far.example.org\x004\x10\xe1198.51.100.1\0")
+        calls = self.shown(
+            client_in("192.0.2.0/24"),
+            CONNECT + HELO + MESSAGE + QUIT_NC + far + HELO + MESSAGE + QUIT_NC + CONNECT + QUIT,
+        )
+        self.assertEqual(calls, [*SPEAKING, "close", "connect", "close"])
+
+    def test_recipients(self) -> None:
+        """
+        A milter is shown the recipients that match, and the message from the first of them on.
+        """
+        made = full()
+        conversation = started(behind(recipient_matches("example.net"), made))
+        conversation.send(CONNECT + HELO + MAIL + OTHER_RCPT)
+        self.assertEqual(made.calls, [])
+        conversation.send(RCPT + OTHER_RCPT + RCPT + UNKNOWN + DATA)
+        expected = ["connect", "helo", "envfrom", "envrcpt", "envrcpt", "unknown", "data"]
+        self.assertEqual(names(made.calls), expected)
+        self.assertEqual({call[1][0] for call in made.calls[3:5]}, {"<r@example.net>"})
+
+    def test_no_recipient(self) -> None:
+        """
+        A message to nobody that matches is not shown.
+        """
+        session = CONNECT + HELO + MAIL + OTHER_RCPT + DATA + HEADER + EOH + BODY + EOM
+        self.assertEqual(self.shown(recipient_matches("example.net"), session), [])
+
+    def test_undecided_recipients(self) -> None:
+        """
+        Recipients that are not decided upon are shown when they are, at DATA or in its place.
+        """
+        late = known_at("data")(lambda mail: mail.recipient == ("<other@example.org>",))
+        made = full()
+        conversation = started(behind(recipient_matches("example.net") | late, made))
+        third = packet("R", b"<third@example.org>\0")
+        conversation.send(CONNECT + HELO + MAIL + OTHER_RCPT + third + RCPT)
+        self.assertEqual(made.calls[3:], [("envrcpt", ["<r@example.net>"])])
+        conversation.send(HEADER)
+        self.assertEqual(names(made.calls[4:]), ["envrcpt", "header"])
+        self.assertEqual(made.calls[4][1], ["<other@example.org>"])
+
+    def test_known_with_the_sender(self) -> None:
+        """
+        What is known with the sender counts for all recipients.
+        """
+        by_either = sender_matches("s@") | recipient_matches("example.net")
+        calls = self.shown(by_either, CONNECT + HELO + MAIL + OTHER_RCPT + RCPT)
+        self.assertEqual(calls, ["connect", "helo", "envfrom", "envrcpt", "envrcpt"])
+
+    def test_no_data_no_recipients(self) -> None:
+        """
+        Where no recipient was seen a condition is decided upon the message alone.
+        """
+        calls = self.shown(
+            known_at("data")(lambda mail: mail.recipients == ()), CONNECT + HELO + MAIL + ABORT
+        )
+        self.assertEqual(calls, [])
+        made = milter(eom=None, envfrom=None)
+        conversation = started(behind(macro_is("{own}", at="data"), made))
+        conversation.send(CONNECT + MAIL, macros("T", b"{own}", b"1") + DATA + EOM)
+        self.assertEqual(names(made.calls), ["envfrom", "eom"])
+
+    def test_helo_again(self) -> None:
+        """
+        A client that says HELO again is looked at again; nothing is lost or told twice.
+        """
+        condition = known_at("helo")(lambda mail: mail.helo == "second.example.org")
+        made = full()
+        conversation = started(behind(condition, made))
+        conversation.send(CONNECT + UNKNOWN + HELO + UNKNOWN)
+        self.assertEqual(made.calls, [])
+        conversation.send(packet("H", b"second.example.org\0") + UNKNOWN)
+        self.assertEqual(
+            names(made.calls), ["connect", "unknown", "helo", "unknown", "helo", "unknown"]
+        )
+
+    def test_unknown_commands(self) -> None:
+        """
+        Unknown commands are shown in their place; what is answered to them late is for nobody.
+        """
+        session = CONNECT + HELO + MAIL + UNKNOWN + RCPT + DATA
+        calls = self.shown(always("envrcpt"), session, unknown=c.SMFIS_REJECT)
+        self.assertEqual(calls, ["connect", "helo", "envfrom", "unknown", "envrcpt", "data"])
+        self.assertEqual(self.answers, "cccccc")
+        calls = self.shown(~always("envfrom"), CONNECT + MAIL + UNKNOWN)
+        self.assertEqual(calls, [])
+
+    def test_abort_and_close(self) -> None:
+        """
+        An aborted message is told to who has seen some of it, a closed connection likewise.
+        """
+        calls = self.shown(always("envrcpt"), CONNECT + HELO + MAIL + ABORT + QUIT)
+        self.assertEqual(calls, [])
+        calls = self.shown(always("envfrom"), CONNECT + HELO + MAIL + ABORT + QUIT)
+        self.assertEqual(calls, ["connect", "helo", "envfrom", "abort", "close"])
+        calls = self.shown(always("connect"), CONNECT + HELO + MAIL + ABORT + QUIT)
+        self.assertEqual(calls, ["connect", "helo", "envfrom", "abort", "close"])
+
+    def test_without_callbacks(self) -> None:
+        """
+        A milter with neither end of message nor abort nor close does without them here, too.
+        """
+        made = milter(envfrom=None)
+        del made.xxfi_abort, made.xxfi_close
+        conversation = started(behind(always("envfrom"), made), full())
+        conversation.send(CONNECT + HELO + MESSAGE + MAIL + ABORT + QUIT)
+        self.assertEqual(names(made.calls), ["envfrom", "envfrom"])
+
+    def test_macros_of_their_time(self) -> None:
+        """
+        A callback that is shown late finds the macros of its own time, and the next one today's.
+        """
+        seen = []
+
+        def look(self: Any, *_: Any) -> None:
+            seen.append((self.smfi_getsymval("j"), self.smfi_getsymval("i")))
+
+        made = milter(connect=look, helo=look, envfrom=look, envrcpt=look)
+        conversation = started(behind(always("envrcpt"), made))
+        conversation.send(macros("C", b"j", b"one") + CONNECT)
+        conversation.send(macros("H", b"j", b"two") + HELO)
+        conversation.send(macros("M", b"i", b"three") + MAIL)
+        conversation.send(macros("R", b"i", b"four") + RCPT)
+        expected = [("one", None), ("two", None), ("two", "three"), ("two", "four")]
+        self.assertEqual(seen, expected)
+
+    def test_argv_is_its_own(self) -> None:
+        """
+        What a milter does to its arguments is not seen by a condition or another milter.
+        """
+
+        def clear(self: Any, argv: list[str]) -> None:
+            argv.clear()
+
+        made = full(envfrom=clear)
+        conversation = started(
+            behind(sender_matches("s@"), made), behind(recipient_matches("r@"), full("B"))
+        )
+        conversation.send(CONNECT + HELO + MAIL + RCPT)
+        self.assertEqual(
+            conversation.protocol.milters[1].calls[2], ("envfrom", ["<s@example.org>"])
+        )
+
+
+class LateAnswerTests(ConversationTestCase):
+    """
+    What becomes of an answer that is given late.
+    """
+
+    def test_rejected_sender(self) -> None:
+        """
+        A sender rejected late is rejected for each recipient that matches, and for no other.
+        """
+
+        def refuse(self: Any, argv: list[str]) -> int:
+            self.smfi_setreply("550", "5.7.1", "no")
+            return c.SMFIS_REJECT
+
+        made = full(envfrom=refuse)
+        conversation = started(full("Other"), behind(recipient_matches("example.net"), made))
+        answers = conversation.packets(
+            CONNECT + HELO + MAIL + OTHER_RCPT + RCPT + OTHER_RCPT + RCPT
+        )
+        refusal = ("y", b"550 5.7.1 no\0")
+        go_on = ("c", b"")
+        self.assertEqual(answers, [*[go_on] * 4, refusal, go_on, refusal])
+        self.assertEqual(conversation.letters(DATA + HEADER + EOH + BODY + EOM), "ccccc")
+        self.assertEqual(names(made.calls), ["connect", "helo", "envfrom"])
+        conversation.send(ABORT + QUIT)
+        self.assertEqual(names(made.calls), ["connect", "helo", "envfrom", "close"])
+
+    def test_rejected_connection(self) -> None:
+        """
+        A connection rejected late is rejected with each of its messages, without another call.
+        """
+        for merge in MERGES:
+            made = full(connect=c.SMFIS_REJECT)
+            conversation = started(behind(sender_matches("s@"), made), merge=merge)
+            other = packet("M", b"<x@example.com>\0")
+            answers = conversation.letters(CONNECT + HELO + MAIL, other + ABORT, MAIL, UNKNOWN)
+            self.assertEqual(answers, "ccrcrc")
+            self.assertEqual(names(made.calls), ["connect"])
+
+    def test_accepted_connection(self) -> None:
+        """
+        A connection accepted late is accepted with each of its messages.
+        """
+        for merge in MERGES:
+            made = full(helo=c.SMFIS_ACCEPT)
+            conversation = started(behind(always("envrcpt"), made), merge=merge)
+            answers = conversation.letters(CONNECT + HELO + MAIL + RCPT, MAIL + RCPT)
+            self.assertEqual(answers, "cccaca", merge)
+            self.assertEqual(names(made.calls), ["connect", "helo"])
+
+    def test_at_data(self) -> None:
+        """
+        What is known at DATA only ends the message there.
+        """
+        made = full(envfrom=c.SMFIS_DISCARD)
+        conversation = started(behind(always("data"), made))
+        self.assertEqual(conversation.letters(CONNECT + HELO + MAIL + RCPT + DATA), "ccccd")
+
+    def test_recipients_refused_late(self) -> None:
+        """
+        Recipients that are in already stay, with a warning; a message to nobody else is refused.
+        """
+
+        def only_second(self: Any, argv: list[str]) -> int:
+            return c.SMFIS_REJECT if argv[0] == "<r@example.net>" else c.SMFIS_CONTINUE
+
+        made = full(envrcpt=only_second)
+        conversation = started(behind(always("data"), made))
+        answers = conversation.letters(CONNECT + HELO + MAIL + OTHER_RCPT + RCPT + DATA + EOH)
+        self.assertEqual(answers, "ccccccc")
+        self.assertIn("refused 1 recipients", self.log_text())
+        self.assertEqual(conversation.letters(MAIL + RCPT + DATA), "ccr")
+        self.assertEqual(names(made.calls)[-2:], ["envfrom", "envrcpt"])
+
+    def test_discarded_recipient(self) -> None:
+        """
+        A late DISCARD of a recipient is about the message, as it always is.
+        """
+        conversation = started(behind(always("data"), full(envrcpt=c.SMFIS_DISCARD)))
+        self.assertEqual(conversation.letters(CONNECT + HELO + MAIL + RCPT + DATA), "ccccd")
+
+    def test_silence(self) -> None:
+        """
+        A milter that promised not to answer may say so late.
+        """
+        made = full(quiet=("helo",), helo=c.SMFIS_NOREPLY)
+        conversation = started(behind(always("envfrom"), made))
+        self.assertEqual(conversation.letters(CONNECT + HELO + MAIL), "cc")
+        self.assertEqual(names(made.calls), ["connect", "helo", "envfrom"])
+        self.assertEqual(self.failures(), [])
+
+    def test_failure(self) -> None:
+        """
+        A callback that fails late is logged with its own name, and ``on_error`` is answered.
+        """
+
+        def fail(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        for on_error, answer in ((c.SMFIS_TEMPFAIL, "t"), (c.SMFIS_CONTINUE, "c")):
+            self.events.clear()
+            made = full(connect=fail)
+            conversation = started(behind(always("envfrom"), made, on_error=on_error))
+            self.assertEqual(conversation.letters(CONNECT + HELO + MAIL), "cc" + answer)
+            self.assertEqual(len(self.failures()), 1)
+            self.assertIn("failed in xxfi_connect", self.log_text())
+
+    def test_illegal_code(self) -> None:
+        """
+        A code that is not legal where it was late is a failure, too.
+        """
+        conversation = started(behind(always("envfrom"), full(connect=c.SMFIS_DISCARD)))
+        self.assertEqual(conversation.letters(CONNECT + HELO + MAIL), "cct")
+        self.assertEqual(len(self.failures()), 1)
+
+    def test_no_edits(self) -> None:
+        """
+        A callback shown late, even at the end of the message, may make no edits; the end may.
+        """
+        outcomes = []
+
+        def edit(self: Any, *_: Any) -> None:
+            try:
+                self.smfi_addheader("X-Late", "1")
+            except Exception as error:
+                outcomes.append(type(error).__name__)
+            else:
+                outcomes.append("edited")
+
+        made = milter(envfrom=edit, eom=edit)
+        conversation = started(behind(always("data"), made))
+        self.assertEqual(conversation.letters(CONNECT + MAIL + RCPT + EOM), "ccchc")
+        self.assertEqual(outcomes, ["WrongStage", "edited"])
+
+    def test_deferred(self) -> None:
+        """
+        Late callbacks may wait: the MTA waits with them, and the next one is called after that.
+        """
+        for merge in MERGES:
+            wait = {name: Waiting() for name in ("connect", "envfrom", "envrcpt", "eom")}
+            made = full(**wait)
+            conversation = started(behind(always("envrcpt"), made), merge=merge)
+            self.assertEqual(conversation.letters(CONNECT + HELO + MAIL + RCPT), "ccc")
+            self.assertEqual(names(made.calls), ["connect"])
+            wait["connect"].fire()
+            self.assertEqual(names(made.calls), ["connect", "helo", "envfrom"])
+            wait["envfrom"].fire()
+            self.assertEqual(conversation.letters(), "")
+            wait["envrcpt"].fire()
+            self.assertEqual(conversation.letters(DATA + EOH + EOM), "ccc")
+            wait["eom"].fire()
+            self.assertEqual(conversation.letters(QUIT), "c")
+            self.assertEqual(names(made.calls)[-2:], ["eom", "close"])
+
+    def test_cancelled(self) -> None:
+        """
+        When another milter ends the message, what is late waits for the next one.
+        """
+        slow = Waiting()
+        made = full(connect=slow)
+        answers = Waiting()
+        other = full("Other", envfrom=answers)
+        conversation = started(behind(always("envfrom"), made), other)
+        self.assertEqual(conversation.letters(CONNECT + HELO + MAIL), "cc")
+        answers.fire(c.SMFIS_REJECT)
+        self.assertEqual(conversation.letters(), "r")
+        self.assertEqual(slow.cancelled, 1)
+        self.assertEqual(names(made.calls), ["connect"])
+        conversation.send(MAIL)
+        self.assertEqual(names(made.calls), ["connect", "helo", "envfrom"])
+        answers.fire()
+        self.assertEqual(conversation.letters(), "c")
+
+    def test_timeout(self) -> None:
+        """
+        The milter's time counts for what is late and what is now together.
+        """
+        slow = Waiting()
+        made = full(envfrom=slow)
+        conversation = started(behind(always("envrcpt"), made, timeout=5))
+        self.assertEqual(conversation.letters(CONNECT + HELO + MAIL + RCPT), "ccc")
+        conversation.clock.advance(5)
+        self.assertEqual(conversation.letters(), "t")
+        self.assertEqual(conversation.letters(RCPT), "t")
+        self.assertEqual(slow.cancelled, 1)
+        self.assertEqual(len(self.failures()), 1)
+
+    def test_end_cancelled(self) -> None:
+        """
+        A connection lost while the end of a message waits is told by abort and close.
+        """
+        slow = Waiting()
+        made = full(eom=slow)
+        conversation = started(behind(always("envfrom"), made))
+        conversation.send(CONNECT + HELO + MESSAGE)
+        conversation.drop()
+        self.assertEqual(names(made.calls)[-3:], ["eom", "abort", "close"])
+
+    def test_end_fails(self) -> None:
+        """
+        A message whose end fails is over for the milter.
+        """
+
+        def fail(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        made = full(eom=fail)
+        conversation = started(behind(always("envfrom"), made))
+        self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE)[-1], "t")
+        conversation.send(ABORT + QUIT)
+        self.assertEqual(names(made.calls)[-2:], ["eom", "close"])
+        self.assertEqual(len(self.failures()), 1)
+
+
+class FailingConditionTests(ConversationTestCase):
+    """
+    Conditions with bugs.
+    """
+
+    def failing(self, at: str, on_error: int = c.SMFIS_TEMPFAIL) -> tuple[Any, Conversation]:
+        """
+        Begin a conversation behind a condition that fails.
+        """
+
+        def fail(mail: MailView) -> bool:
+            raise ZeroDivisionError
+
+        made = full()
+        return made, started(behind(known_at(at)(fail), made, on_error=on_error))
+
+    def test_in_message(self) -> None:
+        """
+        It is the milter's failure, logged once a message, and the milter sees nothing.
+        """
+        made, conversation = self.failing("envrcpt")
+        self.assertEqual(conversation.letters(CONNECT + HELO + MAIL + RCPT + RCPT), "ccctt")
+        self.assertEqual(conversation.letters(DATA + EOH + BODY + EOM), "ccsc")
+        self.assertEqual(len(self.failures()), 1)
+        self.assertEqual(conversation.letters(MAIL + RCPT + QUIT), "ct")
+        self.assertEqual(len(self.failures()), 2)
+        self.assertEqual(made.calls, [])
+
+    def test_at_each_stage(self) -> None:
+        """
+        Wherever it fails, ``on_error`` is the answer.
+        """
+        for at, answers in (
+            ("connect", "t"),
+            ("helo", "ct"),
+            ("envfrom", "cct"),
+            ("data", "cccct"),
+        ):
+            made, conversation = self.failing(at)
+            session = [CONNECT, HELO, MAIL, RCPT, DATA][: len(answers)]
+            self.assertEqual(conversation.letters(*session), answers)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+            self.assertEqual(made.calls, [])
+
+    def test_at_connect(self) -> None:
+        """
+        What fails at connect stands for all of the connection.
+        """
+        made, conversation = self.failing("connect")
+        self.assertEqual(
+            conversation.letters(CONNECT + HELO + UNKNOWN + MAIL + ABORT + QUIT), "ttct"
+        )
+        self.assertEqual(len(self.failures()), 1)
+        self.assertEqual(made.calls, [])
+
+    def test_going_on(self) -> None:
+        """
+        With ``on_error=SMFIS_CONTINUE`` mail passes without the milter.
+        """
+        made, conversation = self.failing("envfrom", c.SMFIS_CONTINUE)
+        self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE), "cccccccsc")
+        self.assertEqual(made.calls, [])
+        self.assertEqual(len(self.failures()), 1)
+
+
+PIECES = {
+    "connect": CONNECT, "helo": HELO, "mail": MAIL, "rcpt": RCPT, "data": DATA, "header": HEADER,
+    "eoh": EOH, "body": BODY, "eom": EOM, "abort": ABORT, "unknown": UNKNOWN,
+    "quit_nc": QUIT_NC + CONNECT, "message": MESSAGE, "greeting": CONNECT + HELO,
+}  # fmt: skip
+ANSWERS = st.dictionaries(
+    st.sampled_from(["connect", "helo", "envfrom", "envrcpt", "data", "body", "eom"]),
+    st.sampled_from([None, c.SMFIS_REJECT, c.SMFIS_TEMPFAIL, c.SMFIS_ACCEPT]),
+    max_size=3,
+)
+
+
+class PropertyTests(SynchronousTestCase):
+    """
+    All or nothing, whatever is said.
+    """
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.sampled_from(sorted(PIECES)), max_size=12), ANSWERS, st.sampled_from(MERGES))
+    def test_always_and_never(self, pieces: list[str], answers: Any, merge: str) -> None:
+        """
+        Behind a condition that is true at connect a milter sees all it would see without it, and
+        its answers are the same; behind one that is false, nothing.
+        """
+        session = b"".join(PIECES[piece] for piece in pieces)
+        plain, gated, barred = (full("Gated", **answers) for _ in range(3))
+        talks = [
+            started(full("Other"), MilterFactory(plain), merge=merge),
+            started(full("Other"), behind(always("connect"), gated), merge=merge),
+            started(full("Other"), behind(~always("connect"), barred), merge=merge),
+        ]
+        said = [talk.letters(CONNECT + session + QUIT) for talk in talks]
+        self.assertEqual(gated.calls, plain.calls)
+        self.assertEqual(said[1], said[0])
+        self.assertEqual(barred.calls, [])
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.lists(st.sampled_from([MESSAGE, MAIL + RCPT + DATA + ABORT, HELO]), max_size=5),
+        st.sampled_from(["helo", "envfrom", "envrcpt", "data"]),
+        st.sampled_from(MERGES),
+    )
+    def test_late(self, pieces: list[bytes], at: str, merge: str) -> None:
+        """
+        One that learns late that all is its own has seen the same in the end.
+        """
+        session = CONNECT + HELO + b"".join(pieces) + MESSAGE + QUIT
+        plain, gated = full("Plain"), full("Gated")
+        for factory in (MilterFactory(plain), behind(always(at), gated)):
+            started(full("Other"), factory, merge=merge).send(session)
+        self.assertEqual(gated.calls, plain.calls)

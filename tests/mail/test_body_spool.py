@@ -1,0 +1,98 @@
+"""
+Tests of `yatxmilter._mail.body_spool`: a body that is kept, read in chunks and replaced.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter._mail.body_spool import BodySpool
+
+
+class SpoolTests(SynchronousTestCase):
+    """
+    The body, in memory and on disk.
+    """
+
+    def spool(self, memory: int = 1000, flavour: str = "postfix") -> BodySpool:
+        """
+        Make a spool that is closed at the end.
+        """
+        spool = BodySpool(memory, flavour)
+        self.addCleanup(spool.close)
+        return spool
+
+    def test_chunks(self) -> None:
+        """
+        What was written is read in chunks of a size, whichever chunks it was written in.
+        """
+        for memory in (4, 1000):
+            spool = self.spool(memory)
+            for piece in (b"one", b"", b"twothree"):
+                spool.write(piece)
+            self.assertEqual(list(spool.chunks(4)), [b"onet", b"woth", b"ree"])
+            self.assertEqual(list(spool.chunks(100)), [b"onetwothree"])
+
+    def test_empty(self) -> None:
+        """
+        An empty body has no chunks.
+        """
+        self.assertEqual(list(self.spool().chunks(10)), [])
+
+    def test_two_readers(self) -> None:
+        """
+        Two may read at a time.
+        """
+        spool = self.spool()
+        spool.write(b"abcd")
+        self.assertEqual(
+            list(zip(spool.chunks(2), spool.chunks(2), strict=True))[1], (b"cd", b"cd")
+        )
+
+    def test_disk(self) -> None:
+        """
+        Beyond its size in memory it goes to disk.
+        """
+        for memory, on_disk in ((10, True), (100, False)):
+            spool = self.spool(memory)
+            spool.write(50 * b"x")
+            self.assertEqual(spool._file._rolled, on_disk)  # type: ignore[attr-defined]
+
+    def test_replaced(self) -> None:
+        """
+        A new body takes the place of the old one, be it longer or shorter.
+        """
+        spool = self.spool()
+        spool.write(100 * b"x")
+        spool.replace([b"new\r\n", b"body\r\n"])
+        self.assertEqual(list(spool.chunks(100)), [b"new\r\nbody\r\n"])
+        spool.replace([b""])
+        self.assertEqual(list(spool.chunks(100)), [])
+
+    def test_line_ends(self) -> None:
+        """
+        A new body is shown with the line ends that the MTA gives it.
+        """
+        table = {
+            b"a\nb\n": (b"a\r\nb\r\n", b"a\r\nb\r\n"),
+            b"none": (b"none\r\n", b"none"),
+            b"a\rb\r\n": (b"a\rb\r\n", b"a\rb\r\n"),
+            b"a\r\r\n": (b"a\r\r\n", b"a\r\n"),
+            b"end\r": (b"end\r\r\n", b"end\r"),
+            b".\n\0": (b".\r\n\0\r\n", b".\r\n\0"),
+        }
+        for body, expected in table.items():
+            for flavour, shown in zip(("postfix", "sendmail"), expected, strict=True):
+                spool = self.spool(flavour=flavour)
+                spool.replace([body[:1], body[1:]])
+                self.assertEqual(b"".join(spool.chunks(100)), shown, f"{body!r} {flavour}")
+
+    def test_closed(self) -> None:
+        """
+        Closing gives the file back.
+        """
+        spool = self.spool(1)
+        spool.write(b"on disk")
+        file = spool._file
+        spool.close()
+        self.assertTrue(file.closed)

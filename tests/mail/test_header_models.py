@@ -1,0 +1,368 @@
+"""
+Tests of `yatxmilter._mail.header_models`: the header as Postfix and Sendmail keep it.
+
+What the two do was found out by experiment; `tests.mta.chain_equality` compares with real ones.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter._mail.header_models import HeaderModel, PostfixHeader, SendmailHeader, header_model
+from yatxmilter._mail.rfc5322 import Field
+from yatxmilter._wire.actions import (
+    AddHeader,
+    AddRecipient,
+    ChangeHeader,
+    Edit,
+    InsertHeader,
+    ReplaceBody,
+)
+
+FLAVOURS = ("postfix", "sendmail")
+
+
+def model(flavour: str, *fields: str, leading_space: bool = False) -> HeaderModel:
+    """
+    Make a header of fields like ``"A: 1"``, as they are shown to the first filter.
+    """
+    header = header_model(flavour, leading_space=leading_space)
+    for field in fields:
+        name, _, value = field.partition(":")
+        header.receive(name, value if leading_space else value.removeprefix(" "))
+    return header
+
+
+def shown(header: HeaderModel) -> str:
+    """
+    Give what the next filter would be shown, separated by bars.
+    """
+    return "|".join(f"{name}:{value}" for name, value in header.shown())
+
+
+class BothTests(SynchronousTestCase):
+    """
+    What the two have in common.
+    """
+
+    def test_flavours(self) -> None:
+        """
+        There are two flavours, and no third.
+        """
+        self.assertIsInstance(model("postfix"), PostfixHeader)
+        self.assertIsInstance(model("sendmail"), SendmailHeader)
+        with self.assertRaisesRegex(ValueError, "'exim'"):
+            header_model("exim", leading_space=False)
+
+    def test_untouched(self) -> None:
+        """
+        What comes in is shown to the next filter in the same way, hidden fields are not.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1", "b:  2", "C:\t3", "D: e\n f")
+            self.assertEqual(shown(header), "A:1|b: 2|C:\t3|D:e\n f")
+            header = model(flavour, "A: 1", "b:2", leading_space=True)
+            self.assertEqual(shown(header), "A: 1|b:2")
+
+    def test_fields_of_a_file(self) -> None:
+        """
+        Fields may also be given as they stand in a file.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour)
+            header.receive_field(Field(b"A", b"1"))
+            self.assertEqual(shown(header), "A:1")
+            self.assertEqual(header.fields(), [Field(b"A", b"1")])
+
+    def test_other_edits(self) -> None:
+        """
+        Edits of anything else leave the header alone.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1")
+            before = header.state()
+            header.apply(AddRecipient("<a@example.com>"))
+            header.apply(ReplaceBody(b"x"))
+            self.assertEqual(header.state(), before)
+
+    def test_folds(self) -> None:
+        """
+        A new line of a value that has no blank in front gets a tab.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour)
+            header.apply(AddHeader("X", "a\nb\n c"))
+            self.assertEqual(shown(header), "X:a\n\tb\n c")
+
+    def test_copies(self) -> None:
+        """
+        A copy goes its own way.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1")
+            twin = header.copy()
+            twin.apply(ChangeHeader(1, "A", "2"))
+            self.assertEqual((shown(header), shown(twin)), ("A:1", "A:2"))
+
+    def test_finds(self) -> None:
+        """
+        A field is found by its name in any case and its number, 0 being 1.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1", "B: 2", "a: 3")
+            found = [header.finds("a", index) for index in range(4)]
+            self.assertEqual(found, [True, True, True, False])
+            self.assertFalse(header.finds("Received", 1))
+
+    def test_index_that_is_negative(self) -> None:
+        """
+        An index of 2**31 and more, which the MTAs read as a number below 0, is beyond the end.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1")
+            header.apply(InsertHeader(0xFFFFFFFF, "X", "x"))
+            self.assertEqual(shown(header), "A:1|X:x")
+
+
+class PostfixTests(SynchronousTestCase):
+    """
+    Lines, of which the first is skipped.
+    """
+
+    def edited(self, *edits: Edit, start: tuple[str, ...] = ("A: 1", "B: 2", "a: 3")) -> str:
+        """
+        Have one filter make edits.
+        """
+        header = model("postfix", *start)
+        header.begin_filter(shows_header=True)
+        for edit in edits:
+            header.apply(edit)
+        return shown(header)
+
+    def test_add(self) -> None:
+        """
+        A field is added at the end.
+        """
+        self.assertEqual(self.edited(AddHeader("A", "x")), "A:1|B:2|a:3|A:x")
+
+    def test_insert(self) -> None:
+        """
+        The index counts lines, the MTA's own Received included.
+        """
+        table = {0: "X:x|A:1|B:2", 1: "X:x|A:1|B:2", 2: "A:1|X:x|B:2", 9: "A:1|B:2|X:x"}
+        for index, expected in table.items():
+            edit = InsertHeader(index, "X", "x")
+            self.assertEqual(self.edited(edit, start=("A: 1", "B: 2")), expected, str(index))
+
+    def test_change(self) -> None:
+        """
+        The name gets its new spelling; what is not there is added at the end.
+        """
+        self.assertEqual(self.edited(ChangeHeader(2, "A", "x")), "A:1|B:2|A:x")
+        self.assertEqual(self.edited(ChangeHeader(3, "A", "x")), "A:1|B:2|a:3|A:x")
+
+    def test_delete(self) -> None:
+        """
+        What is behind a deleted field moves up at once.
+        """
+        both = [ChangeHeader(1, "A", ""), ChangeHeader(1, "A", "")]
+        self.assertEqual(self.edited(*both), "B:2")
+        self.assertEqual(self.edited(ChangeHeader(3, "A", "")), "A:1|B:2|a:3")
+
+    def test_own(self) -> None:
+        """
+        The MTA's own Received is out of reach, also when something has been put above it, which
+        is shown to the next filter.
+        """
+        edits = [
+            InsertHeader(0, "X", "x"),
+            ChangeHeader(1, "Received", ""),
+            ChangeHeader(1, "X", "y"),
+        ]
+        self.assertEqual(self.edited(*edits, start=("A: 1",)), "X:y|A:1")
+        edits[1] = ChangeHeader(1, "Received", "z")
+        self.assertEqual(self.edited(*edits, start=("A: 1",)), "X:y|A:1|Received:z")
+        header = model("postfix", "A: 1")
+        for edit in edits:
+            header.apply(edit)
+        self.assertEqual([slot.name for slot in header.slots][:2], [b"X", b"Received"])
+
+
+class SendmailTests(SynchronousTestCase):
+    """
+    Slots, some of them empty.
+    """
+
+    def edited(self, *edits: Edit, start: tuple[str, ...] = ("A: 1", "B: 2", "a: 3")) -> str:
+        """
+        Have one filter make edits.
+        """
+        header = model("sendmail", *start)
+        for edit in edits:
+            header.apply(edit)
+        return shown(header)
+
+    def test_add(self) -> None:
+        """
+        A field is added before the first of its name, or at the end.
+        """
+        self.assertEqual(self.edited(AddHeader("a", "x")), "a:x|A:1|B:2|a:3")
+        self.assertEqual(self.edited(AddHeader("X", "x")), "A:1|B:2|a:3|X:x")
+
+    def test_add_what_it_makes_itself(self) -> None:
+        """
+        Such a field takes the slot of the MTA's own, on top; the next one goes before it.
+        """
+        date = AddHeader("Date", "x")
+        self.assertEqual(self.edited(date), "Date:x|A:1|B:2|a:3")
+        self.assertEqual(self.edited(date, AddHeader("date", "y"))[:12], "date:y|Date:")
+        self.assertEqual(self.edited(AddHeader("Received", "x"))[:12], "Received:x|A")
+
+    def test_insert(self) -> None:
+        """
+        The index counts the slots of the MTA's own fields, the first one not.
+        """
+        for index in (0, 1, 8):
+            self.assertEqual(self.edited(InsertHeader(index, "X", "x")), "X:x|A:1|B:2|a:3")
+        self.assertEqual(self.edited(InsertHeader(9, "X", "x")), "A:1|X:x|B:2|a:3")
+        self.assertEqual(self.edited(InsertHeader(99, "X", "x")), "A:1|B:2|a:3|X:x")
+
+    def test_change(self) -> None:
+        """
+        The name keeps its spelling; what is not there is added before the first of its name.
+        """
+        self.assertEqual(self.edited(ChangeHeader(2, "A", "x")), "A:1|B:2|a:x")
+        self.assertEqual(self.edited(ChangeHeader(3, "A", "x")), "A:x|A:1|B:2|a:3")
+        self.assertEqual(self.edited(ChangeHeader(1, "C", "x")), "A:1|B:2|a:3|C:x")
+        self.assertEqual(self.edited(ChangeHeader(1, "C", "")), "A:1|B:2|a:3")
+
+    def test_change_what_it_makes_itself(self) -> None:
+        """
+        An index beyond the count is about the MTA's own field.
+        """
+        start = ("A: 1", "Date: 2")
+        self.assertEqual(
+            self.edited(ChangeHeader(2, "Date", "x"), start=start), "Date:x|A:1|Date:2"
+        )
+        self.assertEqual(self.edited(ChangeHeader(2, "Date", ""), start=start), "A:1|Date:2")
+
+    def test_delete(self) -> None:
+        """
+        A deleted field goes on being counted by its filter, and can be brought back.
+        """
+        first = ChangeHeader(1, "A", "")
+        self.assertEqual(self.edited(first, first), "B:2|a:3")
+        self.assertEqual(self.edited(first, ChangeHeader(2, "A", "")), "B:2")
+        self.assertEqual(self.edited(first, ChangeHeader(1, "A", "x")), "A:x|B:2|a:3")
+
+    def test_next_filter(self) -> None:
+        """
+        A filter that is sent the header counts only what it sees; a slot it does not see is
+        filled by what it adds.
+        """
+        for shows_header, changed, added in (
+            (True, "B:2|a:x", "A:x|B:2|a:3"),
+            (False, "A:x|B:2|a:3", "A:x|B:2|a:3"),
+        ):
+            header = model("sendmail", "A: 1", "B: 2", "a: 3")
+            header.apply(ChangeHeader(1, "A", ""))
+            header.begin_filter(shows_header=shows_header)
+            twin = header.copy()
+            header.apply(ChangeHeader(1, "A", "x"))
+            twin.apply(AddHeader("A", "x"))
+            self.assertEqual((shown(header), shown(twin)), (changed, added))
+
+
+NAMES = st.sampled_from(["A", "a", "B", "Date", "Received", "From", "New", "Via"])
+VALUES = st.sampled_from(["x", " y", "two\n\tlines", "ä", ""])
+EDITS = st.one_of(
+    st.builds(AddHeader, NAMES, VALUES),
+    st.builds(InsertHeader, st.integers(0, 14), NAMES, VALUES),
+    st.builds(ChangeHeader, st.integers(0, 4), NAMES, VALUES),
+)
+START = ("A: 1", "Date: 2", "B: 3", "a: 4", "Received: 5", "A: 6")
+
+
+class EditsFromTests(SynchronousTestCase):
+    """
+    One filter's edits for those of several.
+    """
+
+    def check(self, flavour: str, filters: list[list[Edit]], leading_space: bool) -> None:
+        """
+        Have several filters edit, and one do the same: what is visible must be the same.
+        """
+        first = model(flavour, *START, leading_space=leading_space)
+        header = first.copy()
+        for edits in filters:
+            header.begin_filter(shows_header=True)
+            for edit in edits:
+                header.apply(edit)
+        alone = first.copy()
+        for edit in header.edits_from(first):
+            alone.apply(edit)
+        self.assertEqual(alone.fields(), header.fields())
+
+    def written(self, flavour: str, *edits: Edit) -> list[Edit]:
+        """
+        Give what is written for one filter's edits.
+        """
+        first = model(flavour, *START)
+        header = first.copy()
+        for edit in edits:
+            header.apply(edit)
+        return header.edits_from(first)
+
+    def test_sendmail_emptied(self) -> None:
+        """
+        A field that one filter deleted and the next made anew without a value is inserted: to
+        change it to nothing would be to delete it.
+        """
+        first_filter = [AddHeader("B", "x"), ChangeHeader(2, "B", "")]
+        self.check("sendmail", [first_filter, [AddHeader("B", "")]], False)
+
+    def test_postfix_from_the_bottom(self) -> None:
+        """
+        Of fields of one name the last is deleted first, so that the count stays.
+        """
+        gone = ChangeHeader(1, "A", "")
+        self.assertEqual(
+            self.written("postfix", gone, gone),
+            [ChangeHeader(2, "a", ""), ChangeHeader(1, "A", "")],
+        )
+
+    def test_sendmail_own_fields_last(self) -> None:
+        """
+        A field that the MTA makes itself is counted once it is set, so it comes last.
+        """
+        edits = ChangeHeader(1, "Date", "x"), ChangeHeader(2, "Date", "y")
+        self.assertEqual(
+            self.written("sendmail", *edits), [ChangeHeader(1, "Date", "x"), AddHeader("Date", "y")]
+        )
+        gone = self.written("sendmail", ChangeHeader(2, "Date", ""))
+        self.assertEqual(gone, [ChangeHeader(0x7FFFFFFF, "Date", "")])
+
+    def test_sendmail_below_the_first(self) -> None:
+        """
+        The place below the first slot is reached by adding a Received.
+        """
+        edits = [AddHeader("Return-Path", "r"), AddHeader("Received", "x")]
+        self.assertEqual(self.written("sendmail", *edits), edits)
+
+    @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
+    @settings(max_examples=150, deadline=None)
+    def test_sendmail(self, filters: list[list[Edit]], leading_space: bool) -> None:
+        """
+        Whatever filters have made of Sendmail's header, one can make it, too.
+        """
+        self.check("sendmail", filters, leading_space)
+
+    @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
+    @settings(max_examples=150, deadline=None)
+    def test_postfix(self, filters: list[list[Edit]], leading_space: bool) -> None:
+        """
+        Whatever filters have made of Postfix's header, one can make it, too.
+        """
+        self.check("postfix", filters, leading_space)

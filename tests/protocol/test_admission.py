@@ -1,0 +1,215 @@
+"""
+Tests of `yatxmilter.protocol._admission`: who may connect, and how often.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.conversation_helpers import Conversation, ConversationTestCase, full
+from tests.helpers import table_of
+from yatxmilter.protocol._admission import Admission
+
+UNIX = UNIXAddress(b"/run/x")
+
+
+def v4(host: str) -> IPv4Address:
+    return IPv4Address("TCP", host, 1)
+
+
+def v6(host: str) -> IPv6Address:
+    return IPv6Address("TCP", host, 1)
+
+
+class AllowTests(SynchronousTestCase):
+    """
+    C{allow=}.
+    """
+
+    def assert_allowed(self, allow: Any, yes: list[Any], no: list[Any]) -> None:
+        admission = Admission(allow, None, None)
+        found = table_of(admission.refusal, [*yes, *no])
+        refusal = "its address is not allowed"
+        self.assertEqual(found, {**dict.fromkeys(yes), **dict.fromkeys(no, refusal)})
+
+    def test_any(self) -> None:
+        """
+        Without it anybody may connect.
+        """
+        self.assert_allowed(None, [v4("192.0.2.1"), v6("2001:db8::1"), UNIX, None], [])
+
+    def test_ipv4(self) -> None:
+        """
+        An IPv4 network lets its addresses in, to the last, as IPv4 and as IPv4 mapped to IPv6.
+        """
+        self.assert_allowed(
+            ["192.0.2.8/30"],
+            [v4("192.0.2.8"), v4("192.0.2.11"), v6("::ffff:192.0.2.9"), v6("::FFFF:192.0.2.9")],
+            [v4("192.0.2.7"), v4("192.0.2.12"), v6("::ffff:192.0.2.12"), v6("::192.0.2.9")],
+        )
+
+    def test_ipv6(self) -> None:
+        """
+        An IPv6 network lets its addresses in, with a scope or without.
+        """
+        self.assert_allowed(
+            ["2001:db8::/64", "fe80::/10"],
+            [v6("2001:db8::"), v6("2001:db8::ffff:ffff:ffff:ffff"), v6("fe80::1%eth0")],
+            [v6("2001:db8:0:1::"), v6("fec0::1%eth0"), v4("192.0.2.1")],
+        )
+
+    def test_single_addresses(self) -> None:
+        """
+        An address alone is a network of one; networks of C{ipaddress} are taken as they are.
+        """
+        self.assert_allowed(
+            ["192.0.2.1", "::1", ip_network("198.51.100.0/24")],
+            [v4("192.0.2.1"), v6("::1"), v4("198.51.100.7")],
+            [v4("192.0.2.2"), v6("::2")],
+        )
+
+    def test_unix(self) -> None:
+        """
+        UNIX sockets are not concerned; what has no address at all is not let in.
+        """
+        self.assert_allowed(["127.0.0.1"], [UNIX, UNIXAddress(None)], [None, v4("a name")])
+
+    def test_nobody(self) -> None:
+        """
+        An empty list lets nobody in but by UNIX sockets.
+        """
+        self.assert_allowed([], [UNIX], [v4("127.0.0.1"), v6("::1")])
+
+    def test_bad_values(self) -> None:
+        """
+        What is no network is refused by its value; so is a lone string, whose letters are none.
+        """
+        for error, allow, words in (
+            (ValueError, ["192.0.2.1/24"], "allow has '192.0.2.1/24', which is no network"),
+            (ValueError, ["localhost"], "allow has 'localhost', which is no network"),
+            (TypeError, [1], "allow has 1, expected a network as a string"),
+            (TypeError, "127.0.0.1", "allow is '127.0.0.1', expected a list of networks"),
+            (TypeError, b"127.0.0.1", "allow is b'127.0.0.1', expected a list of networks"),
+        ):
+            raised = self.assertRaises(error, Admission, allow, None, None)
+            self.assertIn(words, str(raised))
+
+
+class CountTests(SynchronousTestCase):
+    """
+    C{max_connections=} and C{max_connections_per_peer=}.
+    """
+
+    def test_in_all(self) -> None:
+        """
+        There may be so many connections, from wherever, and one more when one has gone.
+        """
+        admission = Admission(None, 3, None)
+        for address in (v4("192.0.2.1"), v6("::1"), UNIX):
+            self.assertEqual(admission.refusal(address), None)
+            admission.enter(address)
+        refusal = "there are 3 connections already"
+        self.assertEqual(
+            table_of(admission.refusal, [v4("192.0.2.2"), UNIX]),
+            {v4("192.0.2.2"): refusal, UNIX: refusal},
+        )
+        admission.leave(v6("::1"))
+        self.assertEqual(admission.refusal(UNIX), None)
+
+    def test_per_peer(self) -> None:
+        """
+        There may be so many from one address, whatever the port; others are not concerned.
+        """
+        admission = Admission(None, None, 2)
+        for port in (1, 2):
+            self.assertEqual(admission.refusal(IPv4Address("TCP", "192.0.2.1", port)), None)
+            admission.enter(IPv4Address("TCP", "192.0.2.1", port))
+        self.assertEqual(
+            admission.refusal(IPv4Address("TCP", "192.0.2.1", 3)),
+            "there are 2 connections from there already",
+        )
+        self.assertEqual(admission.refusal(v4("192.0.2.2")), None)
+        admission.leave(v4("192.0.2.1"))
+        self.assertEqual(admission.refusal(v4("192.0.2.1")), None)
+
+    def test_mapped_peer(self) -> None:
+        """
+        An IPv4 address counts the same on a socket for both kinds.
+        """
+        admission = Admission(None, None, 1)
+        admission.enter(v6("::ffff:192.0.2.1"))
+        self.assertNotEqual(admission.refusal(v4("192.0.2.1")), None)
+        admission.leave(v4("192.0.2.1"))
+        self.assertEqual(admission.refusal(v6("::ffff:192.0.2.1")), None)
+
+    def test_unix_has_no_peer(self) -> None:
+        """
+        UNIX sockets have no limit by peer.
+        """
+        admission = Admission(None, None, 1)
+        admission.enter(UNIX)
+        admission.enter(UNIX)
+        self.assertEqual(admission.refusal(UNIX), None)
+
+    def test_forgets(self) -> None:
+        """
+        Of peers that have gone nothing is kept.
+        """
+        admission = Admission(None, None, None)
+        for number in range(50):
+            admission.enter(v4(f"192.0.2.{number}"))
+        for number in range(50):
+            admission.leave(v4(f"192.0.2.{number}"))
+        self.assertEqual(len(admission._by_peer), 0)
+
+    def test_bad_values(self) -> None:
+        """
+        Numbers that are no limit are refused by their name.
+        """
+        for error, value in ((ValueError, 0), (TypeError, 1.5), (TypeError, True)):
+            for place, name in ((1, "max_connections"), (2, "max_connections_per_peer")):
+                arguments: list[Any] = [None, None, None]
+                arguments[place] = value
+                raised = self.assertRaises(error, Admission, *arguments)
+                self.assertIn(f"{name} is {value!r}", str(raised))
+
+
+class FactoryTests(ConversationTestCase):
+    """
+    What a factory does with it.
+    """
+
+    def test_refused(self) -> None:
+        """
+        A connection too many gets no protocol, no milter is built, and the log says why.
+        """
+        milter = full()
+        mta = Conversation(milter, max_connections=1)
+        self.assertEqual(mta.factory.buildProtocol(v4("192.0.2.9")), None)
+        self.assertEqual(len(milter.made), 1)
+        self.assertIn(
+            "Refusing the connection from [192.0.2.9]:1: there are 1 connections already",
+            self.log_text(),
+        )
+        mta.drop()
+        self.assertNotEqual(mta.factory.buildProtocol(v4("192.0.2.9")), None)
+
+    def test_not_allowed(self) -> None:
+        """
+        So does one from elsewhere.
+        """
+        factory = Conversation(allow=["192.0.2.25"]).factory
+        self.assertEqual(factory.buildProtocol(v4("192.0.2.9")), None)
+        self.assertIn("[192.0.2.9]:1: its address is not allowed", self.log_text())
+
+    def test_per_peer(self) -> None:
+        """
+        So does one too many from a peer, whose own are still served.
+        """
+        mta = Conversation(full(), max_connections_per_peer=1)
+        self.assertEqual(mta.factory.buildProtocol(mta.transport.getPeer()), None)
+        self.assertEqual(mta.agree()[0], 6)

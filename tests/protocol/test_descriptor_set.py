@@ -1,0 +1,633 @@
+"""
+Tests of `yatxmilter.protocol._descriptor_set` and `yatxmilter.protocol._connection`: a milter is served alike on both paths.
+
+What Twisted promises for its own connections is in `tests.protocol.test_descriptor_set_twisted`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import Any
+from unittest import skipIf
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+from zope.interface import alsoProvides
+
+from tests.conversation_helpers import (
+    ABORT,
+    EOM,
+    HELO,
+    MAIL,
+    MESSAGE,
+    QUIT,
+    RCPT,
+    Waiting,
+    full,
+    macros,
+    names,
+    parse,
+)
+from tests.pathways import Mta, PathCase, both_paths, reactor
+from yatxmilter import Milter
+from yatxmilter.constants import SMFIS_CONTINUE
+
+HAS_EPOLL = hasattr(select, "epoll")
+
+
+class _ServiceTests(PathCase):
+    """
+    Sessions, and how they end.
+    """
+
+    async def test_session(self) -> None:
+        """
+        A session is answered, on the path that was asked for, and ends as the MTA says.
+        """
+        self.serve(full(mta_close=None))
+        mta, protocol = await self.mta()
+        served = getattr(protocol.transport.reactor, "_set", None)
+        self.assertEqual(served is not None, self.fast_path and HAS_EPOLL)
+        mta.send(MESSAGE)
+        await self.until(lambda: mta.letters() == "ccccccc")
+        mta.send(QUIT)
+        await self.gone()
+        await self.over(mta)
+        self.assertEqual((mta.end, self.reasons()), ("closed", [ConnectionDone]))
+        if served is not None:
+            self.assertNotIn(served, reactor.getReaders())
+
+    async def test_peer_closes(self) -> None:
+        """
+        An MTA that goes away has gone: the milter is told so, once.
+        """
+        self.serve(full(mta_close=None))
+        mta, _ = await self.mta()
+        mta.send(MAIL)
+        mta.socket.close()
+        await self.gone()
+        self.assertEqual(names(self.milter.calls)[-3:], ["abort", "close", "mta_close"])
+        self.assertEqual(len(self.reasons()), 1)
+
+    async def test_half_closed(self) -> None:
+        """
+        An MTA that closes its half is taken for one that has gone, after what it has sent.
+        """
+        self.serve(full(mta_close=None))
+        mta, _ = await self.mta()
+        mta.send(MAIL)
+        mta.socket.shutdown(socket.SHUT_WR)
+        await self.gone()
+        await self.over(mta)
+        self.assertEqual(names(self.milter.calls)[-4], "envfrom")
+        self.assertEqual(self.reasons(), [ConnectionDone])
+
+    async def test_half_closeable(self) -> None:
+        """
+        A protocol that knows of halves is told, and can still write.
+        """
+        self.serve()
+        mta, protocol = await self.mta()
+        told: list[str] = []
+        protocol.readConnectionLost = lambda: told.append("read")
+        protocol.writeConnectionLost = lambda: told.append("write")
+        alsoProvides(protocol, IHalfCloseableProtocol)
+        mta.socket.shutdown(socket.SHUT_WR)
+        await self.until(lambda: told)
+        protocol.send(b"more")
+        await self.until(lambda: mta.read() == b"more")
+        protocol.transport.loseConnection()
+        await self.gone()
+        self.assertEqual(told, ["read"])
+
+    async def test_aborted(self) -> None:
+        """
+        A connection that a callback aborts is lost once, for that reason, and answers no more.
+        """
+
+        def abort(milter: Any, *_: Any) -> None:
+            milter.protocol.transport.abortConnection()
+
+        self.serve(full(helo=abort, mta_close=None))
+        mta, _ = await self.mta()
+        mta.send(HELO)
+        await self.gone()
+        await self.over(mta)
+        self.assertEqual(self.reasons(), [ConnectionAborted])
+
+    async def test_refused(self) -> None:
+        """
+        A connection that a milter refuses at once is closed.
+        """
+        self.serve(full(mta_connect=Milter.ReturnCodes.REJECT, mta_close=None))
+        mta = Mta(self.family, self.address)
+        self.addCleanup(mta.socket.close)
+        await self.over(mta)
+        await self.gone()
+        self.assertEqual(mta.received, b"")
+
+    async def test_idle(self) -> None:
+        """
+        One that is silent for too long is closed.
+        """
+        self.serve(full(mta_close=None), timeout=10)
+        mta, _ = await self.mta()
+        self.clock.advance(10)
+        await self.gone()
+        await self.over(mta)
+        self.assertEqual(self.reasons(), [ConnectionDone])
+
+    async def test_number_used_again(self) -> None:
+        """
+        A connection that has the descriptor number of one before it is served.
+        """
+        self.serve()
+        numbers = set()
+        for _ in range(3):
+            mta, protocol = await self.mta()
+            numbers.add(protocol.transport.fileno())
+            mta.send(HELO + QUIT)
+            await self.gone()
+            await self.until(lambda mta=mta: mta.letters() == "c")
+            mta.socket.close()
+        self.assertEqual(len(numbers), 1)
+
+
+class _BackPressureTests(PathCase):
+    """
+    MTAs that read slowly, and milters that answer slowly.
+    """
+
+    @staticmethod
+    def editing() -> Any:
+        """
+        Make a milter whose answer to a message has three megabytes.
+        """
+        return full(eom=lambda milter: milter.smfi_replacebody(b"x" * 3_000_000))
+
+    async def test_slow_reader(self) -> None:
+        """
+        One that reads in small pieces gets all, in order, and what it said meanwhile is answered.
+        """
+        self.serve(self.editing())
+        mta, _ = await self.mta()
+        mta.send(MAIL + RCPT + EOM + ABORT + HELO)
+        while not mta.received.endswith(b"\0\0\0\1c\0\0\0\1c"):
+            if not mta.read(50_000):
+                await self.turn()
+        found = parse(mta.received)
+        self.assertEqual("".join(letter for letter, _ in found).replace("b", ""), "cccc")
+        self.assertEqual(b"".join(data for _, data in found), b"x" * 3_000_000)
+
+    async def test_steady_reader(self) -> None:
+        """
+        As long as it reads something within each span of the time limit it may go on.
+        """
+        self.serve(self.editing(), write_timeout=100, timeout=500)
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT + EOM)
+        await self.stuck(protocol)
+        spans = 0
+        while not mta.received.endswith(b"\0\0\0\1c"):
+            self.clock.advance(90)
+            spans += 1
+            wanted = len(mta.received) + 500_000
+            while len(mta.received) < wanted and not mta.received.endswith(b"\0\0\0\1c"):
+                if not mta.read(50_000):
+                    await self.turn()
+        self.assertGreater(spans, 2)
+        self.assertTrue(protocol.transport.connected)
+
+    async def test_stops_reading(self) -> None:
+        """
+        One that reads nothing for that time is cut off.
+        """
+        self.serve(full(eom=self.editing().xxfi_eom, mta_close=None), write_timeout=100)
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT + EOM)
+        await self.stuck(protocol)
+        self.clock.advance(99)
+        await self.turn()
+        self.assertTrue(protocol.transport.connected)
+        self.clock.advance(1)
+        await self.gone()
+        self.assertEqual(self.reasons(), [ConnectionAborted])
+        self.assertIsNone(protocol._unsent)
+
+    async def test_gone_with_much_unread(self) -> None:
+        """
+        One that goes away in the middle of a large answer is lost.
+        """
+        self.serve(full(eom=self.editing().xxfi_eom, mta_close=None))
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT + EOM)
+        await self.stuck(protocol)
+        mta.socket.close()
+        await self.gone()
+        self.assertEqual(len(self.reasons()), 1)
+
+    async def test_ended_with_much_unread(self) -> None:
+        """
+        When we end a connection, all that was answered is still delivered, in order.
+        """
+        self.serve(self.editing())
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT + EOM)
+        await self.stuck(protocol)
+        # Behind the answer, which is not all written.
+        protocol.send(b"!")
+        protocol.give_up()
+        while not mta.end:
+            if not mta.read(200_000):
+                await self.turn()
+        self.assertEqual(mta.received[-6:], b"\0\0\0\1c!")
+        self.assertEqual(mta.received.count(b"x"), 3_000_000)
+
+    async def test_paused(self) -> None:
+        """
+        Reading is paused while too much waits for a milter; one that vanishes then is lost after.
+        """
+        waiting = Waiting()
+        self.serve(full(envfrom=waiting, mta_close=None), max_buffered=10, timeout=None)
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT)
+        await self.until(lambda: protocol._paused)
+        mta.send(HELO)
+        mta.socket.shutdown(socket.SHUT_WR)
+        for _ in range(5):
+            await self.turn()
+        self.assertTrue(protocol.transport.connected)
+        waiting.fire(SMFIS_CONTINUE)
+        await self.gone()
+        self.assertIn("helo", names(self.milter.calls))
+        self.assertEqual(self.reasons(), [ConnectionDone])
+
+    async def test_paused_and_gone(self) -> None:
+        """
+        One that goes while reading is paused is missed, and what is awaited is cancelled.
+        """
+        waiting = Waiting()
+        self.serve(full(envfrom=waiting, mta_close=None), max_buffered=10, timeout=None)
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT)
+        await self.until(lambda: protocol._paused)
+        self.clock.advance(10)
+        await self.turn()
+        self.assertTrue(protocol.transport.connected)
+        mta.socket.close()
+        await self.turn()
+        self.clock.advance(10)
+        await self.gone()
+        self.assertEqual(waiting.cancelled, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_paused_no_more(self) -> None:
+        """
+        One that is read again is not looked after any more.
+        """
+        waiting = Waiting()
+        self.serve(full(envfrom=waiting), max_buffered=10, timeout=None)
+        mta, protocol = await self.mta()
+        mta.send(MAIL + RCPT)
+        await self.until(lambda: protocol._paused)
+        waiting.fire(SMFIS_CONTINUE)
+        await self.until(lambda: mta.letters() == "cc")
+        self.clock.advance(10)
+        self.assertTrue(protocol.transport.connected)
+
+    async def test_paused_and_reset(self) -> None:
+        """
+        One that is not read, but written to, is lost when it vanishes.
+        """
+        self.serve(full(mta_close=None))
+        mta, protocol = await self.mta()
+        protocol.transport.pauseProducing()
+        protocol.send(b"x" * 3_000_000)
+        await self.turn()
+        mta.reset()
+        await self.gone()
+        self.assertEqual(self.reasons(), [ConnectionLost])
+
+
+class _ErrorTests(PathCase):
+    """
+    Errors of one connection are its own.
+    """
+
+    async def fails(self, method: str) -> None:
+        """
+        Let a method of one of two protocols raise; the other one is served on.
+        """
+        self.serve(full(mta_close=None))
+        mta, protocol = await self.mta()
+        other, _ = await self.mta()
+        original = getattr(protocol, method)
+
+        def failing(*args: Any) -> None:
+            if method == "connectionLost":
+                original(*args)
+            raise ZeroDivisionError(method)
+
+        setattr(protocol, method, failing)
+        mta.send(HELO + QUIT)
+        await self.until(lambda: len(self.factory.connections) == 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        other.send(HELO)
+        await self.until(lambda: other.letters() == "c")
+
+    async def test_in_data_received(self) -> None:
+        """
+        An error in C{dataReceived} is logged, once, and ends its connection, for that reason.
+        """
+        await self.fails("dataReceived")
+        self.assertEqual(self.reasons(), [ZeroDivisionError])
+
+    async def test_in_connection_lost(self) -> None:
+        """
+        An error in C{connectionLost} is logged, once, and nothing more.
+        """
+        await self.fails("connectionLost")
+        self.assertEqual(self.reasons(), [ConnectionDone])
+
+
+class _TogetherTests(PathCase):
+    """
+    Connections that are ready at the same time.
+    """
+
+    async def pair(self, act: Any, **answers: Any) -> tuple[list[Mta], list[Any]]:
+        """
+        Let two MTAs talk at once; whichever is served first does something to the other.
+        """
+        acted: list[Any] = []
+
+        def helo(milter: Any, *_: Any) -> None:
+            others = [found for found in self.factory.connections if found is not milter.protocol]
+            if not acted:
+                acted.append(milter.protocol)
+                act(others[0])
+
+        self.serve(full(helo=helo, mta_close=None, **answers))
+        ends = [await self.mta() for _ in range(2)]
+        for mta, _ in ends:
+            mta.send(HELO)
+        await self.until(lambda: acted)
+        for _ in range(5):
+            await self.turn()
+        ends.sort(key=lambda end: end[1] is not acted[0])
+        return [mta for mta, _ in ends], [protocol for _, protocol in ends]
+
+    async def test_one_aborts_the_other(self) -> None:
+        """
+        One that was aborted in the same turn is not served; the one that did it is.
+        """
+        (first, second), _ = await self.pair(lambda other: other.transport.abortConnection())
+        await self.until(lambda: first.letters() == "c")
+        await self.over(second)
+        self.assertEqual((second.received, self.reasons()), (b"", [ConnectionAborted]))
+
+    async def test_one_closes_the_other(self) -> None:
+        """
+        One that was closed in the same turn is closed, once.
+        """
+        (first, second), _ = await self.pair(lambda other: other.give_up())
+        await self.until(lambda: first.letters() == "c")
+        await self.over(second)
+        self.assertEqual((second.received, len(self.reasons())), (b"", 1))
+
+    async def test_one_pauses_the_other(self) -> None:
+        """
+        One that was paused in the same turn is read when it is resumed.
+        """
+        (_, second), (_, paused) = await self.pair(lambda other: other.transport.pauseProducing())
+        self.assertEqual(second.read(), b"")
+        paused.transport.resumeProducing()
+        await self.until(lambda: second.letters() == "c")
+
+    async def test_nothing_to_read(self) -> None:
+        """
+        One whose bytes have gone elsewhere is served when there are more.
+        """
+        taken: list[bytes] = []
+        (_, second), _ = await self.pair(
+            lambda other: taken.append(other.transport.getHandle().recv(1000))
+        )
+        self.assertEqual(taken, [HELO])
+        second.send(HELO)
+        await self.until(lambda: second.letters() == "c")
+
+    async def test_no_descriptor_leaks(self) -> None:
+        """
+        Descriptors that come along a UNIX connection do not stay open.
+        """
+        self.serve()
+        mta, _ = await self.mta()
+        if self.family != socket.AF_UNIX or not os.path.isdir("/proc/self/fd"):
+            mta.send(HELO)
+        else:
+            before = len(os.listdir("/proc/self/fd"))
+            socket.send_fds(mta.socket, [HELO], [mta.socket.fileno()])
+        await self.until(lambda: mta.letters() == "c")
+        if self.family == socket.AF_UNIX and self.fast_path and os.path.isdir("/proc/self/fd"):
+            self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+
+both_paths(globals(), _ServiceTests, _BackPressureTests, _ErrorTests, _TogetherTests)
+
+
+class ResetTests(PathCase, TestCase):
+    """
+    TCP connections that are reset, on the fast path.
+    """
+
+    family = socket.AF_INET
+
+    async def test_silent(self) -> None:
+        """
+        One that is reset is lost.
+        """
+        self.serve(full(mta_close=None))
+        mta, _ = await self.mta()
+        mta.reset()
+        await self.gone()
+        self.assertEqual(self.reasons(), [ConnectionLost])
+
+    async def test_before_the_answer(self) -> None:
+        """
+        One that is reset while a callback is running is lost too, though it is writing that fails.
+        """
+        found: list[Mta] = []
+        self.serve(full(helo=lambda *_: found[0].reset(), mta_close=None))
+        mta, _ = await self.mta()
+        found.append(mta)
+        mta.send(HELO)
+        await self.gone()
+        self.assertEqual(self.reasons(), [ConnectionLost])
+
+
+class OrdinaryResetTests(ResetTests):
+    """
+    The same on the ordinary path.
+    """
+
+    fast_path = False
+
+
+@skipIf(not HAS_EPOLL, "there is no epoll here")
+class EndTests(PathCase, TestCase):
+    """
+    The reactor ends, or a transport does what it does not do by itself.
+    """
+
+    async def test_reactor_ends(self) -> None:
+        """
+        All connections are lost, each once, also where one of them fails or ends another.
+        """
+        self.serve(full(mta_close=None))
+        ends = [await self.mta() for _ in range(4)]
+        protocols = [protocol for _, protocol in ends]
+        connections = protocols[0].transport.reactor._set
+        self.assertIn(connections, reactor.getReaders())
+        reason = Failure(ConnectionLost())
+        lost = protocols[0].connectionLost
+
+        def ending(why: Failure) -> None:
+            lost(why)
+            protocols[1].transport.connectionLost(why)
+            raise ZeroDivisionError
+
+        protocols[0].connectionLost = ending
+        # As a reactor does when it stops.
+        reactor.removeReader(connections)
+        connections.connectionLost(reason)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.reasons(), [ConnectionLost] * 4)
+        self.assertEqual(self.factory.connections, set())
+
+    async def test_resumed(self) -> None:
+        """
+        To be told to go on, without having been told to stop, changes nothing.
+        """
+        self.serve()
+        mta, protocol = await self.mta()
+        protocol.resumeProducing()
+        mta.send(HELO)
+        await self.until(lambda: mta.letters() == "c")
+
+
+class FairTests(PathCase, TestCase):
+    """
+    Many connections that are busy at the same time.
+    """
+
+    async def test_others_have_their_turn(self) -> None:
+        """
+        Between two turns of the reactor no more than 64 connections are served.
+        """
+        self.serve(full(helo=lambda *_: served.append(len(turns))))
+        served: list[int] = []
+        turns: list[None] = []
+        ends = [await self.mta() for _ in range(200)]
+        for mta, _ in ends:
+            mta.send(HELO)
+        while len(served) < 200:
+            turns.append(None)
+            await self.turn()
+        counts = [served.count(turn) for turn in set(served)]
+        self.assertLessEqual(max(counts), 64)
+        for mta, _ in ends:
+            self.assertEqual(mta.letters(), "c")
+
+
+class _Noting:
+    """
+    A socket that notes the options set on it.
+    """
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+        self.options: list[tuple[int, ...]] = []
+
+    def setsockopt(self, *option: int) -> None:
+        self.options.append(option)
+        self._original.setsockopt(*option)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+class _OptionTests(PathCase):
+    """
+    Options of sockets.
+    """
+
+    async def test_no_delay(self) -> None:
+        """
+        TCP does not wait with small answers; there is nothing to set on a UNIX socket.
+        """
+        self.serve()
+        _, protocol = await self.mta()
+        if self.family == socket.AF_INET:
+            found = protocol.transport.getHandle().getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY
+            )
+            self.assertNotEqual(found, 0)
+        else:
+            self.assertFalse(protocol._may_hurry)
+
+    async def test_acknowledged_at_once(self) -> None:
+        """
+        What calls for no answer is acknowledged at once, over TCP, and nothing else is.
+        """
+        waiting: list[Deferred[Any]] = []
+
+        def helo(*_: Any) -> Deferred[Any]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.serve(full(helo=helo))
+        mta, protocol = await self.mta()
+        noting = protocol.transport.socket = _Noting(protocol.transport.socket)
+        quick = [(socket.IPPROTO_TCP, getattr(socket, "TCP_QUICKACK", None), 1)]
+        hurries = quick[0][1] is not None and self.family == socket.AF_INET
+        for data, expected in (
+            (macros("M", b"i", b"queue"), quick),
+            (MAIL[:7], quick),
+            (MAIL[7:], []),
+            (RCPT, []),
+            (ABORT + macros("H", b"j", b"name") + HELO, []),
+            (macros("M", b"i", b"queue"), []),
+        ):
+            mta.send(data)
+            for _ in range(5):
+                await self.turn()
+            self.assertEqual(noting.options, expected if hurries else [], data)
+            noting.options.clear()
+        self.assertEqual(len(waiting), 1)
+        waiting[0].callback(SMFIS_CONTINUE)
+
+    async def test_aborted(self) -> None:
+        """
+        Nothing is set on a socket that was closed.
+        """
+        self.serve()
+        mta, protocol = await self.mta()
+        received = protocol._conversation.receive
+
+        def lost(data: bytes) -> Any:
+            result = received(data)
+            protocol.transport.connectionLost(Failure(ConnectionLost()))
+            return result
+
+        protocol._conversation.receive = lost
+        mta.send(macros("M", b"i", b"queue"))
+        await self.gone()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+both_paths(globals(), _OptionTests)

@@ -1,0 +1,142 @@
+"""
+Tests of ``serve`` as others start it: twist, twistd, systemd, and root.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+from tests.cli.test_serve import TWIST
+from tests.service.test_workers import ROOT, ServeCase
+
+#: As `TWIST`.
+TWISTD = TWIST.replace("twist", "twistd")
+
+#: Starts a program as systemd does: sockets from descriptor 3 on, for the process that is named.
+SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="milter", LISTEN_PID=str(os.getpid()))
+os.environ["WATCHDOG_USEC"] = "1000000"
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class StartedTests(ServeCase):
+    """
+    A process, from its start to its end.
+    """
+
+    timeout = 30
+
+    async def check(self, process: subprocess.Popen[bytes], *signs: str) -> None:
+        """
+        Have it take a message, and end without a complaint.
+
+        :param signs: What it tells the service manager once it is ready.
+        """
+        for sign in ("READY=1", *signs):
+            await self.hear(sign)
+        self.assertEqual(await self.send("<one@example.org>"), "1", self.log)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(await self.ended(process), 0, self.log)
+        self.assertNotIn("Traceback", self.log)
+
+    async def test_twist(self) -> None:
+        """
+        ``twist yatxmilter`` serves and drains.
+        """
+        words = [f"--listen={self.spec}", "--milter=counting:Counting"]
+        await self.check(self.run_program([sys.executable, "-c", TWIST, "yatxmilter", *words]))
+
+    async def test_twistd(self) -> None:
+        """
+        So does ``twistd -n yatxmilter``.
+        """
+        words = [f"--listen={self.spec}", "--milter=counting:Counting"]
+        command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "yatxmilter", *words]
+        await self.check(self.run_program(command))
+
+    async def by_systemd(self, *words: str) -> subprocess.Popen[bytes]:
+        """
+        Start it with a socket that somebody else has opened.
+        """
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(str(self.folder / "socket"))
+            opened.listen()
+            command = [sys.executable, "-c", SYSTEMD, str(opened.fileno())]
+            serve = [sys.executable, "-m", "yatxmilter", "serve", "--milter=counting:Counting"]
+            return self.run_program(
+                [*command, *serve, "--listen=systemd:domain=UNIX:index=0", *words],
+                pass_fds=[opened.fileno()],
+            )
+
+    async def test_systemd(self) -> None:
+        """
+        A socket of systemd's is served, and the watchdog gets its signs of life.
+        """
+        await self.check(await self.by_systemd(), "WATCHDOG=1")
+        await self.hear("STOPPING=1")
+
+    async def test_systemd_workers(self) -> None:
+        """
+        So it is by workers.
+        """
+        await self.check(await self.by_systemd("--workers=2"))
+
+    async def drop(self, *words: str) -> None:
+        """
+        Start it as root, become nobody, and see who it is.
+        """
+        if os.getuid() != 0:
+            raise unittest.SkipTest("only root can become another user")
+        nobody = pwd.getpwnam("nobody")
+        self.folder.chmod(0o755)
+        # As systemd's.
+        (self.folder / "notify").chmod(0o777)
+        # Nobody could not write down what coverage measures.
+        self.patch(os, "environ", {n: v for n, v in os.environ.items() if "COVERAGE" not in n})
+        process = self.start(
+            *("--user=nobody", f"--pidfile={self.folder}/pid", "--mode=666", *words),
+            milter="yatxmilter:Milter",
+        )
+        await self.hear_ready()
+        self.assertEqual((self.folder / "pid").read_text(), f"{process.pid}\n")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (process.pid, *children):
+            status = Path(f"/proc/{pid}/status").read_text()
+            self.assertIn("\nUid:" + f"\t{nobody.pw_uid}" * 4 + "\n", status)
+            self.assertIn("\nGid:" + f"\t{nobody.pw_gid}" * 4 + "\n", status)
+        self.assertEqual(await self.send("<one@example.org>"), "")
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(await self.ended(process), 0, self.log)
+        # What is in root's folder stays, and keeps nobody from coming to an end.
+        self.assertEqual((self.folder / "pid").read_text(), "")
+        self.assertTrue((self.folder / "socket").is_socket())
+        self.assertIn("could not be closed: [Errno 13] Permission denied", self.log)
+        self.assertNotIn("Traceback", self.log)
+
+    async def test_user(self) -> None:
+        """
+        After the sockets are open it is nobody's, groups included; the pid file is emptied.
+        """
+        await self.drop()
+
+    async def test_user_workers(self) -> None:
+        """
+        The workers are nobody's, too.
+        """
+        command = [sys.executable, "-c", "import yatxmilter, twisted"]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        try:
+            subprocess.run(command, user="nobody", env=environ, check=True, capture_output=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise unittest.SkipTest(f"nobody cannot run this Python: {error}") from None
+        await self.drop("--workers=2")

@@ -1,0 +1,416 @@
+"""
+Tests of the two halves of a worker: the worker's run in this process, with pipes of its own, and
+its supervisor's with real processes, and a clock for the time that it waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted import internet
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.protocol import ServerFactory
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from yatxmilter.service import _worker as worker
+from yatxmilter.service import _workers as workers
+from yatxmilter.service._worker import work
+from yatxmilter.workers import WorkerService
+
+#: What a supervised worker serves: it says something, and does not come to its end unless hurried.
+STUBBORN = """
+import os
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import ServerFactory
+
+class Stubborn(ServerFactory):
+    connections = ()
+    def drain(self, timeout):
+        return succeed(None) if timeout == 0.001 else Deferred()
+
+def make(dies):
+    if dies:
+        os._exit(3)
+    print("a word", flush=True)
+    return Stubborn()
+"""
+
+
+def pause() -> Deferred[None]:
+    return deferLater(reactor, 0.01)
+
+
+class Told(ServerFactory):
+    """
+    Writes down what it is told.
+    """
+
+    connections = ("one", "two")
+
+    def __init__(self) -> None:
+        self.drains: list[float | None] = []
+
+    def drain(self, timeout: float | None) -> Deferred[None]:
+        self.drains.append(timeout)
+        return succeed(None)
+
+
+class Counting(Told):
+    """
+    Has all that a factory may have besides.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, ...]] = []
+
+    def reload(self, *arguments: str) -> None:
+        self.told.append(arguments)
+
+    def numbers(self) -> dict[str, float]:
+        return {"reloads": len(self.told)}
+
+
+made: list[Told] = []
+
+
+def make(kind: str) -> Told:
+    made.append(globals()[kind]())
+    return made[-1]
+
+
+class Standing:
+    """
+    The real reactor, but that it runs already and does not stop.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.stop = stop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def run(self) -> None:
+        """
+        Be running.
+        """
+
+
+class WorkTests(TestCase):
+    """
+    The worker's half.
+    """
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = f"{folder.name}/socket"
+        shared = socket.socket(socket.AF_UNIX)
+        self.addCleanup(shared.close)
+        shared.bind(self.path)
+        shared.listen()
+        orders, self.orders = os.pipe()
+        answers, telling = os.pipe()
+        os.set_blocking(answers, False)
+        self.answers = answers
+        # Twisted leaves open what it was told to speak through.
+        for descriptor in (orders, telling, answers):
+            self.addCleanup(os.close, descriptor)
+        self.rest = b""
+        self.patch(worker, "TOLD", orders)
+        self.patch(worker, "TELLING", telling)
+        self.patch(worker, "SOCKETS", shared.fileno())
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        # It runs already, and is not ours to stop.
+        self.stops = 0
+        # Before the descriptors are closed; tearDown would come after that.
+        self.addCleanup(lambda: ensureDeferred(self.end()))
+
+    async def end(self) -> None:
+        if self.orders is not None:
+            await self.leave()
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self.stops > 1:
+            raise ReactorNotRunning
+
+    async def leave(self) -> None:
+        """
+        Be a supervisor that dies, and wait until the worker has come to its end.
+        """
+        before = self.stops
+        os.close(self.orders)
+        self.orders: Any = None
+        while self.stops == before:
+            await pause()
+
+    async def answer(self) -> Any:
+        """
+        Wait for a line.
+        """
+        while b"\n" not in self.rest:
+            with contextlib.suppress(BlockingIOError):
+                self.rest += os.read(self.answers, 4096)
+            await pause()
+        line, _, self.rest = self.rest.partition(b"\n")
+        return json.loads(line)
+
+    def tell(self, **message: Any) -> None:
+        os.write(self.orders, json.dumps(message).encode() + b"\n")
+
+    async def begin(
+        self, kind: str = "Told", drain_timeout: float | None = 7, spec: str | None = None
+    ) -> Any:
+        """
+        Be a worker, and wait until it is ready.
+        """
+        start = {
+            "builder": f"{__name__}:make",
+            "arguments": [kind],
+            "specs": [spec or f"unix:{self.path}"],
+            "drain_timeout": drain_timeout,
+        }
+        # trial needs the real one.
+        with mock.patch.object(internet, "reactor", Standing(self.stop)):
+            work(json.dumps(start))
+        self.assertEqual(await self.answer(), {"ready": os.getpid()})
+        return made.pop()
+
+    async def test_supervisor_gone(self) -> None:
+        """
+        A worker whose pipe closes drains at once, for as long as the service would.
+        """
+        factory = await self.begin()
+        await self.leave()
+        self.assertEqual(factory.drains, [7])
+
+    async def test_terminated(self) -> None:
+        """
+        SIGTERM drains, for as long as the service would; those of a terminal are not for a worker.
+        """
+        factory = await self.begin(drain_timeout=None)
+        self.assertEqual(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
+        self.assertEqual(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not self.stops:
+            await pause()
+        self.assertEqual(factory.drains, [None])
+
+    async def test_hurried(self) -> None:
+        """
+        A worker that is told twice to drain, the second time in a hurry, ends once.
+        """
+        factory = await self.begin()
+        self.tell(do="drain", timeout=5)
+        self.tell(do="drain", timeout=0.001)
+        while self.stops < 2:
+            await pause()
+        self.assertEqual(factory.drains, [5, 0.001])
+
+    async def test_orders(self) -> None:
+        """
+        A factory that reloads and counts is asked to.
+        """
+        factory = await self.begin("Counting")
+        self.tell(do="reload", arguments=[])
+        self.tell(do="reload", arguments=["anew"])
+        self.tell(do="ask", what="numbers")
+        self.assertEqual(await self.answer(), {"answer": {"reloads": 2}})
+        self.assertEqual(factory.told, [(), ("anew",)])
+
+    async def test_plain_factory(self) -> None:
+        """
+        Of any other factory the connections are counted, and it does not mind a reload.
+        """
+        await self.begin()
+        self.tell(do="reload", arguments=["anew"])
+        self.tell(do="ask", what="numbers")
+        self.assertEqual(await self.answer(), {"answer": {"connections": 2}})
+
+    async def test_systemd(self) -> None:
+        """
+        A socket that systemd gave the supervisor is the worker's too.
+        """
+        await self.begin(spec="systemd:domain=UNIX:index=0")
+
+    async def test_systemd_haproxy(self) -> None:
+        """
+        So it is behind another endpoint.
+        """
+        await self.begin(spec="haproxy:systemd:domain=INET:name=milter")
+
+
+class Timed(Clock):
+    """
+    The real reactor, but for the time.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+class SupervisorTests(TestCase):
+    """
+    The supervisor's half.
+    """
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.spec = f"unix:{folder.name}/socket"
+        (Path(folder.name) / "stubborn.py").write_text(STUBBORN)
+        self.patch(sys, "path", [*sys.path, folder.name])
+        self.clock: Any = Timed()
+        self.ready = False
+
+    def service(self, dies: bool = False, **options: Any) -> WorkerService:
+        service = WorkerService(
+            self.spec, "stubborn:make", [dies], count=1, reactor=self.clock, **options
+        )
+        service.startService()
+        return service
+
+    async def until_ready(self, service: WorkerService) -> None:
+        while not service._workers[0].ready:
+            await pause()
+
+    async def restart_after(self, pause_expected: float) -> None:
+        """
+        Wait until a worker has died; check when another comes, and let it come.
+        """
+        while not self.clock.getDelayedCalls():
+            await pause()
+        (call,) = self.clock.getDelayedCalls()
+        self.assertEqual(call.getTime() - self.clock.seconds(), pause_expected)
+
+    async def test_dies(self) -> None:
+        """
+        A worker that dies is replaced, at once and then later; a service may stop in between.
+        """
+        with capturedLogs() as logs:
+            service = self.service(dies=True)
+            await self.restart_after(0)
+            self.clock.advance(0)
+            await self.restart_after(1)
+        self.assertEqual([e["reason"] for e in logs if "reason" in e], ["status 3"] * 2)
+        self.assertEqual(await service.numbers(), {})
+        # Nobody is there to be told.
+        service.reload()
+        await service.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(service.pids, [])
+
+    async def test_cannot_be_started(self) -> None:
+        """
+        A worker that cannot be started at all is tried again, ever later.
+        """
+        refused = PermissionError(13, "No")
+        with (
+            mock.patch.object(reactor, "spawnProcess", side_effect=refused),
+            capturedLogs() as logs,
+        ):
+            service = self.service()
+            for seconds in (0, 1, 2, 4):
+                (call,) = self.clock.getDelayedCalls()
+                self.assertEqual(call.getTime() - self.clock.seconds(), seconds)
+                self.clock.advance(seconds)
+        self.assertEqual([event["error"] for event in logs if "error" in event], [refused] * 5)
+        await service.stopService()
+
+    async def test_steady(self) -> None:
+        """
+        A worker that has lived for long is replaced at once; what it was asked counts for nothing.
+        """
+        with capturedLogs() as logs:
+            service = self.service()
+            await self.until_ready(service)
+            service._workers[0].failures = 5
+            self.clock.advance(10)
+            numbers = service.numbers()
+            os.kill(service.pids[0], signal.SIGKILL)
+            self.assertEqual(await numbers, {})
+            await self.restart_after(0)
+            await service.stopService()
+        self.assertIn("killed by SIGKILL", [event.get("reason") for event in logs])
+        self.assertIn("a word", [event.get("line") for event in logs])
+
+    async def test_silent(self) -> None:
+        """
+        A worker that does not answer in time is left out; its late answer is taken for no other.
+        """
+        service = self.service(drain_timeout=3)
+        await self.until_ready(service)
+        (pid,) = service.pids
+        os.kill(pid, signal.SIGSTOP)
+        answers = service.ask("numbers")
+        self.clock.advance(5)
+        self.assertEqual(await answers, [])
+        os.kill(pid, signal.SIGCONT)
+        self.assertEqual(await service.ask("numbers"), [{"connections": 0}])
+        service.hurry()
+        await service.stopService()
+
+    async def test_killed(self) -> None:
+        """
+        A worker that does not come to its end in time is killed.
+        """
+        service = self.service(drain_timeout=3)
+        await self.until_ready(service)
+        (pid,) = service.pids
+        stopped = service.stopService()
+        self.clock.advance(12.9)
+        self.assertEqual(service.pids, [pid])
+        self.clock.advance(0.1)
+        await stopped
+        self.assertRaises(ProcessLookupError, os.kill, pid, 0)
+
+    async def test_hurry(self) -> None:
+        """
+        Workers may drain for ever, until they are hurried; then no time is kept any more.
+        """
+        for timeout in (None, 3):
+            service = self.service(drain_timeout=timeout)
+            service.privilegedStartService()
+            await self.until_ready(service)
+            stopped = service.stopService()
+            service.hurry()
+            await stopped
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class LinesTests(SynchronousTestCase):
+    """
+    What a worker writes.
+    """
+
+    def test_lines(self) -> None:
+        """
+        Lines are put together from pieces, and one without an end is cut.
+        """
+        lines: list[bytes] = []
+        cutter = workers._Lines(lines.append)
+        cutter.add(b"a")
+        cutter.add(b"b\nc\nd")
+        self.assertEqual(lines, [b"ab", b"c"])
+        cutter.add(b"x" * 65536)
+        self.assertEqual(lines[2:], [b"d" + b"x" * 65536])

@@ -1,0 +1,88 @@
+"""
+``python -m yatxmilter serve``: run milters as a daemon.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from twisted.internet.error import CannotListenError
+
+from yatxmilter._cli import serve_options
+from yatxmilter._cli.serve_log import begin_log
+from yatxmilter._cli.serve_milters import build_factory
+from yatxmilter._cli.serve_options import ConfigurationError
+from yatxmilter._cli.serve_service import ServeService, parse
+
+__all__ = ["DESCRIPTION", "add_arguments", "run"]
+
+DESCRIPTION = """\
+Run milters as a daemon. SIGTERM lets messages in progress end; SIGHUP reads the
+configuration and the milters' modules again, for new connections.
+
+  python -m yatxmilter serve --listen inet:8891@localhost --milter mymilter:MyMilter
+  python -m yatxmilter serve --listen unix:/run/filter.sock --milter one:One --milter two:Two
+  python -m yatxmilter serve --config yatxmilter.toml --workers 2
+  python -m yatxmilter serve --config yatxmilter.toml --check-config
+
+The exit status is 0 after SIGTERM, 2 for wrong options or a milter that cannot be loaded,
+3 if it cannot listen."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Declare what it takes.
+    """
+    serve_options.add_arguments(parser)
+
+
+def _words(arguments: Namespace) -> list[str]:
+    """
+    Write the arguments as words again, which SIGHUP reads once more.
+    """
+    words: list[str] = []
+    for name in ("milter", "config", *(row.name for row in serve_options.OPTIONS)):
+        value = getattr(arguments, name)
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not None:
+            words += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
+    return words
+
+
+def _complain(error: object, status: int) -> int:
+    for line in str(error).splitlines():
+        print(f"yatxmilter serve: {line}", file=sys.stderr)
+    return status
+
+
+def run(arguments: Namespace) -> int:
+    """
+    Serve until told to end.
+    """
+    from twisted.internet import reactor
+
+    words = _words(arguments)
+    try:
+        settings = parse(words)
+        if arguments.check_config:
+            build_factory(settings)
+            print("the configuration is good")
+            return 0
+        service = ServeService(words, settings)
+        begin_log(settings)
+        service.privilegedStartService()
+    except ConfigurationError as error:
+        return _complain(error, 2)
+    except CannotListenError as error:
+        reason = getattr(error.socketError, "strerror", None) or error.socketError
+        where = f"{error.interface or '*'}:{error.port}" if error.interface else error.port
+        return _complain(f"cannot listen on {where}: {reason}", 3)
+    except OSError as error:
+        return _complain(error, 3)
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.run()
+    return 0

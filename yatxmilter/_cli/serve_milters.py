@@ -1,0 +1,172 @@
+"""
+From the names of milters to a `MilterProtocolFactory`; and once more, for SIGHUP.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from yatxmilter._cli.serve_options import FACTORY_OPTIONS, ConfigurationError
+from yatxmilter.defaults import MilterFactory
+from yatxmilter.interfaces import IMilter, IMilterFactory
+from yatxmilter.metrics import MilterMetrics
+from yatxmilter.protocol import MilterProtocolFactory
+
+__all__ = ["Reloadable", "build_factory"]
+
+_log = Logger()
+
+
+def build_factory(settings: dict[str, Any], *, again: bool = False) -> MilterProtocolFactory:
+    """
+    Load the milters and make the factory.
+
+    :param again: Load the modules anew.
+    :raises ConfigurationError: that tells of every milter that cannot be had.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if again:
+        importlib.invalidate_caches()
+    errors: list[str] = []
+    factories = []
+    anew: set[str] = set()
+    for milter in settings["milters"]:
+        try:
+            factories.append(_build(milter, anew if again else None))
+        except ConfigurationError as error:
+            errors.append(f"{milter['place']}: {error}")
+    if errors:
+        raise ConfigurationError("\n".join(errors))
+    return MilterProtocolFactory(factories, **{name: settings[name] for name in FACTORY_OPTIONS})
+
+
+def _build(milter: dict[str, Any], anew: set[str] | None) -> Any:
+    spec = milter["object"]
+    found = _find(spec, anew)
+    options = {key: milter[key] for key in milter.keys() - {"object", "place", "when"}}
+    if "when" in milter:
+        options["when"] = _find(milter["when"], anew)
+    try:
+        if isinstance(found, type) and IMilter.implementedBy(found):
+            return MilterFactory(found, **options)
+        made = found() if callable(found) and not IMilterFactory.providedBy(found) else found
+        if not IMilterFactory.providedBy(made):
+            raise ConfigurationError(
+                f"{spec} is {made!r}, expected a Milter subclass, an IMilterFactory or a function"
+                " that makes one"
+            )
+        if options:
+            names = ", ".join(sorted(options))
+            raise ConfigurationError(f"{spec} is a factory, which has its own {names}")
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"{spec} failed: {type(error).__name__}: {error}") from error
+    return made
+
+
+def _find(spec: str, anew: set[str] | None) -> Any:
+    module, colon, name = spec.partition(":") if ":" in spec else spec.rpartition(".")
+    if not module or not name:
+        raise ConfigurationError(f"{spec!r} names no milter, expected module:name")
+    try:
+        before = sys.modules.get(module)
+        if before is not None and anew is not None and module not in anew:
+            found: Any = _anew(module, before)
+        else:
+            found = importlib.import_module(module)
+        if anew is not None:
+            anew.add(module)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{spec}: there is no module {error.name!r}") from None
+    except Exception as error:
+        raise ConfigurationError(f"{spec}: {type(error).__name__}: {error}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationError(f"{spec}: {module} has no {name!r}")
+        found = getattr(found, part)
+    return found
+
+
+def _anew(module: str, before: Any) -> Any:
+    """
+    Load a module once more, beside the old one: connections there are keep what they have.
+    """
+    del sys.modules[module]
+    try:
+        return importlib.import_module(module)
+    except BaseException:
+        sys.modules[module] = before
+        raise
+
+
+class Reloadable(Factory):
+    """
+    Builds connections by the factory that is in force; counts, where the settings say so.
+    """
+
+    noisy = False
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._metrics = MilterMetrics() if settings["metrics"] else None
+        self.current = self._watched(build_factory(settings))
+        self._generations = [self.current]
+
+    def _watched(self, factory: MilterProtocolFactory) -> MilterProtocolFactory:
+        if self._metrics is not None:
+            self._metrics.watch(factory)
+        return factory
+
+    @property
+    def connections(self) -> set[Any]:
+        """
+        All connections there are.
+        """
+        return set().union(*(one.connections for one in self._generations))
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """
+        Build a connection.
+        """
+        return self.current.buildProtocol(addr)
+
+    def reload(self, settings: dict[str, Any]) -> bool:
+        """
+        Take other settings and load the modules once more, for connections that come; what is
+        broken is logged, and nothing changes.
+        """
+        try:
+            factory = self._watched(build_factory(settings, again=True))
+        except ConfigurationError as error:
+            _log.error("Nothing is reloaded: {error}", error=error)
+            return False
+        for one in self._generations.copy():
+            if not one.connections:
+                self._generations.remove(one)
+                if self._metrics is not None:
+                    self._metrics.forget(one)
+        self._generations.append(factory)
+        self.current = factory
+        _log.info("The configuration and the milters are reloaded, for new connections")
+        return True
+
+    def drain(self, timeout: float | None = None) -> Deferred[Any]:
+        """
+        Come to an end without losing mail.
+        """
+        return gatherResults([one.drain(timeout) for one in {*self._generations, self.current}])
+
+    def snapshot(self) -> dict[str, Any]:
+        """
+        Give what was counted, as `MilterMetrics.snapshot`.
+        """
+        assert self._metrics is not None
+        return self._metrics.snapshot()

@@ -1,0 +1,3 @@
+"""
+One MTA connection without its transport: the order of commands, milters as members, the three merges.
+"""

@@ -1,0 +1,44 @@
+"""
+Addresses as Twisted has them: in ``xxfi_connect``'s arguments and in the log.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+from yatxmilter import constants as c
+from yatxmilter._wire.commands import ALL_COMMANDS, CONNECT_ROW
+from yatxmilter._wire.payloads import decode_connect, from_text
+
+__all__ = ["DECODERS", "describe_address"]
+
+
+def _connect_arguments(payload: bytes) -> tuple[str, object]:
+    info = decode_connect(payload)
+    if info.family == c.SMFIA_INET:
+        return info.hostname, IPv4Address("TCP", info.address, info.port)
+    if info.family == c.SMFIA_INET6:
+        return info.hostname, IPv6Address("TCP", info.address, info.port)
+    if info.family == c.SMFIA_UNIX:
+        return info.hostname, UNIXAddress(from_text(info.address))
+    return info.hostname, None
+
+
+#: How a command's payload becomes its callback's arguments, by `Command.index`.
+DECODERS: Final = tuple(
+    _connect_arguments if command is CONNECT_ROW else command.decode for command in ALL_COMMANDS
+)
+
+
+def describe_address(address: object) -> str:
+    """
+    Write an address for the log.
+    """
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, UNIXAddress):
+        return f"unix:{os.fsdecode(address.name or b'')}"
+    return "unknown address" if address is None else str(address)

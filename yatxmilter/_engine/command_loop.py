@@ -1,0 +1,264 @@
+"""
+The loop of a conversation: calls are pulled from the session one by one and answered.
+
+Negotiation, the end of messages and of connections are for the conversation itself, everything else
+goes to the fan-out. While an answer is awaited, or the MTA does not read, nothing is pulled, and
+later commands stay where they are. Answers are gathered and written at once when there is nothing
+more to pull.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from yatxmilter._engine.callbacks import Caller
+from yatxmilter._engine.command_order import Session
+from yatxmilter._engine.merge import Merge
+from yatxmilter._engine.opening import Opening
+from yatxmilter._engine.pending import Pending
+from yatxmilter._wire.commands import COMMANDS, EOM_ROW, MACRO_ROW, Command
+from yatxmilter._wire.packets import read_length
+from yatxmilter.errors import ProtocolError
+
+__all__ = ["Line", "Pulling"]
+
+_log = Logger()
+
+
+class Line(Protocol):
+    """
+    What a conversation needs of its connection.
+    """
+
+    def send(self, data: bytes) -> None:
+        """
+        Write bytes to the MTA.
+        """
+
+    def caught_up(self) -> None:
+        """
+        Take note that nothing is waited for: what has arrived so far was handled.
+        """
+
+    def hang_up(self) -> None:
+        """
+        Close the connection when all is written.
+        """
+
+
+class Pulling(ABC):
+    """
+    The loop of one conversation.
+
+    :ivar session: The connection's rules.
+    :ivar stalled: While true nothing is pulled, because the MTA does not read what we write.
+    :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
+    """
+
+    _opening: Opening
+    _fanout: Merge
+    _caller: Caller
+
+    def __init__(self, line: Line) -> None:
+        self.session = Session()
+        self.stalled = self.busy = False
+        self._line = line
+        self._out: list[bytes] = []
+        # Who answers commands; the first time somebody has to see to it that there is a plan.
+        self._step: Callable[[Command], None] = self._first_step
+        # Whether nothing is left of what was read, and nobody has to see each packet.
+        self._at_ease = False
+        self._begun = self._running = self._ended = self._lost = self._told = False
+        self._draining = self._tapped = False
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """
+        Take note that the MTA begins to talk.
+        """
+
+    @abstractmethod
+    def _first_step(self, command: Command) -> None:
+        """
+        Have the first command answered that comes without a negotiation.
+        """
+
+    @abstractmethod
+    def _control(self, command: Command) -> None:
+        """
+        Do what a command calls for that is not for the fan-out.
+        """
+
+    @abstractmethod
+    def end(self) -> None:
+        """
+        End the conversation.
+        """
+
+    @property
+    def waiting(self) -> bool:
+        """
+        Whether a milter is waited for.
+        """
+        return bool(self._opening.awaited or self._fanout.round or self._caller.settling)
+
+    def receive(self, data: bytes) -> bool:
+        """
+        Take in bytes from the MTA, and answer what can be answered.
+
+        :return: Whether all was the usual: it is answered, and nothing is waited for.
+        """
+        if not self._ended:
+            if not self._at_ease or self.stalled:
+                self.session.splitter.feed(data)
+            elif self._take_usual(data):
+                return True
+            self.run()
+        return False
+
+    def _take_usual(self, data: bytes) -> bool:
+        """
+        Take whole packets of macros, and commands for the milters that are legal.
+
+        It is a short way for what most reads are, and leaves all else to `run`.
+
+        :return: Whether that was all, and nothing is waited for.
+        """
+        session, fanout, caller = self.session, self._fanout, self._caller
+        most = session.splitter.limit + 1
+        position, size = 0, len(data)
+        self._running = True
+        try:
+            while position + 5 <= size:
+                start = position + 5
+                length = read_length(data, position)[0]
+                stop = position + 4 + length
+                if stop > size or not 0 < length <= most:
+                    break
+                command = COMMANDS.get(data[position + 4])
+                if command is MACRO_ROW and length > 1:
+                    session.macros.put(data[start:stop])
+                    position = stop
+                    continue
+                if (
+                    command is None
+                    or not session.is_usual(command)
+                    or (length > 1 if command is EOM_ROW else length == 1 and command.needs_payload)
+                ):
+                    break
+                session.accept(command, data[start:stop])
+                position = stop
+                self._step(command)
+                if fanout.round or self._ended or self.stalled or caller.settling:
+                    break
+        except ProtocolError as error:
+            self._break_off(error)
+        finally:
+            self._running = False
+        if position < size:
+            session.splitter.feed(data[position:])
+        elif not (self._ended or self._draining or fanout.round or caller.settling):
+            if self._out:
+                self._flush()
+            if not self.stalled:
+                return True
+        self._at_ease = False
+        return False
+
+    def run(self) -> None:
+        """
+        Pull and answer until there is nothing to pull, or something must be waited for.
+        """
+        # A callback may lead here again, by a Deferred that it fires.
+        if self._running:
+            return
+        self._running = True
+        if not self._begun:
+            self._begin()
+        opening, fanout, caller = self._opening, self._fanout, self._caller
+        session = self.session
+        try:
+            # As in `waiting`, without calls: this is looked at for each command.
+            while not (
+                self._ended or self.stalled or fanout.round or opening.awaited or caller.settling
+            ):
+                command = session.next_call()
+                if command is None:
+                    break
+                if command.codes:
+                    self._step(command)
+                else:
+                    self._control(command)
+                if session.idle:
+                    break
+        except ProtocolError as error:
+            self._break_off(error)
+        finally:
+            self._running = False
+        if self._ended:
+            # A callback may have ended it, and then have answered.
+            opening.cancel()
+            fanout.cancel()
+            self._out.clear()
+        elif self._out:
+            self._flush()
+        if session.dropped is not None:
+            self._tell_dropped(session.dropped)
+        self.busy = bool(self.stalled or fanout.round or opening.awaited or caller.settling)
+        if self.busy or self._ended:
+            self._at_ease = False
+            return
+        if self._draining and not session.in_message:
+            self.end()
+        else:
+            self._at_ease = not self._tapped and not session.splitter.partial
+            self._line.caught_up()
+
+    def _break_off(self, error: ProtocolError) -> None:
+        _log.warn(
+            "The MTA at {mta} broke the milter protocol: {error}; closing the connection",
+            mta=self._caller.mta,
+            connection=self._caller.connection,
+            error=str(error),
+        )
+        # A message counts as open, as in libmilter, whose state is set before a payload is read.
+        self._fanout.join_all()
+        self.end()
+
+    def _tell_dropped(self, dropped: str) -> None:
+        # Once: an MTA that is out of step sends many.
+        self.session.dropped = None
+        if not self._told:
+            self._told = True
+            _log.info(
+                "The MTA at {mta} sent {dropped}, which is out of order: dropped without an"
+                " answer (further ones are not logged)",
+                mta=self._caller.mta,
+                connection=self._caller.connection,
+                dropped=dropped,
+            )
+
+    def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
+        """
+        Do what an awaited result calls for, then go on pulling.
+
+        Not before: user code that the work runs must not make the loop pull in its middle.
+        """
+        running = self._running
+        self._running = True
+        try:
+            work(pending)
+        finally:
+            self._running = running
+        self.run()
+
+    def _flush(self) -> None:
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        if data and not self._lost:
+            self._line.send(data)

@@ -1,0 +1,333 @@
+"""
+A milter behind a condition: `GatedMember`, for ``MilterFactory(..., when=...)``.
+
+For the fan-out it is a member like any other. It wants the commands that the condition looks at,
+besides those that the milter wants, and decides for each whether the milter is shown it. What the
+milter would have been shown while that is not known is kept, with the macros of its time; when the
+condition comes true it is caught up on, in order, before the callback of the current step.
+
+What a caught-up callback answers, other than CONTINUE, is answered at the current step, and stands
+for as long as it would have if it had come in time: for the message, or for the connection.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from yatxmilter import constants as c
+from yatxmilter._engine.callbacks import printable
+from yatxmilter._engine.condition_state import CONNECTION_ROWS, Decision, Late, Standing
+from yatxmilter._engine.conditions import Condition
+from yatxmilter._engine.context import Context
+from yatxmilter._engine.member import Callback, Member
+from yatxmilter._engine.return_codes import check_code, fallback
+from yatxmilter._wire.commands import (
+    ABORT_ROW,
+    BODY_ROW,
+    CONNECT_ROW,
+    EOM_ROW,
+    MAIL_ROW,
+    QUIT_ROW,
+    RCPT_ROW,
+    UNKNOWN_ROW,
+    Command,
+)
+from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS, Request
+from yatxmilter._wire.payloads import Offer, from_text, to_text
+from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
+
+__all__ = ["GatedMember", "member_of"]
+
+_log = Logger()
+
+#: Where an answer that stands is given again: what comes later belongs to a message that others
+#: let pass.
+_REPEATS = (*CONNECTION_ROWS, MAIL_ROW, RCPT_ROW)
+
+
+class GatedMember(Member):
+    """
+    One milter on one connection, behind a condition.
+    """
+
+    __slots__ = (
+        "_concerned",
+        "_condition",
+        "_decision",
+        "_gone",
+        "_macros",
+        "_met",
+        "_needs",
+        "_own_steps_agreed",
+        "_seen",
+    )
+
+    def __init__(
+        self,
+        milter: Any,
+        position: int,
+        wanted: frozenset[str],
+        context: Context,
+        *,
+        condition: Condition,
+        macros: MacroStore,
+    ) -> None:
+        self._gone = False
+        super().__init__(milter, position, wanted, context)
+        self._condition = condition
+        self._macros = macros
+        self._needs = condition.needs
+        if condition.needs - {CONNECT_ROW}:
+            # Nothing that comes after connect is known before a message begins: the client may
+            # say HELO again. And each message begins the matter anew.
+            self._needs |= {MAIL_ROW}
+        # Whether the milter was shown any of the connection, and of the message.
+        self._met = self._seen = False
+        self._concerned = False
+        self._own_steps_agreed = self.request.steps
+        self._decision = Decision(condition, self.on_error, macros)
+        self.request = self.widened(self.request, Offer(0, 0, 0))
+
+    # ---- negotiation
+
+    def widened(self, request: Request, offer: Offer) -> Request:
+        """
+        Ask for what the condition looks at, too.
+        """
+        self._own_steps_agreed = request.steps
+        if self._gone:
+            return request
+        steps = request.steps
+        for command in self._needs:
+            steps &= ~command.no
+        lists = dict(request.symbol_lists)
+        if offer.actions & c.SMFIF_SETSYMLIST:
+            for stage, name in sorted(self._condition.symbols):
+                names = to_text(lists[stage]).split() if stage in lists else None
+                names = DEFAULT_SYMBOLS[stage].split() if names is None else names
+                if name not in names:
+                    lists[stage] = from_text(" ".join([*names, name]))
+        return request._replace(steps=steps, symbol_lists=lists)
+
+    def retire(self) -> None:
+        """
+        Take the milter out of the connection, and the condition with it.
+        """
+        self._gone = True
+        super().retire()
+
+    @property
+    def concerned(self) -> bool:
+        """
+        Whether the last message was the milter's business.
+        """
+        return self._concerned or self._decision.known is True
+
+    # ---- what is called
+
+    def callback(self, name: str) -> Callback | None:
+        """
+        Give a callback of the milter's own, ``xxfi_abort`` and ``xxfi_close`` with their gate.
+        """
+        callback = super().callback(name)
+        if self._gone:
+            return callback
+        if name == ABORT_ROW.callback:
+            return partial(self._abort, callback)
+        if name == QUIT_ROW.callback:
+            return partial(self._close, callback)
+        return callback
+
+    def callee(self, command: Command) -> Callback | None:
+        """
+        Give what to call for a command: the gate, wherever milter or condition want it.
+        """
+        callback = self.callback(command.callback)
+        if self._own_steps_agreed & command.no:
+            callback = None
+        if callback is None and command not in self._needs and command is not EOM_ROW:
+            return None
+        return partial(self._called, command, callback)
+
+    def prepare(self, steps: int, macros: MacroStore) -> int:
+        """
+        Work out how the milter is called: through the gate.
+        """
+        if self._gone:
+            return super().prepare(steps, macros)
+        self.adapted = self._adapt(steps & ~self.request.steps, macros)
+        return sum(1 << index for index in self.adapted)
+
+    def _abort(self, callback: Callback | None) -> object:
+        decision = self._decision
+        # Of a connection that is all its own it has seen what came, called for it or not.
+        seen = self._seen or (decision.known is True and decision.standing is None)
+        self._end_message()
+        return callback() if seen and callback is not None else None
+
+    def _close(self, callback: Callback | None) -> object:
+        met = self._met
+        self._met = self._seen = False
+        self._decision.begin_connection()
+        return callback() if met and callback is not None else None
+
+    def _end_message(self) -> None:
+        self._seen = False
+        self._decision.end_message()
+
+    # ---- deciding
+
+    def _called(self, command: Command, callback: Callback | None, *arguments: Any) -> object:
+        """
+        Take the step of the fan-out: show it to the milter, keep it for later, or drop it.
+        """
+        decision = self._decision
+        if command is CONNECT_ROW or command is MAIL_ROW:
+            self._seen = self._concerned = False
+        decision.note(command, arguments)
+        joins = not decision.open
+        opened = decision.decide(command)
+        late = Late(command, callback, arguments, self._macros)
+        if opened is None:
+            decision.keep(late)
+            return None
+        if not opened or decision.standing is not None:
+            return self._do_without(command, opened and (joins or command in _REPEATS))
+        missed = decision.missed()
+        return self._catch_up(missed, late) if missed else self._show(late)
+
+    # ---- calling
+
+    def _do_without(self, command: Command, says: bool) -> object:
+        """
+        Answer for the milter.
+
+        :param says: Whether the answer that stands is given; it is if the milter comes to the
+            message only now, too.
+        """
+        standing = self._decision.standing
+        if command is EOM_ROW:
+            self._end_message()
+        if standing is None or not says or command is UNKNOWN_ROW:
+            # Who is out of the message does without the rest of it.
+            return c.SMFIS_SKIP if command is BODY_ROW else None
+        self.context.reply = standing.reply
+        return standing.code
+
+    def _show(self, late: Late) -> object:
+        self._met = True
+        if late.command.in_message:
+            self._seen = self._concerned = True
+        if late.command is EOM_ROW:
+            return self._finish(late)
+        return None if late.callback is None else late.callback(*late.arguments)
+
+    def _finish(self, late: Late) -> object:
+        try:
+            result = None if late.callback is None else late.callback()
+        except Exception:
+            self._end_message()
+            raise
+        if _is_awaited(result):
+            return self._finished(result)
+        self._end_message()
+        return result
+
+    async def _finished(self, result: Any) -> object:
+        # If it is cancelled xxfi_abort may follow, and ends the message.
+        result = await result
+        self._end_message()
+        return result
+
+    async def _catch_up(self, missed: list[Late], now: Late) -> object:
+        refused: list[Standing] = []
+        while missed:
+            late = missed.pop(0)
+            try:
+                code = await self._show_late(late, now.command)
+            except CancelledError:
+                self._decision.put_back(missed)
+                raise
+            if code is SMFIS_CONTINUE or late.command is UNKNOWN_ROW:
+                continue
+            reply = self.context.take_reply(code)
+            standing = Standing(code, reply, late.command in CONNECTION_ROWS)
+            if late.command is not RCPT_ROW or code is c.SMFIS_DISCARD or code is c.SMFIS_ACCEPT:
+                return self._stand(standing, now.command)
+            refused.append(standing)
+        if refused and len(refused) == len(self._decision.view.recipients):
+            return self._stand(refused[-1], now.command)
+        if refused:
+            self._warn_of_refused(len(refused), now.command)
+        self.context.editing = now.command is EOM_ROW
+        result: Any = self._show(now)
+        return await result if _is_awaited(result) else result
+
+    def _stand(self, standing: Standing, command: Command) -> object:
+        self._decision.standing = standing
+        # For the milter the message is over.
+        self._seen = False
+        return self._do_without(command, True)
+
+    async def _show_late(self, late: Late, now: Command) -> ReturnCode:
+        self.context.editing = False
+        self.context.show_macros(late.macros)
+        try:
+            result: Any = self._show(late)
+            if _is_awaited(result):
+                result = await result
+            if result == c.SMFIS_NOREPLY and self.promised_silence(late.command):
+                return SMFIS_CONTINUE
+            return check_code(late.command, result)
+        except CancelledError:
+            # Its time is over, or the message: the first is answered for at the current step.
+            self._decision.standing = Standing(fallback(now, self.on_error), None, False)
+            raise
+        except Exception:
+            code = fallback(late.command, self.on_error)
+            _log.failure(
+                "Milter {milter} failed in {stage}, called late (queue id {queue_id});"
+                " answering {code} for it",
+                milter=self.name,
+                stage=late.command.callback,
+                queue_id=self._queue_id(),
+                code=code,
+            )
+            return code
+        finally:
+            self.context.show_macros(self._macros)
+
+    def _warn_of_refused(self, count: int, command: Command) -> None:
+        _log.warn(
+            "Milter {milter} refused {count} recipients, which were accepted before its condition"
+            " was known, at {stage}: they stay (queue id {queue_id})",
+            milter=self.name,
+            count=count,
+            stage=command.callback,
+            queue_id=self._queue_id(),
+        )
+
+    def _queue_id(self) -> str:
+        return printable(self._macros.get("i") or "unknown")
+
+
+def _is_awaited(result: object) -> bool:
+    return isinstance(result, Deferred) or inspect.iscoroutine(result)
+
+
+def member_of(
+    milter: Any, position: int, wanted: frozenset[str], context: Context, macros: MacroStore
+) -> Member:
+    """
+    Make a milter a member, behind the condition of its factory if that has one.
+    """
+    condition = getattr(getattr(milter, "factory", None), "when", None)
+    if condition is None:
+        return Member(milter, position, wanted, context)
+    return GatedMember(milter, position, wanted, context, condition=condition, macros=macros)

@@ -1,0 +1,335 @@
+"""
+One milter on one connection: what it wants, what it promised, how it is called.
+
+A `Member` stands between a user's milter and the fan-out. It works out what the milter asks of the
+MTA from what its class overrides, and gives for each command the callable that shows the milter
+what it would see if it were alone, whatever its fellows negotiated.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
+from operator import attrgetter
+from typing import Any, Final, cast
+
+from yatxmilter import constants as c
+from yatxmilter._engine.context import Context
+from yatxmilter._wire.commands import (
+    ALL_COMMANDS,
+    BODY_ROW,
+    CALLBACK_STEPS,
+    HEADER_ROW,
+    RCPT_ROW,
+    Command,
+)
+from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.negotiation import Agreement, Request, data_size
+from yatxmilter._wire.payloads import Offer
+from yatxmilter.constants import ReturnCode
+from yatxmilter.errors import NegotiationError, ReturnCodeError
+
+__all__ = ["CALLBACKS", "Callback", "Member", "plan_of", "wanted_callbacks"]
+
+Callback = Callable[..., object]
+
+#: The callbacks a milter may have, ours included.
+CALLBACKS: Final = (
+    "xxfi_mta_connect",
+    "xxfi_negotiate",
+    *(command.callback for command in CALLBACK_STEPS),
+    "xxfi_abort",
+    "xxfi_close",
+    "xxfi_mta_close",
+)
+
+_MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
+# What one milter asks for and all of them then see.
+_SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
+
+_NAMES: Final = frozenset(CALLBACKS)
+_callbacks_of: Final = attrgetter(*CALLBACKS)
+
+
+def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
+    """
+    Tell which callbacks a milter has of its own: those that differ from ``base``'s.
+
+    Of a milter that is no ``base`` at all, those that it has.
+    """
+    if not isinstance(milter, base):
+        return frozenset(name for name in CALLBACKS if hasattr(milter, name))
+    wanted = _different(_callbacks_of(type(milter)), _callbacks_of(base))
+    own = vars(milter)
+    return wanted if _NAMES.isdisjoint(own) else wanted | _NAMES & own.keys()
+
+
+# Each connection has its milters, but of few classes.
+@lru_cache(maxsize=256)
+def _different(callbacks: tuple[object, ...], base: tuple[object, ...]) -> frozenset[str]:
+    both = zip(CALLBACKS, callbacks, base, strict=True)
+    return frozenset(name for name, one, other in both if one is not other)
+
+
+@lru_cache(maxsize=256)
+def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
+    steps = 0
+    for command in CALLBACK_STEPS:
+        if command.callback not in wanted:
+            steps |= command.no
+        elif command.callback in silent:
+            steps |= command.nr
+    return steps
+
+
+def _silent_callbacks(milter: object, wanted: frozenset[str]) -> frozenset[str]:
+    if _NAMES.isdisjoint(getattr(milter, "__dict__", ())):
+        try:
+            return _silent(_callbacks_of(type(milter)))
+        except AttributeError:
+            # It is no `Milter`, and has not all of them.
+            pass
+    return frozenset(name for name in wanted if _is_silent(getattr(milter, name)))
+
+
+@lru_cache(maxsize=256)
+def _silent(callbacks: tuple[object, ...]) -> frozenset[str]:
+    both = zip(CALLBACKS, callbacks, strict=True)
+    return frozenset(name for name, callback in both if _is_silent(callback))
+
+
+def _is_silent(callback: object) -> bool:
+    return getattr(callback, "smfip_noreply", False)
+
+
+class Member:
+    """
+    One milter on one connection.
+
+    :ivar position: Its place among the connection's milters, from 0.
+    :ivar wanted: The names of the callbacks it has of its own.
+    :ivar request: What it asked of the MTA; before negotiation, what it would ask.
+    :ivar steps: The ``SMFIP_*`` steps that follow from the callbacks it has.
+    :ivar adapted: What to call, by `Command.index`, where it is not the callbacks as they are.
+    :ivar failed: Whether its ``xxfi_eom`` failed in this message: its edits do not count.
+    """
+
+    __slots__ = (
+        "adapted",
+        "context",
+        "failed",
+        "milter",
+        "name",
+        "on_error",
+        "position",
+        "request",
+        "steps",
+        "timeout",
+        "wanted",
+    )
+
+    def __init__(
+        self, milter: Any, position: int, wanted: frozenset[str], context: Context
+    ) -> None:
+        factory = getattr(milter, "factory", None)
+        self.milter = milter
+        self.position = position
+        self.wanted = wanted
+        self.context = context
+        self.name: str = (
+            getattr(factory, "name", None)
+            or getattr(milter, "xxfi_name", None)
+            or type(milter).__name__
+        )
+        self.on_error: ReturnCode = getattr(factory, "on_error", c.SMFIS_TEMPFAIL)
+        self.timeout: float | None = getattr(factory, "timeout", None)
+        self.steps = _steps(self.wanted, _silent_callbacks(milter, self.wanted))
+        self.request = Request(0, self.steps, {})
+        self.adapted: dict[int, Callback] | None = None
+        self.failed = False
+
+    @property
+    def concerned(self) -> bool:
+        """
+        Whether the last message was the milter's business.
+        """
+        return True
+
+    def callback(self, name: str) -> Callback | None:
+        """
+        Give a callback of the milter's own; ``None`` if it has none.
+        """
+        return cast(Callback, getattr(self.milter, name)) if name in self.wanted else None
+
+    def retire(self) -> None:
+        """
+        Take the milter out of the connection; only that it ends is still told.
+        """
+        self.wanted &= {"xxfi_close", "xxfi_mta_close"}
+        self.steps = _steps(self.wanted, frozenset())
+        self.request = Request(0, self.steps, {})
+
+    # ---- negotiation
+
+    def read_request(self, answer: object, offer: Offer) -> Request:
+        """
+        Read what ``xxfi_negotiate`` returned as a request.
+
+        :raises NegotiationError: when it refuses.
+        :raises ReturnCodeError: when it is not an answer.
+        """
+        parts = answer if isinstance(answer, (tuple, list)) else [answer]
+        code = c.SMFIS_CONTINUE if parts == [None] else parts[0] if parts else None
+        lists = self.context.symbol_lists
+        if _is_number(code) and len(parts) in (1, 3, 4):
+            if code == c.SMFIS_ALL_OPTS:
+                return Request(offer.actions, self.steps | offer.steps & c.SMFIP_SKIP, lists)
+            if code == c.SMFIS_REJECT:
+                raise NegotiationError("refuses the connection (SMFIS_REJECT)")
+            if code == c.SMFIS_CONTINUE and len(parts) == 1:
+                return Request(*self.computed_request(offer)[:2], lists)
+            if code == c.SMFIS_CONTINUE and all(map(_is_number, parts)):
+                actions, steps = map(int, parts[-2:])
+                return Request(actions & 0xFFFFFFFF, steps & 0xFFFFFFFF, lists)
+        raise ReturnCodeError(
+            f"xxfi_negotiate returned {answer!r}; expected SMFIS_CONTINUE, SMFIS_ALL_OPTS,"
+            " SMFIS_REJECT, None or (SMFIS_CONTINUE, actions, steps)"
+        )
+
+    def computed_request(self, offer: Offer) -> Request:
+        """
+        Work out the request of a milter that does not negotiate by itself.
+
+        :raises NegotiationError: when its ``xxfi_flags`` are no number.
+        """
+        flags = getattr(self.milter, "xxfi_flags", None)
+        if flags is not None and not _is_number(flags):
+            raise NegotiationError(f"has xxfi_flags {flags!r}, expected a number or None")
+        steps = self.steps
+        if not steps & c.SMFIP_NOBODY:
+            steps |= offer.steps & c.SMFIP_SKIP
+        return Request(offer.actions if flags is None else flags, steps, {})
+
+    def widened(self, request: Request, offer: Offer) -> Request:
+        """
+        Give what is asked of the MTA on the milter's behalf: what it asked for itself, or more.
+        """
+        return request
+
+    def agree(self, request: Request, agreement: Agreement) -> None:
+        """
+        Take what was settled.
+        """
+        self.request = request
+        context = self.context
+        context.actions = request.actions
+        context.adds_space = bool(agreement.steps & ~request.steps & c.SMFIP_HDR_LEADSPC)
+        context.max_payload = data_size(request.steps)
+
+    # ---- calling
+
+    def promised_silence(self, command: Command) -> bool:
+        """
+        Tell whether the milter promised not to answer this command.
+        """
+        return bool(self.request.steps & command.nr)
+
+    def callee(self, command: Command) -> Callback | None:
+        """
+        Give what a command means to the milter; ``None`` when it does not want it.
+        """
+        return None if self.request.steps & command.no else self.callback(command.callback)
+
+    def prepare(self, steps: int, macros: MacroStore) -> int:
+        """
+        Work out how the milter is called so that it sees what it would see if it were alone.
+
+        :param steps: The steps agreed on for all milters.
+        :return: The commands that it is called for, as a mask of `Command.bit`.
+        """
+        added = steps & ~self.request.steps
+        self.adapted = self._adapt(added, macros) if added & _SEEN_BY_ALL else None
+        return _mask(self.wanted, self.request.steps)
+
+    def _adapt(self, added: int, macros: MacroStore) -> dict[int, Callback]:
+        callees = [(command, self.callee(command)) for command in CALLBACK_STEPS]
+        return {
+            command.index: self._view(command, callee, added, macros)
+            for command, callee in callees
+            if callee is not None
+        }
+
+    def _view(
+        self, command: Command, callback: Callback, added: int, macros: MacroStore
+    ) -> Callback:
+        if command is HEADER_ROW and added & c.SMFIP_HDR_LEADSPC:
+            return partial(_without_leading_space, callback)
+        if command is RCPT_ROW and added & c.SMFIP_RCPT_REJ:
+            return partial(_unless_refused, callback, macros)
+        if command is BODY_ROW and added & _MDS:
+            return partial(_in_pieces, callback, data_size(self.request.steps))
+        return callback
+
+    def view(self, command: Command) -> Callback:
+        """
+        Give what to call for a command that the milter is called for.
+        """
+        if self.adapted is not None:
+            return self.adapted[command.index]
+        return cast(Callback, getattr(self.milter, command.callback))
+
+
+# Most connections of a server have the same milters.
+@lru_cache(maxsize=256)
+def _mask(wanted: frozenset[str], steps: int) -> int:
+    return sum(
+        command.bit
+        for command in CALLBACK_STEPS
+        if command.callback in wanted and not steps & command.no
+    )
+
+
+@lru_cache(maxsize=256)
+def plan_of(masks: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """
+    Tell for each command, by `Command.index`, which milters are called for it, by their positions.
+
+    :param masks: What `Member.prepare` gave for each.
+    """
+    return tuple(
+        tuple(position for position, mask in enumerate(masks) if mask & command.bit)
+        for command in ALL_COMMANDS
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _without_leading_space(callback: Callback, headerf: str, headerv: str) -> object:
+    # The MTA takes away one blank, no tab, where it is not told to leave values alone.
+    return callback(headerf, headerv[1:] if headerv.startswith(" ") else headerv)
+
+
+def _unless_refused(callback: Callback, macros: MacroStore, argv: list[str]) -> object:
+    # How both MTAs mark a recipient that they have refused themselves.
+    if macros.get("{rcpt_mailer}") == "error":
+        return c.SMFIS_CONTINUE
+    return callback(argv)
+
+
+def _in_pieces(callback: Callback, size: int, bodyp: bytes) -> object:
+    if len(bodyp) <= size:
+        return callback(bodyp)
+    return _one_by_one(callback, size, bodyp)
+
+
+async def _one_by_one(callback: Callback, size: int, bodyp: bytes) -> object:
+    for start in range(0, len(bodyp), size):
+        answer = callback(bodyp[start : start + size])
+        if inspect.isawaitable(answer):
+            answer = await cast(Awaitable[object], answer)
+        if answer is not None and answer not in (c.SMFIS_CONTINUE, c.SMFIS_NOREPLY):
+            return answer
+    return answer

@@ -1,0 +1,188 @@
+"""
+How a connection begins: ``xxfi_mta_connect``, then ``xxfi_negotiate`` of each milter.
+
+All milters are asked; when all have answered there is an agreement, or, as soon as one refuses,
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter._engine.callbacks import Caller
+from yatxmilter._engine.member import Member
+from yatxmilter._engine.pending import Pending
+from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
+from yatxmilter._wire.negotiation import Agreement, Request, check_request, effective_offer, merge
+from yatxmilter._wire.payloads import Offer, decode_offer
+from yatxmilter.errors import NegotiationError, ReturnCodeError
+
+__all__ = ["Opening"]
+
+_log = Logger()
+
+
+class Opening:
+    """
+    The beginning of one connection.
+
+    :param resume: Called with what is to be done of an awaited result that has come.
+    :param agreed: Called with the agreement.
+    :param refused: Called when a milter refuses the connection.
+    :param others: Gives requests that count besides those of the milters.
+    :ivar awaited: The answers that are awaited.
+    """
+
+    def __init__(
+        self,
+        members: list[Member],
+        caller: Caller,
+        *,
+        clock: IReactorTime,
+        resume: Callable[[Callable[[Pending], None], Pending], None],
+        agreed: Callable[[Agreement], None],
+        refused: Callable[[], None],
+        others: Callable[[], list[Request]] = list,
+    ) -> None:
+        self._members = members
+        self._caller = caller
+        self._clock = clock
+        self._resume = resume
+        self._agreed = agreed
+        self._refused = refused
+        self._others = others
+        self._refusing = False
+        self._offer = Offer(0, 0, 0)
+        self._requests: list[Request | None] = []
+        self.awaited: list[Pending] = []
+
+    def cancel(self) -> None:
+        """
+        Cancel all that is awaited.
+        """
+        awaited = self.awaited
+        self.awaited = []
+        for pending in awaited:
+            pending.cancel()
+
+    def _wait(self, settle: Callable[[Pending], object]) -> None:
+        for pending in self.awaited.copy():
+            # A result that has come already may refuse the connection.
+            if pending in self.awaited:
+                pending.wait(self._clock, partial(self._resume, partial(self._come, settle)))
+
+    def _come(self, settle: Callable[[Pending], object], pending: Pending) -> None:
+        # To cancel one Deferred may fire another, which is no longer awaited then.
+        if pending in self.awaited:
+            self.awaited.remove(pending)
+            settle(pending)
+
+    def _refuse(self) -> None:
+        self._refusing = True
+        self._refused()
+
+    # ---- the connection comes
+
+    def welcome(self, peer: object) -> None:
+        """
+        Tell the milters that the MTA has connected.
+
+        :param peer: Its address.
+        """
+        for member in self._members:
+            callback = member.callback(MTA_CONNECT_ROW.callback)
+            if callback is not None:
+                result = self._caller.call(member, MTA_CONNECT_ROW, callback, peer)
+                if isinstance(result, Pending):
+                    self.awaited.append(result)
+                elif not self._welcomes(member, result):
+                    return
+        self._wait(lambda pending: self._welcomes(pending.member, pending.result))
+
+    def _welcomes(self, member: Member, result: object) -> bool:
+        code = self._caller.code(member, MTA_CONNECT_ROW, result)
+        if code in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
+            return True
+        self._refuse()
+        return False
+
+    # ---- negotiation
+
+    def negotiate(self, payload: bytes) -> None:
+        """
+        Ask all milters what they want of what the MTA offers.
+
+        :param payload: That of OPTNEG.
+        :raises ProtocolError: when it cannot be read, or no version is common.
+        """
+        offer = self._offer = effective_offer(decode_offer(payload))
+        # libmilter can do without an answer for any step, whatever the MTA offers.
+        shown = offer.steps | c.ALL_NR_STEPS
+        self._requests = [None] * len(self._members)
+        for member in self._members:
+            callback = member.callback(OPTNEG_ROW.callback)
+            if callback is None:
+                self._take_request(member, None)
+                continue
+            member.context.negotiating = True
+            result = self._caller.call(member, OPTNEG_ROW, callback, offer.actions, shown)
+            if isinstance(result, Pending):
+                self.awaited.append(result)
+            else:
+                self._take_request(member, result)
+            if self._refusing:
+                return
+        if self.awaited:
+            self._wait(self._settle_request)
+        else:
+            self._agree()
+
+    def _settle_request(self, pending: Pending) -> None:
+        self._take_request(pending.member, pending.result)
+        self._agree()
+
+    def _take_request(self, member: Member, result: object) -> None:
+        member.context.negotiating = False
+        try:
+            request = self._read_request(member, result, self._offer)
+            request = check_request(request, self._offer)
+            self._requests[member.position] = member.widened(request, self._offer)
+        except NegotiationError as error:
+            _log.error(
+                "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
+                milter=member.name,
+                error=str(error),
+                mta=self._caller.mta,
+                connection=self._caller.connection,
+            )
+            self._refuse()
+
+    def _read_request(self, member: Member, result: object, offer: Offer) -> Request:
+        failure = result if isinstance(result, Failure) else None
+        if failure is None:
+            try:
+                return member.read_request(result, offer)
+            except ReturnCodeError:
+                failure = Failure()
+        code = self._caller.failed(member, OPTNEG_ROW, failure)
+        if code is c.SMFIS_CONTINUE:
+            return member.computed_request(offer)
+        if code is c.SMFIS_ACCEPT:
+            member.retire()
+            return member.request
+        raise NegotiationError(f"failed and answers {code}")
+
+    def _agree(self) -> None:
+        requests = [request for request in self._requests if request is not None]
+        if self._refusing or len(requests) < len(self._members):
+            return
+        agreement = merge(self._offer, [*requests, *self._others()])
+        for member, request in zip(self._members, requests, strict=True):
+            member.agree(request, agreement)
+        self._agreed(agreement)

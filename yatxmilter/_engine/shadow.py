@@ -1,0 +1,340 @@
+"""
+Milters in shadow, for ``MilterFactory(..., shadow=True)``: they run, and nobody hears of it.
+
+A milter in shadow has a conversation of its own behind the real one. Each packet that the real one
+takes is put into its queue; it is worked off after the real answer has been given, in order, at
+the milter's pace. Its answers go into a `Report` for each message, and nowhere else. What it has
+to do with the MTA is the agreement alone: steps and macros that it wants are asked for too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter._engine.callbacks import Caller
+from yatxmilter._engine.command_order import Session
+from yatxmilter._engine.conditional_member import member_of
+from yatxmilter._engine.context import Context
+from yatxmilter._engine.member import Member
+from yatxmilter._engine.opening import Opening
+from yatxmilter._engine.pending import Pending
+from yatxmilter._engine.shadow_answers import Recorder
+from yatxmilter._engine.shadow_queue import Backlog, Packet, Tap
+from yatxmilter._engine.shadow_statistics import Report, Shadow
+from yatxmilter._wire.commands import (
+    ABORT_ROW,
+    EOM_ROW,
+    MTA_CLOSE_ROW,
+    OPTNEG_ROW,
+    QUIT_ROW,
+    Command,
+)
+from yatxmilter._wire.negotiation import Agreement, Request
+from yatxmilter.errors import ProtocolError
+
+__all__ = ["Shadows"]
+
+_log = Logger()
+
+
+class _Shadow:
+    """
+    One milter in shadow, on one connection.
+    """
+
+    def __init__(
+        self, milter: Any, wanted: frozenset[str], tally: Shadow, clock: IReactorTime
+    ) -> None:
+        self._tally = tally
+        self._clock = clock
+        self._queue = Backlog()
+        session = self._session = Session()
+        session.splitter = self._queue
+        # The negotiation is taken to the milter by itself.
+        session.state = OPTNEG_ROW.state or 0
+        self._caller = Caller(clock, session.macros, self.run)
+        self.member = member_of(
+            milter, 0, wanted, Context(session.macros, _do_nothing), session.macros
+        )
+        self._name = self.member.name
+        self.member.name += " (shadow)"
+        members = [self.member]
+        self._out: list[bytes] = []
+        self._answers = Recorder(
+            session,
+            members,
+            self._caller,
+            self._out,
+            clock=clock,
+            resume=self._resume,
+            progress=_do_nothing,
+            progress_interval=None,
+            spool_memory=0,
+        )
+        self._answers.tell = self._tell
+        self._opening = Opening(
+            members,
+            self._caller,
+            clock=clock,
+            resume=self._resume,
+            agreed=self._settled,
+            refused=self._end,
+        )
+        self._offer: bytes | None = None
+        self._asked: Agreement | None = None
+        self._agreement: Agreement | None = None
+        self._ready = self._ended = self._gone = False
+        self._turn: IDelayedCall | None = None
+        self._patience: IDelayedCall | None = None
+        self._reason: Failure | None = None
+
+    # ---- what the real conversation tells
+
+    def connected(self, peer: object, number: int) -> None:
+        self._caller.peer = peer
+        self._caller.connection = number
+        self._opening.welcome(peer)
+
+    def request(self, offer: bytes) -> Request | None:
+        """
+        Tell the milter of the MTA's offer; give what is asked for its sake.
+
+        A milter that has not answered yet is taken to want the callbacks that it has.
+        """
+        self._offer = offer
+        self.run()
+        if self._ended:
+            return None
+        request = self.member.request
+        return Request(0, request.steps & c.ALL_NO_STEPS | c.ALL_NR_STEPS, request.symbol_lists)
+
+    def agreed(self, agreement: Agreement) -> None:
+        self._agreement = agreement
+        self._prepare()
+
+    def take(self, packet: Packet) -> None:
+        if self._ended or packet[0] == c.SMFIC_OPTNEG:
+            return
+        self._queue.put(packet)
+        if self._behind:
+            self._cut_off()
+        self._take_turn()
+
+    def lost(self, reason: Failure) -> None:
+        self._reason = reason
+        self._patience = self._clock.callLater(self._tally.linger, self._give_up)
+        self._take_turn()
+
+    # ---- the loop
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._opening.awaited or self._answers.round or self._caller.settling)
+
+    @property
+    def _behind(self) -> bool:
+        # One that is not waited for has its turn at once.
+        return self._busy and self._queue.size > self._tally.backlog
+
+    def _take_turn(self) -> None:
+        if self._turn is None:
+            # Not before the reactor has had the time to write the real answer.
+            self._turn = self._clock.callLater(0, self._wait_once_more)
+
+    def _wait_once_more(self) -> None:
+        self._turn = self._clock.callLater(0, self._take_it)
+
+    def _take_it(self) -> None:
+        self._turn = None
+        self.run()
+
+    def run(self) -> None:
+        """
+        Work off what waits, until the milter has to be waited for.
+        """
+        try:
+            self._negotiate()
+            while self._ready and not (self._ended or self._busy):
+                command = self._session.next_call()
+                if command is None:
+                    break
+                if command.codes:
+                    self._answers.step(command)
+                else:
+                    self._control(command)
+        except ProtocolError:
+            # The real conversation says so.
+            self._end()
+        finally:
+            self._out.clear()
+        if self._reason is not None and not self._busy:
+            self._go(self._reason)
+
+    def _resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
+        work(pending)
+        self.run()
+
+    def _negotiate(self) -> None:
+        offer = self._offer
+        if offer is not None and not (self._ended or self._opening.awaited):
+            self._offer = None
+            self._opening.negotiate(offer)
+
+    def _settled(self, agreement: Agreement) -> None:
+        self._asked = agreement
+        self._prepare()
+
+    def _prepare(self) -> None:
+        if self._asked is not None and self._agreement is not None:
+            self._ready = True
+            self._session.decline(self._agreement.declined)
+            # Whatever the MTA does not wait for, an answer is an answer here.
+            steps = self._agreement.steps & ~c.ALL_NR_STEPS
+            self._answers.compile(steps, skip_offered=False)
+
+    def _control(self, command: Command) -> None:
+        if command is ABORT_ROW:
+            self._answers.abort()
+        elif command is QUIT_ROW:
+            self._end()
+        else:
+            self._answers.abort()
+            self._caller.notify([self.member], QUIT_ROW)
+            self._session.macros.clear_from(0)
+            self._answers.forget_connection()
+
+    # ---- the end
+
+    def _cut_off(self) -> None:
+        session = self._session
+        if session.in_message:
+            begun = session.state != EOM_ROW.state
+            self._stop_message()
+            if begun:
+                self._queue.drop_message(begun=True)
+        while self._behind and self._queue.drop_message(begun=False):
+            self._tell(Report(cut_off=True))
+
+    def _stop_message(self) -> None:
+        if self._answers.report is not None:
+            self._answers.report.cut_off = True
+        self._answers.abort()
+        # What is still to come of it is out of order now, and dropped.
+        self._session.finish()
+
+    def _give_up(self) -> None:
+        self._patience = None
+        self._stop_message()
+        self._opening.cancel()
+        for pending in self._caller.settling:
+            pending.cancel()
+        self._caller.settling.clear()
+        assert self._reason is not None
+        self._go(self._reason)
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._opening.cancel()
+            self._answers.abort()
+            self._caller.notify([self.member], QUIT_ROW)
+            self._queue.clear()
+
+    def _go(self, reason: Failure) -> None:
+        if not self._gone:
+            self._gone = True
+            self._end()
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+            self._caller.notify([self.member], MTA_CLOSE_ROW, reason)
+
+    def _tell(self, report: Report) -> None:
+        self._tally.count(report)
+        _log.info(
+            "Milter {milter} in shadow: {outcome} at {stage} (queue id {queue_id}, MTA {mta});"
+            " reply {reply}; edits {edits}; recipients refused {recipients}",
+            milter=self._name,
+            outcome=report.outcome,
+            verdict=report.verdict,
+            stage=report.stage,
+            queue_id=report.queue_id,
+            mta=self._caller.mta,
+            connection=self._caller.connection,
+            reply=report.reply,
+            edits=report.edits,
+            recipients=report.recipients,
+            cut_off=report.cut_off,
+        )
+
+
+class Shadows:
+    """
+    The milters in shadow on one connection.
+
+    :param session: The connection's.
+    """
+
+    def __init__(self, session: Session, clock: IReactorTime) -> None:
+        self._session = session
+        self._clock = clock
+        self._all: list[_Shadow] = []
+        self._tap: Tap | None = None
+
+    @property
+    def members(self) -> list[Member]:
+        """
+        The milters as members.
+        """
+        return [one.member for one in self._all]
+
+    def add(self, milter: object, wanted: frozenset[str], tally: Shadow) -> Member:
+        """
+        Add a milter, before the MTA has begun to talk.
+        """
+        if self._tap is None:
+            self._session.splitter = self._tap = Tap()
+        shadow = _Shadow(milter, wanted, tally, self._clock)
+        self._tap.takers.append(shadow.take)
+        self._all.append(shadow)
+        return shadow.member
+
+    def connected(self, peer: object, number: int) -> None:
+        """
+        Tell them that the MTA has connected.
+        """
+        for one in self._all:
+            one.connected(peer, number)
+
+    def requests(self, offer: bytes) -> list[Request]:
+        """
+        Tell them what the MTA offers; give what is asked for their sake.
+        """
+        requests = [one.request(offer) for one in self._all]
+        return [request for request in requests if request is not None]
+
+    def agreed(self, agreement: Agreement) -> None:
+        """
+        Tell them what was settled.
+        """
+        for one in self._all:
+            one.agreed(agreement)
+
+    def lost(self, reason: Failure) -> None:
+        """
+        Tell them that the connection is gone.
+        """
+        for one in self._all:
+            one.lost(reason)
+
+
+def _do_nothing() -> None:
+    """
+    There is no MTA to be told of progress.
+    """

@@ -1,0 +1,131 @@
+"""
+What milters in shadow would have done: counted for a factory, and told of each message.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from yatxmilter._wire.commands import ACTIONS
+from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_TEMPFAIL, ReturnCode
+
+__all__ = ["Report", "Shadow", "code_for_missing", "describe_edit", "shadow_option"]
+
+#: How much of one value of an edit is logged, in characters.
+_SHOWN = 200
+
+
+class Shadow:
+    """
+    What the milters of one factory with ``shadow=True`` would have done.
+
+    :ivar verdicts: By return code, how many messages it would have been the answer to.
+    :ivar recipients: By return code, how many recipients it would have been the answer to.
+    :ivar edited: How many messages would have been edited.
+    :ivar undecided: How many messages ended before the milter had answered.
+    :ivar cut_off: How many messages were taken from the milter because it was too far behind.
+    :ivar backlog: How many bytes of commands may wait for a milter on one connection.
+    :ivar linger: Seconds that a milter may go on when the MTA's connection is gone.
+    """
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[ReturnCode] = Counter()
+        self.recipients: Counter[ReturnCode] = Counter()
+        self.edited = 0
+        self.undecided = 0
+        self.cut_off = 0
+        self.backlog = 1024 * 1024
+        self.linger = 60.0
+
+    def count(self, report: Report) -> None:
+        """
+        Count a message that is over.
+        """
+        self.recipients.update(code for _, code, _ in report.recipients)
+        self.edited += bool(report.edits)
+        if report.cut_off:
+            self.cut_off += 1
+        elif report.verdict is None:
+            self.undecided += 1
+        else:
+            self.verdicts[report.verdict] += 1
+
+
+@dataclass(slots=True)
+class Report:
+    """
+    What a milter in shadow made of one message.
+
+    :ivar verdict: Its answer to the message; ``None`` while there is none.
+    :ivar stage: The callback that gave it.
+    :ivar reply: The text of ``smfi_setreply`` that goes with it.
+    :ivar edits: Its edits, written as calls.
+    :ivar recipients: Those it refused: address, return code, text of the reply.
+    """
+
+    queue_id: str = "unknown"
+    verdict: ReturnCode | None = None
+    stage: str | None = None
+    reply: str | None = None
+    edits: list[str] = field(default_factory=list)
+    recipients: list[tuple[str, ReturnCode, str | None]] = field(default_factory=list)
+    cut_off: bool = False
+
+    @property
+    def says_no(self) -> bool:
+        """
+        Whether it is more than a continue.
+        """
+        return self.verdict not in (None, SMFIS_CONTINUE) or bool(self.recipients)
+
+    @property
+    def outcome(self) -> str:
+        """
+        Say in a word what the verdict is.
+        """
+        if self.cut_off:
+            return "cut off"
+        return "undecided" if self.verdict is None else str(self.verdict)
+
+
+def describe_edit(packet: bytes) -> str:
+    """
+    Write an edit, given as it goes over the wire, as the call that made it.
+    """
+    action = ACTIONS[packet[4]]
+    arguments: tuple[Any, ...] = action.decode(packet[5:]) or ()
+    return f"{action.function}({', '.join(map(_describe, _flat(arguments)))})"
+
+
+def _flat(arguments: tuple[Any, ...]) -> list[Any]:
+    # Addresses and their ESMTP arguments are decoded as one list.
+    return [one for value in arguments for one in (value if isinstance(value, list) else [value])]
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def shadow_option(name: str, value: bool) -> Shadow | None:
+    """
+    Check for a yes or no; give what counts if it is yes.
+
+    :raises TypeError: for anything else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected True or False")
+    return Shadow() if value else None
+
+
+def code_for_missing(factory: object) -> int:
+    """
+    Tell what stands for a milter that its factory could not build: nothing, if it is in shadow.
+    """
+    if getattr(factory, "shadow", None) is not None:
+        return SMFIS_CONTINUE
+    return getattr(factory, "on_error", SMFIS_TEMPFAIL)

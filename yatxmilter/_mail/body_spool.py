@@ -1,0 +1,68 @@
+"""
+A body as an MTA keeps it while filters replace it: in memory up to a size, on disk beyond it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from tempfile import SpooledTemporaryFile
+
+from yatxmilter._mail.rfc5322 import wire_body
+
+__all__ = ["BodySpool"]
+
+
+def _sendmail_body(body: bytes) -> bytes:
+    # It keeps lines that end in LF, and puts a CR before each LF that has none. It adds no line
+    # end before the message is delivered.
+    return re.sub(rb"(?<!\r)\n", b"\r\n", body.replace(b"\r\n", b"\n"))
+
+
+class BodySpool:
+    """
+    A body: in memory up to a size, in a temporary file beyond it.
+
+    :param memory: How many bytes are kept in memory.
+    :param flavour: The MTA: ``"postfix"`` or ``"sendmail"``.
+    """
+
+    def __init__(self, memory: int, flavour: str) -> None:
+        self._flavour = flavour
+        self._file = SpooledTemporaryFile(memory)  # noqa: SIM115 (closed by close)
+        self.size = 0
+
+    def write(self, chunk: bytes) -> None:
+        """
+        Append bytes.
+        """
+        self._file.write(chunk)
+        self.size += len(chunk)
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """
+        Read all, in chunks as an MTA sends them; nothing for an empty body.
+        """
+        position = 0
+        while position < self.size:
+            # Another reader may have moved the file's position between two chunks.
+            self._file.seek(position)
+            chunk = self._file.read(size)
+            position += len(chunk)
+            yield chunk
+
+    def replace(self, chunks: Iterable[bytes]) -> None:
+        """
+        Take a filter's new body, as the MTA shows it to the next filter.
+        """
+        self._file.seek(0)
+        self._file.truncate()
+        self.size = 0
+        body = b"".join(chunks)
+        self.write(_sendmail_body(body) if self._flavour == "sendmail" else wire_body(body))
+
+    def close(self) -> None:
+        """
+        Give the memory, or the file, back.
+        """
+        self._file.close()

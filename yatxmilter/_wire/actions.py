@@ -1,0 +1,307 @@
+"""
+What a milter sends, as the MTA's side sees it: responses, modification actions, the agreement.
+
+All of it is named tuples, made by the three readers at the end of the file. They are strict where
+both Postfix and Sendmail are, or where only one of them copes by chance: a milter that passes here
+passes there. Text is decoded as in `yatxmilter._wire.payloads`, so any byte survives the round trip.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from yatxmilter import constants as c
+from yatxmilter._wire import payloads
+from yatxmilter._wire.commands import ACTIONS
+from yatxmilter._wire.payloads import Offer
+from yatxmilter.constants import ReturnCode
+from yatxmilter.errors import PeerError, ProtocolError
+
+__all__ = [
+    "NOT_AWAITED",
+    "AddHeader",
+    "AddRecipient",
+    "Agreement",
+    "ChangeHeader",
+    "ChangeSender",
+    "DeleteRecipient",
+    "Edit",
+    "EndOfMessage",
+    "InsertHeader",
+    "Quarantine",
+    "ReplaceBody",
+    "Response",
+    "read_agreement",
+    "read_edit",
+    "read_response",
+]
+
+
+class Response(NamedTuple):
+    """
+    A milter's answer to a command.
+
+    :ivar code: What it means; CONTINUE where nothing was sent or no answer was promised.
+    :ivar letter: The response's letter (``SMFIR_*``), 0 where none came.
+    :ivar text: The whole SMTP reply of a REPLYCODE, its lines separated by CR LF.
+    """
+
+    code: ReturnCode
+    letter: int = 0
+    text: str | None = None
+
+    @property
+    def closes(self) -> bool:
+        """
+        Whether an MTA ends the SMTP connection on this response.
+        """
+        if self.text is not None:
+            return self.text.startswith("421")
+        return self.letter in (c.SMFIR_SHUTDOWN, c.SMFIR_CONN_FAIL)
+
+    def __repr__(self) -> str:
+        letter = chr(self.letter) if self.letter else ""
+        return f"Response({self.code}, {letter!r}, {self.text!r})"
+
+
+#: Where nothing is sent, or no answer is awaited, the message goes on.
+NOT_AWAITED: Final = Response(c.SMFIS_CONTINUE)
+
+
+class AddHeader(NamedTuple):
+    """
+    A header field for the end of the header.
+    """
+
+    name: str
+    value: str
+
+
+class InsertHeader(NamedTuple):
+    """
+    A header field for a place in the header; 0 is the very top.
+    """
+
+    index: int  # type: ignore[assignment]  # tuple.index is of no use here
+    name: str
+    value: str
+
+
+class ChangeHeader(NamedTuple):
+    """
+    A new value for the index-th field of this name; an empty one deletes it.
+    """
+
+    index: int  # type: ignore[assignment]  # tuple.index is of no use here
+    name: str
+    value: str
+
+
+class AddRecipient(NamedTuple):
+    """
+    One more envelope recipient, perhaps with ESMTP arguments.
+    """
+
+    address: str
+    args: str | None = None
+
+
+class DeleteRecipient(NamedTuple):
+    """
+    An envelope recipient less.
+    """
+
+    address: str
+
+
+class ChangeSender(NamedTuple):
+    """
+    Another envelope sender, perhaps with ESMTP arguments.
+    """
+
+    address: str
+    args: str | None = None
+
+
+class ReplaceBody(NamedTuple):
+    """
+    A chunk of the new body; the first takes the old body's place, the next ones follow it.
+    """
+
+    chunk: bytes
+
+
+class Quarantine(NamedTuple):
+    """
+    The message is to be held, for this reason.
+    """
+
+    reason: str
+
+
+Edit: TypeAlias = (
+    AddHeader
+    | InsertHeader
+    | ChangeHeader
+    | AddRecipient
+    | DeleteRecipient
+    | ChangeSender
+    | ReplaceBody
+    | Quarantine
+)
+
+
+class EndOfMessage(NamedTuple):
+    """
+    The answer to the end of a message.
+
+    :ivar edits: The modification actions before the response, in the order they came in.
+    :ivar progress: How many times the milter said that it was still at work.
+    """
+
+    response: Response
+    edits: tuple[Edit, ...] = ()
+    progress: int = 0
+
+
+class Agreement(NamedTuple):
+    """
+    What was settled in negotiation.
+
+    :ivar actions: The ``SMFIF_*`` actions that the milter may use.
+    :ivar steps: The ``SMFIP_*`` steps that the milter asked for.
+    :ivar symbol_lists: The macro names that it wants, by ``SMFIM_*`` stage.
+    """
+
+    version: int
+    actions: int
+    steps: int
+    symbol_lists: Mapping[int, list[str]]
+
+
+# ---- the agreement
+
+
+def read_agreement(offer: Offer, letter: int, payload: bytes) -> Agreement:
+    """
+    Read a milter's answer to an offer.
+
+    :raises PeerError: when it is none, or claims what was not offered.
+    """
+    if letter != c.SMFIC_OPTNEG:
+        raise PeerError(f"the milter answered OPTNEG with {chr(letter)!r}")
+    try:
+        version, actions, steps = payloads.decode_offer(payload)
+        lists = payloads.split_symbol_lists(payload)
+    except ProtocolError as error:
+        raise PeerError(str(error)) from error
+    if not c.SMFI_PROT_VERSION_MIN <= version <= offer.version:
+        raise PeerError(f"the milter answered version {version} to an offer of {offer.version}")
+    # A word of zero has always meant the first version's set (libmilter's engine.c, st_optionneg).
+    more_actions = actions & ~(offer.actions or c.SMFI_V1_ACTS)
+    more_steps = steps & ~(offer.steps or c.SMFI_V1_PROT)
+    if more_actions:
+        names = c.action_names(more_actions)
+        raise PeerError(f"the milter asks for actions that were not offered: {names}")
+    if more_steps:
+        names = c.step_names(more_steps)
+        raise PeerError(f"the milter asks for steps that were not offered: {names}")
+    return Agreement(
+        version, actions, steps, {stage: names.split() for stage, names in lists.items()}
+    )
+
+
+# ---- responses
+
+_CODES: Final = {
+    c.SMFIR_CONTINUE: c.SMFIS_CONTINUE,
+    c.SMFIR_ACCEPT: c.SMFIS_ACCEPT,
+    c.SMFIR_REJECT: c.SMFIS_REJECT,
+    c.SMFIR_TEMPFAIL: c.SMFIS_TEMPFAIL,
+    c.SMFIR_DISCARD: c.SMFIS_DISCARD,
+    c.SMFIR_SKIP: c.SMFIS_SKIP,
+    # No function of libmilter makes these two; Postfix answers SHUTDOWN with a 421 and hangs up.
+    c.SMFIR_SHUTDOWN: c.SMFIS_TEMPFAIL,
+    c.SMFIR_CONN_FAIL: c.SMFIS_TEMPFAIL,
+}
+
+# Each line but the last has a "-" behind its code, and all are of one class. Codes may differ
+# within it, and neither MTA insists on the NUL at the end.
+_REPLY: Final = re.compile(r"([45])[0-9][0-9](?:-[^\r\n\0]*\r\n\1[0-9][0-9])* [^\r\n\0]*")
+
+
+def read_response(letter: int, payload: bytes) -> Response:
+    """
+    Read the response that ends a command.
+
+    :raises PeerError: when the letter is none of a response, or the payload is malformed.
+    """
+    if letter == c.SMFIR_REPLYCODE:
+        return _read_reply(payload)
+    if letter not in _CODES:
+        raise PeerError(f"the milter sent {chr(letter)!r}, which is no response")
+    if payload:
+        raise PeerError(f"the milter sent {chr(letter)!r} with a payload: {payload[:80]!r}")
+    return Response(_CODES[letter], letter)
+
+
+def _read_reply(payload: bytes) -> Response:
+    text = payloads.to_text(payload[:-1] if payload.endswith(b"\0") else payload)
+    match = _REPLY.fullmatch(text)
+    if match is None:
+        raise PeerError(f"the milter sent a malformed SMTP reply: {payload[:80]!r}")
+    code = c.SMFIS_REJECT if match[1] == "5" else c.SMFIS_TEMPFAIL
+    return Response(code, c.SMFIR_REPLYCODE, text)
+
+
+# ---- modification actions
+
+_EDITS: Final[Mapping[int, Callable[..., Edit]]] = {
+    c.SMFIR_ADDHEADER: AddHeader,
+    c.SMFIR_INSHEADER: InsertHeader,
+    c.SMFIR_CHGHEADER: ChangeHeader,
+    c.SMFIR_ADDRCPT: AddRecipient,
+    c.SMFIR_ADDRCPT_PAR: AddRecipient,
+    c.SMFIR_DELRCPT: DeleteRecipient,
+    c.SMFIR_CHGFROM: ChangeSender,
+    c.SMFIR_REPLBODY: ReplaceBody,
+    c.SMFIR_QUARANTINE: Quarantine,
+}
+
+# Letter -> how many strings may follow (the index of a header action left out).
+_STRINGS: Final[Mapping[int, tuple[int, ...]]] = {
+    c.SMFIR_ADDHEADER: (2,),
+    c.SMFIR_INSHEADER: (2,),
+    c.SMFIR_CHGHEADER: (2,),
+    c.SMFIR_ADDRCPT: (1,),
+    c.SMFIR_ADDRCPT_PAR: (1, 2),
+    c.SMFIR_DELRCPT: (1,),
+    c.SMFIR_CHGFROM: (1, 2),
+    c.SMFIR_QUARANTINE: (1,),
+}
+_INDEXED: Final = (c.SMFIR_INSHEADER, c.SMFIR_CHGHEADER)
+
+
+def read_edit(letter: int, payload: bytes, agreed: int) -> Edit:
+    """
+    Read a modification action.
+
+    :param letter: One of ``ACTIONS`` other than PROGRESS.
+    :param agreed: The ``SMFIF_*`` actions of the agreement.
+    :raises PeerError: when the action was not agreed, or the payload is malformed.
+    """
+    action = ACTIONS[letter]
+    if not action.flag & agreed:
+        flag = c.action_names(action.flag)
+        raise PeerError(f"the milter sent {action.name}, but {flag} was not agreed")
+    if letter == c.SMFIR_REPLBODY:
+        return ReplaceBody(payload)
+    strings = payload[4:] if letter in _INDEXED else payload
+    if not strings.endswith(b"\0") or strings.count(b"\0") not in _STRINGS[letter]:
+        raise PeerError(f"the milter sent a malformed {action.name}: {payload[:80]!r}")
+    values: list[Any] = payloads.to_text(strings[:-1]).split("\0")
+    if letter in _INDEXED:
+        values.insert(0, int.from_bytes(payload[:4], "big"))
+    return _EDITS[letter](*values)

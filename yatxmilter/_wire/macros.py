@@ -1,0 +1,168 @@
+"""
+Macros, by the stage they came with.
+
+An MTA sends a macro packet before most commands, and few are ever looked at: payloads are kept as
+they came and read on the first look-up. Each command ends the macros of the stages after its own,
+as libmilter's ``mi_clr_macros`` does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from yatxmilter import constants as c
+from yatxmilter._wire.payloads import decode_macros
+from yatxmilter.errors import ProtocolError
+
+__all__ = ["MacroStore", "mta_flavour"]
+
+# libmilter's order of look-up, from the end: connect, helo, envfrom, envrcpt, data, eoh, eom.
+_STAGES: Final = {
+    letter: stage
+    for stage, letter in enumerate(
+        (
+            c.SMFIC_CONNECT,
+            c.SMFIC_HELO,
+            c.SMFIC_MAIL,
+            c.SMFIC_RCPT,
+            c.SMFIC_DATA,
+            c.SMFIC_EOH,
+            c.SMFIC_BODYEOB,
+        )
+    )
+}
+
+
+def _normal(name: str) -> str:
+    # ``x`` and ``{x}`` are the same macro when x is one byte; longer names need their braces.
+    if len(name) == 3 and name[0] == "{" and name[2] == "}":
+        letter = name[1]
+        if letter.isascii() or "\udc80" <= letter <= "\udcff":
+            return letter
+    return name
+
+
+class MacroStore:
+    """
+    The macros of one connection.
+
+    :ivar most: How many macros one stage may have.
+    :ivar most_bytes: How many bytes the macros of all stages may have.
+    """
+
+    __slots__ = ("_payloads", "_tables", "most", "most_bytes")
+
+    def __init__(self) -> None:
+        self.most = 512
+        self.most_bytes = 512 * 1024
+        self._payloads: list[bytes | None] = [None] * 7
+        # What was read of them; there is no list before the first look-up.
+        self._tables: list[dict[str, str | None] | None] | None = None
+
+    def put(self, payload: bytes) -> None:
+        """
+        Keep the payload of a macro packet in place of its stage's old one.
+
+        A packet for a stage that has no macros, and one without any string, changes nothing.
+
+        :raises ProtocolError: when there are too many macros, or too many bytes of them.
+        """
+        stage = _STAGES.get(payload[0])
+        if stage is not None and b"\0" in payload:
+            self._payloads[stage] = payload
+            if self._tables is not None:
+                self._tables[stage] = None
+            # A macro has two bytes at least, and there are seven stages: small packets, which
+            # most are, need no counting.
+            if len(payload) > 2 * self.most or len(payload) > self.most_bytes // 7:
+                self._check(payload)
+
+    def _check(self, payload: bytes) -> None:
+        count = payload.count(b"\0") // 2
+        if count > self.most:
+            raise ProtocolError(f"{count} macros for one stage, at most {self.most} are taken")
+        size = sum(len(one) for one in self._payloads if one is not None)
+        if size > self.most_bytes:
+            raise ProtocolError(f"macros of {size} bytes, at most {self.most_bytes} are taken")
+
+    def clear_from(self, first: int) -> None:
+        """
+        End the macros of a stage and of those after it.
+
+        :param first: 0 for all, 1 from HELO on, and so on in the order of look-up.
+        """
+        payloads = self._payloads
+        for stage in range(first, 7):
+            payloads[stage] = None
+
+    def copy(self) -> MacroStore:
+        """
+        Keep what is there now.
+        """
+        other = MacroStore()
+        other._payloads = self._payloads.copy()
+        other._tables = None if self._tables is None else self._tables.copy()
+        return other
+
+    def get(self, symname: str) -> str | None:
+        """
+        Look a macro up, from the last stage to the first; mirrors ``smfi_getsymval``.
+        """
+        name = _normal(symname)
+        tables = self._tables
+        if tables is None:
+            tables = self._tables = [None] * 7
+        for stage in range(6, -1, -1):
+            payload = self._payloads[stage]
+            if payload is None:
+                continue
+            table = tables[stage]
+            if table is None:
+                table = tables[stage] = _read(payload)
+            if name in table:
+                return table[name]
+        return None
+
+    def of_stage(self, letter: int) -> dict[str, str] | None:
+        """
+        Give the macros of one stage, spelled as they came; ``None`` when none came.
+
+        :param letter: The stage's command, ``SMFIC_*``; most commands have macros, not all.
+        """
+        stage = _STAGES.get(letter)
+        payload = self._payloads[stage] if stage is not None else None
+        if payload is None:
+            return None
+        macros = decode_macros(payload[1:])
+        return {name: value for name, value in macros.items() if value is not None}
+
+    def all(self) -> dict[str, str | None]:
+        """
+        Collect all that `get` would find, by name.
+        """
+        found: dict[str, str | None] = {}
+        for stage in range(7):
+            payload = self._payloads[stage]
+            if payload is not None:
+                found.update(_read(payload))
+        return found
+
+
+def _read(payload: bytes) -> dict[str, str | None]:
+    table: dict[str, str | None] = {}
+    for name, value in decode_macros(payload[1:]).items():
+        if name:  # libmilter's look-up of an empty name finds nothing
+            table.setdefault(_normal(name), value)
+    return table
+
+
+def mta_flavour(version: str | None, hostname: str | None) -> str:
+    """
+    Tell the MTAs apart by their macros: ``"postfix"`` or ``"sendmail"``.
+
+    :param version: The macro ``v``. Postfix always gives it. Sendmail does when asked, and then a
+        bare number; else it only gives its name.
+    :param hostname: The macro ``j``. Where nothing is known the plain rules are expected.
+    """
+    is_sendmail = version[:1].isdigit() if version else hostname is not None
+    return "sendmail" if is_sendmail else "postfix"

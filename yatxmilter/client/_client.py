@@ -1,0 +1,195 @@
+"""
+The MTA's side of the milter protocol.
+
+`MilterClient` is a Twisted protocol with one method for each command, which answers with a
+Deferred, and `MilterClient.send_message`, which plays a whole message as Postfix does. It works
+with any milter, and it stands on the tables and the codec of the milter's side::
+
+    client = await connect_milter("inet:8891@localhost")
+    await client.negotiate()
+    await client.connect("mail.example.org", IPv4Address("TCP", "192.0.2.1", 25000))
+    await client.helo("mail.example.org")
+    outcome = await client.send_message(message, "<a@example.org>", ["<b@example.net>"])
+    await client.quit()
+
+What was negotiated is honoured: a declined command is not sent, one that needs no answer is not
+waited for, and nothing is sent that the agreed version does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import ClientFactory
+
+from yatxmilter._mail.delivery import apply_edits
+from yatxmilter._wire import commands
+from yatxmilter._wire.actions import (
+    AddHeader,
+    AddRecipient,
+    Agreement,
+    ChangeHeader,
+    ChangeSender,
+    DeleteRecipient,
+    Edit,
+    EndOfMessage,
+    InsertHeader,
+    Quarantine,
+    ReplaceBody,
+    Response,
+)
+from yatxmilter.client._command_queue import CommandQueue
+from yatxmilter.client._commands import Dialogue, Macros
+from yatxmilter.client._message import Envelope, Outcome, Recipient, play, select_macros
+from yatxmilter.errors import PeerError
+from yatxmilter.protocol._endpoints import client_endpoint
+
+__all__ = [
+    "AddHeader",
+    "AddRecipient",
+    "Agreement",
+    "ChangeHeader",
+    "ChangeSender",
+    "DeleteRecipient",
+    "Edit",
+    "EndOfMessage",
+    "InsertHeader",
+    "MilterClient",
+    "MilterClientFactory",
+    "Outcome",
+    "PeerError",
+    "Quarantine",
+    "Recipient",
+    "ReplaceBody",
+    "Response",
+    "apply_edits",
+    "connect_milter",
+    "select_macros",
+]
+
+
+class MilterClient(CommandQueue, Dialogue):
+    """
+    One connection to a milter, seen from the MTA.
+
+    Commands may be called without waiting for the ones before: they are sent in order, each when
+    those before it are answered. Every method answers with a Deferred. It fails with a `PeerError`
+    when the milter breaks the protocol, is late, or goes away; then the connection is closed, and
+    everything else that waits fails too. A ``macros`` argument, even an empty one, is sent in a
+    packet of its own in front of the command.
+    """
+
+    def turn(self) -> Deferred[Response]:
+        """
+        Wait until every command asked for so far is answered; nothing is sent.
+        """
+        return self._ask(commands.MACRO_ROW)
+
+    def send_message(
+        self,
+        message: bytes,
+        sender: str = "<>",
+        recipients: Iterable[str] = (),
+        *,
+        sender_args: Sequence[str] = (),
+        recipient_args: Mapping[str, Sequence[str]] | None = None,
+        macros: Macros | None = None,
+    ) -> Deferred[Outcome]:
+        """
+        Play a message as Postfix does, from MAIL to the end.
+
+        The commands of a message stay together: whatever is asked for after it, another message
+        included, waits until it is done. Once ``connect`` or ``helo`` was
+        answered with more than CONTINUE nothing is sent, and that is the outcome.
+
+        :param message: A message file: header, empty line, body; in either kind of line end.
+        :param recipients: Addresses, at least one.
+        :param recipient_args: ESMTP arguments, by recipient.
+        :param macros: What there is to know, such as ``{"i": "4Xyz"}``; the milter's symbol lists
+            and the defaults decide what is sent when.
+        """
+        addresses = tuple(recipients)
+        if not addresses:
+            raise ValueError("a message needs a recipient")
+        envelope = Envelope(sender, addresses, tuple(sender_args), recipient_args or {})
+        return Deferred.fromCoroutine(self._play(message, envelope, dict(macros or {})))
+
+    async def _play(self, message: bytes, envelope: Envelope, macros: Macros) -> Outcome:
+        await self._hold()
+        try:
+            if self.standing is not None:
+                stage, response = self.standing
+                return Outcome(response.code, stage, response)
+            return await play(_Lane(self), self.agreement, message, envelope, macros)
+        finally:
+            self._release()
+
+
+class _Lane(Dialogue):
+    """
+    The way by which a message's own commands pass those that wait behind the message.
+    """
+
+    def __init__(self, client: MilterClient) -> None:
+        self._client = client
+
+    def _ask(
+        self, row: commands.Command, payload: bytes = b"", macros: Macros | None = None
+    ) -> Deferred[Any]:
+        return self._client._ask(row, payload, macros, inner=True)
+
+
+class MilterClientFactory(ClientFactory):
+    """
+    Build clients; the arguments are those of `MilterClient`.
+
+    :cvar protocol: The class to build.
+    """
+
+    noisy = False
+    protocol: type[MilterClient] = MilterClient
+
+    def __init__(
+        self,
+        *,
+        timeout: float | None = 300.0,
+        clock: IReactorTime | None = None,
+        progress: Callable[[str], object] | None = None,
+    ) -> None:
+        self.timeout = timeout
+        self.clock = clock
+        self.progress = progress
+
+    def buildProtocol(self, addr: IAddress | None) -> MilterClient:
+        """
+        Build the client of one connection.
+        """
+        client = self.protocol(timeout=self.timeout, clock=self.clock, progress=self.progress)
+        client.factory = self
+        return client
+
+
+def connect_milter(
+    where: str | IStreamClientEndpoint,
+    *,
+    timeout: float | None = 300.0,
+    clock: IReactorTime | None = None,
+    progress: Callable[[str], object] | None = None,
+    reactor: Any = None,
+) -> Deferred[MilterClient]:
+    """
+    Connect to a milter.
+
+    :param where: An endpoint, or an address for `client_endpoint`.
+    :param timeout: And ``clock`` and ``progress``: see `MilterClient`.
+    :param reactor: Needed for an address, by default the global one.
+    """
+    if isinstance(where, str):
+        if reactor is None:
+            from twisted.internet import reactor
+        where = client_endpoint(reactor, where)
+    factory = MilterClientFactory(timeout=timeout, clock=clock, progress=progress)
+    return cast(Deferred[MilterClient], where.connect(factory))

@@ -1,0 +1,334 @@
+"""
+The milter underneath: it gathers what the MTA sends, asks the author's hooks, and sends the edits.
+
+A class asks the MTA for what its hooks need: the callbacks are put on it when it is made. What is
+answered to one of them comes from the hook's result, from what the hook has said on the object it
+was given, or from what was said on the message before, in this order.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Collection
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, cast
+
+from twisted.internet.interfaces import IAddress
+
+from yatxmilter import constants as c
+from yatxmilter._engine.chain_edits import make_edit
+from yatxmilter._wire.macros import mta_flavour
+from yatxmilter.constants import action_names
+from yatxmilter.defaults import CallbackResult, Milter
+from yatxmilter.errors import NotNegotiated, ValueNotSendable
+from yatxmilter.message._envelope import Client, Recipient, Verdict
+from yatxmilter.message._headers import Headers
+from yatxmilter.message._mail import Macros, Message, Received
+
+__all__ = ["MessageMilter"]
+
+#: What may be edited, by the words of ``may_edit``.
+_FLAGS: Final = MappingProxyType(
+    {
+        "headers": c.SMFIF_ADDHDRS | c.SMFIF_CHGHDRS,
+        "body": c.SMFIF_CHGBODY,
+        "sender": c.SMFIF_CHGFROM,
+        "recipients": c.SMFIF_ADDRCPT | c.SMFIF_DELRCPT | c.SMFIF_ADDRCPT_PAR,
+        "quarantine": c.SMFIF_QUARANTINE,
+    }
+)
+
+_GOES_ON: Final = (None, c.SMFIS_CONTINUE)
+_REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
+
+
+class MessageMilter(Milter):
+    """
+    A milter that is written in messages.
+
+    Override `message`, and the other hooks for what must be answered earlier. A hook returns a
+    return code, a Deferred or coroutine of one, or ``None``: then what it has said on the object it
+    was given counts, as ``msg.reject()``.
+
+    :cvar may_edit: What it edits: of ``"headers"``, ``"body"``, ``"sender"``, ``"recipients"`` and
+        ``"quarantine"``; ``None`` for all that the MTA offers.
+    :cvar wants_body: Whether it needs the body; without, `message` has none.
+    :cvar body_memory: Bytes of a body that are kept in memory; the rest is kept on disk.
+    :cvar max_size: The length of the largest body that is looked at, in bytes; ``None`` for any.
+    :cvar too_large: What is answered for a longer one, of which `message` is not called.
+    """
+
+    may_edit: ClassVar[Collection[str] | None] = None
+    wants_body: ClassVar[bool] = True
+    body_memory: ClassVar[int] = 1 << 20
+    max_size: ClassVar[int | None] = None
+    too_large: ClassVar[int] = c.SMFIS_CONTINUE
+
+    _offered = 0
+    _client: Client
+    _received: Received | None = None
+    _message: Message
+    _oversize = False
+
+    def __init__(self, factory: Any, protocol: Any) -> None:
+        super().__init__(factory, protocol)
+        self._client = Client(self._set_reply, "unknown", None)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        unknown = [] if cls.may_edit is None else [w for w in cls.may_edit if w not in _FLAGS]
+        if isinstance(cls.may_edit, str) or unknown:
+            raise TypeError(
+                f"{cls.__qualname__}.may_edit is {cls.may_edit!r}, expected a list of"
+                f" {', '.join(_FLAGS)}"
+            )
+        needed = {
+            name
+            for hook, names in _NEEDS.items()
+            if getattr(cls, hook) is not getattr(MessageMilter, hook)
+            for name in names.split()
+        }
+        if not cls.wants_body:
+            needed.discard("body")
+        for name, callback in _CALLBACKS.items():
+            present = getattr(cls, f"xxfi_{name}")
+            if name in needed and present is getattr(Milter, f"xxfi_{name}"):
+                setattr(cls, f"xxfi_{name}", callback)
+            elif name not in needed and present is callback:
+                setattr(cls, f"xxfi_{name}", getattr(Milter, f"xxfi_{name}"))
+
+    # ---- hooks
+
+    def connected(self, client: Client) -> CallbackResult:
+        """
+        Look at a client; what is refused here is refused all mail.
+        """
+        return None
+
+    def greeted(self, client: Client) -> CallbackResult:
+        """
+        Look at a client that has said HELO.
+        """
+        return None
+
+    def sender(self, msg: Message) -> CallbackResult:
+        """
+        Look at the sender, where the message begins.
+        """
+        return None
+
+    def recipient(self, msg: Message, rcpt: Recipient) -> CallbackResult:
+        """
+        Look at a recipient. ``rcpt.reject()`` refuses this one, ``msg.reject()`` the message.
+        """
+        return None
+
+    def headers(self, msg: Message) -> CallbackResult:
+        """
+        Look at the header, before the body comes.
+        """
+        return None
+
+    def message(self, msg: Message) -> CallbackResult:
+        """
+        Look at the whole message.
+        """
+        return None
+
+    # ---- what the hooks use
+
+    def xxfi_negotiate(self, actions: int, steps: int) -> None:
+        """
+        Ask for the edits of ``may_edit`` that the MTA offers.
+        """
+        self._offered = actions
+        if self.may_edit is not None:
+            wanted = 0
+            for word in self.may_edit:
+                wanted |= _FLAGS[word]
+            self.xxfi_flags = actions & wanted
+
+    def _allow(self, what: str, flags: int, size: int) -> None:
+        context = self._ctx()
+        missing = flags & ~context.actions
+        if missing & self._offered:
+            asked = f"xxfi_flags of {self.xxfi_name}"
+            if self.may_edit is not None:
+                asked = f"may_edit = {self.may_edit!r} of {self.xxfi_name}"
+            raise NotNegotiated(f"{what} needs {action_names(missing)}, which {asked} leaves out")
+        if missing:
+            raise NotNegotiated(
+                f"{what} needs {action_names(missing)}, which the MTA does not offer"
+            )
+        if size > context.max_payload:
+            raise ValueNotSendable(
+                f"{what} takes {size} bytes; a packet takes {context.max_payload}"
+            )
+
+    def _set_reply(self, code: str, status: str, lines: list[str]) -> None:
+        if lines == [""]:
+            self.smfi_setreply(code, status)
+        elif len(lines) == 1:
+            self.smfi_setreply(code, status, lines[0])
+        else:
+            self.smfi_setmlreply(code, status, *lines)
+
+    # ---- from the MTA
+
+    def _ask(
+        self, finish: Callable[[Any], CallbackResult], hook: Callable[..., Any], *about: Any
+    ) -> CallbackResult:
+        result = hook(*about)
+        if inspect.isawaitable(result):
+            return self._later(finish, result)
+        return finish(result)
+
+    async def _later(self, finish: Callable[[Any], CallbackResult], result: Awaitable[Any]) -> Any:
+        return finish(await result)
+
+    def _open_message(self, argv: list[str]) -> Message:
+        self._forget()
+        self._oversize = False
+        self._received = Received(argv, self.body_memory)
+        self._message = Message(
+            self._received,
+            self._client,
+            Macros(self.smfi_getsymval),
+            self._set_reply,
+            self._allow,
+        )
+        return self._message
+
+    def _standing(self, result: Any = None) -> Any:
+        return _answer(result, self._message)
+
+    def _forget(self) -> None:
+        if self._received is not None:
+            self._received.forget()
+
+    def xxfi_abort(self) -> None:
+        """
+        Be done with the message.
+        """
+        self._forget()
+
+    def xxfi_close(self) -> None:
+        """
+        Be done with the message, if there is one.
+        """
+        self._forget()
+
+
+def _answer(result: Any, *said: Verdict) -> Any:
+    """
+    Give what is answered: a hook's result, or what was said.
+    """
+    if result not in _GOES_ON:
+        said = tuple(verdict for verdict in said if verdict.code == result)
+    for verdict in said:
+        if verdict.code is not None:
+            verdict.repeat()
+            return verdict.code
+    return result
+
+
+# ---- the callbacks that a class gets when its hooks need them
+
+
+def _connect(self: MessageMilter, hostname: str, hostaddr: IAddress | None) -> CallbackResult:
+    self._client = client = Client(self._set_reply, hostname, hostaddr)
+    return self._ask(lambda result: _answer(result, client), self.connected, client)
+
+
+def _helo(self: MessageMilter, helohost: str) -> CallbackResult:
+    client = self._client
+    client.helo = helohost
+    # A client may say it again, with another name.
+    client.code = None
+    return self._ask(lambda result: _answer(result, client), self.greeted, client)
+
+
+def _envfrom(self: MessageMilter, argv: list[str]) -> CallbackResult:
+    return self._ask(self._standing, self.sender, self._open_message(argv))
+
+
+async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
+    message = self._message
+    recipient = message.recipients.receive(argv)
+    # The answer if the hook fails.
+    code = getattr(self.factory, "on_error", c.SMFIS_TEMPFAIL)
+    try:
+        result: Any = None
+        if message.code is None:
+            result = self.recipient(message, recipient)
+            if inspect.isawaitable(result):
+                result = await result
+        code = _answer(result, recipient, message)
+        return code
+    finally:
+        if code in _REFUSES:
+            message.recipients.refuse(recipient)
+
+
+def _header(self: MessageMilter, headerf: str, headerv: str) -> CallbackResult:
+    cast(Received, self._received).fields.append((headerf, headerv))
+    return cast(CallbackResult, self._standing())
+
+
+def _eoh(self: MessageMilter) -> CallbackResult:
+    received, message = cast(Received, self._received), self._message
+    received.headers = Headers(received.fields, message.allow)
+    return self._ask(self._standing, self.headers, message)
+
+
+def _body(self: MessageMilter, bodyp: bytes) -> CallbackResult:
+    body = cast(Received, self._received).body
+    body.write(bodyp)
+    if self.max_size is None or body.size <= self.max_size:
+        return None
+    self._oversize = True
+    return c.SMFIS_SKIP if self.too_large == c.SMFIS_CONTINUE else self.too_large
+
+
+async def _eom(self: MessageMilter) -> Any:
+    received, message = cast(Received, self._received), self._message
+    try:
+        code = self._standing()
+        if code in _GOES_ON and not self._oversize:
+            received.whole = self.wants_body
+            result: Any = self.message(message)
+            if inspect.isawaitable(result):
+                result = await result
+            code = self._standing(result)
+        if code in (*_GOES_ON, c.SMFIS_ACCEPT):
+            flavour = mta_flavour(self.smfi_getsymval("v"), self.smfi_getsymval("j"))
+            for edit in message.edits(flavour, self._ctx().actions):
+                make_edit(self._ctx(), edit)
+        return code
+    finally:
+        received.forget()
+
+
+_CALLBACKS: Final = MappingProxyType(
+    {
+        "connect": _connect,
+        "helo": _helo,
+        "envfrom": _envfrom,
+        "envrcpt": _envrcpt,
+        "header": _header,
+        "eoh": _eoh,
+        "body": _body,
+        "eom": _eom,
+    }
+)
+
+_NEEDS: Final = MappingProxyType(
+    {
+        "connected": "connect",
+        "greeted": "connect helo",
+        "sender": "connect helo envfrom eom",
+        "recipient": "connect helo envfrom envrcpt eom",
+        "headers": "connect helo envfrom envrcpt header eoh eom",
+        "message": "connect helo envfrom envrcpt header eoh body eom",
+    }
+)

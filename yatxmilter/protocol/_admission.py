@@ -1,0 +1,95 @@
+"""
+Who may connect, and how often.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from twisted.internet.address import UNIXAddress
+
+from yatxmilter._options import count_option
+
+__all__ = ["Admission"]
+
+
+def _host(address: object) -> str:
+    # UNIX sockets have no host: who may connect there is the file's permissions' matter.
+    host = getattr(address, "host", None) or ""
+    # A socket for both kinds shows an IPv4 peer as ::ffff:192.0.2.1.
+    mapped = host.lower().removeprefix("::ffff:")
+    return mapped if "." in mapped else host
+
+
+class Admission:
+    """
+    Decides about connections that come, and counts those that are there.
+
+    :param allow: Networks, as ``ipaddress`` spells them, that TCP connections may come from;
+        ``None`` for any. UNIX sockets are not concerned.
+    :param max_connections: How many connections there may be at once.
+    :param max_connections_per_peer: How many from one IP address.
+    :raises ValueError: for a network that is none, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        allow: Iterable[str] | None,
+        max_connections: int | None,
+        max_connections_per_peer: int | None,
+    ) -> None:
+        if isinstance(allow, (str, bytes)):
+            raise TypeError(f"allow is {allow!r}, expected a list of networks")
+        self.networks = None if allow is None else [_network(one) for one in allow]
+        self.most = count_option("max_connections", max_connections)
+        self.most_per_peer = count_option("max_connections_per_peer", max_connections_per_peer)
+        self._by_peer: Counter[str] = Counter()
+
+    def refusal(self, address: object) -> str | None:
+        """
+        Tell why a connection from an address may not come; ``None`` if it may.
+        """
+        host = _host(address)
+        if self.networks is not None and not self._is_allowed(address, host):
+            return "its address is not allowed"
+        if self.most is not None and self._by_peer.total() >= self.most:
+            return f"there are {self.most} connections already"
+        if self.most_per_peer is not None and host and self._by_peer[host] >= self.most_per_peer:
+            return f"there are {self.most_per_peer} connections from there already"
+        return None
+
+    def _is_allowed(self, address: object, host: str) -> bool:
+        if not host:
+            return isinstance(address, UNIXAddress)
+        try:
+            ip = ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        return any(ip in network for network in self.networks or ())
+
+    def enter(self, address: object) -> None:
+        """
+        Count a connection that has come.
+        """
+        self._by_peer[_host(address)] += 1
+
+    def leave(self, address: object) -> None:
+        """
+        Count a connection that has gone.
+        """
+        host = _host(address)
+        self._by_peer[host] -= 1
+        if not self._by_peer[host]:
+            del self._by_peer[host]
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    if not isinstance(value, (str, IPv4Network, IPv6Network)):
+        raise TypeError(f"allow has {value!r}, expected a network as a string")
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"allow has {value!r}, which is no network: {error}") from None

@@ -1,0 +1,83 @@
+"""
+Milters that run elsewhere, as members of the list of milters.
+
+Any program that speaks the milter protocol - OpenDKIM, clamav-milter, one written with libmilter -
+stands beside milters of this process::
+
+    MilterProtocolFactory(
+        [MilterFactory(Disclaimer), RemoteMilterFactory("inet:8891@127.0.0.1")], merge="chain"
+    )
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from yatxmilter import constants as c
+from yatxmilter._options import name_option, seconds_option
+from yatxmilter.defaults import MilterFactory
+from yatxmilter.protocol._endpoints import check_client_spec
+from yatxmilter.remote._member import RemoteMilter
+from yatxmilter.remote._pool import Connections
+
+__all__ = ["RemoteMilter", "RemoteMilterFactory"]
+
+
+class RemoteMilterFactory(MilterFactory):
+    """
+    Builds, for each MTA connection, the stand-in of a milter that runs elsewhere.
+
+    :param where: Its address, as for `yatxmilter.protocol._endpoints.client_endpoint`; or an endpoint.
+    :param on_error: The return code that stands for its answers, from the command on where it
+        cannot be reached, is late or breaks the protocol, to the end of the MTA connection;
+        SMFIS_CONTINUE goes on without it.
+    :param timeout: Seconds it may take for one answer, anew after each PROGRESS; ``None`` for any
+        time.
+    :param connect_timeout: Seconds a connection to it may take; the MTA is waiting meanwhile.
+    :param reuse: Whether a connection to it may serve one SMTP connection after the other, if the
+        milter can do that.
+    :param name: Its name in logs and metrics; by default its address.
+    :param reactor: What connects and keeps time; by default Twisted's reactor.
+    :param options: What other options `MilterFactory` has.
+    :raises TypeError: for an option of the wrong type.
+    :raises ValueError: for what is no address, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        where: str | IStreamClientEndpoint,
+        *,
+        on_error: int = c.SMFIS_TEMPFAIL,
+        timeout: float | None = 300,
+        connect_timeout: float = 5,
+        reuse: bool = False,
+        name: str | None = None,
+        reactor: Any = None,
+        **options: Any,
+    ) -> None:
+        if not IStreamClientEndpoint.providedBy(where):
+            check_client_spec(where)
+        name = name_option("name", name) or (where if isinstance(where, str) else "remote milter")
+        seconds = seconds_option("connect_timeout", connect_timeout)
+        if seconds is None:
+            raise TypeError("connect_timeout is None, expected seconds")
+        if not isinstance(reuse, bool):
+            raise TypeError(f"reuse is {reuse!r}, expected True or False")
+        # The limit on a callback stays open: the one on an answer knows of PROGRESS.
+        super().__init__(RemoteMilter, on_error=on_error, timeout=None, name=name, **options)
+        self.connections = Connections(
+            where,
+            name=name,
+            timeout=seconds_option("timeout", timeout),
+            connect_timeout=seconds,
+            reuse=reuse,
+            reactor=reactor,
+        )
+
+    def close(self) -> None:
+        """
+        End the connections that are kept for the next SMTP connection.
+        """
+        self.connections.close()

@@ -1,0 +1,367 @@
+"""
+What stands in the list of milters for one that runs elsewhere.
+
+A `RemoteMilter` is a `Milter` like any other: each callback passes its command on, with the macros
+of its stage, and answers what the remote milter answers; the edits of that one are made by the
+``smfi_*`` functions at the end of the message.
+
+The remote milter hears what an MTA would tell it. It is asked one thing after the other: when the
+list no longer waits for an answer, because another milter has decided, that answer is still heard
+before anything else is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter._engine.addresses import describe_address
+from yatxmilter._engine.chain_edits import make_edit
+from yatxmilter._engine.return_codes import ends_message, fallback
+from yatxmilter._wire import commands
+from yatxmilter._wire.actions import (
+    AddHeader,
+    ChangeHeader,
+    Edit,
+    EndOfMessage,
+    InsertHeader,
+    Response,
+)
+from yatxmilter._wire.commands import CALLBACK_STEPS, Command
+from yatxmilter._wire.payloads import from_text
+from yatxmilter.client import MilterClient
+from yatxmilter.client._commands import Macros
+from yatxmilter.constants import ReturnCode
+from yatxmilter.defaults import Milter
+from yatxmilter.errors import MilterError, NegotiationError, PeerError
+from yatxmilter.remote._pool import Connections, RemoteClient, ignore
+
+__all__ = ["RemoteMilter"]
+
+_log = Logger()
+
+_Answer = TypeVar("_Answer", Response, EndOfMessage)
+_Ask = Callable[[RemoteClient, Macros | None], Deferred[_Answer]]
+
+# What needs nothing of the MTA is offered in any case: a command that the remote milter does not
+# want is not passed on, an answer it does not give is given for it, and SKIP works at our side.
+_OURS: Final = c.ALL_NO_STEPS | c.ALL_NR_STEPS | c.SMFIP_SKIP
+# These an MTA that does not know them need not offer.
+_OPTIONAL: Final = c.SMFIP_NODATA | c.SMFIP_NOUNKNOWN
+_CANCELLED: Final = (CancelledError, ConnectingCancelledError)
+
+
+class _Message:
+    """
+    A message, for the remote milter.
+
+    :ivar over: The code with which that one has ended it.
+    :ivar macros: Those that it was sent, by the letter of their command.
+    """
+
+    def __init__(self) -> None:
+        self.over: ReturnCode | None = None
+        self.macros: dict[int, Macros] = {}
+
+
+def _passed_on(row: Command, ask: Callable[..., Deferred[Response]]) -> Callable[..., Any]:
+    """
+    Make the callback that passes a command on.
+
+    :param ask: The client's method for it, which takes what the callback does.
+    """
+
+    def callback(self: RemoteMilter, *arguments: Any) -> Any:
+        if row.has_argv:
+            (arguments,) = arguments
+        return self._command(row, lambda client, macros: ask(client, *arguments, macros=macros))
+
+    callback.__doc__ = f"Pass {row.name} on."
+    return callback
+
+
+class RemoteMilter(Milter):
+    """
+    The stand-in of a remote milter on one MTA connection.
+
+    :param factory: A `RemoteMilterFactory`.
+    """
+
+    def __init__(self, factory: Any, protocol: Any) -> None:
+        super().__init__(factory, protocol)
+        self._connections: Connections = factory.connections
+        self._client: RemoteClient | None = None
+        self._offer = (0, 0)
+        # What was agreed on at the first time counts for all of the MTA's connection.
+        self._agreed: tuple[int, int] | None = None
+        self._closed = False
+        self._message = _Message()
+
+    # ---- negotiation
+
+    async def xxfi_negotiate(self, actions: int, steps: int) -> tuple[int, int, int]:
+        """
+        Offer the remote milter what the MTA offers, and ask for what it wants.
+        """
+        self._offer = actions & c.SMFI_CURR_ACTS, (steps | _OURS) & c.SMFI_CURR_PROT
+        try:
+            client = await self._connections.get(self._offer)
+            self._use(client)
+            agreement = client.settled()
+            for stage, names in agreement.symbol_lists.items():
+                self.smfi_setsymlist(stage, " ".join(names))
+        except _CANCELLED:
+            raise
+        except Exception as error:
+            self._fail(commands.OPTNEG_ROW, error)
+            return c.SMFIS_CONTINUE, 0, self._steps_without() & (steps | _OPTIONAL)
+        self._agreed = agreement.actions, agreement.steps
+        return c.SMFIS_CONTINUE, agreement.actions, agreement.steps & (steps | _OPTIONAL)
+
+    def _steps_without(self) -> int:
+        # Nothing is asked for but what is needed to answer each message.
+        if self.factory.on_error in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
+            return c.ALL_NO_STEPS
+        return c.ALL_NO_STEPS & ~c.SMFIP_NOMAIL
+
+    def _use(self, client: RemoteClient) -> None:
+        client.on_progress = self._pass_progress
+        self._client = client
+        self._message = _Message()
+
+    def _pass_progress(self) -> None:
+        if self._ctx().editing:
+            self.smfi_progress()
+
+    async def _reopen(self, row: Command) -> None:
+        """
+        Begin anew behind a QUIT_NC of the MTA, on the same agreement.
+        """
+        self._closed = False
+        try:
+            self._use(await self._again(self._connections.get))
+        except _CANCELLED:
+            raise
+        except Exception as error:
+            self._fail(row, error)
+
+    async def _again(
+        self, get: Callable[[tuple[int, int]], Awaitable[RemoteClient]]
+    ) -> RemoteClient:
+        client = await get(self._offer)
+        agreement = client.settled()
+        if (agreement.actions, agreement.steps) != self._agreed:
+            client.leave()
+            raise NegotiationError("asks for something else than it did before")
+        return client
+
+    # ---- passing commands on
+
+    xxfi_connect = _passed_on(commands.CONNECT_ROW, MilterClient.connect)
+    xxfi_helo = _passed_on(commands.HELO_ROW, MilterClient.helo)
+    xxfi_envrcpt = _passed_on(commands.RCPT_ROW, MilterClient.rcpt)
+    xxfi_data = _passed_on(commands.DATA_ROW, MilterClient.data)
+    xxfi_unknown = _passed_on(commands.UNKNOWN_ROW, MilterClient.unknown)
+    xxfi_header = _passed_on(commands.HEADER_ROW, MilterClient.header)
+    xxfi_eoh = _passed_on(commands.EOH_ROW, MilterClient.eoh)
+    xxfi_body = _passed_on(commands.BODY_ROW, MilterClient.body)
+    _mail = _passed_on(commands.MAIL_ROW, MilterClient.mail)
+
+    def xxfi_envfrom(self, argv: list[str]) -> Any:
+        """
+        Pass MAIL on.
+        """
+        self._message = _Message()
+        return self._mail(argv)
+
+    async def xxfi_eom(self) -> ReturnCode:
+        """
+        Pass the end of the message on, and make the edits of the remote milter.
+        """
+        row = commands.EOM_ROW
+        end: EndOfMessage | ReturnCode = await self._pass(
+            row, lambda client, macros: client.end_of_message(macros=macros)
+        )
+        self._message = _Message()
+        if not isinstance(end, EndOfMessage):
+            return end
+        try:
+            for edit in end.edits:
+                self._edit(edit)
+        except MilterError as error:
+            # All or none: half of them may be worse than nothing.
+            self._ctx().take_edits()
+            return self._fail(row, error)
+        return self._answer(end.response)
+
+    def xxfi_abort(self) -> None:
+        """
+        Pass the end of the message on.
+        """
+        self._message = _Message()
+        if self._client is not None:
+            self._client.resting = False
+            self._client.abort().addErrback(ignore)
+
+    def xxfi_close(self) -> None:
+        """
+        End the SMTP connection for the remote milter.
+        """
+        self._closed = True
+        client = self._client
+        self._client = None
+        if client is not None:
+            self._connections.give_back(client)
+
+    async def _command(self, row: Command, ask: _Ask[Response]) -> ReturnCode:
+        response = await self._pass(row, ask)
+        return self._answer(response) if isinstance(response, Response) else response
+
+    async def _pass(self, row: Command, ask: _Ask[_Answer]) -> _Answer | ReturnCode:
+        """
+        Ask the remote milter when it is its turn.
+
+        :return: The answer; or the return code where it was not asked, or has failed.
+        """
+        if self._closed and self._agreed is not None:
+            await self._reopen(row)
+        client = self._client
+        if client is None:
+            return self._absent(row)
+        try:
+            if client.alive:
+                # To be cancelled while it waits here does no harm.
+                await client.turn()
+                await client.room(self._connections.clock)
+            over = self._message.over
+            if over is not None and row.in_message:
+                return fallback(row, over)
+            return await self._heard(row, client, ask)
+        except _CANCELLED:
+            raise
+        except Exception as error:
+            return self._fail(row, error)
+
+    async def _heard(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
+        for earlier in CALLBACK_STEPS[: CALLBACK_STEPS.index(row)]:
+            if earlier.no & client.settled().steps:
+                self._send_macros(client, earlier)
+        try:
+            return await self._ask(row, client, ask)
+        except PeerError as error:
+            if not client.kept:
+                raise
+            self._connections.distrust(error)
+        client = await self._again(self._connections.make)
+        self._use(client)
+        return await self._ask(row, client, ask)
+
+    async def _ask(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
+        client.resting = False
+        message = self._message
+
+        def note(answer: _Answer) -> _Answer:
+            response = answer.response if isinstance(answer, EndOfMessage) else answer
+            if client.kept and response.letter:
+                self._connections.answered(client)
+            if row is commands.EOM_ROW:
+                client.resting = response.letter == c.SMFIR_CONTINUE
+            elif row.in_message and _ends(row, response.code):
+                message.over = response.code
+            return answer
+
+        return await _unless_cancelled(ask(client, self._macros(row)).addCallback(note))
+
+    # ---- macros
+
+    def _macros(self, row: Command) -> Macros | None:
+        macros = self._ctx().macros_of(row.letter)
+        self._message.macros[row.letter] = macros or {}
+        return macros
+
+    def _send_macros(self, client: RemoteClient, row: Command) -> None:
+        """
+        Send the macros of a command that the remote milter declined; it may look them up later.
+        """
+        macros = self._ctx().macros_of(row.letter)
+        if macros and macros != self._message.macros.get(row.letter):
+            self._message.macros[row.letter] = macros
+            client._ask(row, b"", macros).addErrback(ignore)
+
+    # ---- answers
+
+    def _answer(self, response: Response) -> ReturnCode:
+        if response.text is not None:
+            # As it came: the functions would not let every text pass.
+            self._ctx().reply = from_text(response.text)
+        return response.code
+
+    def _edit(self, edit: Edit) -> None:
+        if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
+            edit = edit._replace(value=_folded(edit.value))
+        make_edit(self._ctx(), edit)
+
+    # ---- failures
+
+    def _absent(self, row: Command) -> ReturnCode:
+        silent = self._agreed is not None and self._agreed[1] & row.nr
+        if silent:
+            # The next step that is answered says it.
+            return c.SMFIS_CONTINUE
+        return fallback(row, self.factory.on_error)
+
+    def _fail(self, row: Command, error: Exception) -> ReturnCode:
+        """
+        Go on without the remote milter, to the end of the SMTP connection; log why.
+        """
+        client = self._client
+        self._client = None
+        if client is not None:
+            client.leave()
+        code = self._absent(row)
+        _log.error(
+            "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta}): {error};"
+            " answering {code} for it",
+            milter=self.factory.name,
+            stage=row.callback,
+            queue_id=self.smfi_getsymval("i") or "unknown",
+            mta=describe_address(self.protocol.transport.getPeer()),
+            connection=self.protocol.number,
+            error=str(error) or type(error).__name__,
+            code=code,
+        )
+        return code
+
+
+def _ends(row: Command, code: ReturnCode) -> bool:
+    if code in (c.SMFIS_CONTINUE, c.SMFIS_SKIP):
+        return False
+    return ends_message(row, code) or code is c.SMFIS_DISCARD
+
+
+def _unless_cancelled(answer: Deferred[_Answer]) -> Deferred[_Answer]:
+    """
+    Wait for an answer that comes all the same when nobody waits for it any more.
+    """
+    waiting: Deferred[_Answer] = Deferred()
+
+    def pass_on(result: _Answer | Failure) -> None:
+        if not waiting.called:
+            waiting.callback(result)
+
+    answer.addBoth(pass_on)
+    return waiting
+
+
+def _folded(value: str) -> str:
+    """
+    Fold a header value as MTAs do where a milter has not: each line but the first is indented.
+    """
+    return re.sub(r"\n(?![ \t])", "\n\t", value.replace("\r\n", "\n").rstrip("\n"))

@@ -1,0 +1,230 @@
+"""
+Opening sockets, and sharing them with other processes.
+
+Endpoints ask their reactor for ports. `Opener` and `Adopter` stand where the reactor is, so all
+endpoints - those of TLS, of systemd and of HAProxy's protocol included - work unchanged with
+permissions of ours, and with descriptors that another process has opened.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from functools import partial
+from typing import Any, Final
+
+from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter.protocol._endpoints import server_endpoint
+
+__all__ = ["Adopter", "Opener", "adopt", "close_port", "open_port"]
+
+_log = Logger()
+
+# Parts of Twisted that are not annotated.
+_TCP_PORT: Final[Any] = tcp.Port
+_UNIX_PORT: Final[Any] = unix.Port
+
+
+class _Fair:
+    """
+    A port that takes one connection at a time, so the other processes have theirs.
+    """
+
+    numberAccepts = property(lambda self: 1, lambda self, number: None)
+    # A shutdown would end the listening of all who share the socket.
+    _shouldShutdown = False
+
+
+class _TCPPort(_Fair, _TCP_PORT):  # type: ignore[misc]
+    pass
+
+
+class _UNIXPort(_Fair, _UNIX_PORT):  # type: ignore[misc]
+    """
+    A UNIX socket that is another's: its file is neither changed nor removed.
+    """
+
+    _preexistingSocket: Any
+
+    def startListening(self) -> None:
+        """
+        Take connections.
+        """
+        self.factory.doStart()
+        self.socket, self._preexistingSocket = self._preexistingSocket, None
+        self.fileno = self.socket.fileno
+        self.connected = True
+        self.startReading()
+
+    def connectionLost(self, reason: Any) -> None:
+        """
+        Close our descriptor only.
+        """
+        tcp.Port.connectionLost(self, reason)
+
+
+def adopt(reactor: Any, descriptor: int, factory: Any) -> Any:
+    """
+    Listen on a descriptor that was opened, and is shared, by another process.
+
+    :return: The port.
+    """
+    with socket.socket(fileno=os.dup(descriptor)) as probe:
+        family = probe.family
+    port: Any
+    if family == socket.AF_UNIX:
+        port = _UNIXPort._fromListeningDescriptor(reactor, descriptor, factory)
+    else:
+        port = _TCPPort._fromListeningDescriptor(reactor, descriptor, family, factory)
+    port.startListening()
+    return port
+
+
+class Opener:
+    """
+    Opens ports; else it is the reactor.
+
+    :param mode: Permissions of UNIX sockets, where the endpoint has no others.
+    """
+
+    def __init__(self, reactor: Any, mode: int | None = None) -> None:
+        self._reactor = reactor
+        self._mode = mode
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenUNIX(
+        self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: Any = 0
+    ) -> Any:
+        """
+        Open a UNIX socket, in the place of one that nobody listens on any more.
+        """
+        _remove_stale(address)
+        wanted = self._mode if self._mode is not None and mode == 0o666 else mode
+        return self._reactor.listenUNIX(address, factory, backlog, wanted, wantPID)
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> Any:
+        """
+        Take a socket over that systemd has opened, and leave its file alone.
+        """
+        return adopt(self._reactor, descriptor, factory)
+
+
+class Adopter:
+    """
+    Gives a descriptor to an endpoint that wants to listen; else it is the reactor.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        self._reactor = reactor
+        self._descriptor = descriptor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def _adopt(self, factory: Any) -> Any:
+        return adopt(self._reactor, self._descriptor, factory)
+
+    def listenTCP(self, port: int, factory: Any, *options: Any, **named: Any) -> Any:
+        """
+        Listen on the descriptor.
+        """
+        return self._adopt(factory)
+
+    def listenUNIX(self, address: str, factory: Any, *options: Any, **named: Any) -> Any:
+        """
+        Listen on the descriptor.
+        """
+        return self._adopt(factory)
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, *options: Any, **named: Any
+    ) -> Any:
+        """
+        Listen on the descriptor, with TLS.
+        """
+        # Not at the top: pyOpenSSL is there for those who use TLS alone.
+        from twisted.protocols.tls import TLSMemoryBIOFactory
+
+        return self._adopt(TLSMemoryBIOFactory(contextFactory, False, factory))
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> Any:
+        """
+        Listen on the descriptor.
+        """
+        return self._adopt(factory)
+
+
+def open_port(reactor: Any, spec: str, factory: Any = None, *, mode: int | None = None) -> Any:
+    """
+    Listen where an address says, as `server_endpoint` reads it.
+
+    :param factory: Builds the connections; without one none is taken, as for a socket that other
+        processes share.
+    :param mode: Permissions of a UNIX socket.
+    :return: The port.
+    :raises CannotListenError: when that cannot be.
+    :raises ValueError: for what is no address.
+    """
+    endpoint = server_endpoint(Opener(reactor, mode), spec)
+    results: list[Any] = []
+    endpoint.listen(ServerFactory() if factory is None else factory).addBoth(results.append)
+    if not results:
+        raise ValueError(f"{spec!r} cannot be listened on at once, expected a port or a path")
+    if hasattr(results[0], "raiseException"):
+        results[0].raiseException()
+    port = results[0]
+    if factory is None:
+        port.stopReading()
+    return port
+
+
+def close_port(port: Any) -> Deferred[None]:
+    """
+    Take no more connections.
+
+    :return: A Deferred that fires when the port is closed. It does not fail: a socket that cannot
+        be removed, for one, is logged, and keeps nobody from coming to an end.
+    """
+    closed: Deferred[Any] = maybeDeferred(port.stopListening)
+    return closed.addCallbacks(lambda _: None, partial(_not_closed, port))
+
+
+def _not_closed(port: Any, failure: Failure) -> None:
+    _log.warn(
+        "{where} could not be closed: {error}",
+        where=port.getHost(),
+        error=failure.getErrorMessage(),
+    )
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise CannotListenError(None, path, OSError("a file that is no socket is there"))
+    except FileNotFoundError:
+        folder = os.path.dirname(path) or "."
+        if not os.path.isdir(folder):
+            raise CannotListenError(None, path, OSError(f"there is no folder {folder}")) from None
+        return
+    except OSError as error:
+        raise CannotListenError(None, path, error) from None
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.settimeout(1)
+            probe.connect(path)
+        except ConnectionRefusedError:
+            _log.info("Removing {path}, on which nobody listens", path=path)
+            os.unlink(path)
+        except OSError as error:
+            raise CannotListenError(None, path, error) from None
+        else:
+            raise CannotListenError(None, path, OSError("another process listens there"))

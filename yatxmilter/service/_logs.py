@@ -1,0 +1,177 @@
+"""
+Log observers for who runs milters: one JSON object a line, and addresses replaced on demand.
+
+Observers of `twisted.logger`; events are written down here and nowhere changed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import Any, Final, TextIO
+
+from twisted.logger import ILogObserver, LogEvent, formatEvent
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+__all__ = ["FIELDS", "JournalLog", "JsonLog", "Redactor", "TextLog"]
+
+#: The fields of our events that are written by name, where an event has them.
+FIELDS: Final = (
+    *("milter", "stage", "queue_id", "mta", "connection", "code", "error", "fault", "refusal"),
+    *("dropped", "outcome", "reply", "edits", "recipients", "count"),
+    *("worker", "pid", "reason"),
+)
+
+# From the start of a word on alone: no text takes more than one look at each of its characters.
+_WORD: Final = r"[^\s<>\"'(),;:@\[\]]"
+_LOCAL: Final = rf"(?:\"[^\"\n]{{1,256}}\"|(?<!{_WORD}){_WORD}+)"
+_MAIL: Final = rf"(?P<mail>{_LOCAL}@(?:\[[^\]\s]*\]|[\w.-]+))"
+_IP4: Final = r"(?P<ip4>(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]))"
+_IP6: Final = r"(?P<ip6>(?<!\w)(?=[0-9A-Fa-f.]{0,4}:[0-9A-Fa-f.]{0,45}:)[0-9A-Fa-f:.]{2,45}(?!\w))"
+_HOST: Final = r"(?P<host>(?<![\w./-])(?:[\w-]+\.)+[A-Za-z][\w-]*[A-Za-z0-9]\b)"
+_SENSITIVE: Final = re.compile("|".join((_MAIL, _IP6, _IP4, _HOST)))
+_KINDS: Final = {"mail": "address", "ip4": "ip", "ip6": "ip", "host": "host"}
+
+
+class Redactor:
+    """
+    Replaces mail addresses, IP addresses and host names in texts; the same by the same.
+
+    What looks like a host name is taken for one: rather too much is replaced than too little.
+
+    :param key: What the replacements depend on; by default one of this process alone, so that
+        nobody can find out by trying what stood there.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = secrets.token_bytes(32) if key is None else key
+
+    def __call__(self, text: str) -> str:
+        """
+        Give a text with all of them replaced.
+        """
+        return _SENSITIVE.sub(self._replace, text)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        text = match.group().lower().rstrip(".")
+        digest = hmac.new(self._key, text.encode("utf-8", "surrogatepass"), sha256).hexdigest()
+        return f"{_KINDS[match.lastgroup or 'host']}-{digest[:10]}"
+
+
+# What syslog calls the levels.
+_SEVERITIES: Final = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+def _traceback(event: LogEvent) -> str | None:
+    failure = event.get("log_failure")
+    return failure.getTraceback() if isinstance(failure, Failure) else None
+
+
+def _time(event: LogEvent) -> str:
+    moment = datetime.fromtimestamp(event.get("log_time", 0), timezone.utc)
+    return moment.isoformat(timespec="milliseconds")
+
+
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level")
+    return "info" if level is None else str(level.name)
+
+
+def _text(event: LogEvent, redact: Callable[[str], str]) -> str:
+    text = "\n".join(filter(None, (formatEvent(event), _traceback(event))))
+    return redact(text).rstrip("\n")
+
+
+@implementer(ILogObserver)
+class JsonLog:
+    """
+    Writes each event as one JSON object on a line of its own, in ASCII.
+
+    :param out: Where to.
+    :param redact: Changes each text, such as a `Redactor`.
+    """
+
+    def __init__(self, out: TextIO, redact: Callable[[str], str] = _unchanged) -> None:
+        self._out = out
+        self._redact = redact
+
+    def __call__(self, event: LogEvent) -> None:
+        """
+        Write an event.
+        """
+        record: dict[str, Any] = {
+            "time": _time(event),
+            "level": _level(event),
+            "namespace": str(event.get("log_namespace", "-")),
+            "message": self._redact(formatEvent(event)),
+        }
+        for name in FIELDS:
+            if event.get(name) is not None:
+                record[name] = self._plain(event[name])
+        traceback = _traceback(event)
+        if traceback is not None:
+            record["traceback"] = self._redact(traceback)
+        self._out.write(json.dumps(record) + "\n")
+        self._out.flush()
+
+    def _plain(self, value: object) -> object:
+        if isinstance(value, (bool, float)) or type(value) is int:
+            return value
+        return self._redact(str(value))
+
+
+@implementer(ILogObserver)
+class TextLog:
+    """
+    Writes each event as a line of text, and its traceback behind it.
+
+    :param out: Where to.
+    :param redact: Changes each text, such as a `Redactor`.
+    """
+
+    def __init__(self, out: TextIO, redact: Callable[[str], str] = _unchanged) -> None:
+        self._out = out
+        self._redact = redact
+
+    def __call__(self, event: LogEvent) -> None:
+        """
+        Write an event.
+        """
+        # A line of a message must not pass for an event of its own.
+        lines = _text(event, self._redact).replace("\n", "\n\t")
+        namespace = event.get("log_namespace", "-")
+        self._out.write(f"{_time(event)} [{namespace}#{_level(event)}] {lines}\n")
+        self._out.flush()
+
+
+@implementer(ILogObserver)
+class JournalLog:
+    """
+    Writes each event as journald wants it: syslog's severity before each line, and no time.
+
+    :param out: Where to.
+    :param redact: Changes each text, such as a `Redactor`.
+    """
+
+    def __init__(self, out: TextIO, redact: Callable[[str], str] = _unchanged) -> None:
+        self._out = out
+        self._redact = redact
+
+    def __call__(self, event: LogEvent) -> None:
+        """
+        Write an event.
+        """
+        mark = f"<{_SEVERITIES[_level(event)]}>"
+        lines = _text(event, self._redact).splitlines()
+        self._out.write("".join(f"{mark}{line}\n" for line in lines))
+        self._out.flush()

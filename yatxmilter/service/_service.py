@@ -1,0 +1,97 @@
+"""
+A milter as a service of ``twisted.application``, and as a program: it listens, and when it is
+stopped it drains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.task import react
+
+from yatxmilter._options import seconds_option
+from yatxmilter.protocol import MilterProtocolFactory
+from yatxmilter.protocol._endpoints import server_endpoint
+
+__all__ = ["MilterService", "run_milters"]
+
+
+class MilterService(StreamServerEndpointService):
+    """
+    Listen on an endpoint while the service runs; finish the messages in progress when it stops.
+
+    :param endpoint: Where to listen, such as ``serverFromString(reactor, "unix:/run/x.sock")``.
+    :param factory: What builds the connections.
+    :param drain_timeout: Seconds that messages in progress may take to come to an end before they
+        are answered SMFIS_TEMPFAIL; ``None`` for any time.
+    :raises TypeError: for a factory that is none, or a time-out that is no number.
+    :raises ValueError: for a time-out that is no time.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: MilterProtocolFactory,
+        *,
+        drain_timeout: float | None = 30,
+    ) -> None:
+        if not isinstance(factory, MilterProtocolFactory):
+            raise TypeError(f"factory is {factory!r}, expected a MilterProtocolFactory")
+        StreamServerEndpointService.__init__(self, endpoint, factory)
+        self.drain_timeout = seconds_option("drain_timeout", drain_timeout)
+
+    def stopService(self) -> Deferred[Any]:
+        """
+        Stop listening, and drain.
+
+        :return: A Deferred that fires when the port is closed and all connections are gone.
+        """
+        closed: Deferred[Any] = maybeDeferred(StreamServerEndpointService.stopService, self)
+        drained: Deferred[Any] = self.factory.drain(self.drain_timeout)
+
+        def both(result: object) -> Deferred[Any]:
+            # A port that failed to close is reported, but not before the connections are gone.
+            return drained.addCallback(lambda _: result)
+
+        return closed.addBoth(both)
+
+
+def run_milters(
+    spec: str, factory: MilterProtocolFactory, *, drain_timeout: float | None = 30
+) -> None:
+    """
+    Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
+
+    It runs the reactor, and ends the process behind it.
+
+    :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
+        string of Twisted.
+    :param factory: What builds the connections.
+    :param drain_timeout: As for `MilterService`.
+    :raises TypeError: for a factory that is none, or a time-out that is no number.
+    :raises ValueError: for an address that is none, or a time-out that is no time.
+    :raises SystemExit: always: with 0, or saying why it could not listen.
+    """
+    from twisted.internet import reactor
+
+    endpoint = server_endpoint(reactor, spec)
+    react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
+
+
+async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
+    try:
+        port = await service.endpoint.listen(service.factory)
+    except (CannotListenError, OSError) as error:
+        reason = getattr(error, "socketError", error)
+        raise SystemExit(f"cannot listen on {spec}: {reason}") from None
+
+    async def end() -> None:
+        await maybeDeferred(port.stopListening)
+        await service.factory.drain(service.drain_timeout)
+
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(end()))
+    await Deferred()

@@ -1,0 +1,121 @@
+"""
+What a worker of `yatxmilter.workers.WorkerService` runs: it takes over sockets, and does as told.
+
+It is told things (drain, reload, count) through one pipe, and tells (ready, counts) through
+another, a JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, Final
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.protocols.basic import LineOnlyReceiver
+
+from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.service._listening import Adopter
+
+__all__ = ["SOCKETS", "TELLING", "TOLD", "work"]
+
+#: Descriptors of a worker: where it is told, where it tells, and from which on there are sockets.
+TOLD: Final = 3
+TELLING: Final = 4
+SOCKETS: Final = 5
+
+_SYSTEMD: Final = re.compile("systemd:[^:]*:[^:]*")
+
+
+class _Orders(LineOnlyReceiver):
+    """
+    The worker's end: does what it is told.
+    """
+
+    delimiter = b"\n"
+    # What is told may carry a whole configuration.
+    MAX_LENGTH = 2**24
+    transport: Any
+
+    def __init__(
+        self, reactor: Any, factory: Any, ports: list[Any], drain_timeout: float | None
+    ) -> None:
+        self._reactor = reactor
+        self._factory = factory
+        self._ports = ports
+        self._drain_timeout = drain_timeout
+
+    def connectionMade(self) -> None:
+        self.send({"ready": os.getpid()})
+        signal.signal(signal.SIGTERM, self._terminated)
+
+    def _terminated(self, *_: object) -> None:
+        self._reactor.callFromThread(self.drain, self._drain_timeout)
+
+    def send(self, message: Any) -> None:
+        self.transport.write(json.dumps(message).encode() + b"\n")
+
+    def lineReceived(self, line: bytes) -> None:
+        order = json.loads(line)
+        if order["do"] == "drain":
+            self.drain(order["timeout"])
+        elif order["do"] == "reload":
+            getattr(self._factory, "reload", _nothing)(*order["arguments"])
+        else:
+            self.send({"answer": getattr(self._factory, order["what"], self._count)()})
+
+    def _count(self) -> dict[str, float]:
+        return {"connections": len(self._factory.connections)}
+
+    def drain(self, timeout: float | None) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            port.stopListening()
+        self._factory.drain(timeout).addCallback(self._end)
+
+    def _end(self, _: object) -> None:
+        # Who drains twice, since it is told to hurry, comes to its end twice.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        # The supervisor is gone: nobody would ever tell us to end.
+        self.drain(self._drain_timeout)
+
+
+def _nothing(*_: object) -> None:
+    """
+    Reload a factory that does not know how to.
+    """
+
+
+def work(start: str) -> None:
+    """
+    Be a worker.
+
+    :param start: What `WorkerService` gives it, in JSON.
+    """
+    # A terminal's Ctrl-C goes to all processes; the supervisor passes it on. SIGHUP as well.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    what = json.loads(start)
+    module, _, name = what["builder"].partition(":")
+    factory = getattr(import_module(module), name)(*what["arguments"])
+    from twisted.internet import reactor
+    from twisted.internet.stdio import StandardIO
+
+    reactor_: Any = reactor
+    ports: list[Any] = []
+    for number, spec in enumerate(what["specs"]):
+        adopter = Adopter(reactor, SOCKETS + number)
+        # systemd gave its sockets to the supervisor, which is why we could not find them.
+        spec = _SYSTEMD.sub("tcp:0", spec)
+        server_endpoint(adopter, spec).listen(factory).addCallback(ports.append)
+    orders = _Orders(reactor, factory, ports, what["drain_timeout"])
+    # After the reactor's own signal handlers are there, one of which is replaced.
+    reactor_.callLater(0, StandardIO, orders, stdin=TOLD, stdout=TELLING)
+    reactor_.run()

@@ -1,0 +1,337 @@
+"""
+Several processes that share listening sockets, and one that watches over them.
+
+The supervisor opens the sockets and takes no connection itself. Each worker is a fresh Python
+process (nothing is forked that a reactor or a thread has touched) that gets the descriptors, and
+two pipes: one to be told things (drain, reload, count), one to tell (ready, counts), a JSON object
+a line. A worker whose pipe closes has lost its supervisor, and drains. Since the supervisor keeps
+the descriptors, connections that wait to be taken survive a worker that dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+
+from yatxmilter._options import count_option, seconds_option
+from yatxmilter.service._listening import close_port, open_port
+from yatxmilter.service._worker import SOCKETS, TELLING, TOLD
+
+__all__ = ["WorkerService"]
+
+_log = Logger()
+
+_PROGRAM: Final = "import sys; from yatxmilter.service._worker import work; work(sys.argv[1])"
+# A worker that lives so many seconds is restarted at once when it dies.
+_STEADY: Final = 10.0
+_LONGEST_PAUSE: Final = 60.0
+# Bytes: of what a worker writes for people, and of what it tells us.
+_LONGEST_LINE: Final = 65536
+_LONGEST_MESSAGE: Final = 2**24
+# Seconds beyond the drain's time-out after which a worker is killed.
+_GRACE: Final = 10.0
+# Seconds within which a worker must answer a question.
+_PATIENCE: Final = 5.0
+
+
+class _Lines:
+    """
+    Cuts what a worker writes into lines.
+    """
+
+    def __init__(self, said: Callable[[bytes], None], longest: int = _LONGEST_LINE) -> None:
+        self._said = said
+        self._longest = longest
+        self._rest = b""
+
+    def add(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > self._longest:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            self._said(line)
+
+
+class _Worker(ProcessProtocol):
+    """
+    One worker's place: its process, and the one after that.
+    """
+
+    transport: Any
+    pid: int
+
+    def __init__(self, service: WorkerService, number: int) -> None:
+        self.service = service
+        self.number = number
+        self.failures = 0
+        self.ready = False
+        self.running = False
+        self.timer: Any = None
+        self.gone: Deferred[None] | None = None
+        self._asked: list[Deferred[Any]] = []
+
+    def start(self) -> None:
+        self.timer = None
+        try:
+            self.service.spawn(self)
+        except OSError as error:
+            _log.error(
+                "Worker {worker} cannot be started: {error}", worker=self.number, error=error
+            )
+            self.failures += 1
+            self.timer = self.service.reactor.callLater(self._pause(), self.start)
+
+    def connectionMade(self) -> None:
+        self.running = True
+        self.started = self.service.reactor.seconds()
+        self._told = _Lines(self._told_line, _LONGEST_MESSAGE)
+        self._said = _Lines(lambda line: self.service.said(self.number, _text(line)))
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        (self._told if childFD == TELLING else self._said).add(data)
+
+    def _told_line(self, line: bytes) -> None:
+        message = json.loads(line)
+        if "ready" in message:
+            self.ready = True
+            self.service.worker_ready()
+        else:
+            self._asked.pop(0).callback(message["answer"])
+
+    def tell(self, **message: Any) -> None:
+        if self.running:
+            self.transport.writeToChild(TOLD, json.dumps(message).encode() + b"\n")
+
+    def ask(self, what: str) -> Deferred[Any]:
+        if not self.ready:
+            return succeed(None)
+        answer: Deferred[Any] = Deferred()
+        self._asked.append(answer)
+        self.tell(do="ask", what=what)
+        answer.addTimeout(_PATIENCE, self.service.reactor)
+        # Its answer may yet come, and is then for nobody.
+        return answer.addErrback(lambda failure: failure.trap(TimeoutError) and None)
+
+    def end(self, timeout: float | None) -> Deferred[None]:
+        self.gone = Deferred()
+        gone = self.gone
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if not self.running:
+            self.gone.callback(None)
+            return gone
+        self.tell(do="drain", timeout=timeout)
+        if timeout is not None:
+            self.timer = self.service.reactor.callLater(timeout + _GRACE, self.kill)
+        return gone
+
+    def kill(self) -> None:
+        self.timer = None
+        self.transport.signalProcess("KILL")
+
+    def _pause(self) -> float:
+        return min(2.0 ** (self.failures - 2), _LONGEST_PAUSE) if self.failures > 1 else 0
+
+    def processEnded(self, reason: Any) -> None:
+        self.running = self.ready = False
+        asked, self._asked = self._asked, []
+        for answer in asked:
+            answer.callback(None)
+        if self.gone is not None:
+            if self.timer is not None:
+                self.timer.cancel()
+            self.gone.callback(None)
+            return
+        lived = self.service.reactor.seconds() - self.started
+        self.failures = 0 if lived >= _STEADY else self.failures + 1
+        pause = self._pause()
+        _log.error(
+            "Worker {worker} (process {pid}) has ended ({reason}); another is started in"
+            " {pause:g} seconds",
+            worker=self.number,
+            pid=self.pid,
+            reason=_reason(reason.value),
+            pause=pause,
+        )
+        self.timer = self.service.reactor.callLater(pause, self.start)
+
+
+def _reason(value: Any) -> str:
+    if value.signal is not None:
+        return f"killed by {signal.Signals(value.signal).name}"
+    return f"status {value.exitCode}"
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "backslashreplace")
+
+
+class WorkerService(Service):
+    """
+    Serve milters in several processes that share the listening sockets.
+
+    :param specs: Where to listen, as `server_endpoint` reads it.
+    :param builder: ``module:function``, called in each worker; it returns a
+        `MilterProtocolFactory`, or another factory with ``drain(timeout)``. What it may have
+        besides: ``reload()``, called by `reload`, ``numbers()``, a dict of numbers that `numbers`
+        adds up, and whatever else `ask` is to call.
+    :param arguments: What the function is called with; JSON carries it.
+    :param count: How many workers.
+    :param drain_timeout: Seconds that messages in progress may take when the service stops.
+    :param mode: Permissions of UNIX sockets.
+    :param said: Called with a worker's number and each line it writes on its standard output or
+        error; by default it is logged.
+    :param reactor: By default the global one.
+    :raises TypeError: for an option of the wrong type.
+    :raises ValueError: for an option out of range.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[str],
+        builder: str,
+        arguments: Sequence[Any] = (),
+        *,
+        count: int = 2,
+        drain_timeout: float | None = 30,
+        mode: int | None = None,
+        said: Callable[[int, str], None] | None = None,
+        ready: Callable[[], None] | None = None,
+        reactor: Any = None,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.reactor: Any = reactor
+        self.specs = [specs] if isinstance(specs, str) else list(specs)
+        if builder.count(":") != 1:
+            raise ValueError(f"builder is {builder!r}, expected 'module:function'")
+        self.drain_timeout = seconds_option("drain_timeout", drain_timeout)
+        self._start = {
+            "builder": builder,
+            "arguments": list(arguments),
+            "specs": self.specs,
+            "drain_timeout": self.drain_timeout,
+        }
+        self._mode = mode
+        self.said = _log_line if said is None else said
+        self._ready = ready
+        self._ports: list[Any] = []
+        self._workers = [_Worker(self, i + 1) for i in range(count_option("count", count) or 1)]
+
+    @property
+    def pids(self) -> list[int]:
+        """
+        The processes of the workers that there are.
+        """
+        return [worker.transport.pid for worker in self._workers if worker.running]
+
+    def privilegedStartService(self) -> None:
+        """
+        Open the sockets.
+        """
+        if not self._ports:
+            self._ports = [open_port(self.reactor, s, mode=self._mode) for s in self.specs]
+
+    def startService(self) -> None:
+        """
+        Open the sockets, if they are not yet, and start the workers.
+        """
+        self.privilegedStartService()
+        Service.startService(self)
+        for worker in self._workers:
+            worker.gone = None
+            worker.start()
+
+    def spawn(self, worker: _Worker) -> None:
+        """
+        Start a process in a worker's place.
+        """
+        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", TOLD: "w", TELLING: "r"}
+        for number, port in enumerate(self._ports):
+            descriptors[SOCKETS + number] = port.fileno()
+        program = [sys.executable, "-c", _PROGRAM, json.dumps(self._start)]
+        path = os.pathsep.join(one or os.getcwd() for one in sys.path)
+        worker.transport = self.reactor.spawnProcess(
+            worker,
+            sys.executable,
+            program,
+            env={**os.environ, "PYTHONPATH": path},
+            childFDs=descriptors,
+        )
+        worker.pid = worker.transport.pid
+
+    def worker_ready(self) -> None:
+        """
+        Take note that a worker takes connections.
+        """
+        if self._ready is not None and all(worker.ready for worker in self._workers):
+            self._ready()
+
+    def reload(self, arguments: Sequence[Any] | None = None) -> None:
+        """
+        Have all workers reload.
+
+        :param arguments: What their ``reload()`` is called with, and from now on the builder in
+            workers that are started; by default nothing, and what it was called with before.
+        """
+        if arguments is not None:
+            self._start["arguments"] = list(arguments)
+        for worker in self._workers:
+            worker.tell(do="reload", arguments=list(arguments or ()))
+
+    def ask(self, what: str) -> Deferred[list[Any]]:
+        """
+        Call a method of each worker's factory.
+
+        :param what: Its name; what it returns, JSON carries.
+        :return: A Deferred of the answers; a worker that is not ready, or does not answer within
+            5 seconds, is left out.
+        """
+        answers = gatherResults([worker.ask(what) for worker in self._workers])
+        return answers.addCallback(lambda found: [one for one in found if one is not None])
+
+    def numbers(self) -> Deferred[dict[str, float]]:
+        """
+        Add up what the workers count.
+        """
+        return self.ask("numbers").addCallback(_sum)
+
+    def hurry(self) -> None:
+        """
+        Have workers that drain come to their end now.
+        """
+        for worker in self._workers:
+            worker.tell(do="drain", timeout=0.001)
+
+    def stopService(self) -> Deferred[Any]:
+        """
+        Have all workers drain, and close the sockets.
+
+        :return: A Deferred that fires when all workers are gone.
+        """
+        Service.stopService(self)
+        ports, self._ports = self._ports, []
+        waiting: list[Deferred[Any]] = [w.end(self.drain_timeout) for w in self._workers]
+        return gatherResults([*waiting, *map(close_port, ports)])
+
+
+def _log_line(number: int, line: str) -> None:
+    _log.info("Worker {worker}: {line}", worker=number, line=line)
+
+
+def _sum(numbers: list[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in numbers:
+        for name, value in one.items():
+            total[name] = total.get(name, 0) + value
+    return total

@@ -1,0 +1,152 @@
+"""
+A message's content on its way through an SMTP server: taken in line by line, shown to milters,
+edited, and given out line by line.
+
+The header is kept in memory and the body spooled, so that neither a large message nor a slow milter
+holds memory. What is a header, and what an edit does to it, is decided by the models of Postfix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from yatxmilter import constants as c
+from yatxmilter._mail.body_spool import BodySpool
+from yatxmilter._mail.header_models import HeaderModel, header_model
+from yatxmilter._mail.rfc5322 import Field, split_mail
+from yatxmilter._wire.actions import Edit, ReplaceBody
+
+__all__ = ["Content"]
+
+# The header's size, in bytes, from which on a message is refused.
+_MOST_HEADER: Final = 1024 * 1024
+
+# What a mailbox file has between messages.
+_MAILBOX_LINE: Final = re.compile(rb">*From ")
+
+
+class Content:
+    """
+    The content of one message.
+
+    :param memory: How many bytes of the body are kept in memory.
+    :param most: How many bytes it may have.
+    :ivar fault: The SMTP reply with which it has to be refused, whatever milters say.
+    """
+
+    def __init__(self, memory: int, most: int) -> None:
+        self.fault: bytes | None = None
+        self.body = BodySpool(memory, "postfix")
+        self._most = most
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._in_header = True
+        self._separated = False
+        self._fields: list[Field] | None = None
+        self._model: HeaderModel | None = None
+
+    # ---- taking it in
+
+    def add_line(self, line: bytes) -> None:
+        """
+        Take one line of the message, as it came but for its CR LF.
+
+        A lone LF ends a line too, as in Postfix: what leaves this server has no LF for the next
+        one to take for a line's end, where milters and this server saw none.
+        """
+        if self.fault is None:
+            for part in line.split(b"\n"):
+                self._add(part)
+
+    def _add(self, line: bytes) -> None:
+        self._size += len(line) + 2
+        if self._size > self._most:
+            self.fault = b"552 5.3.4 Message too large"
+            return
+        if self._in_header and not self._is_header(line):
+            self._in_header = False
+            self._separated = not line
+            if self._separated:
+                return
+        if not self._in_header:
+            self.body.write(line + b"\r\n")
+            return
+        if _MAILBOX_LINE.match(line):
+            line = b"X-Mailbox-Line: " + line
+        self._lines.append(line)
+        if self._size > _MOST_HEADER:
+            self.fault = b"552 5.3.4 Message header too large"
+
+    def _is_header(self, line: bytes) -> bool:
+        if line[:1] in (b" ", b"\t"):
+            return bool(self._lines)
+        if _MAILBOX_LINE.match(line):
+            return all(old.startswith(b"X-Mailbox-Line: ") for old in self._lines)
+        return bool(split_mail(line).fields)
+
+    # ---- showing and editing it
+
+    @property
+    def fields(self) -> list[Field]:
+        """
+        The header, as it came.
+        """
+        if self._fields is None:
+            self._fields = split_mail(b"\r\n".join(self._lines)).fields
+        return self._fields
+
+    def edit(self, edits: Iterable[Edit], *, leading_space: bool) -> None:
+        """
+        Make the edits of the header and the body; the others leave the content alone.
+
+        :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed.
+        """
+        model = self._begin(leading_space=leading_space)
+        chunks: list[bytes] = []
+        replaced = False
+        for edit in edits:
+            model.apply(edit)
+            if isinstance(edit, ReplaceBody):
+                replaced = True
+                chunks.append(edit.chunk)
+        if replaced:
+            self.body.replace(chunks)
+
+    def _begin(self, *, leading_space: bool) -> HeaderModel:
+        if self._model is None:
+            self._model = header_model("postfix", leading_space=leading_space)
+            for field in self.fields:
+                self._model.receive_field(field)
+        return self._model
+
+    # ---- giving it out
+
+    def lines(self) -> Iterator[bytes | None]:
+        """
+        Give the lines as they are delivered, with ``None`` for the server's own Received.
+
+        Milters are not shown that one, and what they put on top of the header stands above it.
+        """
+        for slot in self._begin(leading_space=True).slots:
+            if not slot.shown:
+                yield None
+            else:
+                yield from (slot.name + b":" + (slot.value or b"")).split(b"\n")
+        if self._separated or self.body.size:
+            yield b""
+        # What is joined once costs no more however long a line is; each ends in CR LF.
+        pieces: list[bytes] = []
+        for chunk in self.body.chunks(c.MILTER_MDS_64K):
+            pieces.append(chunk)
+            if b"\n" in chunk:
+                *lines, rest = b"".join(pieces).split(b"\r\n")
+                pieces = [rest]
+                yield from lines
+
+    def close(self) -> None:
+        """
+        Give the memory, or the file, back.
+        """
+        self.body.close()

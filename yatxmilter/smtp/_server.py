@@ -1,0 +1,359 @@
+"""
+Twisted's ESMTP server, asking milters at each step.
+
+`MilterESMTP` is `twisted.mail.smtp.ESMTP`, and its deliveries are what they are there: what it does
+more it does in the methods that ESMTP has for that. Only the content goes another way. It is kept
+until the milters have decided, and then the delivery's message objects are made, for the
+envelope and with the content as edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter._wire.actions import Edit, Response
+from yatxmilter._wire.payloads import to_text
+from yatxmilter.smtp._content import Content
+from yatxmilter.smtp._envelope import Envelope, Mailbox, bracketed, quarantine_reason
+from yatxmilter.smtp._filtering import refusal
+from yatxmilter.smtp._handover import HandOver
+from yatxmilter.smtp._milters import SMTPMilters
+from yatxmilter.smtp._pacing import COMMAND, DATA, PacedESMTP, SMTPServerError
+from yatxmilter.smtp._values import auth_values, connect_values, tls_values
+
+__all__ = ["MilterESMTP"]
+
+_log = Logger()
+
+
+class _Refused(SMTPServerError):  # type: ignore[misc]  # Twisted has no types for it
+    """
+    A refusal by milters; its text is already where `MilterESMTP.sendCode` finds it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(550, "refused by a milter")
+
+
+class MilterESMTP(PacedESMTP):
+    """
+    An ESMTP server that asks milters.
+
+    :cvar milters: Which, and how; whoever builds the protocol sets it, as ``delivery`` and
+        ``portal`` are set.
+    :ivar queue_id: What milters know the message by that is open.
+    """
+
+    milters: SMTPMilters | None = None
+    queue_id = ""
+
+    def connectionMade(self) -> None:
+        """
+        Tell the milters of the connection, and greet the client when they have answered.
+        """
+        self._milters = SMTPMilters(()) if self.milters is None else self.milters
+        self._filtering = self._milters.filtering(self.transport)
+        self._content: Content | None = None
+        self._mechanism = b""
+        self._asking = False
+        self._credentials: Any = None
+        if self._milters.enter(self):
+            self._do(self._greet(super().connectionMade))
+        else:
+            self.give_up()
+
+    async def _greet(self, greet: Any) -> None:
+        transport = self.transport
+        name: Any = await maybeDeferred(self.clientName)
+        self._filtering.values.update(
+            connect_values(transport, to_text(self.host), name, self._milters.daemon_name)
+        )
+        response = await self._filtering.connect(name, transport.getPeer())
+        self._note(response)
+        if self._instead is not None and not response.closes:
+            # As Postfix does: each MAIL is told what for.
+            refused = response.code == c.SMFIS_REJECT
+            self._instead = (
+                b"554 %s ESMTP not accepting connections" % self.host if refused else None
+            )
+        if self._leaving:
+            self.give_up()
+        else:
+            self._unhurried(greet)
+
+    def clientName(self) -> str | Deferred[str]:
+        """
+        Name the client, for the milters: a host name that was looked up and checked, or "unknown".
+
+        :return: A name, or a Deferred of one. This one looks nothing up.
+        """
+        return "unknown"
+
+    def _note(self, response: Response) -> bool:
+        """
+        Have a refusal told to the client in the place of Twisted's next reply.
+
+        :return: Whether it is one.
+        """
+        self._instead = refusal(response)
+        self._hangs_up = self._instead is not None and response.closes
+        return self._instead is not None
+
+    def _check(self, response: Response) -> None:
+        if self._note(response):
+            raise _Refused
+
+    # ---- commands
+
+    def do_HELO(self, rest: bytes) -> None:
+        """
+        Pass HELO on.
+        """
+        self._do(self._helo_command(super().do_HELO, rest))
+
+    def do_EHLO(self, rest: bytes) -> None:
+        """
+        Pass EHLO on.
+        """
+        self._do(self._helo_command(super().do_EHLO, rest))
+
+    async def _helo_command(self, command: Any, rest: bytes) -> None:
+        self._filtering.abort()
+        self._filtering.values.update(tls_values(self.transport))
+        response = await self._filtering.helo(to_text(rest))
+        # Any other refusal is told at MAIL.
+        if not (self._note(response) and response.closes):
+            self._instead = None
+        command(rest)
+
+    def ext_STARTTLS(self, rest: bytes) -> None:
+        """
+        Begin anew with TLS: what came in the clear behind the command is dropped, not obeyed.
+        """
+        before = self.startedTLS
+        super().ext_STARTTLS(rest)
+        if self.startedTLS and not before:
+            self._lines.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._filtering.abort()
+        self._from = None
+        self._to = []
+
+    def ext_AUTH(self, rest: bytes) -> None:
+        """
+        Note the mechanism, for the macro.
+        """
+        if not rest:
+            self.sendCode(501, b"Syntax error in parameters or arguments")
+            return
+        if not self.authenticated:
+            self._mechanism = rest.split()[0]
+        super().ext_AUTH(rest)
+
+    def state_AUTH(self, response: bytes | None) -> None:
+        """
+        Note who it is, for the macro.
+        """
+        self._credentials = self.challenger
+        super().state_AUTH(response)
+
+    def do_MAIL(self, rest: bytes) -> None:
+        """
+        Begin a message.
+        """
+        self._arguments = _arguments(self.mail_re.match(rest))
+        super().do_MAIL(rest)
+
+    def validateFrom(self, helo: Any, origin: Any) -> Deferred[Any]:
+        """
+        Ask the delivery about the sender, then the milters.
+        """
+        if self._asking:
+            return maybeDeferred(super().validateFrom, helo, origin)
+        return self._run(self._validate_from(helo, origin))
+
+    async def _ask_about_sender(self, helo: Any, origin: Any) -> Any:
+        # Twisted logs an anonymous client in and then calls `validateFrom` once more.
+        self._asking = True
+        try:
+            return await maybeDeferred(super().validateFrom, helo, origin)
+        finally:
+            self._asking = False
+
+    async def _validate_from(self, helo: Any, origin: Any) -> Any:
+        self.queue_id = self._milters.next_queue_id()
+        filtering = self._filtering
+        filtering.values["i"] = self.queue_id
+        if self.authenticated:
+            filtering.values.update(auth_values(self._mechanism, self._credentials))
+        result = await self._ask_about_sender(helo, origin)
+        self._check(await filtering.mail(bracketed(origin), *self._arguments))
+        return result
+
+    def do_RCPT(self, rest: bytes) -> None:
+        """
+        Add a recipient.
+        """
+        self._arguments = _arguments(self.rcpt_re.match(rest))
+        super().do_RCPT(rest)
+
+    def validateTo(self, user: Any) -> Deferred[Any]:
+        """
+        Ask the delivery about a recipient, then the milters.
+        """
+        return self._run(self._validate_to(user))
+
+    async def _validate_to(self, user: Any) -> Any:
+        argv = bracketed(user.dest), *self._arguments
+        try:
+            result = await maybeDeferred(super().validateTo, user)
+        except SMTPServerError as error:
+            await self._filtering.rcpt_refused(str(error.resp), *argv)
+            raise
+        self._check(await self._filtering.rcpt(*argv))
+        return result
+
+    def do_RSET(self, rest: bytes) -> None:
+        """
+        Give the message up.
+        """
+        self._filtering.abort()
+        super().do_RSET(rest)
+
+    def do_UNKNOWN(self, rest: bytes) -> None:
+        """
+        Ask the milters about a command that this server does not know.
+        """
+        self._do(self._unknown(super().do_UNKNOWN, rest))
+
+    async def _unknown(self, command: Any, rest: bytes) -> None:
+        response = await self._filtering.unknown(to_text(self._line))
+        self._note(response)
+        if response.text is None and response.code == c.SMFIS_REJECT:
+            # That is what an unknown command gets anyway.
+            self._instead = None
+        command(rest)
+
+    # ---- the content
+
+    def do_DATA(self, rest: bytes) -> None:
+        """
+        Begin the content.
+        """
+        if self._from is None or not self._to:
+            super().do_DATA(rest)
+        else:
+            self._do(self._begin_content())
+
+    async def _begin_content(self) -> None:
+        self._check(await self._filtering.data())
+        self._envelope = Envelope(
+            self._helo, self._from, [Mailbox(user, make) for user, make in self._to]
+        )
+        self._from = None
+        self._to = []
+        self._content = Content(self._milters.spool_memory, self._milters.max_size)
+        self.mode = DATA
+        self.sendCode(354, b"Continue")
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """
+        Refuse a command that is too long; a message with such a line is refused at its end.
+        """
+        if self._content is not None and self.mode == DATA:
+            self._content.fault = b"500 5.5.2 Line too long"
+        else:
+            self.sendCode(500, b"Line too long")
+
+    def state_DATA(self, line: bytes) -> None:
+        """
+        Take a line of the content; at the end ask the milters, and hand the message over.
+        """
+        assert self._content is not None
+        if line == b".":
+            self.mode = COMMAND
+            self._do(self._finish(self._content))
+        else:
+            self._content.add_line(line.removeprefix(b"."))
+
+    async def _finish(self, content: Content) -> None:
+        try:
+            if content.fault is not None:
+                self._filtering.abort()
+                self._instead = content.fault
+                raise _Refused
+            end = await self._filtering.content(content)
+            self._check(end.response)
+            results: list[Deferred[Any]] = []
+            if end.response.code != c.SMFIS_DISCARD:
+                content.edit(end.edits, leading_space=self._filtering.leading_space)
+                results = await self._hand_over(content, end.edits)
+        finally:
+            self._content = None
+            content.close()
+        # Not part of this coroutine: what has been handed over is not taken back.
+        DeferredList(results, consumeErrors=True).addCallback(self._messageHandled)
+
+    async def _hand_over(self, content: Content, edits: Sequence[Edit]) -> list[Deferred[Any]]:
+        before = self._envelope
+        envelope = before.edited(edits, self)
+        hand_over = HandOver(envelope, self.receivedHeader, self._milters.clock)
+        reason = quarantine_reason(edits)
+        try:
+            if reason is not None:
+                self._quarantine(hand_over, envelope, reason)
+            else:
+                if envelope.origin is not before.origin:
+                    await self._ask_about_sender(envelope.helo, envelope.origin)
+                for user, known in envelope.mailboxes:
+                    make: Any = known or await maybeDeferred(super().validateTo, user)
+                    hand_over.add(make(), [user])
+            return await hand_over.give(content)
+        finally:
+            hand_over.give_up()
+
+    def _quarantine(self, hand_over: HandOver, envelope: Envelope, reason: str) -> None:
+        if self._milters.quarantine is None:
+            _log.error(
+                "Milters want message {queue_id} to be held, but SMTPMilters has no quarantine:"
+                " {reason}",
+                queue_id=self.queue_id,
+                reason=reason,
+            )
+            raise SMTPServerError(451, "4.7.1 Service unavailable - try again later")
+        users = [user for user, _ in envelope.mailboxes]
+        hand_over.add(self._milters.quarantine(reason, envelope.origin, users), users)
+
+    def _messageHandled(self, resultList: Any) -> None:
+        """
+        Answer what the message objects say: their own code and text where they give one.
+        """
+        for _, result in resultList:
+            if isinstance(result, Failure) and result.check(SMTPServerError):
+                self._refuse(result)
+                return
+        super()._messageHandled(resultList)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Give up what is open, and tell the milters.
+        """
+        # What is being done looks at the content.
+        super().connectionLost(reason)
+        if self._content is not None:
+            self._content.close()
+        self._filtering.close()
+        self._milters.leave(self)
+
+
+def _arguments(match: Any) -> list[str]:
+    return to_text(match["opts"] or b"").split() if match else []
