@@ -81,17 +81,32 @@ def c_program(source: str, *libraries: str) -> Path:
     :param source: Its path below this folder.
     :param libraries: What to link it with.
     """
+    links = [f"-l{name}" for name in libraries]
+    package = "libmilter-dev" if libraries else None
+    return _compiled(source, package, [], links)
+
+
+def c_library(source: str, package: str) -> Path:
+    """
+    Compile C into a library that a program can load.
+
+    :param source: Its path below this folder.
+    :param package: The Debian package that has what it includes.
+    """
+    return _compiled(source, package, ["-shared", "-fPIC"], [])
+
+
+def _compiled(source: str, package: str | None, options: list[str], links: list[str]) -> Path:
     text = (HERE / source).read_text()
-    program = _place(Path(source).stem, text, *libraries)
-    if not program.exists():
-        fresh = program.with_name(f"{program.name}.{os.getpid()}")
-        links = [f"-l{name}" for name in libraries]
+    result = _place(Path(source).stem, text, *options, *links)
+    if not result.exists():
+        fresh = result.with_name(f"{result.name}.{os.getpid()}")
         _run(
-            [tool("gcc", "gcc libc6-dev"), "-O2", "-o", fresh, HERE / source, *links],
-            f"{source} (Debian: apt-get install libmilter-dev)" if libraries else source,
+            [tool("gcc", "gcc libc6-dev"), "-O2", *options, "-o", fresh, HERE / source, *links],
+            f"{source} (Debian: apt-get install {package})" if package else source,
         )
-        fresh.rename(program)
-    return program
+        fresh.rename(result)
+    return result
 
 
 def python_with(*requirements: str) -> Path:
