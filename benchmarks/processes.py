@@ -130,6 +130,17 @@ def pss(pid: int) -> float:
     return total
 
 
+def sockets(pid: int) -> dict[int, int]:
+    """
+    Count the sockets that a process and each of those it has started have open.
+    """
+    found = {}
+    for each in [pid, *descendants(pid)]:
+        names = (os.readlink(path) for path in Path(f"/proc/{each}/fd").iterdir())
+        found[each] = sum(name.startswith("socket:") for name in names)
+    return found
+
+
 @contextlib.contextmanager
 def running(
     variant: Variant, scenario: Scenario, port: int | None = None, wrap: Sequence[str] = ()
