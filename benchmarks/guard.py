@@ -86,7 +86,7 @@ CASES = (
         "a chain of three",
         _REUSE,
         {"BENCH_MILTERS": "3", "BENCH_MERGE": "chain"},
-        9.99,
+        2.15,
         1.36,
         _THREE,
     ),

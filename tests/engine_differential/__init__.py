@@ -11,7 +11,8 @@ Everything here uses the public API and bytes alone, so that it measures any eng
 ``python -m tests.engine_differential``
     compares 300 recorded sessions; ``--cases 5000 --seed 7`` compares as many others both ways.
 ``python -m tests.engine_differential --record``
-    writes the recording anew, after a change that is meant to be seen.
+    writes the recording anew, after a change that is meant to be seen. With ``--cases``, ``--seed``
+    and ``--file`` it makes a larger one elsewhere, with which ``--file`` compares later.
 ``python -m tests.engine_differential --show 17``
     prints one session.
 """

@@ -8,7 +8,8 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from twisted.logger import globalLogBeginner
 
@@ -28,6 +29,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=1, help="which others (default: 1)")
     parser.add_argument("--record", action="store_true", help="write the recording anew")
+    parser.add_argument(
+        "--file", type=Path, default=PLACE, help="another recording, to be written or compared with"
+    )
     parser.add_argument("--show", type=int, metavar="NUMBER", help="print one session")
     parser.add_argument(
         "--counts", action="store_true", help="say what happened in these sessions, and how often"
@@ -65,22 +69,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show(options.show)
         return 0
     if options.record:
-        record()
-        print(f"{RECORDED} sessions, {PLACE.stat().st_size:,} bytes: {PLACE}")
+        wanted = numbers(options)
+        record(wanted, options.file)
+        print(f"{len(wanted)} sessions, {options.file.stat().st_size:,} bytes: {options.file}")
         return 0
-    wanted = numbers(options)
-    known: dict[int, list[Step]] = {}
-    if options.cases is None:
-        generator, known = recorded()
-        if generator != fingerprint(wanted):
-            print("the generator is not the one of the recording; --record makes it anew")
-            return 2
-    return compare(wanted, known, options.counts)
+    if options.cases is not None:
+        return compare(numbers(options), {}, options.counts)
+    generator, known = recorded(options.file)
+    if generator != fingerprint(known):
+        print("the generator is not the one of the recording; --record makes it anew")
+        return 2
+    return compare(known, known, options.counts)
 
 
-def compare(wanted: range, known: dict[int, list[Step]], counting: bool) -> int:
+def compare(wanted: Collection[int], known: dict[int, list[Step]], counting: bool) -> int:
     """
     Run sessions on all ways and compare them; give the exit status.
+
+    :param wanted: Their numbers.
+    :param known: What was recorded of them.
     """
     began, wrong, counts = time.monotonic(), 0, Counter[str]()
     sockets = Sockets() if HAS_EPOLL else None

@@ -34,24 +34,28 @@ def fingerprint(numbers: Iterable[int]) -> str:
     return digest.hexdigest()
 
 
-def record(count: int = RECORDED) -> None:
+def record(numbers: Iterable[int] = range(RECORDED), place: Path = PLACE) -> None:
     """
-    Run the sessions in memory, and write down what was seen.
+    Run sessions in memory, and write down what was seen.
+
+    :param numbers: Which ones.
+    :param place: The file.
     """
-    steps = {str(number): run_in_memory(number) for number in range(count)}
-    content = {"generator": fingerprint(range(count)), "sessions": steps}
+    wanted = list(numbers)
+    steps = {str(number): run_in_memory(number) for number in wanted}
+    content = {"generator": fingerprint(wanted), "sessions": steps}
     text = json.dumps(content, separators=(",", ":"), sort_keys=True)
     # Neither a name nor a time inside, so that the same content gives the same file.
-    PLACE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    place.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
-def recorded() -> tuple[str, dict[int, list[Step]]]:
+def recorded(place: Path = PLACE) -> tuple[str, dict[int, list[Step]]]:
     """
-    Read the recording: what made it, and the sessions by their numbers.
+    Read a recording: what made it, and the sessions by their numbers.
     """
-    content: dict[str, Any] = json.loads(gzip.decompress(PLACE.read_bytes()))
+    content: dict[str, Any] = json.loads(gzip.decompress(place.read_bytes()))
     sessions = {int(number): steps for number, steps in content["sessions"].items()}
-    return content["generator"], sessions
+    return content["generator"], dict(sorted(sessions.items()))
 
 
 def difference(expected: list[Step], found: list[Step]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -179,6 +180,21 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(status, 0)
         self.assertTrue(output.startswith("Plan(number=3"))
 
+    def test_another_file(self) -> None:
+        """
+        Other sessions are recorded into another file, and compared with it; the same sessions give
+        the same file.
+        """
+        path = Path(self.mktemp())
+        words = ("--record", "--cases", "4", "--seed", "5", "--file", str(path))
+        self.assertEqual(self.run_command(*words)[0], 0)
+        first = path.read_bytes()
+        status, output = self.run_command("--file", str(path))
+        self.assertEqual(status, 0)
+        self.assertIn("4 sessions, 0 differences", output)
+        self.run_command(*words)
+        self.assertEqual(path.read_bytes(), first)
+
     def test_differences_are_told(self) -> None:
         """
         A session that is not as recorded is named, and makes the status 1.
@@ -194,7 +210,7 @@ class CommandTests(SynchronousTestCase):
         """
         A recording of another generator is refused: its differences would say nothing.
         """
-        self.patch(command, "recorded", lambda: ("another", {}))
+        self.patch(command, "recorded", lambda place: ("another", {}))
         self.assertEqual(self.run_command()[0], 2)
 
     def test_bad_options(self) -> None:
