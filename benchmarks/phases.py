@@ -10,6 +10,7 @@ each packet, as it is disturbed the least.
 With ``--instructions`` the same runs once more under valgrind, which counts what does not depend on
 the machine. ``--by-function`` runs it under cProfile and prints which functions take the most of
 the time by themselves; calls cost more under it, so that small functions look larger than they are.
+Both together count the instructions of each function, from Python 3.12 on.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .attribution import CALLERS, FunctionMap, attribute
 from .build import HERE, Unavailable, c_library, tool
 from .processes import MILTER_CORE, end_well, unoptimised
 
@@ -325,27 +327,30 @@ def _named(file: str, line: int, function: str) -> str:
 
 
 @contextlib.contextmanager
-def _counted(count: int) -> Iterator[Path]:
+def _counted(count: int, *options: str) -> Iterator[tuple[Path, int]]:
     """
-    Run a round under valgrind; give the folder with what it wrote.
+    Run some rounds under valgrind; give the folder with what it wrote, and the process's number.
     """
     valgrind = tool("valgrind", "valgrind")
     c_library("phases.c", "valgrind")
     with tempfile.TemporaryDirectory(prefix="yatxmilter-") as folder:
-        done = subprocess.run(
+        with subprocess.Popen(
             [
                 *(valgrind, "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"),
+                *options,
                 f"--callgrind-out-file={folder}/out",
                 *(sys.executable, "-m", "benchmarks.phases", "--count", str(count), "--inside"),
             ],
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPERFSUPPORT": "1" if options else "0"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
-        )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            raise Unavailable(f"valgrind: {lines[-1] if lines else done.returncode}")
-        yield Path(folder)
+        ) as process:
+            _, errors = process.communicate()
+        if process.returncode:
+            lines = errors.strip().splitlines()
+            raise Unavailable(f"valgrind: {lines[-1] if lines else process.returncode}")
+        yield Path(folder), process.pid
 
 
 def _dumps(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -376,10 +381,35 @@ def instructions(count: int) -> dict[str, float]:
     Count the instructions of each phase of one message.
     """
     found: dict[str, float] = defaultdict(float)
-    with _counted(count) as folder:
+    with _counted(count) as (folder, _):
         for phase, path in _dumps(folder):
             found[phase] += total(path) / count / _COUNTED
     return dict(found)
+
+
+def instructions_by_function(count: int, lines: int) -> str:
+    """
+    Write a table of the Python functions with the most instructions by themselves.
+
+    :param lines: How many.
+    :raises Unavailable: on a Python that cannot tell where its functions are.
+    """
+    if sys.version_info < (3, 12):
+        raise Unavailable("instructions by function need Python 3.12 or newer")
+    found: Counter[str] = Counter()
+    with _counted(count, f"--separate-callers={CALLERS}") as (folder, pid):
+        written = Path(f"/tmp/perf-{pid}.map")
+        try:
+            functions = FunctionMap(written.read_text())
+        finally:
+            written.unlink(missing_ok=True)
+        for _, path in _dumps(folder):
+            found += attribute(path, functions)
+    messages, whole = count * _COUNTED, sum(found.values())
+    rows = ["| function | instructions a message | % |", "|---|--:|--:|"]
+    for name, number in found.most_common(lines):
+        rows.append(f"| {name} | {number / messages:,.0f} | {number / whole * 100:.1f} |")
+    return "\n".join(rows)
 
 
 def _inside(count: int) -> None:
@@ -453,9 +483,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if warning:
         print(warning, file=sys.stderr)
     counts: dict[str, float] = {}
+    listed = ""
     if options.instructions:
         try:
             counts = instructions(options.count)
+            if options.by_function:
+                listed = instructions_by_function(options.count, options.by_function)
         except Unavailable as reason:
             print(f"cannot count: {reason}", file=sys.stderr)
             return 2
@@ -463,7 +496,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.sched_setaffinity(0, {MILTER_CORE})
     bench = Bench(options.count)
     times = microseconds(bench, options.rounds)
-    listed = functions(bench, options.rounds, options.by_function) if options.by_function else ""
+    if options.by_function and not listed:
+        listed = functions(bench, options.rounds, options.by_function)
     bench.close()
     print(f"{options.count} connections at once, the least of {options.rounds} rounds:\n")
     print(table(times, counts))

@@ -26,7 +26,7 @@ from unittest import skipUnless
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import __main__ as command
-from benchmarks import build, guard, milters, phases, processes, walk
+from benchmarks import attribution, build, guard, milters, phases, processes, walk
 from benchmarks.build import Unavailable
 from benchmarks.generator import Wrong, expected_answers, generating, judged, load_command
 from benchmarks.measure import Result, capacity, measure, share
@@ -435,6 +435,37 @@ class PhaseTests(SynchronousTestCase):
         for words in (["--rounds", "0"], ["--count", "0"]):
             with contextlib.redirect_stderr(io.StringIO()):
                 self.assertRaises(SystemExit, phases.main, words)
+
+    def test_instructions_are_attributed(self) -> None:
+        """
+        A count is the Python function's that led there last; what callees counted is not added.
+        """
+        functions = attribution.FunctionMap(
+            "1000 20 py::Class.one:/a/folder/file.py\n2000 20 py::two:/b/other/more.py\n"
+        )
+        self.assertEqual(functions.find(0x1010), "folder/file.py Class.one")
+        self.assertIsNone(functions.find(0x1031))
+        self.assertIsNone(functions.find(0xFFF))
+        path = Path(self.mktemp())
+        path.write_text(
+            "desc: Trigger: Client Request: body\n"
+            "fn=(1) malloc'eval'0x1001'eval'0x2001\n1 5\n+3 6\n"
+            "cfn=(2) eval'0x2001'eval\ncalls=1 0\n* 100\n* 1\n"
+            "fn=(2)\n1 30\n"
+            "fn=(3) main'0x5555\n1 7\n"
+        )
+        found = attribution.attribute(path, functions)
+        self.assertEqual(
+            found, {"folder/file.py Class.one": 12, "other/more.py two": 30, "main": 7}
+        )
+
+    def test_instructions_by_function_need_a_newer_python(self) -> None:
+        """
+        Where Python cannot tell where its functions are, that is said.
+        """
+        self.patch(sys, "version_info", (3, 11, 2))
+        error = self.assertRaises(Unavailable, phases.instructions_by_function, 1, 1)
+        self.assertIn("Python 3.12", str(error))
 
     def test_nothing_to_count_with(self) -> None:
         """
