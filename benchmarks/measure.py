@@ -168,8 +168,8 @@ def idle(scenario: Scenario, variant: Variant, seconds: float) -> Result:
     with running(variant, scenario) as (process, where):
         _few(where, options, process)
         options |= {"idle": True, "stay": True}
+        before = pss(process.pid)
         with generating(where, options) as load:
-            before = pss(process.pid)
             _said(load, b"idle", options)
             each = (pss(process.pid) - before) / count
             meter = Meter(process.pid)
@@ -188,8 +188,8 @@ def shares(scenario: Scenario, variant: Variant, seconds: float) -> Result:
     options = {**scenario.load, "idle": True}
     with running(variant, scenario) as (process, where):
         _few(where, options, process)
+        before = sockets(process.pid)
         with generating(where, options) as load:
-            before = sockets(process.pid)
             _said(load, b"idle", options)
             held = [count - before.get(pid, 0) for pid, count in sockets(process.pid).items()]
             meter = Meter(process.pid, variant.everywhere)
@@ -206,13 +206,15 @@ def share(held: Sequence[int], variant: Variant) -> float:
     :param held: The connections of each process; the supervisor has none.
     """
     workers = int(variant.settings["BENCH_WORKERS"])
-    return max(held) * workers / sum(held)
+    return max(held) * workers / max(sum(held), 1)
 
 
 def _few(where: str, options: Mapping[str, object], process: subprocess.Popen[bytes]) -> None:
     # What is done once, and memory that is needed once, is no part of a connection.
     few = {name: options[name] for name in options if name in ("headers", "body")}
     _load(where, {**few, "connections": 20, "messages": 200}, process)
+    # Until the last of them has gone.
+    time.sleep(0.2)
 
 
 def _said(load: subprocess.Popen[bytes], word: bytes, options: Mapping[str, object]) -> None:

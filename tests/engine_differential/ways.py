@@ -188,7 +188,9 @@ class Sockets:
         """
         Let go of what belongs to the reactor.
         """
-        for descriptor in self.reactor.removeAll():
+        # What it wakes itself with is its own, and not among the rest.
+        own = getattr(self.reactor, "_internalReaders", ())
+        for descriptor in [*self.reactor.removeAll(), *own]:
             with contextlib.suppress(Exception):
                 descriptor.connectionLost(Failure(ConnectionDone()))
         self.reactor._poller.close()
