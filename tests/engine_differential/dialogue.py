@@ -255,13 +255,15 @@ def damaged(commands: list[Command], chance: Chance) -> list[Command]:
 
 
 def _damage(what: str, data: bytes, chance: Chance) -> bytes:
+    # A former damage may have left nothing.
+    data = data or packet("?")
     place = chance.number(0, len(data) - 1)
     if what == "cut":
         return data[:place]
     if what == "letter":
         return data[:4] + chance.pick((b"Z", b"\0", b"O", b"D", b"E", b"K", b"B")) + data[5:]
     if what == "length":
-        return struct.pack("!I", chance.pick((1, 2, len(data) - 5, len(data)))) + data[4:]
+        return struct.pack("!I", chance.pick((1, 2, max(0, len(data) - 5), len(data)))) + data[4:]
     if what == "empty":
         return struct.pack("!I", 0) + data
     if what == "endless":

@@ -18,9 +18,12 @@ from typing import Any, Protocol
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import MilterProtocolFactory
+
+_log = Logger()
 
 HAS_EPOLL = hasattr(select, "epoll")
 
@@ -85,7 +88,7 @@ class _Transport(StringTransport):
 
     def lost(self, reason: Exception) -> None:
         if not self.over:
-            self.over = True
+            self.over = self.ending = True
             self.disconnected = True
             self.protocol.connectionLost(Failure(reason))
 
@@ -104,7 +107,12 @@ class _Transport(StringTransport):
 
     def deliver(self) -> None:
         while self.incoming and not self.paused and not self.ending:
-            self.protocol.dataReceived(self.incoming.pop(0))
+            try:
+                self.protocol.dataReceived(self.incoming.pop(0))
+            except Exception as error:
+                # As a reactor does it.
+                _log.failure("dataReceived failed")
+                self.lost(error)
 
 
 class InMemory:
