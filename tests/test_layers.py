@@ -30,6 +30,7 @@ LAYERS = (
         "draining",
         "connspec",
         "bounds",
+        "controls",
     ),
     ("logs", "metrics_families"),
     ("notify", "listening"),
@@ -60,7 +61,7 @@ LAYERS = (
     ("service", "inmemory", "metrics"),
     ("metrics_page",),
     # Twisted's SMTP server
-    ("smtp.content", "smtp.envelope", "smtp.lines", "smtp.values"),
+    ("smtp.content", "smtp.envelope", "smtp.lines", "smtp.unread", "smtp.values"),
     ("smtp.filtering", "smtp.handover", "smtp.pacing"),
     ("smtp.milters",),
     ("smtp.server",),

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
+
+from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter._mail.body_spool import BodySpool
+from yatxmilter._mail.bounds import MAX_HEADER_BYTES
 from yatxmilter._mail.header_models import HeaderModel, header_model
 from yatxmilter._mail.rfc5322 import Field, split_mail
 from yatxmilter._wire.actions import Edit, ReplaceBody
 
 __all__ = ["Content"]
 
-# The header's size, in bytes, from which on a message is refused.
-_MOST_HEADER: Final = 1024 * 1024
+_log = Logger()
 
 # What a mailbox file has between messages.
 _MAILBOX_LINE: Final = re.compile(rb">*From ")
@@ -33,16 +36,20 @@ class Content:
 
     :param memory: How many bytes of the body are kept in memory.
     :param most: How many bytes it may have.
+    :param most_header: How many bytes the names and values of its header may have.
     :ivar fault: The SMTP reply with which it has to be refused, whatever milters say.
     """
 
-    def __init__(self, memory: int, most: int) -> None:
+    def __init__(self, memory: int, most: int, most_header: int = MAX_HEADER_BYTES) -> None:
         self.fault: bytes | None = None
         self.body = BodySpool(memory, "postfix")
         self._most = most
+        self._most_header = most_header
         self._lines: list[bytes] = []
-        self._size = 0
+        self._size = self._header_size = 0
         self._in_header = True
+        # Whether all lines of the header so far are such as a mailbox file has between messages.
+        self._between_messages = True
         self._separated = False
         self._fields: list[Field] | None = None
         self._model: HeaderModel | None = None
@@ -56,14 +63,28 @@ class Content:
         A lone LF ends a line too, as in Postfix: what leaves this server has no LF for the next
         one to take for a line's end, where milters and this server saw none.
         """
-        if self.fault is None:
+        try:
             for part in line.split(b"\n"):
-                self._add(part)
+                if self.fault is None:
+                    self._add(part)
+        except OSError:
+            _log.failure("A message's body cannot be written to a temporary file")
+            self.refuse(b"452 4.3.1 Insufficient system storage")
+
+    def refuse(self, reply: bytes) -> None:
+        """
+        Keep no more of the message, which is refused at its end.
+
+        :param reply: What the client will be told.
+        """
+        self.fault = reply
+        self._lines.clear()
+        self.close()
 
     def _add(self, line: bytes) -> None:
         self._size += len(line) + 2
         if self._size > self._most:
-            self.fault = b"552 5.3.4 Message too large"
+            self.refuse(b"552 5.3.4 Message too large")
             return
         if self._in_header and not self._is_header(line):
             self._in_header = False
@@ -75,15 +96,19 @@ class Content:
             return
         if _MAILBOX_LINE.match(line):
             line = b"X-Mailbox-Line: " + line
+        else:
+            self._between_messages = False
         self._lines.append(line)
-        if self._size > _MOST_HEADER:
-            self.fault = b"552 5.3.4 Message header too large"
+        # A field's colon is no part of its name and value; what stands between its lines is.
+        self._header_size += len(line) + (1 if line[:1] in (b" ", b"\t") else -1)
+        if self._header_size > self._most_header:
+            self.refuse(b"552 5.3.4 Message header too large")
 
     def _is_header(self, line: bytes) -> bool:
         if line[:1] in (b" ", b"\t"):
             return bool(self._lines)
         if _MAILBOX_LINE.match(line):
-            return all(old.startswith(b"X-Mailbox-Line: ") for old in self._lines)
+            return self._between_messages
         return bool(split_mail(line).fields)
 
     # ---- showing and editing it
@@ -149,4 +174,6 @@ class Content:
         """
         Give the memory, or the file, back.
         """
-        self.body.close()
+        # What could not be written to a full disk is tried once more by some.
+        with suppress(OSError):
+            self.body.close()
