@@ -65,7 +65,7 @@ class Source(NamedTuple):
         Tell whom it is from: the mbox's ``From `` line, or the Return-Path, Sender or From field.
         """
         words = self.postmark.split(maxsplit=2)
-        if len(words) > 1 and words[1] != b"-":
+        if len(words) > 1 and words[1] != b"-" and not has_controls(words[1]):
             # A bounce has no sender; mboxes have a name there all the same.
             return "<>" if words[1].upper() == b"MAILER-DAEMON" else bracketed(to_text(words[1]))
         for name in _SENDER_FIELDS:
