@@ -49,6 +49,10 @@ _log = Logger()
 # So many bytes may wait for an answer before reading is paused.
 _MOST_WAITING: Final = 256 * 1024
 
+# After so many bytes of replies the reactor has a turn. It writes between its turns only, and a
+# client that reads is not to be taken for one that does not.
+_REPLIES_IN_A_ROW: Final = 16 * 1024
+
 
 class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
     """
@@ -76,6 +80,9 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         # The client is owed a reply, the greeting at first.
         self._owed = True
         self._line = b""
+        # How much has been replied in a row, and the call behind that.
+        self._said = 0
+        self._next_turn: Any = None
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -83,6 +90,9 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         """
         self._gone = True
         self._unread.stopProducing()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         if self._job is not None:
             self._job.cancel()
         try:
@@ -176,15 +186,19 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
             return
         self._lines.feed(data)
         self._pump()
-        if self._owed and len(self._lines) > _MOST_WAITING and not self._paused:
+        busy = self._owed or self._next_turn is not None
+        if busy and len(self._lines) > _MOST_WAITING and not self._paused:
             self._paused = True
             self.transport.pauseProducing()
 
     def _pump(self) -> None:
-        if self._pumping:
+        if self._pumping or self._next_turn is not None:
             return
         self._pumping = True
         while not (self._owed or self._ended or self._gone or self._may_leave):
+            if self._said > _REPLIES_IN_A_ROW:
+                self._next_turn = self.callLater(0, self._go_on)
+                break
             line = self._lines.next_line()
             if line is None:
                 break
@@ -203,9 +217,14 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         if self._owed:
             # It is we who take our time.
             self.setTimeout(None)
-        elif self._paused:
+        elif self._paused and self._next_turn is None:
             self._paused = False
             self.transport.resumeProducing()
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        self._said = 0
+        self._pump()
 
     def _unhurried(self, reply: Callable[[], None]) -> None:
         """
@@ -239,6 +258,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         self._unread.before_write(self.transport)
         super().sendLine(line)
         self._unread.after_write(len(line) + 2, self.callLater)
+        self._said += len(line) + 2
         if self._unread.size > MAX_UNREAD_REPLIES:
             _log.warn(
                 "The SMTP client at {client} does not read what it is told; closing the connection",
