@@ -343,6 +343,14 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(session.send(lines=body), ["452 4.3.1 Insufficient system storage"])
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.assertEqual(session.send(), ["250 Delivery in progress"])
+
+        def replace(milter: Milter) -> None:
+            milter.smfi_replacebody(b"x" * 10_000)
+
+        edited = Session(recorder([], eom=replace), spool_memory=1000, merge="first")
+        self.assertEqual(edited.send(), ["452 4.3.1 Insufficient system storage"])
+        self.assertEqual(edited.mailbox.kept, [])
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.patch(tempfile, "tempdir", None)
         self.assertEqual(session.send(lines=body), ["250 Delivery in progress"])
 

@@ -68,8 +68,11 @@ class Content:
                 if self.fault is None:
                     self._add(part)
         except OSError:
-            _log.failure("A message's body cannot be written to a temporary file")
-            self.refuse(b"452 4.3.1 Insufficient system storage")
+            self._no_room()
+
+    def _no_room(self) -> None:
+        _log.failure("A message's body cannot be written to a temporary file")
+        self.refuse(b"452 4.3.1 Insufficient system storage")
 
     def refuse(self, reply: bytes) -> None:
         """
@@ -137,7 +140,10 @@ class Content:
                 replaced = True
                 chunks.append(edit.chunk)
         if replaced:
-            self.body.replace(chunks)
+            try:
+                self.body.replace(chunks)
+            except OSError:
+                self._no_room()
 
     def _begin(self, *, leading_space: bool) -> HeaderModel:
         if self._model is None:

@@ -427,16 +427,13 @@ class MilterESMTP(PacedESMTP):
 
     async def _finish(self, content: Content) -> None:
         try:
-            if content.fault is not None:
-                self._filtering.abort()
-                self._instead = content.fault
-                self._warn(f"is refused: {to_text(content.fault)}")
-                raise _Refused
+            self._check_content(content)
             end = await self._filtering.content(content)
             self._check(end.response)
             results: list[Deferred[Any]] = []
             if end.response.code != c.SMFIS_DISCARD:
                 content.edit(end.edits, leading_space=self._filtering.leading_space)
+                self._check_content(content)
                 results = await self._hand_over(content, end.edits)
         finally:
             self._content = None
@@ -444,6 +441,13 @@ class MilterESMTP(PacedESMTP):
         # Not part of this coroutine: what has been handed over is not taken back.
         handled: Deferred[Any] = DeferredList(results, consumeErrors=True)
         handled.addCallback(self._messageHandled).addErrback(self._broken)
+
+    def _check_content(self, content: Content) -> None:
+        if content.fault is not None:
+            self._filtering.abort()
+            self._instead = content.fault
+            self._warn(f"is refused: {to_text(content.fault)}")
+            raise _Refused
 
     async def _hand_over(self, content: Content, edits: Sequence[Edit]) -> list[Deferred[Any]]:
         before = self._envelope
