@@ -642,6 +642,10 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(
             said[1], "550 Cannot receive from specified address <sender@client.example>: \xfc"
         )
+        refused = SMTPBadSender(SENDER, resp="no")
+        refused.addr = "<\xfc@c.example>"
+        session.mailbox.faults["from"] = refused
+        self.assertEqual(session.begin()[1], "550 no")
         session.mailbox.faults = {"to": SMTPBadRcpt(RECIPIENT, resp="f\xfcr")}
         self.assertEqual(session.begin()[2], "550 f\xc3\xbcr")
         session.mailbox.faults = {"eom": SMTPServerError("550", "x")}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -326,9 +327,11 @@ class MilterESMTP(PacedESMTP):
         """
         if failure.check(SMTPBadSender):
             error: Any = failure.value
-            text = error.resp if isinstance(error.resp, str) else to_text(error.resp)
-            where = f"Cannot receive from specified address {to_text(quoteaddr(error.addr))}: "
-            failure = Failure(SMTPServerError(error.code, where + text))
+            # Without the address where it cannot be written.
+            with suppress(Exception):
+                text = error.resp if isinstance(error.resp, str) else to_text(error.resp)
+                where = f"Cannot receive from specified address {to_text(quoteaddr(error.addr))}: "
+                failure = Failure(SMTPServerError(error.code, where + text))
         self._broken(failure)
 
     def _ebToValidate(self, failure: Failure) -> None:
@@ -493,13 +496,16 @@ class MilterESMTP(PacedESMTP):
         """
         Give up what is open, and tell the milters.
         """
-        # What is being done looks at the content.
-        super().connectionLost(reason)
-        if self._content is not None:
-            self._content.close()
-        self._filtering.close()
-        self._milters.leave(self)
-        self.gone()
+        try:
+            # What is being done looks at the content.
+            super().connectionLost(reason)
+            if self._content is not None:
+                self._content.close()
+            self._filtering.close()
+        finally:
+            # Whatever else has failed, it is not counted for ever.
+            self._milters.leave(self)
+            self.gone()
 
 
 def _arguments(match: Any) -> list[str]:
