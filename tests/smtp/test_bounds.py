@@ -466,6 +466,26 @@ class UnreadTests(SynchronousTestCase):
         producer.resumeProducing()
         self.assertIsNone(transport.producer)
 
+    def test_full_in_the_same_turn(self) -> None:
+        """
+        A buffer that is full a little later, in the same turn, is noticed as well.
+        """
+        session, transport = self.session()
+        transport.clear()
+        transport.room = 10
+        session.server.dataReceived(b"NOOP\r\nNOOP\r\n")
+        session.settle()
+        self.assertIsNotNone(transport.producer)
+
+    def test_gone_in_the_middle(self) -> None:
+        """
+        A client that goes while the rest of its commands waits for the next turn leaves nothing.
+        """
+        session, _ = self.session()
+        session.server.dataReceived(b"EHLO x\r\n" * 1000)
+        session.vanish()
+        self.assertEqual(session.clock.getDelayedCalls(), [])
+
     def test_another_producer(self) -> None:
         """
         A transport that has a producer of somebody else's keeps it.
