@@ -476,13 +476,27 @@ class UnreadTests(SynchronousTestCase):
         session.server.dataReceived(b"NOOP\r\nNOOP\r\n")
         session.settle()
         self.assertIsNotNone(transport.producer)
+        transport.drain()
+        self.assertIsNone(transport.producer)
+
+    def test_read_in_the_same_turn(self) -> None:
+        """
+        So is one that is read in that very turn.
+        """
+        session, transport = self.session()
+        transport.clear()
+        transport.room = 10
+        session.server.dataReceived(b"NOOP\r\nNOOP\r\n")
+        transport.drain()
+        session.settle()
+        self.assertIsNone(transport.producer)
 
     def test_gone_in_the_middle(self) -> None:
         """
         A client that goes while the rest of its commands waits for the next turn leaves nothing.
         """
         session, _ = self.session()
-        session.server.dataReceived(b"EHLO x\r\n" * 1000)
+        session.server.dataReceived(b"NOOP\r\n" * 10_000)
         session.vanish()
         self.assertEqual(session.clock.getDelayedCalls(), [])
 
