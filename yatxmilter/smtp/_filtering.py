@@ -41,6 +41,8 @@ _SETTLES: Final = (c.SMFIS_ACCEPT, c.SMFIS_DISCARD)
 _TOO_LARGE: Final = Response(
     c.SMFIS_REJECT, c.SMFIR_REPLYCODE, "552 5.3.4 Message header too large"
 )
+# After so many header fields other connections have their turn.
+_FIELDS_IN_A_TURN: Final = 100
 _UNSPOKEN: Final = Agreement(c.SMFI_PROT_VERSION, 0, 0, {})
 
 _Ask = Callable[..., Deferred[Any]]
@@ -228,15 +230,15 @@ class Filtering:
     async def _content(self, content: Content) -> EndOfMessage:
         if self._settled is not None:
             return EndOfMessage(self._settled)
-        for stage, ask, arguments in self._commands(content):
+        for number, (stage, ask, arguments) in enumerate(self._commands(content), 1):
             response = await self._ask(stage, ask, *arguments)
             if response.code == c.SMFIS_SKIP:
                 # At the body, of which no more is wanted.
                 break
             if response.code != c.SMFIS_CONTINUE:
                 return EndOfMessage(response)
-            if stage == c.SMFIM_EOM:
-                # The body may be large: let other connections have their turn.
+            if stage == c.SMFIM_EOM or number % _FIELDS_IN_A_TURN == 0:
+                # The message may be large: let other connections have their turn.
                 await deferLater(self._clock, 0)
         end = await self._ask(c.SMFIM_EOM, self._client.end_of_message)
         if not isinstance(end, EndOfMessage):

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from yatxmilter import constants as c
+from yatxmilter._mail import bounds
 from yatxmilter._options import code_option, limit_option, name_option, seconds_option
 from yatxmilter.client import MilterClient
 from yatxmilter.client._in_memory import connect_in_memory
@@ -40,7 +41,12 @@ class SMTPMilters:
         Without it such a message is refused for now.
     :param daemon_name: The macro ``{daemon_name}``.
     :param spool_memory: Bytes of a body that are kept in memory; more go to a temporary file.
-    :param max_size: Bytes that a message may have; ``None`` for any number.
+    :param max_size: Bytes that a message may have, which clients are told as SIZE; ``None`` for any
+        number. A larger one is answered with 552.
+    :param max_recipients: Recipients that a message may have; ``None`` for any number. Those above
+        it are answered with 452, and the client sends them another message.
+    :param max_header_bytes: Bytes that the header fields of a message may have, names and values;
+        ``None`` for any number. A larger header is answered with 552.
     :param reactor: What keeps time; by default Twisted's reactor.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -56,8 +62,10 @@ class SMTPMilters:
         timeout: float | None = 600,
         quarantine: Callable[[str, Any, Sequence[Any]], Any] | None = None,
         daemon_name: str = "smtpd",
-        spool_memory: int | None = 1024 * 1024,
-        max_size: int | None = None,
+        spool_memory: int | None = bounds.SPOOL_MEMORY,
+        max_size: int | None = bounds.SMTP_MAX_SIZE,
+        max_recipients: int | None = bounds.SMTP_MAX_RECIPIENTS,
+        max_header_bytes: int | None = bounds.MAX_HEADER_BYTES,
         reactor: Any = None,
     ) -> None:
         self.on_error = code_option("on_error", on_error)
@@ -68,6 +76,10 @@ class SMTPMilters:
         self.daemon_name = name_option("daemon_name", daemon_name) or "smtpd"
         self.spool_memory = limit_option("spool_memory", spool_memory)
         self.max_size = limit_option("max_size", max_size)
+        self.max_recipients = limit_option("max_recipients", max_recipients)
+        self.max_header_bytes = limit_option("max_header_bytes", max_header_bytes)
+        #: What clients are told.
+        self.announced_size = max_size
         # Both ends are here: no limits are needed between them.
         self._factory = MilterProtocolFactory(
             milter_factories,
