@@ -30,6 +30,7 @@ LAYERS = (
         "draining",
         "connspec",
         "bounds",
+        "describing",
     ),
     ("logs", "metrics_families"),
     ("notify", "listening"),
@@ -39,6 +40,7 @@ LAYERS = (
     ("commands", "replies", "macros"),
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
     ("session", "context", "negotiation", "verdicts", "responses", "rounds", "addresses"),
+    ("onerror",),
     ("members", "exchange", "dialogue", "model", "spool", "conditions", "tally", "backlog"),
     ("calling", "naming", "transaction", "delivery", "edits", "deciding", "flavours"),
     # what users subclass, what all ways to merge have in common, the MTA's side

@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from yatxmilter._wire.commands import ACTIONS
+from yatxmilter._engine.on_error import Fallback, answer_for, on_error_option
+from yatxmilter._wire.commands import ACTIONS, CONNECT_ROW
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_TEMPFAIL, ReturnCode
 
-__all__ = ["Report", "Shadow", "code_for_missing", "describe_edit", "shadow_option"]
+__all__ = ["Report", "Shadow", "answer_for_missing", "describe_edit", "shadow_option"]
 
 #: How much of one value of an edit is logged, in characters.
 _SHOWN = 200
@@ -122,10 +123,15 @@ def shadow_option(name: str, value: bool) -> Shadow | None:
     return Shadow() if value else None
 
 
-def code_for_missing(factory: object) -> int:
+def answer_for_missing(factory: object) -> Fallback:
     """
     Tell what stands for a milter that its factory could not build: nothing, if it is in shadow.
     """
-    if getattr(factory, "shadow", None) is not None:
-        return SMFIS_CONTINUE
-    return getattr(factory, "on_error", SMFIS_TEMPFAIL)
+    try:
+        if getattr(factory, "shadow", None) is not None:
+            return Fallback(SMFIS_CONTINUE)
+        on_error = on_error_option("on_error", getattr(factory, "on_error", SMFIS_TEMPFAIL))
+    except BaseException:
+        # It is the factory that is broken, in more than one way.
+        on_error = SMFIS_TEMPFAIL
+    return answer_for(CONNECT_ROW, on_error)

@@ -15,11 +15,13 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
+from yatxmilter._describing import described, text_of
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import wanted_callbacks
-from yatxmilter._engine.shadow_statistics import code_for_missing
+from yatxmilter._engine.on_error import Fallback
+from yatxmilter._engine.shadow_statistics import answer_for_missing
 from yatxmilter._options import choice_option, limit_option, seconds_option
 from yatxmilter.defaults import Milter
 from yatxmilter.interfaces import IMilter, IMilterFactory
@@ -66,7 +68,7 @@ class MilterProtocol(TransportLine):
         :raises RuntimeError: when the MTA has begun to talk.
         """
         if not IMilter.providedBy(milter):
-            raise TypeError(f"{milter!r} does not provide IMilter")
+            raise TypeError(f"{described(milter)} does not provide IMilter")
         member = self._conversation.add(milter, wanted_callbacks(milter, Milter))
         if isinstance(milter, Milter):
             milter._context = member.context
@@ -89,11 +91,11 @@ class MilterProtocol(TransportLine):
                 return member.context
         raise ValueError(f"{milter!r} is not on this connection")
 
-    def refuse(self, code: int) -> None:
+    def refuse(self, answer: Fallback) -> None:
         """
-        Have the connection answered with a return code in the place of a milter that is missing.
+        Have the connection answered in the place of a milter that is missing.
         """
-        self._conversation.refuse(code)
+        self._conversation.refuse(answer)
 
 
 class MilterProtocolFactory(Factory):
@@ -212,15 +214,15 @@ class MilterProtocolFactory(Factory):
         for milter_factory in self.milter_factories:
             try:
                 protocol.addMilter(milter_factory.build_milter(protocol))
-            except Exception:
-                code = code_for_missing(milter_factory)
+            except BaseException:
+                answer = answer_for_missing(milter_factory)
                 _log.failure(
                     "Milter {milter} could not be built for {mta}; answering {code} for it",
-                    milter=getattr(milter_factory, "name", milter_factory),
+                    milter=text_of(milter_factory, "name") or described(milter_factory),
                     mta=describe_address(addr),
-                    code=code,
+                    code=answer.described,
                 )
-                protocol.refuse(code)
+                protocol.refuse(answer)
         return protocol
 
     def startFactory(self) -> None:

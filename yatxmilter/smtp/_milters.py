@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from yatxmilter import constants as c
+from yatxmilter._engine.on_error import Reply
 from yatxmilter._options import code_option, limit_option, name_option, seconds_option
 from yatxmilter.client import MilterClient
 from yatxmilter.client._in_memory import connect_in_memory
@@ -30,9 +31,9 @@ class SMTPMilters:
         of this process, and `RemoteMilterFactory` for others.
     :param merge: How several answers become one, as for `MilterProtocolFactory`. With ``"chain"``
         it is as if an MTA ran one after the other.
-    :param on_error: The return code that stands for the answers of all of them when they cannot be
-        asked: a milter refuses negotiation, or is silent for too long. Each factory's own
-        ``on_error`` counts before that.
+    :param on_error: The return code, or the `yatxmilter.Reply`, that stands for the answers of all
+        of them when they cannot be asked: a milter refuses negotiation, disconnects, or is silent
+        for too long. Each factory's own ``on_error`` counts before that.
     :param timeout: Seconds that they may take for one answer, anew after each PROGRESS; ``None``
         for any time. Each factory's own ``timeout`` should be shorter.
     :param quarantine: Takes a message that milters want to be held: called with the reason, the
@@ -52,7 +53,7 @@ class SMTPMilters:
         milter_factories: Any,
         *,
         merge: str = "chain",
-        on_error: int = c.SMFIS_TEMPFAIL,
+        on_error: int | Reply = c.SMFIS_TEMPFAIL,
         timeout: float | None = 600,
         quarantine: Callable[[str, Any, Sequence[Any]], Any] | None = None,
         daemon_name: str = "smtpd",
@@ -60,7 +61,10 @@ class SMTPMilters:
         max_size: int | None = None,
         reactor: Any = None,
     ) -> None:
-        self.on_error = code_option("on_error", on_error)
+        # Behind this server there is no MTA whose default action could decide.
+        self.on_error = (
+            on_error if isinstance(on_error, Reply) else code_option("on_error", on_error)
+        )
         self.timeout = seconds_option("timeout", timeout)
         if quarantine is not None and not callable(quarantine):
             raise TypeError(f"quarantine is {quarantine!r}, expected a callable or None")
