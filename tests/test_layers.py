@@ -31,6 +31,7 @@ LAYERS = (
         "connspec",
         "bounds",
         "describing",
+        "steady",
     ),
     ("logs", "metrics_families"),
     ("notify", "listening"),

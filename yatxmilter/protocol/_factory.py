@@ -30,6 +30,7 @@ from yatxmilter.protocol._connection import TransportLine
 from yatxmilter.protocol._descriptor_set import ConnectionSet, Served, adoptable
 from yatxmilter.protocol._draining import Drains
 from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Unannounced
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
@@ -121,7 +122,8 @@ class MilterProtocolFactory(Factory):
     :param max_macro_bytes: How many bytes of macros there may be for one connection.
     :param max_buffered: Bytes that may wait for a milter before reading is paused.
     :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
-    :param reactor: The clock (``IReactorTime``); by default Twisted's reactor.
+    :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
+        from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
     :ivar connections: The connections there are.
@@ -162,7 +164,7 @@ class MilterProtocolFactory(Factory):
         self.spool_memory = limit_option("spool_memory", spool_memory)
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[MilterProtocol] = set()
-        self._clock = reactor
+        self._clock = None if reactor is None else steady(reactor)
         self._draining = False
         self._drains = Drains(lambda: self.clock)
         self._connection_set: ConnectionSet | None = None
@@ -177,8 +179,8 @@ class MilterProtocolFactory(Factory):
             # Not at the top: to import the reactor is to install it, which is the user's choice.
             from twisted.internet import reactor
 
-            self._clock = cast(IReactorTime, reactor)
-        return self._clock
+            self._clock = steady(reactor)
+        return cast(IReactorTime, self._clock)
 
     def addMilterFactory(self, milter_factories: Any) -> None:
         """

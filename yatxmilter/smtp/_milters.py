@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from time import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -98,7 +99,8 @@ class SMTPMilters:
         """
         Make a name for a message, which no other one of this server has or had.
         """
-        return f"{int(self.clock.seconds() * 1000):011X}{next(self._numbers) & 0xFFFF:04X}"
+        # By the calendar: the clock for time-outs begins anew with the machine.
+        return f"{int(time() * 1000):011X}{next(self._numbers) & 0xFFFF:04X}"
 
     def filtering(self, transport: Any) -> Filtering:
         """

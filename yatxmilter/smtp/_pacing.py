@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter._wire.payloads import from_text
+from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.smtp._lines import LineBuffer
 
 __all__ = ["COMMAND", "DATA", "PacedESMTP", "SMTPServerError"]
@@ -53,6 +54,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._lines = LineBuffer(self.MAX_LENGTH)
+        self._clock: Any = None
         self._job: Deferred[Any] | None = None
         self._gone = self._ended = self._pumping = self._paused = self._hangs_up = False
         self._leaving = False
@@ -70,6 +72,16 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         if self._job is not None:
             self._job.cancel()
         super().connectionLost(reason)
+
+    def callLater(self, period: float, func: Callable[[], object]) -> Any:
+        """
+        Have something called later, for Twisted's time-outs.
+        """
+        if self._clock is None:
+            from twisted.internet import reactor
+
+            self._clock = steady(reactor)
+        return self._clock.callLater(period, func)
 
     # ---- one thing at a time
 
