@@ -84,10 +84,11 @@ DIFFERENCES = {
         "another message is not rejected with this one's reason",
     ),
     "checked_values": Difference(
-        "takes smfi_setmlreply without lines, CR, NUL and unfolded LF in header values, CR and LF"
+        "takes smfi_setmlreply without lines, CR and NUL and LF in header values, CR and LF"
         " in names, addresses, arguments, reasons and symbol lists, anything in header names; ends"
         " every text at a NUL",
-        "refuses them",
+        "refuses them; CR LF in header values becomes LF, and a tab is put behind an LF that no white"
+        " space follows",
         "they forge header fields and SMTP replies, or stop the MTA",
     ),
     "edits_in_eom_only": Difference(
@@ -102,7 +103,8 @@ DIFFERENCES = {
     ),
     "edits_together": Difference(
         "edits are written when they are made, so smfi_progress stays between them",
-        "they are written with the answer; smfi_progress goes out at once, before them",
+        "they are written with the answer, the pieces of a new body in a row behind the others;"
+        " smfi_progress goes out at once, before them",
         "a milter that fails leaves no half of its edits behind, and Postfix wants the chunks of a"
         " new body in one run",
     ),

@@ -356,6 +356,8 @@ class Reference(Answers):
                 self._answer(result)
                 return result
         result = self._call("eom")
+        # The pieces of a new body in a row, behind the others.
+        self.context.edits.sort(key=lambda edit: edit[4:5] == b"b")
         self.context.output += b"".join(self.context.edits)
         self.context.edits.clear()
         return result

@@ -27,7 +27,8 @@ _XCODE = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 _LINE_END = re.compile(rb"[\r\n]")
 _NOT_IN_TEXT = re.compile(rb"[\r\n\0]")
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
-_NOT_IN_VALUE = re.compile(rb"[\r\0]|\n(?![ \t])")
+_NOT_IN_VALUE = re.compile(rb"[\r\0]")
+_UNFOLDED = re.compile(rb"\r?\n(?![ \t])")
 
 ADDHDRS, CHGBODY, ADDRCPT, DELRCPT, CHGHDRS, QUARANTINE, CHGFROM, ADDRCPT_PAR = (
     1 << bit for bit in range(8)
@@ -189,8 +190,10 @@ class Context:
         assert isinstance(value, bytes)
         if self.rules.checked_values and not _FIELD_NAME.fullmatch(text):
             raise _Refused
-        if self.rules.checked_values and _NOT_IN_VALUE.search(value):
-            raise _Refused
+        if self.rules.checked_values:
+            value = _UNFOLDED.sub(b"\n\t", value).replace(b"\r\n", b"\n")
+            if _NOT_IN_VALUE.search(value):
+                raise _Refused
         return text + b"\0" + (c_string(value) or b"") + b"\0"
 
     def _addheader(self, name: Argument, value: Argument) -> bool:

@@ -185,10 +185,10 @@ class Caller:
         """
         answer = answer_for(command, member.on_error)
         if answer.reply is not None:
-            member.context.reply = answer.reply
+            member.context.answer_with(answer.reply)
         elif command is RCPT_ROW and command.nr & self.unanswered:
             # Whatever was to be said was about one recipient.
-            member.context.reply = None
+            member.context.answer_with(None)
         if command is EOM_ROW:
             # Who lets the message pass lets it pass as edited so far: a sender who can make one
             # call fail must not get rid of the edits made before it.

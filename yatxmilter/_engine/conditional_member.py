@@ -222,7 +222,7 @@ class GatedMember(Member):
         if standing is None or not says or command is UNKNOWN_ROW:
             # Who is out of the message does without the rest of it.
             return c.SMFIS_SKIP if command is BODY_ROW else None
-        self.context.reply = standing.reply
+        self.context.answer_with(standing.reply)
         return standing.code
 
     def _show(self, late: Late) -> object:

@@ -36,8 +36,10 @@ __all__ = ["Context"]
 Text = str | bytes
 
 _ENDS_STRING: Final = re.compile(rb"[\r\n\0]")
-# In a header value a line feed folds the line: white space must follow.
-_BREAKS_VALUE: Final = re.compile(rb"[\r\0]|\n(?![ \t])")
+# In a header value a line feed folds the line, and white space follows: else it would begin
+# another field, or the body.
+_LINE_END: Final = re.compile(rb"\r?\n(?![ \t])")
+_BREAKS_VALUE: Final = re.compile(rb"[\r\0]")
 _MAX_INDEX: Final = 0x7FFFFFFF
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
 
@@ -124,9 +126,19 @@ class Context:
         Give up the edits made.
         """
         edits = self.outbox
+        if self.bodies:
+            # Postfix refuses a new body that other edits stand between.
+            edits = sorted(edits, key=lambda packet: packet[4] == c.SMFIR_REPLBODY)
         self.outbox = []
         self.bodies = 0
         return edits
+
+    def answer_with(self, reply: bytes | None) -> None:
+        """
+        Have this text go with the answer that is being given, and no other.
+        """
+        self.reply = reply
+        self._for_connection = False
 
     def end_message(self) -> None:
         """
@@ -315,10 +327,11 @@ class Context:
 
     def _value(self, value: Text) -> bytes:
         data = text_argument("header value", value)
+        if b"\n" in data:
+            data = _LINE_END.sub(b"\n\t", data).replace(b"\r\n", b"\n")
         if _BREAKS_VALUE.search(data):
             raise ValueNotSendable(
-                f"header value {described(value)} has a CR or NUL in it, or an LF that no blank"
-                " or tab follows (fold with LF and white space)"
+                f"header value {described(value)} has a NUL in it, or a CR that no LF follows"
             )
         return b" " + data if self.adds_space else data
 

@@ -301,7 +301,7 @@ class RemoteMilter(Milter):
     def _answer(self, response: Response) -> ReturnCode:
         if response.text is not None:
             # As it came: the functions would not let every text pass.
-            self._ctx().reply = from_text(response.text)
+            self._ctx().answer_with(from_text(response.text))
         return response.code
 
     def _edit(self, edit: Edit) -> None:
