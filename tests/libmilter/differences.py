@@ -87,8 +87,8 @@ DIFFERENCES = {
         "takes smfi_setmlreply without lines, CR and NUL and LF in header values, CR and LF"
         " in names, addresses, arguments, reasons and symbol lists, anything in header names; ends"
         " every text at a NUL",
-        "refuses them; CR LF in header values becomes LF, and a tab is put behind an LF that no white"
-        " space follows",
+        "refuses them; CR LF in header values becomes LF, and a tab is put behind an LF that no"
+        " white space follows",
         "they forge header fields and SMTP replies, or stop the MTA",
     ),
     "edits_in_eom_only": Difference(

@@ -28,7 +28,7 @@ _LINE_END = re.compile(rb"[\r\n]")
 _NOT_IN_TEXT = re.compile(rb"[\r\n\0]")
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
 _NOT_IN_VALUE = re.compile(rb"[\r\0]")
-_UNFOLDED = re.compile(rb"\r?\n(?![ \t])")
+_UNFOLDED = re.compile(rb"\n(?![ \t])")
 
 ADDHDRS, CHGBODY, ADDRCPT, DELRCPT, CHGHDRS, QUARANTINE, CHGFROM, ADDRCPT_PAR = (
     1 << bit for bit in range(8)
@@ -191,9 +191,10 @@ class Context:
         if self.rules.checked_values and not _FIELD_NAME.fullmatch(text):
             raise _Refused
         if self.rules.checked_values:
-            value = _UNFOLDED.sub(b"\n\t", value).replace(b"\r\n", b"\n")
+            value = value.replace(b"\r\n", b"\n")
             if _NOT_IN_VALUE.search(value):
                 raise _Refused
+            value = _UNFOLDED.sub(b"\n\t", value)
         return text + b"\0" + (c_string(value) or b"") + b"\0"
 
     def _addheader(self, name: Argument, value: Argument) -> bool:

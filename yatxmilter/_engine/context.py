@@ -38,7 +38,7 @@ Text = str | bytes
 _ENDS_STRING: Final = re.compile(rb"[\r\n\0]")
 # In a header value a line feed folds the line, and white space follows: else it would begin
 # another field, or the body.
-_LINE_END: Final = re.compile(rb"\r?\n(?![ \t])")
+_LINE_END: Final = re.compile(rb"\n(?![ \t])")
 _BREAKS_VALUE: Final = re.compile(rb"[\r\0]")
 _MAX_INDEX: Final = 0x7FFFFFFF
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
@@ -327,12 +327,15 @@ class Context:
 
     def _value(self, value: Text) -> bytes:
         data = text_argument("header value", value)
-        if b"\n" in data:
-            data = _LINE_END.sub(b"\n\t", data).replace(b"\r\n", b"\n")
+        folded = b"\n" in data
+        if folded:
+            data = data.replace(b"\r\n", b"\n")
         if _BREAKS_VALUE.search(data):
             raise ValueNotSendable(
                 f"header value {described(value)} has a NUL in it, or a CR that no LF follows"
             )
+        if folded:
+            data = _LINE_END.sub(b"\n\t", data)
         return b" " + data if self.adds_space else data
 
     def _address(self, address: Text, args: Text | None) -> bytes:
