@@ -6,7 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import fail
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides
 
 from tests.conversation_helpers import (
     CONNECT,
@@ -338,6 +342,59 @@ class AnswerTests(ConversationTestCase):
         conversation.clock.advance(3)
         self.assertEqual(conversation.written(), packet("y", WORDS))
         self.flushLoggedErrors()
+
+    def test_remote(self) -> None:
+        """
+        A remote milter that cannot be reached is answered for in the same ways: with a text, by
+        stage, and by a closed connection as soon as it is missed.
+        """
+
+        class Away:
+            """
+            An endpoint where nobody listens.
+            """
+
+            def connect(self, factory: Any) -> Any:
+                return fail(ConnectionRefusedError())
+
+        for on_error, offered, answers in (
+            (TEXT, "O", [("y", WORDS)]),
+            ({"mail": c.SMFIS_REJECT}, "O", [("r", b"")]),
+            ({"negotiate": DISCONNECT}, "", []),
+            (DISCONNECT, "", []),
+            ({"mail": DISCONNECT}, "O", []),
+        ):
+            directlyProvides(away := Away(), IStreamClientEndpoint)
+            conversation = Conversation(
+                RemoteMilterFactory(away, on_error=on_error, reactor=Clock())
+            )
+            self.assertEqual(conversation.letters(offer()), offered, on_error)
+            self.assertEqual(conversation.packets(MAIL), answers, on_error)
+            self.assertEqual(conversation.closed, not answers)
+            self.assertEqual(self.failures(), [])
+
+    def test_others_are_cancelled(self) -> None:
+        """
+        A disconnect in the middle of a step cancels what others have begun.
+        """
+        for merge in ("first", "strictest"):
+            waiting, last = Waiting(), full("Last")
+            failing = MilterFactory(full(envfrom=broken), on_error=DISCONNECT)
+            conversation = started(full(envfrom=waiting), failing, last, merge=merge)
+            self.assertEqual(conversation.letters(MAIL), "")
+            self.assertEqual((conversation.closed, waiting.cancelled), (True, 1))
+            self.assertEqual(names(last.calls), ["close"])
+        self.flushLoggedErrors()
+
+    def test_refused_by_hand(self) -> None:
+        """
+        `MilterProtocol.refuse` takes the same.
+        """
+        conversation = Conversation(full())
+        conversation.protocol.refuse(TEXT)
+        conversation.agree()
+        self.assertEqual(conversation.packets(CONNECT), [("y", WORDS)])
+        self.assertRaises(ValueError, conversation.protocol.refuse, 99)
 
     def test_answers_before_it(self) -> None:
         """

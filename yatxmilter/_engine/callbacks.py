@@ -139,7 +139,7 @@ class Caller:
         if result is None or result is c.SMFIS_CONTINUE:
             return c.SMFIS_CONTINUE
         if result is ON_ERROR:
-            return self._stand_in(member, command)
+            return self.stand_in(member, command)
         # An object that is looked at by `isinstance` may raise.
         if issubclass(type(result), Failure):
             return self.failed(member, command, cast(Failure, result))
@@ -177,11 +177,13 @@ class Caller:
             code=answer.described,
             **self._where(member, command),
         )
-        return self._stand_in(member, command)
+        return self.stand_in(member, command)
 
-    def _stand_in(self, member: Member, command: Command) -> ReturnCode:
+    def stand_in(self, member: Member, command: Command) -> ReturnCode:
         """
         Tell what is answered for a milter that has failed; with DISCONNECT, close the connection.
+
+        The failure has been told.
         """
         answer = answer_for(command, member.on_error)
         if answer.reply is not None:

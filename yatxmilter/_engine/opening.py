@@ -18,6 +18,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.pending import Pending
+from yatxmilter._engine.return_codes import ON_ERROR
 from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
 from yatxmilter._wire.negotiation import Agreement, Request, check_request, effective_offer, merge
 from yatxmilter._wire.payloads import Offer, decode_offer
@@ -169,6 +170,9 @@ class Opening:
         Read a milter's request; ``None`` when it has failed and is not to be done without.
         """
         failure = result if type(result) is Failure else None
+        if result is ON_ERROR:
+            self._caller.stand_in(member, OPTNEG_ROW)
+            return None
         if failure is None:
             try:
                 return member.read_request(result, offer)

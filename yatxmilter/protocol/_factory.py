@@ -20,9 +20,10 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import wanted_callbacks
-from yatxmilter._engine.on_error import Fallback
-from yatxmilter._engine.shadow_statistics import answer_for_missing
+from yatxmilter._engine.on_error import answer_for, on_error_option
+from yatxmilter._engine.shadow_statistics import on_error_for_missing
 from yatxmilter._options import choice_option, limit_option, seconds_option
+from yatxmilter._wire.commands import CONNECT_ROW
 from yatxmilter.defaults import Milter
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.protocol._admission import Admission
@@ -92,11 +93,14 @@ class MilterProtocol(TransportLine):
                 return member.context
         raise ValueError(f"{milter!r} is not on this connection")
 
-    def refuse(self, answer: Fallback) -> None:
+    def refuse(self, on_error: Any) -> None:
         """
         Have the connection answered in the place of a milter that is missing.
+
+        :param on_error: What is answered, as for `MilterFactory`.
         """
-        self._conversation.refuse(answer)
+        on_error = on_error_option("on_error", on_error)
+        self._conversation.refuse(answer_for(CONNECT_ROW, on_error))
 
 
 class MilterProtocolFactory(Factory):
@@ -217,14 +221,14 @@ class MilterProtocolFactory(Factory):
             try:
                 protocol.addMilter(milter_factory.build_milter(protocol))
             except BaseException:
-                answer = answer_for_missing(milter_factory)
+                on_error = on_error_for_missing(milter_factory)
                 _log.failure(
                     "Milter {milter} could not be built for {mta}; answering {code} for it",
                     milter=text_of(milter_factory, "name") or described(milter_factory),
                     mta=describe_address(addr),
-                    code=answer.described,
+                    code=answer_for(CONNECT_ROW, on_error).described,
                 )
-                protocol.refuse(answer)
+                protocol.refuse(on_error)
         return protocol
 
     def startFactory(self) -> None:

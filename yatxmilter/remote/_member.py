@@ -107,7 +107,7 @@ class RemoteMilter(Milter):
 
     # ---- negotiation
 
-    async def xxfi_negotiate(self, actions: int, steps: int) -> tuple[int, int, int]:
+    async def xxfi_negotiate(self, actions: int, steps: int) -> Any:
         """
         Offer the remote milter what the MTA offers, and ask for what it wants.
         """
@@ -122,6 +122,8 @@ class RemoteMilter(Milter):
             raise
         except Exception as error:
             self._fail(commands.OPTNEG_ROW, error)
+            if answer_for(commands.OPTNEG_ROW, self.factory.on_error).disconnects:
+                return ON_ERROR
             return c.SMFIS_CONTINUE, 0, self._steps_without() & (steps | _OPTIONAL)
         self._agreed = agreement.actions, agreement.steps
         return c.SMFIS_CONTINUE, agreement.actions, agreement.steps & (steps | _OPTIONAL)
