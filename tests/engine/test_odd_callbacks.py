@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.conversation_helpers import (
     CONNECT,
@@ -42,6 +43,7 @@ from tests.conversation_helpers import (
 )
 from yatxmilter import DISCONNECT, MilterFactory, Reply
 from yatxmilter import constants as c
+from yatxmilter._describing import described
 from yatxmilter.conditions import known_at
 from yatxmilter.metrics import MilterMetrics
 
@@ -688,3 +690,25 @@ class QuitTests(ConversationTestCase):
         conversation.send(QUIT)
         self.assertEqual([names(cls.calls) for cls in classes], [["close"]] * 3)
         self.assertEqual(len(self.failures()), 3)
+
+
+class DescribedTests(SynchronousTestCase):
+    """
+    What odd values look like in an error.
+    """
+
+    def test_one_line(self) -> None:
+        """
+        A value is told on one line of bounded length, or by its class.
+        """
+
+        class Lines:
+            def __repr__(self) -> str:
+                return "forged\nline\x1b"
+
+        self.assertEqual(described("a\n"), "'a\\n'")
+        self.assertEqual(described(NoRepr()), "<NoRepr object, whose repr() fails>")
+        self.assertEqual(described(Lines()), "forged\\nline\\x1b")
+        long = described("x" * 5000)
+        self.assertTrue(long.endswith("... (5002 characters)"))
+        self.assertLess(len(long), 250)

@@ -88,11 +88,12 @@ class SteadyTests(SynchronousTestCase):
         """
         What is due is called in its order, though the reactor's time is set back.
         """
-        self.call(0.03, "third")
-        self.call(0.01, "first")
-        self.call(0.02, "second")
+        last = self.call(1000, "last")
+        for name in ("first", "second", "third"):
+            self.call(0.01, name)
         self.reactor.now -= 3600
         self.turn("first", "second", "third")
+        last.cancel()
 
     def test_clock_set_ahead(self) -> None:
         """
@@ -146,20 +147,27 @@ class SteadyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [last])
         last.cancel()
 
-    def test_moved(self) -> None:
+    def test_moved_sooner(self) -> None:
         """
-        One may be moved, sooner and later.
+        One may be moved to an earlier time, from now or from where it was.
         """
-        sooner, later, back = (
-            self.call(1000, "sooner"),
-            self.call(0.001, "later"),
-            self.call(9, "-"),
-        )
-        sooner.reset(0.002)
-        later.delay(0.02)
-        back.delay(100)
-        back.delay(-200)
-        self.turn("-", "sooner", "later")
+        reset, delayed = self.call(1000, "reset"), self.call(2000, "delayed")
+        reset.reset(0.001)
+        self.turn("reset")
+        delayed.delay(-2000)
+        self.turn("reset", "delayed")
+
+    def test_moved_later(self) -> None:
+        """
+        One may be moved to a later time, and back.
+        """
+        moved, back = self.call(0.001, "moved"), self.call(0.001, "back")
+        moved.delay(1000)
+        back.reset(1000)
+        back.reset(0.01)
+        self.turn("back")
+        self.assertEqual(self.clock.getDelayedCalls(), [moved])
+        moved.cancel()
 
     def test_failing(self) -> None:
         """

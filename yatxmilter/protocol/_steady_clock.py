@@ -85,11 +85,9 @@ class _Alarm:
                     ear.recv(4096)
                     continue
                 with self._lock:
-                    rings = self._due is not None and self._due <= time.monotonic()
-                    if rings:
-                        self._due = None
-                if rings:
-                    self._ring()
+                    self._due = None
+                # It does not matter if this is a little early: whoever is called will set it again.
+                self._ring()
 
 
 @implementer(IReactorTime)
