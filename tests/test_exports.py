@@ -26,10 +26,12 @@ HEADERS = Path("/usr/include/libmilter")
 #: The modules that users import from, and all their names.
 PUBLIC = {
     "yatxmilter": [
+        "DISCONNECT",
         "Milter",
         "MilterFactory",
         "MilterProtocol",
         "MilterProtocolFactory",
+        "Reply",
         "noreply",
     ],
     "yatxmilter.defaults": [

@@ -18,6 +18,7 @@ __all__ = [
     "UsageError",
     "ValueNotSendable",
     "WrongStage",
+    "WrongThread",
 ]
 
 
@@ -60,6 +61,12 @@ class NotNegotiated(UsageError):
 class WrongStage(UsageError):
     """
     A function was called in a callback, or at a time, where it has no effect.
+    """
+
+
+class WrongThread(UsageError):
+    """
+    A function was called in another thread than the connection's own, which is the reactor's.
     """
 
 

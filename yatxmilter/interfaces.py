@@ -114,6 +114,7 @@ class IMilterFactory(Interface):
         """
         Build an `IMilter` for a connection; ``protocol`` is its `MilterProtocol`.
 
-        The attributes ``on_error`` (return code for a callback that fails), ``timeout`` (seconds
-        one callback may take, or ``None``) and ``name`` of a factory are heeded where it has them.
+        The attributes ``on_error`` (what is answered for a callback that fails, as for
+        `MilterFactory`), ``timeout`` (seconds one callback may take, or ``None``) and ``name`` of a
+        factory are heeded where it has them.
         """

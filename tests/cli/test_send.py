@@ -241,11 +241,11 @@ class ReportTests(SendCase):
                         "name": "Subject",
                         "value": {"base64": "Y2Fm6Q=="},
                     },
-                    {"action": "ReplaceBody", "chunk": {"base64": "QW5vdGhlciD/IGxldHRlci4NCg=="}},
                     {"action": "ChangeSender", "address": "<other@example.org>", "args": "SIZE=9"},
                     {"action": "AddRecipient", "address": "<more@example.com>", "args": None},
                     {"action": "AddRecipient", "address": "reader@example.com", "args": None},
                     {"action": "DeleteRecipient", "address": "<gone@example.com>"},
+                    {"action": "ReplaceBody", "chunk": {"base64": "QW5vdGhlciD/IGxldHRlci4NCg=="}},
                 ],
                 "delivered": {
                     "sender": "<other@example.org> SIZE=9",

@@ -40,6 +40,7 @@ from tests.conversation_helpers import (
 )
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
+from yatxmilter.errors import ReturnCodeError
 
 CONTENT = ("header", "eoh", "body", "eom")
 FINAL = {c.SMFIS_REJECT: "r", c.SMFIS_TEMPFAIL: "t", c.SMFIS_DISCARD: "d"}
@@ -352,7 +353,8 @@ class EditTests(ConversationTestCase):
 
     def test_edits_of_a_failed_milter(self) -> None:
         """
-        The edits of a milter that fails are not made.
+        The edits that a milter made before it failed stand where its `on_error` lets the message
+        pass: the next one sees them.
         """
 
         def eom(self: Any) -> Any:
@@ -362,8 +364,10 @@ class EditTests(ConversationTestCase):
         two = full("Two")
         bad = MilterFactory(full("Bad", eom=eom), on_error=c.SMFIS_CONTINUE)
         conversation = chain(bad, two)
-        self.assertEqual(conversation.letters(MESSAGE), 7 * "c")
-        self.assertNotIn(("X", "y"), seen(two, "header"))
+        self.assertEqual(conversation.letters(MESSAGE), 6 * "c" + "hc")
+        self.assertIn(("X", "y"), seen(two, "header"))
+        conversation = chain(full("Bad", eom=eom), full("Two"))
+        self.assertEqual(conversation.letters(MESSAGE), 6 * "c" + "t")
         self.flushLoggedErrors(ValueError)
 
     def test_messages_are_apart(self) -> None:
@@ -530,14 +534,20 @@ class KeptTests(ConversationTestCase):
 
     def test_final_answer_is_kept(self) -> None:
         """
-        A final answer where none was promised is given at the next step that is answered.
+        A final answer where none was promised is given at the next step that is answered; a
+        refusal of one recipient is the milter's bug there.
         """
-        for stage, following in (("envfrom", RCPT), ("envrcpt", DATA), ("data", HEADER)):
+        for stage, following, answer in (
+            ("envfrom", RCPT, "r"),
+            ("envrcpt", DATA, "t"),
+            ("data", HEADER, "r"),
+        ):
             conversation = chain(full("One", quiet=(stage,), **{stage: c.SMFIS_REJECT}))
             before, last = STAGES[stage]
             conversation.send(before)
             self.assertEqual(conversation.letters(last), "", stage)
-            self.assertEqual(conversation.letters(following), "r", stage)
+            self.assertEqual(conversation.letters(following), answer, stage)
+        self.assertEqual(len(self.flushLoggedErrors(ReturnCodeError)), 1)
 
     def test_for_the_connection(self) -> None:
         """

@@ -24,13 +24,14 @@ DIFFERENCES = {
         "sends a letter for some return codes at any stage, says nothing for the rest, takes 21"
         " and 22 for orders of its own",
         "takes the codes that make sense at a stage; for any other result, a bool or text included,"
-        " answers on_error, and edits of an xxfi_eom that failed so are not sent",
+        " answers on_error, and edits of an xxfi_eom that failed so are not sent (but where"
+        " on_error lets the message pass)",
         "an MTA that gets no answer waits until its timeout; a wrong letter kills the filter",
     ),
     "late_answers": Difference(
         "a verdict where no answer was promised (SMFIP_NR_*) is lost, and so is the conversation",
         "it is given at the next step that is answered; at once where the MTA did not take the"
-        " promise",
+        " promise; a refusal of one recipient becomes on_error, without its text",
         "the milter has decided, and the MTA must not be left waiting",
     ),
     "one_answer_for_last_chunk": Difference(
@@ -70,15 +71,24 @@ DIFFERENCES = {
         "CONTINUE is sent where SKIP is not offered, and xxfi_body not called again in the message",
         "an MTA that does not know the answer drops the filter",
     ),
+    "no_header_fields": Difference(
+        "BODY or BODYEOB behind DATA is dropped where header fields are wanted and the end of the"
+        " header is not",
+        "it is taken: a message may have no header fields",
+        "the MTA waits for its time-out, and any SMTP client can send such a message",
+    ),
     "reply_ends_with_message": Difference(
         "the text of smfi_setreply is kept until it is used",
-        "it is gone when its message ends",
+        "it is gone when its message ends; one set outside a message when it is used or the"
+        " connection ends; one set in xxfi_abort or xxfi_close at once",
         "another message is not rejected with this one's reason",
     ),
     "checked_values": Difference(
-        "takes smfi_setmlreply without lines, CR, NUL and unfolded LF in header values, CR and LF"
-        " in names, addresses, arguments, reasons and symbol lists; ends every text at a NUL",
-        "refuses them",
+        "takes smfi_setmlreply without lines, CR and NUL and LF in header values, CR and LF"
+        " in names, addresses, arguments, reasons and symbol lists, anything in header names; ends"
+        " every text at a NUL",
+        "refuses them; CR LF in header values becomes LF, and a tab is put behind an LF that no"
+        " white space follows",
         "they forge header fields and SMTP replies, or stop the MTA",
     ),
     "edits_in_eom_only": Difference(
@@ -93,7 +103,8 @@ DIFFERENCES = {
     ),
     "edits_together": Difference(
         "edits are written when they are made, so smfi_progress stays between them",
-        "they are written with the answer; smfi_progress goes out at once, before them",
+        "they are written with the answer, the pieces of a new body in a row behind the others;"
+        " smfi_progress goes out at once, before them",
         "a milter that fails leaves no half of its edits behind, and Postfix wants the chunks of a"
         " new body in one run",
     ),

@@ -28,6 +28,7 @@ from .reference_tables import (
     DISCARD,
     END_SESSION,
     FAIL,
+    HDRS,
     HELO,
     INIT,
     INTERNAL,
@@ -170,7 +171,7 @@ class Reference(Answers):
         if not self.in_message:
             return
         self.in_message = self.skipped = False
-        if self.rules.reply_ends_with_message:
+        if self.rules.reply_ends_with_message and not self.context.reply_stays:
             self.context.reply = None
         if self.kept is not None and not self.kept.for_connection:
             self.kept = None
@@ -196,6 +197,8 @@ class Reference(Answers):
             return True
         while not NEXT[old] >> new & 1:
             old += 1
+            if old == HDRS and self.rules.no_header_fields:
+                continue
             if old >= len(NEXT) or not self.skippable >> old & 1:
                 return False
         return True
@@ -214,6 +217,7 @@ class Reference(Answers):
         self.invocations.append(invocation)
         reaction = next(self.script.get(callback, iter(())), _NO_REACTION)
         self.context.running = callback
+        self.context.in_message = self.in_message
         for call in reaction.calls:
             invocation.answers.append(self.context.perform(call))
         self.context.running = ""
@@ -352,6 +356,8 @@ class Reference(Answers):
                 self._answer(result)
                 return result
         result = self._call("eom")
+        # The pieces of a new body in a row, behind the others.
+        self.context.edits.sort(key=lambda edit: edit[4:5] == b"b")
         self.context.output += b"".join(self.context.edits)
         self.context.edits.clear()
         return result

@@ -53,6 +53,9 @@ class Answers:
             if not silent:
                 self.context.output += self._verdict(result)
                 return result
+            if self.context.state == RCPT and result in (REJECT, TEMPFAIL):
+                # It was about one recipient, and so was its text.
+                result, self.context.reply = TEMPFAIL, None
             verdict = self._verdict(result)
             if self.context.state != UNKN:  # it was about that command alone
                 for_connection = self.context.state in (CONN, HELO)

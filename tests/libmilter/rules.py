@@ -22,6 +22,7 @@ class Rules:
     own_marks: bool = False
     declined_not_called: bool = False
     local_skip: bool = False
+    no_header_fields: bool = False
     reply_ends_with_message: bool = False
     checked_values: bool = False
     edits_in_eom_only: bool = False

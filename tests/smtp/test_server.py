@@ -12,7 +12,7 @@ from twisted.mail.smtp import SMTPBadRcpt, SMTPBadSender, SMTPServerError
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.smtp_session import GREETS, MESSAGE, OTHER, RECIPIENT, SENDER, Session, recorder
-from yatxmilter import Milter
+from yatxmilter import Milter, MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.smtp import MilterESMTP
 
@@ -107,7 +107,8 @@ class StagesTests(SynchronousTestCase):
             return start
 
         names = ["connect", "helo", "envfrom", "envrcpt", "data", "header", "eom"]
-        session = Session(recorder([], **{name: wait(name) for name in names}), timeout=None)
+        slow = MilterFactory(recorder([], **{name: wait(name) for name in names}), timeout=None)
+        session = Session(factories=[slow], timeout=None)
         said = session.say(
             *("EHLO client.example", f"MAIL FROM:{SENDER}", f"RCPT TO:{RECIPIENT}", "DATA"),
             *("Subject: x", ".", "QUIT"),

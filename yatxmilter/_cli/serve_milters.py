@@ -68,7 +68,7 @@ def _build(milter: dict[str, Any], anew: set[str] | None) -> Any:
             raise ConfigurationError(f"{spec} is a factory, which has its own {names}")
     except ConfigurationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{spec} failed: {type(error).__name__}: {error}") from error
     return made
 
@@ -87,7 +87,7 @@ def _find(spec: str, anew: set[str] | None) -> Any:
             anew.add(module)
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{spec}: there is no module {error.name!r}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{spec}: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         if not hasattr(found, part):

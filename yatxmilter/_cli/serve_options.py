@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple
 
 from yatxmilter import constants as c
 from yatxmilter._engine.connection import MERGES
-from yatxmilter._options import choice_option, code_option, count_option, seconds_option
+from yatxmilter._engine.on_error import DISCONNECT, Reply, on_error_option
+from yatxmilter._options import choice_option, count_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 
@@ -91,12 +92,27 @@ def _level(name: str, value: Any) -> str:
     return choice_option(name, value, ["debug", "info", "warn", "error", "critical"])
 
 
-def _code(name: str, value: Any) -> int:
+def _on_error(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        answers = {stage: _answer(f"{name}.{stage}", answer) for stage, answer in value.items()}
+        return on_error_option(name, answers)
+    return on_error_option(name, _answer(name, value))
+
+
+def _answer(name: str, value: Any) -> Any:
     codes = {code.name.removeprefix("SMFIS_"): code for code in c.ReturnCode}
     word = str(value).upper().removeprefix("SMFIS_")
-    if word not in codes:
-        raise ValueError(f"{name} is {value!r}, expected tempfail, continue, accept or reject")
-    return code_option(name, codes[word])
+    if word in codes:
+        return codes[word]
+    if word == DISCONNECT.name:
+        return DISCONNECT
+    reply = re.fullmatch(r"([45]\d\d)(?: +([245]\.\d+\.\d+))?(?: +(.*))?", str(value))
+    if reply is not None:
+        return Reply(*reply.groups())
+    raise ValueError(
+        f"{name} is {value!r}, expected tempfail, continue, accept, reject, discard, disconnect or"
+        " a reply such as '451 4.3.0 Try again later'"
+    )
 
 
 def _metrics(name: str, value: Any) -> str:
@@ -158,7 +174,7 @@ OPTIONS: Final = (
 _ROWS: Final = {row.name: row for row in OPTIONS}
 _MILTER: Final[dict[str, Callable[[str, Any], Any]]] = {
     "object": _text,
-    "on_error": _code,
+    "on_error": _on_error,
     "timeout": seconds_option,
     "name": _text,
     "when": _text,

@@ -24,6 +24,7 @@ from twisted.python.util import switchUID
 from yatxmilter._cli.serve_log import begin_log
 from yatxmilter._cli.serve_milters import Reloadable, build_factory
 from yatxmilter._cli.serve_options import ConfigurationError, add_arguments, read_settings
+from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._metrics_families import merge
 from yatxmilter.service._notify import Notifier
@@ -168,7 +169,7 @@ class ServeService(Service):
 
     def _watch(self) -> None:
         self.notifier.alive()
-        self._timer = self.reactor.callLater(self.notifier.watchdog, self._watch)
+        self._timer = steady(self.reactor).callLater(self.notifier.watchdog, self._watch)
 
     def _handle_signals(self) -> None:
         for number, act in (

@@ -22,13 +22,7 @@ from yatxmilter._engine.callbacks import Caller, printable
 from yatxmilter._engine.command_order import Session
 from yatxmilter._engine.member import Member, plan_of
 from yatxmilter._engine.pending import Pending
-from yatxmilter._engine.return_codes import (
-    CONTINUE_PACKET,
-    SKIP_PACKET,
-    ends_message,
-    fallback,
-    response,
-)
+from yatxmilter._engine.return_codes import CONTINUE_PACKET, SKIP_PACKET, ends_message, response
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     ALL_COMMANDS,
@@ -121,18 +115,17 @@ class Merge(ABC):
 
         :param steps: The steps agreed on with the MTA.
         """
-        self._unanswered = steps & c.ALL_NR_STEPS
+        self._unanswered = self._caller.unanswered = steps & c.ALL_NR_STEPS
         self._skip_offered = skip_offered
         macros = self._session.macros
         masks = tuple([member.prepare(steps, macros) for member in self._members])
         self._plan = self._full_plan = plan_of(masks)
 
-    def refuse(self, code: ReturnCode) -> None:
+    def refuse(self, code: ReturnCode, reply: bytes | None = None) -> None:
         """
         Have the connection answered with REJECT or TEMPFAIL, once something is answered.
         """
-        code = fallback(CONNECT_ROW, code)
-        self._kept = Kept(code, response(code, None), None, True)
+        self._kept = Kept(code, response(code, reply), None, True)
 
     # ---- one command
 
@@ -359,7 +352,7 @@ class Merge(ABC):
         self._abort_members(aborted)
 
     def _abort_members(self, members: Collection[Member]) -> None:
-        if members:
+        if members and not self._caller.over:
             self._caller.notify(members, ABORT_ROW)
 
     def forget_connection(self) -> None:
@@ -369,3 +362,5 @@ class Merge(ABC):
         self._kept = None
         self._left_for_good = _NOBODY
         self.end_message(())
+        for member in self._members:
+            member.context.end_connection()

@@ -142,7 +142,11 @@ class Chain(Merge):
 
     def _start(self, command: Command, walk: Coroutine[Any, Any, None]) -> None:
         self._walked = command
-        result = run_coroutine(walk)
+        try:
+            result = run_coroutine(walk)
+        except CancelledError:
+            # The conversation was ended in the place of an answer.
+            return
         if isinstance(result, Deferred):
             self._walk = result
             result.addErrback(self._walk_failed)
@@ -161,10 +165,13 @@ class Chain(Merge):
         self, member: Member, command: Command, callback: Callback, *arguments: object
     ) -> ReturnCode:
         result = self._caller.call(member, command, callback, *arguments)
-        if isinstance(result, Pending):
+        if type(result) is Pending:
             await self._arrive(result)
             result = result.result
-        return self._read(member, command, result)
+        code = self._read(member, command, result)
+        if self._caller.over:
+            raise CancelledError
+        return code
 
     async def _arrive(self, pending: Pending) -> None:
         arrival = self._arrival = Deferred()

@@ -59,9 +59,8 @@ class _Shadow:
         # The negotiation is taken to the milter by itself.
         session.state = OPTNEG_ROW.state or 0
         self._caller = Caller(clock, session.macros, self.run)
-        self.member = member_of(
-            milter, 0, wanted, Context(session.macros, _do_nothing), session.macros
-        )
+        context = Context(session.macros, _do_nothing, session)
+        self.member = member_of(milter, 0, wanted, context, session.macros, self._caller)
         self._name = self.member.name
         self.member.name += " (shadow)"
         members = [self.member]

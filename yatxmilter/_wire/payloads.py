@@ -13,6 +13,7 @@ import socket
 from struct import Struct
 from typing import Final, NamedTuple
 
+from yatxmilter._describing import described
 from yatxmilter._wire.packets import PacketSplitter, encode_packet
 from yatxmilter.constants import (
     MILTER_OPTLEN,
@@ -85,11 +86,11 @@ def text_argument(what: str, value: object) -> bytes:
     :raises ValueNotSendable: when it is neither str nor bytes, or has characters of no encoding.
     """
     if not isinstance(value, (str, bytes)):
-        raise ValueNotSendable(f"{what} {value!r} is not str or bytes")
+        raise ValueNotSendable(f"{what} {described(value)} is not str or bytes")
     try:
         return from_text(value)
     except UnicodeEncodeError as error:
-        raise ValueNotSendable(f"{what} {value!r} cannot be encoded: {error}") from None
+        raise ValueNotSendable(f"{what} {described(value)} cannot be encoded: {error}") from None
 
 
 # ---- payloads of several kinds of packet

@@ -48,6 +48,7 @@ from yatxmilter._wire.commands import (
 from yatxmilter._wire.negotiation import data_size
 from yatxmilter._wire.payloads import PacketSplitter, decode_offer, encode_macros, encode_packet
 from yatxmilter.errors import PeerError, ProtocolError, ValueNotSendable
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["CommandQueue"]
 
@@ -101,7 +102,7 @@ class CommandQueue(Protocol):
     ) -> None:
         self.timeout = timeout
         self.agreement: Agreement | None = None
-        self._clock = clock
+        self._clock = None if clock is None else cast(IReactorTime, steady(clock))
         self._progress = progress
         self._splitter = PacketSplitter(_LIMIT, strict=True)
         self.standing: tuple[str, Response] | None = None
@@ -320,7 +321,7 @@ class CommandQueue(Protocol):
         if self._clock is None:
             from twisted.internet import reactor
 
-            self._clock = cast(IReactorTime, reactor)
+            self._clock = cast(IReactorTime, steady(reactor))
         self._timer = self._clock.callLater(seconds, call)
 
     def _stop_timer(self) -> None:

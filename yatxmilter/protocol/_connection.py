@@ -150,11 +150,14 @@ class TransportLine(Protocol):
         """
         self._stop_watching()
         self._unsent = None
-        self._conversation.lost(reason)
-        if self.factory is not None:
-            self.factory.connection_lost(self, self.transport.getPeer())
-        if self._served is not None:
-            self._served.release()
+        try:
+            self._conversation.lost(reason)
+        finally:
+            # Whatever happens: one that stays counted is a place that is never free again.
+            if self.factory is not None:
+                self.factory.connection_lost(self, self.transport.getPeer())
+            if self._served is not None:
+                self._served.release()
 
     def _expired(self, fault: str) -> None:
         if self._conversation.waiting:

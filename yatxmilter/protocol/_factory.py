@@ -16,12 +16,15 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
+from yatxmilter._describing import described, text_of
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import wanted_callbacks
-from yatxmilter._engine.shadow_statistics import code_for_missing
+from yatxmilter._engine.on_error import answer_for, on_error_option
+from yatxmilter._engine.shadow_statistics import on_error_for_missing
 from yatxmilter._options import choice_option, limit_option, seconds_option
+from yatxmilter._wire.commands import CONNECT_ROW
 from yatxmilter.defaults import Milter
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.protocol._admission import Admission
@@ -29,6 +32,7 @@ from yatxmilter.protocol._connection import TransportLine
 from yatxmilter.protocol._descriptor_set import ConnectionSet, Served, adoptable
 from yatxmilter.protocol._draining import Drains
 from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Unannounced
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
@@ -67,7 +71,7 @@ class MilterProtocol(TransportLine):
         :raises RuntimeError: when the MTA has begun to talk.
         """
         if not IMilter.providedBy(milter):
-            raise TypeError(f"{milter!r} does not provide IMilter")
+            raise TypeError(f"{described(milter)} does not provide IMilter")
         member = self._conversation.add(milter, wanted_callbacks(milter, Milter))
         if isinstance(milter, Milter):
             milter._context = member.context
@@ -90,11 +94,14 @@ class MilterProtocol(TransportLine):
                 return member.context
         raise ValueError(f"{milter!r} is not on this connection")
 
-    def refuse(self, code: int) -> None:
+    def refuse(self, on_error: Any) -> None:
         """
-        Have the connection answered with a return code in the place of a milter that is missing.
+        Have the connection answered in the place of a milter that is missing.
+
+        :param on_error: What is answered, as for `MilterFactory`.
         """
-        self._conversation.refuse(code)
+        on_error = on_error_option("on_error", on_error)
+        self._conversation.refuse(answer_for(CONNECT_ROW, on_error))
 
 
 class MilterProtocolFactory(Factory):
@@ -120,7 +127,8 @@ class MilterProtocolFactory(Factory):
     :param max_macro_bytes: How many bytes of macros there may be for one connection.
     :param max_buffered: Bytes that may wait for a milter before reading is paused.
     :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
-    :param reactor: The clock (``IReactorTime``); by default Twisted's reactor.
+    :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
+        from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
     :ivar connections: The connections there are.
@@ -161,7 +169,7 @@ class MilterProtocolFactory(Factory):
         self.spool_memory = limit_option("spool_memory", spool_memory)
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[MilterProtocol] = set()
-        self._clock = reactor
+        self._clock = None if reactor is None else steady(reactor)
         self._draining = False
         self._drains = Drains(lambda: self.clock)
         self._connection_set: ConnectionSet | None = None
@@ -176,8 +184,8 @@ class MilterProtocolFactory(Factory):
             # Not at the top: to import the reactor is to install it, which is the user's choice.
             from twisted.internet import reactor
 
-            self._clock = cast(IReactorTime, reactor)
-        return self._clock
+            self._clock = steady(reactor)
+        return cast(IReactorTime, self._clock)
 
     def addMilterFactory(self, milter_factories: Any) -> None:
         """
@@ -213,15 +221,15 @@ class MilterProtocolFactory(Factory):
         for milter_factory in self.milter_factories:
             try:
                 protocol.addMilter(milter_factory.build_milter(protocol))
-            except Exception:
-                code = code_for_missing(milter_factory)
+            except BaseException:
+                on_error = on_error_for_missing(milter_factory)
                 _log.failure(
                     "Milter {milter} could not be built for {mta}; answering {code} for it",
-                    milter=getattr(milter_factory, "name", milter_factory),
+                    milter=text_of(milter_factory, "name") or described(milter_factory),
                     mta=describe_address(addr),
-                    code=code,
+                    code=answer_for(CONNECT_ROW, on_error).described,
                 )
-                protocol.refuse(code)
+                protocol.refuse(on_error)
         return protocol
 
     def startFactory(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from yatxmilter import constants as c
+from yatxmilter._engine.on_error import OnError
 from yatxmilter._options import name_option, seconds_option
 from yatxmilter.defaults import MilterFactory
 from yatxmilter.protocol._endpoints import check_client_spec
@@ -30,9 +31,9 @@ class RemoteMilterFactory(MilterFactory):
     Builds, for each MTA connection, the stand-in of a milter that runs elsewhere.
 
     :param where: Its address, such as ``inet:8891@127.0.0.1`` or ``unix:/run/x``; or an endpoint.
-    :param on_error: The return code that stands for its answers, from the command on where it
-        cannot be reached, is late or breaks the protocol, to the end of the MTA connection;
-        SMFIS_CONTINUE goes on without it.
+    :param on_error: What stands for its answers, from the command on where it cannot be reached,
+        is late or breaks the protocol, to the end of the MTA connection; SMFIS_CONTINUE goes on
+        without it. As for `MilterFactory`.
     :param timeout: Seconds it may take for one answer, anew after each PROGRESS; ``None`` for any
         time.
     :param connect_timeout: Seconds a connection to it may take; the MTA is waiting meanwhile.
@@ -49,7 +50,7 @@ class RemoteMilterFactory(MilterFactory):
         self,
         where: str | IStreamClientEndpoint,
         *,
-        on_error: int = c.SMFIS_TEMPFAIL,
+        on_error: OnError = c.SMFIS_TEMPFAIL,
         timeout: float | None = 300,
         connect_timeout: float = 5,
         reuse: bool = False,

@@ -24,7 +24,8 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.chain_edits import make_edit
-from yatxmilter._engine.return_codes import ends_message, fallback
+from yatxmilter._engine.on_error import answer_for, lets_pass
+from yatxmilter._engine.return_codes import ON_ERROR, ends_message, fallback
 from yatxmilter._wire import commands
 from yatxmilter._wire.actions import (
     AddHeader,
@@ -106,7 +107,7 @@ class RemoteMilter(Milter):
 
     # ---- negotiation
 
-    async def xxfi_negotiate(self, actions: int, steps: int) -> tuple[int, int, int]:
+    async def xxfi_negotiate(self, actions: int, steps: int) -> Any:
         """
         Offer the remote milter what the MTA offers, and ask for what it wants.
         """
@@ -121,13 +122,15 @@ class RemoteMilter(Milter):
             raise
         except Exception as error:
             self._fail(commands.OPTNEG_ROW, error)
+            if answer_for(commands.OPTNEG_ROW, self.factory.on_error).disconnects:
+                return ON_ERROR
             return c.SMFIS_CONTINUE, 0, self._steps_without() & (steps | _OPTIONAL)
         self._agreed = agreement.actions, agreement.steps
         return c.SMFIS_CONTINUE, agreement.actions, agreement.steps & (steps | _OPTIONAL)
 
     def _steps_without(self) -> int:
         # Nothing is asked for but what is needed to answer each message.
-        if self.factory.on_error in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
+        if lets_pass(self.factory.on_error):
             return c.ALL_NO_STEPS
         return c.ALL_NO_STEPS & ~c.SMFIP_NOMAIL
 
@@ -300,7 +303,7 @@ class RemoteMilter(Milter):
     def _answer(self, response: Response) -> ReturnCode:
         if response.text is not None:
             # As it came: the functions would not let every text pass.
-            self._ctx().reply = from_text(response.text)
+            self._ctx().answer_with(from_text(response.text))
         return response.code
 
     def _edit(self, edit: Edit) -> None:
@@ -312,10 +315,8 @@ class RemoteMilter(Milter):
 
     def _absent(self, row: Command) -> ReturnCode:
         silent = self._agreed is not None and self._agreed[1] & row.nr
-        if silent:
-            # The next step that is answered says it.
-            return c.SMFIS_CONTINUE
-        return fallback(row, self.factory.on_error)
+        # Where it is silent the next step that is answered says it.
+        return c.SMFIS_CONTINUE if silent else ON_ERROR
 
     def _fail(self, row: Command, error: Exception) -> ReturnCode:
         """
@@ -335,7 +336,7 @@ class RemoteMilter(Milter):
             mta=describe_address(self.protocol.transport.getPeer()),
             connection=self.protocol.number,
             error=str(error) or type(error).__name__,
-            code=code,
+            code=answer_for(row, self.factory.on_error).described if code is ON_ERROR else code,
         )
         return code
 

@@ -29,6 +29,7 @@ from yatxmilter._wire.actions import Agreement
 from yatxmilter.client import MilterClient, MilterClientFactory
 from yatxmilter.errors import PeerError
 from yatxmilter.protocol._endpoints import client_endpoint
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["Connections", "RemoteClient"]
 
@@ -188,12 +189,19 @@ class Connections:
         """
         What keeps time.
         """
+        return cast(IReactorTime, steady(self.reactor))
+
+    @property
+    def reactor(self) -> Any:
+        """
+        What connects.
+        """
         if self._reactor is None:
             # Not at the top: to import the reactor is to install it, which is the user's choice.
             from twisted.internet import reactor
 
             self._reactor = reactor
-        return cast(IReactorTime, self._reactor)
+        return self._reactor
 
     async def get(self, offer: Offer) -> RemoteClient:
         """
@@ -221,7 +229,7 @@ class Connections:
         clock = self.clock
         endpoint = self._where
         if isinstance(endpoint, str):
-            endpoint = client_endpoint(clock, endpoint, timeout=self.connect_timeout)
+            endpoint = client_endpoint(self.reactor, endpoint, timeout=self.connect_timeout)
         factory = MilterClientFactory(timeout=self.timeout, clock=clock)
         factory.protocol = RemoteClient
         connecting = cast(Deferred[RemoteClient], endpoint.connect(factory))

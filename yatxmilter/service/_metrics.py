@@ -234,7 +234,7 @@ class MilterMetrics:
         async def awaited(start: float, coroutine: CoroutineType[Any, Any, object]) -> object:
             try:
                 result = await coroutine
-            except Exception:
+            except BaseException:
                 over(start, Failure())
                 raise
             if isinstance(result, Deferred):
@@ -245,7 +245,7 @@ class MilterMetrics:
             start = clock()
             try:
                 result = callback(*arguments)
-            except Exception:
+            except BaseException:
                 over(start, Failure())
                 raise
             if isinstance(result, CoroutineType):

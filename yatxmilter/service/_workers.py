@@ -23,6 +23,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
 from yatxmilter._options import count_option, seconds_option
+from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._worker import SOCKETS, TELLING, TOLD
 
@@ -88,11 +89,11 @@ class _Worker(ProcessProtocol):
                 "Worker {worker} cannot be started: {error}", worker=self.number, error=error
             )
             self.failures += 1
-            self.timer = self.service.reactor.callLater(self._pause(), self.start)
+            self.timer = self.service.clock.callLater(self._pause(), self.start)
 
     def connectionMade(self) -> None:
         self.running = True
-        self.started = self.service.reactor.seconds()
+        self.started = self.service.clock.seconds()
         self._told = _Lines(self._told_line, _LONGEST_MESSAGE)
         self._said = _Lines(lambda line: self.service.said(self.number, _text(line)))
 
@@ -117,7 +118,7 @@ class _Worker(ProcessProtocol):
         answer: Deferred[Any] = Deferred()
         self._asked.append(answer)
         self.tell(do="ask", what=what)
-        answer.addTimeout(_PATIENCE, self.service.reactor)
+        answer.addTimeout(_PATIENCE, self.service.clock)
         # Its answer may yet come, and is then for nobody.
         return answer.addErrback(lambda failure: failure.trap(TimeoutError) and None)
 
@@ -132,7 +133,7 @@ class _Worker(ProcessProtocol):
             return gone
         self.tell(do="drain", timeout=timeout)
         if timeout is not None:
-            self.timer = self.service.reactor.callLater(timeout + _GRACE, self.kill)
+            self.timer = self.service.clock.callLater(timeout + _GRACE, self.kill)
         return gone
 
     def kill(self) -> None:
@@ -152,7 +153,7 @@ class _Worker(ProcessProtocol):
                 self.timer.cancel()
             self.gone.callback(None)
             return
-        lived = self.service.reactor.seconds() - self.started
+        lived = self.service.clock.seconds() - self.started
         self.failures = 0 if lived >= _STEADY else self.failures + 1
         pause = self._pause()
         _log.error(
@@ -163,7 +164,7 @@ class _Worker(ProcessProtocol):
             reason=_reason(reason.value),
             pause=pause,
         )
-        self.timer = self.service.reactor.callLater(pause, self.start)
+        self.timer = self.service.clock.callLater(pause, self.start)
 
 
 def _reason(value: Any) -> str:
@@ -212,6 +213,7 @@ class WorkerService(Service):
         if reactor is None:
             from twisted.internet import reactor
         self.reactor: Any = reactor
+        self.clock = steady(reactor)
         self.specs = [specs] if isinstance(specs, str) else list(specs)
         if builder.count(":") != 1:
             raise ValueError(f"builder is {builder!r}, expected 'module:function'")

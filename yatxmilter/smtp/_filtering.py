@@ -21,8 +21,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
+from yatxmilter._engine.on_error import Reply
 from yatxmilter._wire.actions import NOT_AWAITED, Agreement, EndOfMessage, Response
-from yatxmilter._wire.payloads import from_text
+from yatxmilter._wire.payloads import from_text, to_text
 from yatxmilter.client import MilterClient
 from yatxmilter.client._message import select_macros, shown_fields
 from yatxmilter.constants import ReturnCode
@@ -63,16 +64,22 @@ class Filtering:
     One SMTP connection, for its milters.
 
     :param client: The connection to them.
-    :param on_error: The return code that stands for their answers once the connection fails.
+    :param on_error: What stands for their answers once the connection fails.
     :param clock: Whose turns are used.
     :ivar values: What macros there are, by name.
     """
 
-    def __init__(self, client: MilterClient, on_error: ReturnCode, clock: IReactorTime) -> None:
+    def __init__(
+        self, client: MilterClient, on_error: ReturnCode | Reply, clock: IReactorTime
+    ) -> None:
         self.values: dict[str, str] = {}
         self._client = client
         self._clock = clock
-        self._on_error = Response(on_error)
+        self._on_error = (
+            Response(on_error.code, c.SMFIR_REPLYCODE, to_text(on_error.text))
+            if isinstance(on_error, Reply)
+            else Response(on_error)
+        )
         self._failed = False
         self._open = False
         # The answer that was the milters' last in this message.

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from time import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from yatxmilter import constants as c
+from yatxmilter._engine.on_error import Reply
 from yatxmilter._mail import bounds
 from yatxmilter._options import code_option, limit_option, name_option, seconds_option
 from yatxmilter.client import MilterClient
@@ -31,9 +33,9 @@ class SMTPMilters:
         of this process, and `RemoteMilterFactory` for others.
     :param merge: How several answers become one, as for `MilterProtocolFactory`. With ``"chain"``
         it is as if an MTA ran one after the other.
-    :param on_error: The return code that stands for the answers of all of them when they cannot be
-        asked: a milter refuses negotiation, or is silent for too long. Each factory's own
-        ``on_error`` counts before that.
+    :param on_error: The return code, or the `yatxmilter.Reply`, that stands for the answers of all
+        of them when they cannot be asked: a milter refuses negotiation, disconnects, or is silent
+        for too long. Each factory's own ``on_error`` counts before that.
     :param timeout: Seconds that they may take for one answer, anew after each PROGRESS; ``None``
         for any time. Each factory's own ``timeout`` should be shorter.
     :param quarantine: Takes a message that milters want to be held: called with the reason, the
@@ -58,7 +60,7 @@ class SMTPMilters:
         milter_factories: Any,
         *,
         merge: str = "chain",
-        on_error: int = c.SMFIS_TEMPFAIL,
+        on_error: int | Reply = c.SMFIS_TEMPFAIL,
         timeout: float | None = 600,
         quarantine: Callable[[str, Any, Sequence[Any]], Any] | None = None,
         daemon_name: str = "smtpd",
@@ -68,7 +70,10 @@ class SMTPMilters:
         max_header_bytes: int | None = bounds.MAX_HEADER_BYTES,
         reactor: Any = None,
     ) -> None:
-        self.on_error = code_option("on_error", on_error)
+        # Behind this server there is no MTA whose default action could decide.
+        self.on_error = (
+            on_error if isinstance(on_error, Reply) else code_option("on_error", on_error)
+        )
         self.timeout = seconds_option("timeout", timeout)
         if quarantine is not None and not callable(quarantine):
             raise TypeError(f"quarantine is {quarantine!r}, expected a callable or None")
@@ -106,7 +111,8 @@ class SMTPMilters:
         """
         Make a name for a message, which no other one of this server has or had.
         """
-        return f"{int(self.clock.seconds() * 1000):011X}{next(self._numbers) & 0xFFFF:04X}"
+        # By the calendar: the clock for time-outs begins anew with the machine.
+        return f"{int(time() * 1000):011X}{next(self._numbers) & 0xFFFF:04X}"
 
     def filtering(self, transport: Any) -> Filtering:
         """

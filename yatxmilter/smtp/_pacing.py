@@ -31,6 +31,7 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._mail.bounds import MAX_UNREAD_REPLIES
 from yatxmilter._mail.controls import has_controls
 from yatxmilter._wire.payloads import from_text
+from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.smtp._lines import LineBuffer
 from yatxmilter.smtp._unread import UnreadReplies
 
@@ -72,6 +73,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         super().__init__(*arguments, **options)
         self._lines = LineBuffer(self.MAX_LENGTH)
         self._unread = UnreadReplies()
+        self._clock: Any = None
         self._job: Deferred[Any] | None = None
         self._gone = self._ended = self._pumping = self._paused = self._hangs_up = False
         self._leaving = False
@@ -99,6 +101,16 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
             super().connectionLost(reason)
         except BaseException:
             _log.failure("The end of an SMTP connection could not be handled")
+
+    def callLater(self, period: float, func: Callable[[], object]) -> Any:
+        """
+        Have something called later, for Twisted's time-outs.
+        """
+        if self._clock is None:
+            from twisted.internet import reactor
+
+            self._clock = steady(reactor)
+        return self._clock.callLater(period, func)
 
     # ---- one thing at a time
 

@@ -77,6 +77,7 @@ class MilterESMTP(PacedESMTP):
         Tell the milters of the connection, and greet the client when they have answered.
         """
         self._milters = SMTPMilters(()) if self.milters is None else self.milters
+        self._clock = self._milters.clock
         self._filtering = self._milters.filtering(self.transport)
         self._content: Content | None = None
         self._mechanism = b""
