@@ -30,6 +30,7 @@ LAYERS = (
         "draining",
         "connspec",
         "bounds",
+        "ordered",
     ),
     ("logs", "metrics_families"),
     ("notify", "listening"),

@@ -346,9 +346,9 @@ class EditsFromTests(SynchronousTestCase):
 
     def test_sendmail_below_the_first(self) -> None:
         """
-        The place below the first slot is reached by adding a Received.
+        An insertion at 0 is below Sendmail's own slot for Return-Path, so a field there is inserted.
         """
-        edits = [AddHeader("Return-Path", "r"), AddHeader("Received", "x")]
+        edits: list[Edit] = [AddHeader("Return-Path", "r"), InsertHeader(0, "Received", "x")]
         self.assertEqual(self.written("sendmail", *edits), edits)
 
     @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
