@@ -40,7 +40,8 @@ LAYERS = (
     ("commands", "replies", "macros"),
     # the rules: bytes to calls, answers to bytes, offers and verdicts merged
     ("session", "context", "negotiation", "verdicts", "responses", "rounds", "addresses"),
-    ("members", "exchange", "dialogue", "model", "spool", "conditions", "tally", "backlog"),
+    ("envelope", "members", "exchange", "dialogue", "model", "spool", "tally", "backlog"),
+    ("conditions",),
     ("calling", "naming", "transaction", "delivery", "edits", "deciding", "flavours"),
     # what users subclass, what all ways to merge have in common, the MTA's side
     ("defaults", "merging", "client", "opening", "gate"),

@@ -346,7 +346,7 @@ class EditsFromTests(SynchronousTestCase):
 
     def test_sendmail_below_the_first(self) -> None:
         """
-        An insertion at 0 is below Sendmail's own slot for Return-Path, so a field there is inserted.
+        What is below Sendmail's own slot for Return-Path is inserted at 0.
         """
         edits: list[Edit] = [AddHeader("Return-Path", "r"), InsertHeader(0, "Received", "x")]
         self.assertEqual(self.written("sendmail", *edits), edits)

@@ -459,7 +459,7 @@ class Chain(Merge):
                 held = await self._work(member, message.edit(packets))
                 if held:
                     break
-        packets = await self._work(self._members[-1], message.edits())
+        packets = await self._work(self._members[-1], message.edits()) if self._members else []
         self._end_round()
         self._out += packets
         final = self._all_left()

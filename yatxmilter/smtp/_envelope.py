@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from twisted.mail.smtp import Address, User
 
-from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient, Edit, Quarantine
+from yatxmilter._mail.envelope import edit_recipients
+from yatxmilter._wire.actions import AddRecipient, ChangeSender, Edit, Quarantine
 from yatxmilter._wire.payloads import from_text, to_text
 
 __all__ = ["Envelope", "Mailbox", "bracketed", "quarantine_reason"]
@@ -44,19 +45,16 @@ class Envelope(NamedTuple):
 
         :raises AddressError: for what is no address to Twisted.
         """
+        edits = list(edits)
         origin = self.origin
-        mailboxes = list(self.mailboxes)
         for edit in edits:
-            match edit:
-                case ChangeSender(address):
-                    origin = Address(_path(address), protocol.host)
-                case AddRecipient(address):
-                    user = User(_path(address), self.helo, protocol, origin)
-                    if all(_key(user.dest) != _key(old.user.dest) for old in mailboxes):
-                        mailboxes.append(Mailbox(user, None))
-                case DeleteRecipient(address):
-                    gone = _key(Address(_path(address), protocol.host))
-                    mailboxes = [old for old in mailboxes if _key(old.user.dest) != gone]
+            if isinstance(edit, ChangeSender):
+                origin = Address(_path(edit.address), protocol.host)
+
+        def make(edit: AddRecipient) -> Mailbox:
+            return Mailbox(User(_path(edit.address), self.helo, protocol, origin), None)
+
+        mailboxes = edit_recipients(self.mailboxes, edits, _address_of, make)
         if origin is not self.origin:
             mailboxes = [
                 Mailbox(User(old.user.dest, self.helo, protocol, origin), None) for old in mailboxes
@@ -84,5 +82,5 @@ def _path(address: str) -> bytes:
     return b"<" + from_text(address).strip().removeprefix(b"<").removesuffix(b">") + b">"
 
 
-def _key(address: Address) -> tuple[bytes, bytes]:
-    return address.local, address.domain.lower()
+def _address_of(mailbox: Mailbox) -> str:
+    return to_text(bytes(mailbox.user.dest))
