@@ -487,16 +487,10 @@ class ManyTests(SynchronousTestCase):
         """
         kinds: list[Callable[[int, int], Edit]] = [
             lambda number, size: ChangeHeader(size - number, "X", ""),
-            lambda number, size: ChangeHeader(1, "X", ""),
-            lambda number, size: ChangeHeader(size - number, "x", "z"),
-            lambda number, size: ChangeHeader(size + number + 2, "X", "z"),
-            lambda number, size: ChangeHeader(1, f"Y{number}", "z"),
-            lambda number, size: AddHeader("X", "z"),
-            lambda number, size: AddHeader("Date", "z"),
-            lambda number, size: InsertHeader(0, "X", "z"),
+            lambda number, size: ChangeHeader(number % 3, "x", "z" if number % 2 else ""),
+            lambda number, size: AddHeader("X" if number % 2 else "Date", "z"),
             lambda number, size: InsertHeader(number * 7919 % size, "X", "z"),
-            lambda number, size: InsertHeader(size // 2, f"Y{number}", "z"),
-            lambda number, size: InsertHeader(0x7FFFFFFF, "X", "z"),
+            lambda number, size: InsertHeader(0, f"Y{number}", "z"),
         ]
         for flavour in FLAVOURS:
             for kind in kinds:
