@@ -352,19 +352,24 @@ class EditTests(ConversationTestCase):
 
     def test_edits_of_a_failed_milter(self) -> None:
         """
-        The edits of a milter that fails are not made.
+        The edits that a milter made before it failed stand where its ``on_error`` lets the message
+        pass, and only there.
         """
 
         def eom(self: Any) -> Any:
             self.smfi_addheader("X", "y")
             raise ValueError("bug")
 
-        two = full("Two")
-        bad = MilterFactory(full("Bad", eom=eom), on_error=c.SMFIS_CONTINUE)
-        conversation = chain(bad, two)
-        self.assertEqual(conversation.letters(MESSAGE), 7 * "c")
-        self.assertNotIn(("X", "y"), seen(two, "header"))
-        self.flushLoggedErrors(ValueError)
+        for code, letters, shown in (
+            (c.SMFIS_CONTINUE, "cccccchc", True),
+            (c.SMFIS_ACCEPT, "cccccchc", True),
+            (c.SMFIS_TEMPFAIL, "cccccct", False),
+        ):
+            two = full("Two")
+            bad = MilterFactory(full("Bad", eom=eom), on_error=code)
+            self.assertEqual(chain(bad, two).letters(MESSAGE), letters)
+            self.assertEqual(("X", "y") in seen(two, "header"), shown)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
 
     def test_messages_are_apart(self) -> None:
         """

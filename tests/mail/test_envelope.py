@@ -14,6 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.growth import assert_linear
 from yatxmilter._mail.envelope import bare_address, edit_recipients, same_address
 from yatxmilter._wire.actions import AddRecipient, DeleteRecipient, Edit, Quarantine
+from yatxmilter.errors import ValueNotSendable
+from yatxmilter.message._envelope import Recipients
 
 _ADDRESSES = st.sampled_from(
     ["<a@x>", "a@x", "<a@X>", "<A@x>", '"a"@x', "<@r.example:a@x>", "b@x", "<b@x>", "<>", "a"]
@@ -120,3 +122,73 @@ class RecipientTests(SynchronousTestCase):
             return lambda: edited(people, edits)
 
         assert_linear(prepare, 500)
+
+
+class MessageTests(SynchronousTestCase):
+    """
+    The recipients of a milter written in messages.
+    """
+
+    def recipients(self, *given: str) -> Recipients:
+        """
+        Make the recipients of a message, of which everything is allowed.
+        """
+        recipients = Recipients(lambda *reply: None, lambda *action: None)
+        for address in given:
+            recipients.receive([address])
+        return recipients
+
+    def test_spellings(self) -> None:
+        """
+        All spellings of an address are one: to look for, to add once, to remove.
+        """
+        recipients = self.recipients("<a@x>", "<A@x>", "<a@X>", "<b@x>")
+        self.assertIn('"a"@x', recipients)
+        self.assertNotIn("c@x", recipients)
+        recipients.add("b@X")
+        self.assertEqual(recipients.edits(), [])
+        recipients.remove("a@x")
+        self.assertEqual([one.given for one in recipients], ["<A@x>", "<b@x>"])
+        self.assertEqual(recipients.edits(), [DeleteRecipient("<a@x>"), DeleteRecipient("<a@X>")])
+        recipients.add("<a@X>")
+        self.assertEqual(recipients.edits(), [DeleteRecipient("<a@x>")])
+
+    def test_refused_after_it_was_removed(self) -> None:
+        """
+        A recipient that is gone already can be refused.
+        """
+        recipients = self.recipients("<a@x>")
+        refused = recipients.receive(["<b@x>"])
+        recipients.remove("b@x")
+        recipients.refuse(refused)
+        self.assertEqual((len(recipients), recipients.edits()), (1, []))
+
+    def test_missing(self) -> None:
+        """
+        To remove one that is not there is an error that names some of those that are.
+        """
+        recipients = self.recipients(*(f"<p{number}@x>" for number in range(20)))
+        with self.assertRaisesRegex(ValueNotSendable, r"'c@x' is not one of p0@x, .*, p9@x \.\.\."):
+            recipients.remove("c@x")
+        with self.assertRaisesRegex(ValueNotSendable, "'c@x' is not one of a@x$"):
+            self.recipients("<a@x>").remove("c@x")
+
+    def test_growth(self) -> None:
+        """
+        Many recipients that are refused, removed and added cost no more each.
+        """
+
+        def prepare(size: int) -> Callable[[], object]:
+            def work() -> None:
+                recipients = self.recipients(*(f"<p{number}@x>" for number in range(size)))
+                refused = [recipients.receive([f"<r{number}@x>"]) for number in range(size)]
+                for one in refused:
+                    recipients.refuse(one)
+                for number in range(size):
+                    recipients.remove(f"p{number}@x")
+                    recipients.add(f"<n{number}@x>")
+                recipients.edits()
+
+            return work
+
+        assert_linear(prepare, 300)

@@ -93,14 +93,20 @@ def _serve(path: str) -> None:
     print(longest)
 
 
+def _patient(port: int) -> SmtpClient:
+    client = SmtpClient(port)
+    client._socket.settimeout(600)
+    client.ehlo()
+    return client
+
+
 class _Other:
     """
     The other client.
     """
 
     def __init__(self, port: int) -> None:
-        self._client = SmtpClient(port)
-        self._client.ehlo()
+        self._client = _patient(port)
         self._stopped = False
         self._longest = 0.0
         self.messages = 0
@@ -155,8 +161,7 @@ def measure(fields: int, times: int) -> dict[str, float]:
     try:
         wait_until(socket.exists, "the milters")
         mta.start()
-        client = SmtpClient(mta.ports["unix"])
-        client.ehlo()
+        client = _patient(mta.ports["unix"])
         large = fields * f"{NAME}: yes\r\n".encode() + _SMALL
         other = _Other(mta.ports["unix"])
         try:

@@ -454,7 +454,8 @@ class Chain(Merge):
                 packet = response(code, member.context.take_reply(code))
                 self._refuse_message(packet, remaining)
                 return
-            packets = [] if member.failed else member.context.take_edits()
+            # Also those of an `xxfi_eom` that failed: its `on_error` lets the message pass.
+            packets = member.context.take_edits()
             if packets:
                 held = await self._work(member, message.edit(packets))
                 if held:
@@ -551,6 +552,14 @@ class Chain(Merge):
 
     def _callee(self, member: Member, command: Command) -> Callback | None:
         return member.view(command) if member.position in self._plan[command.index] else None
+
+    def forget_connection(self) -> None:
+        """
+        Forget what belongs to the SMTP connection that has ended (QUIT_NC).
+        """
+        self._see_recipients(self._members)
+        self._recipient = None
+        super().forget_connection()
 
     def end_message(self, aborted: Collection[Member]) -> None:
         """

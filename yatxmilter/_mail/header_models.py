@@ -169,6 +169,7 @@ class HeaderModel(ABC):
     def __init__(self, *, leading_space: bool = False) -> None:
         self.leading_space = leading_space
         self.filters = 0
+        self._names: dict[bytes, bytes] = {}
         self._slots: list[Slot] | None = []
         self._index: _Index | None = None
 
@@ -213,7 +214,9 @@ class HeaderModel(ABC):
         """
         Take a field as it stands in a message file.
         """
-        self.slots.append(Slot(field.name, field.value, len(self.slots), True))
+        # Many fields may have one name; it is kept once.
+        name = self._names.setdefault(field.name, field.name)
+        self.slots.append(Slot(name, field.value, len(self.slots), True))
         self._index = None
 
     def _raw(self, value: str) -> bytes:
