@@ -404,9 +404,11 @@ class AloneTests(ConversationTestCase):
             envrcpt=None,
             found=[],
         )
-        conversation = chain(negotiates, plain)
+        conversation = chain(negotiates, plain, max_recipients=1)
         refused = macros("R", b"{rcpt_addr}", b"User unknown", b"{rcpt_mailer}", b"error")
-        conversation.send(MAIL, macros("R", b"{rcpt_addr}", b"a", b"{rcpt_mailer}", b"smtp"), RCPT)
+        accepted = macros("R", b"{rcpt_addr}", b"a", b"{rcpt_mailer}", b"smtp")
+        # Such do not count as recipients either.
+        self.assertEqual(conversation.letters(MAIL, refused, RCPT, accepted, RCPT), "ccc")
         conversation.send(refused, RCPT, macros("T", b"i", b"ID"), DATA)
         self.assertEqual(negotiates.found, ["User unknown", "ID"])
         self.assertEqual(plain.found, ["a", "ID"])

@@ -220,6 +220,7 @@ class Chain(Merge):
         """
         super().compile(steps, skip_offered=skip_offered)
         self._leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
+        self._shows_refused = bool(steps & c.SMFIP_RCPT_REJ)
         self._sizes = {m: data_size(m.request.steps) for m in self._members}
         self._told_of = [
             frozenset(
@@ -344,7 +345,7 @@ class Chain(Merge):
                 return
         self._meet(command, len(self._members))
         if command is RCPT_ROW:
-            self._recipients += 1
+            self._recipients += not self._is_refused()
             self._recipient = self._session.macros.recipient
         if self._all_left() and not command.nr & self._unanswered and command is not UNKNOWN_ROW:
             packet = response(c.SMFIS_ACCEPT, None)
@@ -369,19 +370,19 @@ class Chain(Merge):
     # ---- recipients
 
     async def _ask_recipient(self, member: Member, argv: list[str]) -> ReturnCode:
-        if self._is_hidden(member):
-            self._miss_recipient([member])
-            return SMFIS_CONTINUE
-        if self._recipients >= self._limits.max_recipients:
+        if self._is_refused():
+            if not member.request.steps & c.SMFIP_RCPT_REJ:
+                self._miss_recipient([member])
+                return SMFIS_CONTINUE
+        elif self._recipients >= self._limits.max_recipients:
             self._miss_recipient([member])
             return self._fail_recipient(member)
         self._see_recipients([member])
         return await self._ask(member, RCPT_ROW, member.view(RCPT_ROW), argv.copy())
 
-    def _is_hidden(self, member: Member) -> bool:
-        # One that the MTA has refused itself.
-        refused = self._session.macros.get("{rcpt_mailer}") == "error"
-        return refused and not member.request.steps & c.SMFIP_RCPT_REJ
+    def _is_refused(self) -> bool:
+        # By the MTA itself, which shows such if somebody asks for them.
+        return self._shows_refused and self._session.macros.get("{rcpt_mailer}") == "error"
 
     def _fail_recipient(self, member: Member) -> ReturnCode:
         code = self._overrun.get(member)
