@@ -87,10 +87,9 @@ class Slot:
 
 class _Index:
     """
-    The slots of a header, indexed.
+    The slots of a header, indexed: all of them, and those of each name that is asked for.
 
-    :ivar all: All of them; of those that count by the MTA's rules, the places are counted.
-    :ivar names: Those of a name, in lower case; of those that filters see the number is counted.
+    :ivar all: All of them; those count that are not removed.
     """
 
     def __init__(self, slots: list[Slot]) -> None:
@@ -169,7 +168,6 @@ class HeaderModel(ABC):
     def __init__(self, *, leading_space: bool = False) -> None:
         self.leading_space = leading_space
         self.filters = 0
-        self._names: dict[bytes, bytes] = {}
         self._slots: list[Slot] | None = []
         self._index: _Index | None = None
 
@@ -214,9 +212,7 @@ class HeaderModel(ABC):
         """
         Take a field as it stands in a message file.
         """
-        # Many fields may have one name; it is kept once.
-        name = self._names.setdefault(field.name, field.name)
-        self.slots.append(Slot(name, field.value, len(self.slots), True))
+        self.slots.append(Slot(field.name, field.value, len(self.slots), True))
         self._index = None
 
     def _raw(self, value: str) -> bytes:
