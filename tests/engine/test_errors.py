@@ -18,6 +18,7 @@ BASES = {
     "NotNegotiated": (errors.UsageError,),
     "WrongStage": (errors.UsageError,),
     "ValueNotSendable": (errors.UsageError, ValueError),
+    "LimitExceeded": (errors.UsageError,),
     "ReturnCodeError": (errors.UsageError,),
 }
 
