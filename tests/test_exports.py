@@ -50,6 +50,7 @@ PUBLIC = {
         "IMilterFactory",
     ],
     "yatxmilter.errors": [
+        "LimitExceeded",
         "MilterError",
         "NegotiationError",
         "NotNegotiated",
@@ -59,6 +60,7 @@ PUBLIC = {
         "UsageError",
         "ValueNotSendable",
         "WrongStage",
+        "WrongThread",
     ],
     "yatxmilter.conditions": [
         "Condition",

@@ -9,6 +9,7 @@ answer ``MI_FAILURE``.
 from __future__ import annotations
 
 __all__ = [
+    "LimitExceeded",
     "MilterError",
     "NegotiationError",
     "NotNegotiated",
@@ -73,6 +74,12 @@ class WrongThread(UsageError):
 class ValueNotSendable(UsageError, ValueError):
     """
     An argument that the protocol, or SMTP behind it, cannot carry.
+    """
+
+
+class LimitExceeded(UsageError):
+    """
+    More than an option of the server allows: of what a milter makes, or of what is kept for it.
     """
 
 

@@ -353,22 +353,24 @@ class EditTests(ConversationTestCase):
 
     def test_edits_of_a_failed_milter(self) -> None:
         """
-        The edits that a milter made before it failed stand where its `on_error` lets the message
-        pass: the next one sees them.
+        The edits that a milter made before it failed stand where its ``on_error`` lets the message
+        pass, and only there.
         """
 
         def eom(self: Any) -> Any:
             self.smfi_addheader("X", "y")
             raise ValueError("bug")
 
-        two = full("Two")
-        bad = MilterFactory(full("Bad", eom=eom), on_error=c.SMFIS_CONTINUE)
-        conversation = chain(bad, two)
-        self.assertEqual(conversation.letters(MESSAGE), 6 * "c" + "hc")
-        self.assertIn(("X", "y"), seen(two, "header"))
-        conversation = chain(full("Bad", eom=eom), full("Two"))
-        self.assertEqual(conversation.letters(MESSAGE), 6 * "c" + "t")
-        self.flushLoggedErrors(ValueError)
+        for code, letters, shown in (
+            (c.SMFIS_CONTINUE, "cccccchc", True),
+            (c.SMFIS_ACCEPT, "cccccchc", True),
+            (c.SMFIS_TEMPFAIL, "cccccct", False),
+        ):
+            two = full("Two")
+            bad = MilterFactory(full("Bad", eom=eom), on_error=code)
+            self.assertEqual(chain(bad, two).letters(MESSAGE), letters)
+            self.assertEqual(("X", "y") in seen(two, "header"), shown)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
 
     def test_messages_are_apart(self) -> None:
         """
@@ -469,19 +471,20 @@ class EditTests(ConversationTestCase):
 
     def test_envelope(self) -> None:
         """
-        Of senders the last counts; a recipient is added once, and not when it is deleted later.
+        Edits of the envelope are all told, in the order made: what a later one undoes is for the
+        MTA to know.
         """
         self.assertEqual(
             self.merged([("chgfrom", "<a>")], [("chgfrom", "<b>", "RET=HDRS")]),
-            [("e", b"<b>\0RET=HDRS\0")],
+            [("e", b"<a>\0"), ("e", b"<b>\0RET=HDRS\0")],
         )
         self.assertEqual(
-            self.merged([("addrcpt", "<a>")], [("addrcpt", "<a>"), ("addrcpt", "<b>")]),
-            [("+", b"<a>\0"), ("+", b"<b>\0")],
-        )
-        self.assertEqual(
-            self.merged([("addrcpt", "<a>"), ("addheader", "Y", "y")], [("delrcpt", "<a>")]),
-            [("h", b"Y\0y\0"), ("-", b"<a>\0")],
+            self.merged(
+                [("addrcpt", "a"), ("addheader", "Y", "y")],
+                [("delrcpt", "<a>")],
+                [("addrcpt", "a")],
+            ),
+            [("+", b"a\0"), ("h", b"Y\0y\0"), ("-", b"<a>\0"), ("+", b"a\0")],
         )
 
     def test_milters_without_some_callbacks(self) -> None:

@@ -19,6 +19,7 @@ BASES = {
     "WrongStage": (errors.UsageError,),
     "WrongThread": (errors.UsageError,),
     "ValueNotSendable": (errors.UsageError, ValueError),
+    "LimitExceeded": (errors.UsageError,),
     "ReturnCodeError": (errors.UsageError,),
 }
 

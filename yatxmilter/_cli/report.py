@@ -10,8 +10,9 @@ from typing import Final
 
 from yatxmilter import constants as c
 from yatxmilter._cli.terminal import Page
+from yatxmilter._mail.envelope import bare_address, edit_recipients
 from yatxmilter._mail.rfc5322 import split_mail
-from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient, Edit
+from yatxmilter._wire.actions import ChangeSender, Edit
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.client._message import Outcome
 from yatxmilter.constants import ReturnCode
@@ -88,24 +89,21 @@ def edited_envelope(
     """
     Give sender and recipients as edits make them, with ESMTP arguments where these were given.
     """
-    people = {_bare(address): address for address in recipients}
+    edits = list(edits)
     for edit in edits:
-        match edit:
-            case ChangeSender(address, args):
-                sender = _with(address, args)
-            case AddRecipient(address, args):
-                people.setdefault(_bare(address), _with(address, args))
-            case DeleteRecipient(address):
-                people.pop(_bare(address), None)
-    return sender, list(people.values())
-
-
-def _bare(address: str) -> str:
-    return address.strip().removeprefix("<").removesuffix(">")
+        if isinstance(edit, ChangeSender):
+            sender = _with(edit.address, edit.args)
+    people = edit_recipients(
+        [(address, address) for address in recipients],
+        edits,
+        lambda person: person[0],
+        lambda edit: (edit.address, _with(edit.address, edit.args)),
+    )
+    return sender, [text for _, text in people]
 
 
 def _with(address: str, args: str | None) -> str:
-    return f"<{_bare(address)}>" + (f" {args}" if args else "")
+    return f"<{bare_address(address)}>" + (f" {args}" if args else "")
 
 
 def tell_envelope(page: Page, outcome: Outcome, sender: str) -> None:

@@ -145,6 +145,10 @@ def _limits() -> Iterator[_Option]:
         ("max_macros", "macros for one stage"),
         ("max_macro_bytes", "bytes of macros for one connection"),
         ("max_buffered", "bytes that may wait for a milter before reading is paused"),
+        ("max_header_bytes", "bytes of header fields that a chain keeps of one message"),
+        ("max_recipients", "recipients of one message that a chain takes"),
+        ("max_edit_bytes", "bytes of a milter's edits of one message, a new body aside"),
+        ("max_body", "bytes of a body that a chain keeps in all"),
         ("spool_memory", "bytes of a body that a chain keeps in memory"),
     ):
         yield _Option(name, count_option, _FACTORY[name].default, help_)

@@ -27,6 +27,7 @@ from yatxmilter._engine.merge_strictest import Strictest
 from yatxmilter._engine.on_error import Fallback
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.shadow import Shadows
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     MTA_CLOSE_ROW,
@@ -56,7 +57,7 @@ class Conversation(Pulling):
 
     :param progress_interval: Seconds after which SMFIR_PROGRESS is sent, again and again, while
         the end of a message is awaited; ``None`` for never.
-    :param spool_memory: How many bytes of a body that a chain keeps stay in memory.
+    :param limits: How much of one message may be kept.
     :ivar members: The milters, those in shadow left out.
     """
 
@@ -66,11 +67,12 @@ class Conversation(Pulling):
         clock: IReactorTime,
         merge: str = "first",
         progress_interval: float | None = None,
-        spool_memory: int = 1024 * 1024,
+        limits: Limits = Limits(),  # noqa: B008 (it cannot be changed)
     ) -> None:
         super().__init__(line)
         self.members: list[Member] = []
         self._clock = clock
+        self._limits = limits
         self._shadows: Shadows | None = None
         self._caller = Caller(clock, self.session.macros, self.run)
         self._caller.disconnect = self.end
@@ -85,7 +87,7 @@ class Conversation(Pulling):
             resume=self.resume,
             progress=self.send_progress,
             progress_interval=progress_interval,
-            spool_memory=spool_memory,
+            limits=limits,
         )
         self._opening = Opening(
             self.members,
@@ -115,6 +117,7 @@ class Conversation(Pulling):
                 self._tapped = True
             return self._shadows.add(milter, wanted, tally)
         context = Context(self.session.macros, self.send_progress, self.session)
+        context.limits = self._limits
         macros = self.session.macros
         member = member_of(milter, len(self.members), wanted, context, macros, self._caller)
         self.members.append(member)

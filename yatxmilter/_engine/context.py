@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, type_name
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import ACTIONS
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.payloads import (
@@ -26,7 +27,13 @@ from yatxmilter._wire.payloads import (
 )
 from yatxmilter._wire.replies import format_multiline_reply, format_reply
 from yatxmilter.constants import ReturnCode, action_names
-from yatxmilter.errors import NotNegotiated, ValueNotSendable, WrongStage, WrongThread
+from yatxmilter.errors import (
+    LimitExceeded,
+    NotNegotiated,
+    ValueNotSendable,
+    WrongStage,
+    WrongThread,
+)
 
 if TYPE_CHECKING:
     from yatxmilter._engine.command_order import Session
@@ -55,6 +62,7 @@ class Context:
         because another milter made the MTA leave blanks alone.
     :ivar outbox: The edits made, as packets, in order.
     :ivar bodies: How many of them replace the body.
+    :ivar limits: How much of one message may be kept.
     :ivar reply: The text of ``smfi_setreply`` until it is used.
     :ivar mute: Whether a callback is running that answers nothing, such as ``xxfi_abort``: a text
         that it sets is gone at once.
@@ -64,6 +72,8 @@ class Context:
 
     __slots__ = (
         "_for_connection",
+        "_body_bytes",
+        "_edit_bytes",
         "_macros",
         "_progress",
         "_session",
@@ -73,6 +83,7 @@ class Context:
         "bodies",
         "early",
         "editing",
+        "limits",
         "max_payload",
         "mute",
         "negotiating",
@@ -101,8 +112,10 @@ class Context:
         self.negotiating = False
         self.adds_space = False
         self.max_payload = c.MILTER_MAX_DATA_SIZE
+        self.limits = Limits()
         self.outbox: list[bytes] = []
         self.bodies = 0
+        self._edit_bytes = self._body_bytes = 0
         self.reply: bytes | None = None
         self.symbol_lists: dict[int, bytes] = {}
 
@@ -131,6 +144,7 @@ class Context:
             edits = sorted(edits, key=lambda packet: packet[4] == c.SMFIR_REPLBODY)
         self.outbox = []
         self.bodies = 0
+        self._edit_bytes = self._body_bytes = 0
         return edits
 
     def answer_with(self, reply: bytes | None) -> None:
@@ -277,10 +291,17 @@ class Context:
         if not isinstance(bodyp, (str, bytes, bytearray, memoryview)):
             raise ValueNotSendable(f"body is {type_name(bodyp)}, not bytes")
         body = text_argument("body", bodyp) if isinstance(bodyp, str) else bytes(bodyp)
+        limit = self.limits.max_body
+        if self._body_bytes + len(body) > limit:
+            raise LimitExceeded(
+                f"smfi_replacebody() of {len(body)} bytes after {self._body_bytes}: max_body,"
+                f" an option of the server, is {limit}"
+            )
         size = c.MILTER_CHUNK_SIZE
         for start in range(0, len(body) or 1, size):
             self._edit(c.SMFIR_REPLBODY, body[start : start + size])
         self.bodies += 1
+        self._body_bytes += len(body)
 
     def progress(self) -> None:
         """
@@ -303,7 +324,16 @@ class Context:
             raise ValueNotSendable(
                 f"{action.function}() of {len(payload)} bytes; a packet takes {self.max_payload}"
             )
-        self.outbox.append(encode_packet(letter, payload))
+        packet = encode_packet(letter, payload)
+        if letter != c.SMFIR_REPLBODY:
+            size = self._edit_bytes + len(packet)
+            if size > self.limits.max_edit_bytes:
+                raise LimitExceeded(
+                    f"{action.function}(): the edits of this message have {size} bytes:"
+                    f" max_edit_bytes, an option of the server, is {self.limits.max_edit_bytes}"
+                )
+            self._edit_bytes = size
+        self.outbox.append(packet)
 
     def _check_thread(self, function: str) -> None:
         if get_ident() != self._thread:

@@ -23,6 +23,7 @@ from yatxmilter._engine.command_order import Session
 from yatxmilter._engine.member import Member, plan_of
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, SKIP_PACKET, ends_message, response
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     ALL_COMMANDS,
@@ -65,7 +66,7 @@ class Merge(ABC):
     :param resume: Called with what is to be done of an awaited result that has come; it goes on
         with the conversation after that.
     :param progress: Called every ``progress_interval`` seconds while an end of message is awaited.
-    :param spool_memory: How many bytes of a body that is kept stay in memory.
+    :param limits: How much of one message may be kept.
     :ivar round: The answers that are awaited to the present command.
     """
 
@@ -83,7 +84,7 @@ class Merge(ABC):
         resume: Callable[[Callable[[Pending], None], Pending], None],
         progress: Callable[[], None],
         progress_interval: float | None,
-        spool_memory: int,
+        limits: Limits,
     ) -> None:
         self._session = session
         self._members = members
@@ -93,7 +94,7 @@ class Merge(ABC):
         self._resume = resume
         self._progress = progress
         self._progress_interval = progress_interval
-        self._spool_memory = spool_memory
+        self._limits = limits
         self._progress_timer: IDelayedCall | None = None
         self._plan: Sequence[Callees] = ()
         self._full_plan: Sequence[Callees] = ()
@@ -267,7 +268,7 @@ class Merge(ABC):
             message, are told by ``xxfi_abort``.
         """
         self._out.append(packet)
-        others = [m for m in self._members[: self._joined] if m not in done and m not in self._left]
+        others = [m for m in self._in_message() if m not in done and m not in self._left]
         if ends_message(command, code):
             if self._session.finish():
                 self.end_message(others)
@@ -321,7 +322,13 @@ class Merge(ABC):
         if self._session.in_message:
             self._session.in_message = False
             done = self._done()
-            self.end_message([m for m in self._members[: self._joined] if m not in done])
+            self.end_message([m for m in self._in_message() if m not in done])
+
+    def _in_message(self) -> Collection[Member]:
+        """
+        Give the milters that the open message has come to.
+        """
+        return self._members[: self._joined]
 
     def _done(self) -> Collection[Member | None]:
         """

@@ -27,6 +27,7 @@ from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.shadow_answers import Recorder
 from yatxmilter._engine.shadow_queue import Backlog, Packet, Tap
 from yatxmilter._engine.shadow_statistics import Report, Shadow
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     EOM_ROW,
@@ -74,7 +75,7 @@ class _Shadow:
             resume=self._resume,
             progress=_do_nothing,
             progress_interval=None,
-            spool_memory=0,
+            limits=Limits(),
         )
         self._answers.tell = self._tell
         self._opening = Opening(

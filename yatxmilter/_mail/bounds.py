@@ -8,6 +8,7 @@ The limits of a connection (silence, macros, buffered bytes) are options of
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,9 +25,10 @@ __all__ = [
     "SMTP_MAX_SIZE",
     "SPOOL_MEMORY",
     "Bound",
+    "Limits",
 ]
 
-#: Bytes of header fields, names and values, that are kept for one message.
+#: Bytes of header fields, as they stand in a message, that are kept for one message.
 MAX_HEADER_BYTES: Final = 1024 * 1024
 #: Recipients that are kept for one message.
 MAX_RECIPIENTS: Final = 10_000
@@ -46,6 +48,21 @@ MAX_UNREAD_REPLIES: Final = 256 * 1024
 MAX_MIME_DEPTH: Final = 100
 #: How many MIME parts a message may have; the rest of it is part of a leaf.
 MAX_MIME_PARTS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What may be kept of one message: the options of `yatxmilter.protocol.MilterProtocolFactory`.
+
+    Where there is no limit it is a number that is never reached.
+    """
+
+    max_header_bytes: int = MAX_HEADER_BYTES
+    max_recipients: int = MAX_RECIPIENTS
+    max_edit_bytes: int = MAX_EDIT_BYTES
+    max_body: int = sys.maxsize
+    spool_memory: int = SPOOL_MEMORY
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class TransportLine(Protocol):
         self._closing: Deadline | None = None
         self._away: Deadline | None = None
         self._conversation = Conversation(
-            self, self._clock, options.merge, options.progress_interval, options.spool_memory
+            self, self._clock, options.merge, options.progress_interval, options.limits
         )
         macros = self._conversation.session.macros
         macros.most = options.max_macros

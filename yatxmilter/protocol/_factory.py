@@ -23,6 +23,14 @@ from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import wanted_callbacks
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._engine.shadow_statistics import on_error_for_missing
+from yatxmilter._mail.bounds import (
+    MAX_BODY,
+    MAX_EDIT_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_RECIPIENTS,
+    SPOOL_MEMORY,
+    Limits,
+)
 from yatxmilter._options import choice_option, limit_option, seconds_option
 from yatxmilter._wire.commands import CONNECT_ROW
 from yatxmilter.defaults import Milter
@@ -126,12 +134,17 @@ class MilterProtocolFactory(Factory):
     :param max_macros: How many macros there may be for one stage.
     :param max_macro_bytes: How many bytes of macros there may be for one connection.
     :param max_buffered: Bytes that may wait for a milter before reading is paused.
+    :param max_header_bytes: Bytes of header fields that a chain keeps of one message.
+    :param max_recipients: Recipients of one message that a chain takes.
+    :param max_edit_bytes: Bytes of one milter's edits of one message, a new body aside.
+    :param max_body: Bytes of a body that a chain keeps in all, or that a milter puts in.
     :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
         from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
     :ivar connections: The connections there are.
+    :ivar limits: How much of one message may be kept; milters find it in their context, too.
     """
 
     noisy = False
@@ -154,7 +167,11 @@ class MilterProtocolFactory(Factory):
         max_macros: int | None = 512,
         max_macro_bytes: int | None = 512 * 1024,
         max_buffered: int | None = 256 * 1024,
-        spool_memory: int | None = 1024 * 1024,
+        max_header_bytes: int | None = MAX_HEADER_BYTES,
+        max_recipients: int | None = MAX_RECIPIENTS,
+        max_edit_bytes: int | None = MAX_EDIT_BYTES,
+        max_body: int | None = MAX_BODY,
+        spool_memory: int | None = SPOOL_MEMORY,
         reactor: IReactorTime | None = None,
     ) -> None:
         self.milter_factories: list[Any] = []
@@ -166,7 +183,18 @@ class MilterProtocolFactory(Factory):
         self.max_macros = limit_option("max_macros", max_macros)
         self.max_macro_bytes = limit_option("max_macro_bytes", max_macro_bytes)
         self.max_buffered = limit_option("max_buffered", max_buffered)
+        self.max_header_bytes = limit_option("max_header_bytes", max_header_bytes)
+        self.max_recipients = limit_option("max_recipients", max_recipients)
+        self.max_edit_bytes = limit_option("max_edit_bytes", max_edit_bytes)
+        self.max_body = limit_option("max_body", max_body)
         self.spool_memory = limit_option("spool_memory", spool_memory)
+        self.limits = Limits(
+            self.max_header_bytes,
+            self.max_recipients,
+            self.max_edit_bytes,
+            self.max_body,
+            self.spool_memory,
+        )
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[MilterProtocol] = set()
         self._clock = None if reactor is None else steady(reactor)

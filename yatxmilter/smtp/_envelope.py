@@ -5,7 +5,6 @@ milters' edits make of them.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +12,7 @@ import twisted.mail.smtp
 from twisted.mail.smtp import Address, User
 
 from yatxmilter._mail.controls import is_clean_text
+from yatxmilter._mail.envelope import bare_address, edit_recipients
 from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient, Edit, Quarantine
 from yatxmilter._wire.payloads import from_text, to_text
 
@@ -53,26 +53,19 @@ class Envelope(NamedTuple):
 
         :raises AddressError: for what is no address to Twisted, or to this server.
         """
+        edits = list(edits)
         origin = self.origin
-        mailboxes: list[Mailbox | None] = list(self.mailboxes)
-        # Where the recipients of each address are.
-        places: defaultdict[tuple[bytes, bytes], list[int]] = defaultdict(list)
-        for place, mailbox in enumerate(self.mailboxes):
-            places[_key(mailbox.user.dest)].append(place)
         for edit in edits:
-            match edit:
-                case ChangeSender(address):
-                    origin = parse_path(_path(address), protocol.host)
-                case AddRecipient(address):
-                    path = _path(address)
-                    key = _key(parse_path(path, protocol.host))
-                    if key not in places:
-                        places[key].append(len(mailboxes))
-                        mailboxes.append(Mailbox(User(path, self.helo, protocol, origin), None))
-                case DeleteRecipient(address):
-                    for place in places.pop(_key(parse_path(_path(address), protocol.host)), ()):
-                        mailboxes[place] = None
-        left = [mailbox for mailbox in mailboxes if mailbox is not None]
+            # What no milter may name is refused before anything is made of it.
+            if isinstance(edit, (AddRecipient, DeleteRecipient)):
+                parse_path(_path(edit.address), protocol.host)
+            elif isinstance(edit, ChangeSender):
+                origin = parse_path(_path(edit.address), protocol.host)
+
+        def make(edit: AddRecipient) -> Mailbox:
+            return Mailbox(User(_path(edit.address), self.helo, protocol, origin), None)
+
+        left = edit_recipients(self.mailboxes, edits, _address_of, make)
         if origin is not self.origin:
             left = [Mailbox(User(old.user.dest, self.helo, protocol, origin), None) for old in left]
         return Envelope(self.helo, origin, left)
@@ -109,9 +102,8 @@ def parse_path(path: bytes, host: bytes) -> Address:
 
 
 def _path(address: str) -> bytes:
-    # Brackets may be there or not.
-    return b"<" + from_text(address).strip().removeprefix(b"<").removesuffix(b">") + b">"
+    return b"<" + from_text(bare_address(address)) + b">"
 
 
-def _key(address: Address) -> tuple[bytes, bytes]:
-    return address.local, address.domain.lower()
+def _address_of(mailbox: Mailbox) -> str:
+    return to_text(bytes(mailbox.user.dest))

@@ -92,6 +92,10 @@ class SMTPMilters:
             timeout=None,
             command_timeout=None,
             write_timeout=None,
+            # What the server takes is within its own bounds already.
+            max_header_bytes=None,
+            max_recipients=None,
+            max_body=max_size,
             spool_memory=spool_memory,
             reactor=reactor,
         )
