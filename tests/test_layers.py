@@ -80,7 +80,8 @@ LAYERS = (
     # the command
     ("cli",),
     ("worker",),
-    ("workers", "cli.messages", "cli.report", "cli.running", "cli.serve_log"),
+    ("workers", "cli.differing", "cli.messages", "cli.private", "cli.running", "cli.serve_log"),
+    ("cli.report",),
     ("cli.serve_options",),
     ("cli.serve_milters",),
     ("cli.serve_service",),
