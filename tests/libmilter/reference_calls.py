@@ -50,7 +50,11 @@ def c_string(value: Argument) -> bytes | None:
 
 @dataclass
 class Context:
-    """What libmilter keeps for one connection and the smfi_* functions look at."""
+    """
+    What libmilter keeps for one connection and the smfi_* functions look at.
+
+    `speaker` is whose text of smfi_setreply it is about; with one milter always the same.
+    """
 
     rules: Rules
     output: bytearray = field(default_factory=bytearray)
@@ -58,8 +62,9 @@ class Context:
     actions: int = 0
     running: str = ""
     in_message: bool = False
-    reply: bytes | None = None
-    reply_stays: bool = False
+    speaker: int = 0
+    replies: dict[int, bytes] = field(default_factory=dict)
+    lasting: set[int] = field(default_factory=set)
     macros: list[list[bytes] | None] = field(default_factory=lambda: [None] * 7)
     symbol_lists: dict[int, bytes] = field(default_factory=dict)
     edits: list[bytes] = field(default_factory=list)
@@ -67,6 +72,24 @@ class Context:
 
     MI_SUCCESS: ClassVar[int] = 0
     MI_FAILURE: ClassVar[int] = -1
+
+    @property
+    def reply(self) -> bytes | None:
+        """The speaker's text."""
+        return self.replies.get(self.speaker)
+
+    @reply.setter
+    def reply(self, text: bytes | None) -> None:
+        if text is None:
+            self.replies.pop(self.speaker, None)
+        else:
+            self.replies[self.speaker] = text
+
+    def end_message(self) -> None:
+        """Forget the texts that were set in the message."""
+        for speaker in list(self.replies):
+            if speaker not in self.lasting:
+                del self.replies[speaker]
 
     def perform(self, call: Call) -> Answer:
         """Make one call and give its answer."""
@@ -133,7 +156,9 @@ class Context:
     def _set(self, text: bytes) -> bool:
         if not self.rules.reply_ends_with_message or self.running not in ("abort", "close"):
             self.reply = text
-            self.reply_stays = not self.in_message
+            self.lasting.discard(self.speaker)
+            if not self.in_message:
+                self.lasting.add(self.speaker)
         return True
 
     def _setmlreply(self, rcode: Argument, xcode: Argument, *lines: Argument) -> bool:

@@ -24,6 +24,7 @@ class Rules:
     local_skip: bool = False
     no_header_fields: bool = False
     reply_ends_with_message: bool = False
+    one_of_several: bool = False
     checked_values: bool = False
     edits_in_eom_only: bool = False
     symlist_in_negotiate_only: bool = False

@@ -4,11 +4,11 @@ What became of a message, for people to read.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from yatxmilter import constants as c
+from yatxmilter._cli.differing import unified_lines
 from yatxmilter._cli.terminal import Page
 from yatxmilter._mail.envelope import bare_address, edit_recipients
 from yatxmilter._mail.rfc5322 import split_mail
@@ -37,7 +37,7 @@ KINDS: Final = {
 
 _DIFF_KINDS: Final = {"+": "good", "-": "bad", "@": "place"}
 
-# Two bodies of more lines than this are not compared: that takes time with the square of them.
+# Two bodies of more lines than this are not compared: nobody reads what would be told.
 _MOST_LINES: Final = 20_000
 
 
@@ -152,5 +152,9 @@ def _lines(message: bytes) -> list[str]:
 
 
 def _tell_lines(page: Page, before: Sequence[str], after: Sequence[str]) -> None:
-    for line in difflib.unified_diff(before, after, "before", "after", lineterm=""):
-        page.line(line, _DIFF_KINDS.get(line[:1], ""))
+    lines = unified_lines(before, after)
+    for number, (mark, text) in enumerate(lines):
+        if not number:
+            page.line("--- before", _DIFF_KINDS["-"])
+            page.line("+++ after", _DIFF_KINDS["+"])
+        page.line(text if mark == "@" else mark + text, _DIFF_KINDS.get(mark, ""))

@@ -19,6 +19,7 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "MAX_MIME_DEPTH",
     "MAX_MIME_PARTS",
+    "MAX_NEW_BODY",
     "MAX_RECIPIENTS",
     "MAX_UNREAD_REPLIES",
     "SMTP_MAX_RECIPIENTS",
@@ -40,6 +41,8 @@ MAX_EDIT_BYTES: Final = 16 * 1024 * 1024
 SPOOL_MEMORY: Final = 1024 * 1024
 #: Bytes of a body that are kept in all: any number.
 MAX_BODY: Final[int | None] = None
+#: Bytes of the new body that a remote milter gives one message.
+MAX_NEW_BODY: Final = 50 * 1024 * 1024
 #: Bytes of a message that an SMTP server takes: what it announces as SIZE.
 SMTP_MAX_SIZE: Final = 50 * 1024 * 1024
 #: Bytes of SMTP replies that wait for a client which does not read them.
@@ -123,6 +126,12 @@ BOUNDS: Final = (
         MAX_BODY,
         _FAILED,
         SMTP_MAX_SIZE,
+    ),
+    Bound(
+        "bytes of the new body that a remote milter gives one message",
+        "max_body",
+        MAX_NEW_BODY,
+        "a failure of that milter: its `on_error` is the answer",
     ),
     Bound(
         "bytes of SMTP replies that a client does not read",
