@@ -22,6 +22,7 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.pending import Pending, run_coroutine
 from yatxmilter._engine.return_codes import check_code, fallback
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import EOM_ROW, Command
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter.constants import ReturnCode
@@ -33,13 +34,6 @@ _log = Logger()
 
 #: What fails a callback: a cancelled task does not ask the process to end, as its like do.
 FAILURES: Final = (Exception, asyncio.CancelledError)
-
-
-def printable(text: str) -> str:
-    """
-    Write a text from the MTA so that no log chokes on it, and no line of it can be forged.
-    """
-    return text.encode("unicode_escape").decode("ascii")
 
 
 class Caller:

@@ -20,12 +20,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import printable
 from yatxmilter._engine.condition_state import CONNECTION_ROWS, Decision, Late, Standing
 from yatxmilter._engine.conditions import Condition
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.return_codes import check_code, fallback
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     BODY_ROW,
