@@ -79,7 +79,7 @@ LAYERS = (
     # the command
     ("cli",),
     ("worker",),
-    ("workers", "cli.messages", "cli.report", "cli.running", "cli.serve_log"),
+    ("workers", "cli.messages", "cli.report", "cli.running", "cli.serve_log", "cli.pidfile"),
     ("cli.serve_options",),
     ("cli.serve_milters",),
     ("cli.serve_service",),

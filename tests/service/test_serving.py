@@ -268,7 +268,7 @@ class MilterTests(ServeTestCase):
         reloadable = Reloadable(settings)
         first = reloadable.buildProtocol(None)
         self.write("served_mine.py", MODULE.replace("version = 1", "version = 2"))
-        self.assertTrue(reloadable.reload(settings))
+        self.assertTrue(self.successResultOf(reloadable.reload(settings)))
         second = reloadable.buildProtocol(None)
         self.assertEqual([one.milters[0].version for one in (first, second)], [1, 2])
         self.assertEqual(reloadable.connections, set())
@@ -283,7 +283,7 @@ class MilterTests(ServeTestCase):
         before = reloadable.current
         for text in ("1 / 0\n", "Mine = 3\n"):
             self.write("served_mine.py", text)
-            self.assertFalse(reloadable.reload(settings))
+            self.assertFalse(self.successResultOf(reloadable.reload(settings)))
             self.assertIs(reloadable.current, before)
 
 
@@ -503,7 +503,7 @@ class ServiceTests(ServeTestCase):
             self.successResultOf(service.stopService())
         self.assertEqual(Path("pid").read_text(), "")
         Path("pid").unlink()
-        serve_service._remove("pid")
+        self.successResultOf(service.stopService())
 
     def test_account(self) -> None:
         """
@@ -528,7 +528,7 @@ class ServiceTests(ServeTestCase):
         self.patch(serve_service, "begin_log", lambda *_: None)
         settings = json.loads(json.dumps(self.usual("--merge=strictest", "--mode=660")))
         worker = make_worker(settings)
-        self.assertTrue(worker.reload(settings))
+        self.assertTrue(self.successResultOf(worker.reload(settings)))
         settings = self.usual(milter="served_mine:None")
         ending = self.assertRaises(SystemExit, make_worker, settings)
         self.assertIn("served_mine has no 'None'", str(ending.code))

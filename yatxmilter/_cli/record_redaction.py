@@ -26,8 +26,11 @@ __all__ = ["KINDS", "Likeness", "Redactor", "hide_body"]
 KINDS: Final = ("body", "addresses")
 
 _TEXT: Final = re.compile(rb"[^\r\n]")
-_ATOM: Final = r'[^\x00-\x20\x7f<>()\[\],;:\\"@]+'
-_ADDRESS: Final = re.compile(rf'({_ATOM}|"(?:[^"\\\x00]|\\[^\x00])*")@(\[[^\]\x00]*\]|{_ATOM})')
+_CHARACTER: Final = r'[^\x00-\x20\x7f<>()\[\],;:\\"@]'
+# From the start of a word on alone, and with an end to what is in quotes or brackets: no text takes
+# more than so many looks at each of its characters. SMTP has 64 for a local part, 255 for a domain.
+_LOCAL: Final = rf'(?<!{_CHARACTER}){_CHARACTER}+|"(?:[^"\\\x00]|\\[^\x00]){{0,256}}"'
+_ADDRESS: Final = re.compile(rf"({_LOCAL})@(\[[^\]\x00]{{0,256}}\]|{_CHARACTER}+)")
 
 # Macros that are a domain or a user, without an @ to tell them by.
 _DOMAINS: Final = ("{mail_host}", "{rcpt_host}")

@@ -18,6 +18,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.pending import Pending
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
 from yatxmilter._wire.negotiation import Agreement, Request, check_request, effective_offer, merge
 from yatxmilter._wire.payloads import Offer, decode_offer
@@ -157,7 +158,7 @@ class Opening:
             _log.error(
                 "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
                 milter=member.name,
-                error=str(error),
+                error=printable(str(error)),
                 mta=self._caller.mta,
                 connection=self._caller.connection,
             )

@@ -178,7 +178,7 @@ class MilterProtocolFactory(Factory):
         self._closing = False
         self._drains = Drains(lambda: self.clock)
         self._refusals = Refusals(lambda: self.clock)
-        self.lobby = Lobby(self.admission, self._refused)
+        self.lobby = Lobby(self.admission, self._refused, self._one_gone)
         self._lives = Lives(
             lambda: self.clock,
             seconds_option("start_timeout", start_timeout),
@@ -260,7 +260,7 @@ class MilterProtocolFactory(Factory):
         """
         self._closing = True
         self._refusals.flush()
-        if self.connections:
+        if self.connections or self.lobby.inside:
             emptied: Deferred[None] = Deferred()
             self._emptied.append(emptied)
             return emptied.addCallback(lambda _: self._stop_now())
@@ -374,7 +374,10 @@ class MilterProtocolFactory(Factory):
         self.connections.discard(protocol)
         self.admission.leave(peer)
         self._drains.gone(protocol)
-        if not self.connections and self._emptied:
+        self._one_gone()
+
+    def _one_gone(self) -> None:
+        if not self.connections and not self.lobby.inside:
             emptied, self._emptied = self._emptied, []
             for one in emptied:
                 one.callback(None)
@@ -397,6 +400,7 @@ class MilterProtocolFactory(Factory):
         self._draining = True
         drained = self._drains.start(self.connections, seconds)
         self._turn_away()
+        self.lobby.close()
         for protocol in list(self.connections):
             protocol.drain()
         return drained.addCallback(self._drained)

@@ -14,8 +14,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
+from twisted.internet.base import ReactorBase
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorCore, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -317,9 +318,8 @@ class Lives:
             return left.addCallback(lambda _: failures[0])
         self._used += good
         clock = self._clock()
-        if self._trigger is None and IReactorCore.providedBy(clock):
-            reactor: Any = clock
-            self._trigger = reactor.addSystemEventTrigger("before", "shutdown", self._end)
+        if self._trigger is None and isinstance(clock, ReactorBase):
+            self._trigger = clock.addSystemEventTrigger("before", "shutdown", self._end)
         return None
 
     def _over(self, result: Any, entering: tuple[Deferred[Any], Deferred[None]]) -> Any:

@@ -70,30 +70,46 @@ class Lobby:
 
     :param admission: Counts them among all connections.
     :param refused: Told of those who may not stay: where they came from, and why.
+    :param left: Called when one is no more here.
+    :ivar inside: Those who are here.
     """
 
-    def __init__(self, admission: Admission, refused: Callable[[object, str], None]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        refused: Callable[[object, str], None],
+        left: Callable[[], None],
+    ) -> None:
         self._admission = admission
+        self._left = left
         self.refused = refused
-        self._inside = 0
+        self.inside: set[Unannounced] = set()
 
-    def enter(self) -> bool:
+    def enter(self, one: Unannounced) -> bool:
         """
         Take one more, if there is room.
         """
-        if self._inside >= MOST:
+        if len(self.inside) >= MOST:
             return False
-        self._inside += 1
+        self.inside.add(one)
         # Not by its address: that is HAProxy's.
         self._admission.enter(None)
         return True
 
-    def leave(self) -> None:
+    def leave(self, one: Unannounced) -> None:
         """
         Let one go.
         """
-        self._inside -= 1
+        self.inside.remove(one)
         self._admission.leave(None)
+        self._left()
+
+    def close(self) -> None:
+        """
+        Send all away.
+        """
+        for one in self.inside.copy():
+            one.give_up()
 
 
 class Unannounced(Protocol):
@@ -114,7 +130,7 @@ class Unannounced(Protocol):
     ) -> None:
         self._protocol = protocol
         self._lobby = lobby
-        self._inside = False
+        self._announced = False
         self._waiting = Deadline(clock, min(seconds or PATIENCE, PATIENCE), self._late, "")
 
     def connectionMade(self) -> None:
@@ -123,10 +139,9 @@ class Unannounced(Protocol):
         """
         transport = self.transport
         transport.wrappedProtocol = self
-        if not self._lobby.enter():
+        if not self._lobby.enter(self):
             self._refuse(f"{MOST} connections have not said the PROXY line yet")
             return
-        self._inside = True
         # What its parser cannot read it raises as it likes; the reactor would log all of it.
         transport.dataReceived = self._guarded
         self._waiting.start()
@@ -135,7 +150,7 @@ class Unannounced(Protocol):
         try:
             type(self.transport).dataReceived(self.transport, data)
         except Exception:
-            if not self._inside:
+            if self._announced:
                 raise
             self._refuse("its PROXY line cannot be read")
 
@@ -143,15 +158,16 @@ class Unannounced(Protocol):
         """
         Give the place back: these are the first bytes of the MTA.
         """
-        if not self._inside:
+        if self not in self._lobby.inside:
             return
         transport = self.transport
         if not _is_address(transport.getPeer()):
             self._refuse("its PROXY line names no address")
             return
-        self._leave()
+        self._announced = True
         transport.wrappedProtocol = protocol = self._protocol
         Protocol.makeConnection(protocol, transport)
+        self._leave()
         if not transport.disconnecting:
             protocol.dataReceived(data)
 
@@ -162,10 +178,9 @@ class Unannounced(Protocol):
         self._leave()
 
     def _leave(self) -> None:
-        if self._inside:
-            self._inside = False
+        if self in self._lobby.inside:
             del self.transport.dataReceived
-            self._lobby.leave()
+            self._lobby.leave(self)
         self._waiting.cancel()
 
     def _refuse(self, why: str) -> None:
@@ -174,5 +189,11 @@ class Unannounced(Protocol):
         self.transport.abortConnection()
 
     def _late(self, fault: str) -> None:
+        self.give_up()
+
+    def give_up(self) -> None:
+        """
+        End the connection.
+        """
         self._leave()
         self.transport.abortConnection()

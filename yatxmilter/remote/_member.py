@@ -25,6 +25,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.chain_edits import make_edit
 from yatxmilter._engine.return_codes import ends_message, fallback
+from yatxmilter._escaping import printable
 from yatxmilter._wire import commands
 from yatxmilter._wire.actions import (
     AddHeader,
@@ -331,10 +332,10 @@ class RemoteMilter(Milter):
             " answering {code} for it",
             milter=self.factory.name,
             stage=row.callback,
-            queue_id=self.smfi_getsymval("i") or "unknown",
+            queue_id=printable(self.smfi_getsymval("i") or "unknown"),
             mta=describe_address(self.protocol.transport.getPeer()),
             connection=self.protocol.number,
-            error=str(error) or type(error).__name__,
+            error=printable(str(error)) or type(error).__name__,
             code=code,
         )
         return code

@@ -98,7 +98,8 @@ class MilterMetrics:
             protocol = build(addr)
             if protocol is None:
                 self._add("yatxmilter_connections_refused")
-            else:
+            elif isinstance(protocol, MilterProtocol):
+                # One that waits for the milters to start is built once more.
                 self._add("yatxmilter_connections")
                 self._observe(protocol)
             return protocol

@@ -62,6 +62,22 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
         if domain is not None:
             self.domain = domain
 
+    def startFactory(self) -> None:
+        """
+        Start the milters' factories; SMTP clients that come before that is done wait.
+
+        :raises StartError: when one of them fails to start at once.
+        """
+        super().startFactory()
+        self.milters.open_port()
+
+    def stopFactory(self) -> None:
+        """
+        Have the milters' factories stopped when the last client has gone.
+        """
+        super().stopFactory()
+        self.milters.close_port()
+
     def buildProtocol(self, addr: IAddress | None) -> MilterESMTP:
         """
         Build the server of one connection.

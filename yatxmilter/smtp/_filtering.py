@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
+from yatxmilter._escaping import printable
 from yatxmilter._wire.actions import NOT_AWAITED, Agreement, EndOfMessage, Response
 from yatxmilter._wire.payloads import from_text
 from yatxmilter.client import MilterClient
@@ -103,7 +104,7 @@ class Filtering:
             _log.error(
                 "The milters of {client} cannot be asked (queue id {queue_id}): {error};"
                 " answering {code} for them",
-                client=self.values.get("_", "unknown"),
+                client=printable(self.values.get("_", "unknown")),
                 queue_id=self.values.get("i", "unknown"),
                 error=error,
                 code=self._on_error.code,
