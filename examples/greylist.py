@@ -247,7 +247,7 @@ class StoreThread:
     async def stop(self):
         pool, self.pool = self.pool, None
         if pool is not None:
-            # Behind what has been asked. While a server hangs the thread is not to be had, nor ended.
+            # Behind what has been asked; while a server hangs, the thread cannot be ended.
             await deferToThreadPool(reactor, pool, self.store.disconnect)
             pool.stop()
 

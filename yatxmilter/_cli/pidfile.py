@@ -56,8 +56,8 @@ class PidFile:
 
     def remove(self) -> None:
         """
-        Remove the file, if it is still the one that was written. Where its folder does not let us, it
-        is emptied; where the file, root's, does not either, it stays.
+        Remove the file, if it is still the one that was written. Where its folder does not let us,
+        it is emptied; where the file, root's, does not either, it stays.
         """
         file, self._file = self._file, None
         if file is None:

@@ -28,6 +28,8 @@ __all__ = ["Shortage", "begin_log"]
 
 # How Twisted says that a connection cannot be taken, or was taken in order to be closed.
 _NOT_TAKEN: Final = ("Could not accept new connection", "EMFILE recovery: Closed socket")
+# What it says besides, as often.
+_AROUND: Final = ("EMFILE encountered", "Re-reserving EMFILE")
 # Seconds for which they are counted before they are told.
 _PERIOD: Final = 60.0
 
@@ -37,8 +39,8 @@ _KEY = "YATXMILTER_REDACTION_KEY"
 @implementer(ILogObserver)
 class Shortage:
     """
-    Tells of connections that cannot be taken, since there are too few file descriptors: at once, and
-    then once a minute. Twisted says so for each, and as something of no interest.
+    Tells of connections that cannot be taken, since there are too few file descriptors: at once,
+    and then once a minute. Twisted says so for each, and as something of no interest.
 
     :param write: Writes all other events.
     :param clock: Tells the time in seconds.
@@ -49,7 +51,7 @@ class Shortage:
     ) -> None:
         self._write = write
         self._clock = clock
-        self._log = Logger("yatxmilter.serve", observer=write)
+        self._log = Logger("yatxmilter.serve", observer=self)
         self._count = 0
         self._next = -_PERIOD
 
@@ -57,16 +59,18 @@ class Shortage:
         """
         Write an event, or count it.
         """
-        from_ports = str(event.get("log_namespace")).startswith("twisted.internet.tcp")
-        if not from_ports or not str(event.get("log_format")).startswith(_NOT_TAKEN):
-            self._write(event)
+        text = str(event.get("log_format"))
+        if not text.startswith(_NOT_TAKEN):
+            if not text.startswith(_AROUND):
+                self._write(event)
             return
         self._count += 1
         now = self._clock()
         if now >= self._next:
             self._log.error(
-                "{count} connections could not be taken: this process may open no more files"
-                " ({error}); raise its limit (ulimit -n, LimitNOFILE=) or lower max_connections",
+                "Connections cannot be taken ({count} since this was last said): this process may"
+                " open no more files ({error}); raise its limit (ulimit -n, LimitNOFILE=) or lower"
+                " max_connections",
                 count=self._count,
                 error=event.get("acceptError", "EMFILE"),
             )

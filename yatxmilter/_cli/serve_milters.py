@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults, succeed
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -199,17 +199,18 @@ class Reloadable(Factory):
 
         :return: A Deferred that tells whether it was done.
         """
-        return self._one_by_one.run(self._reload, settings)
+        reloaded: Deferred[bool] = self._one_by_one.run(self._reload, settings)
+        return reloaded
 
-    def _reload(self, settings: dict[str, Any]) -> Deferred[bool] | bool:
+    def _reload(self, settings: dict[str, Any]) -> Deferred[Any]:
         if self._draining:
-            return False
+            return succeed(False)
         try:
             factory = self._watched(build_factory(settings, again=True))
         except ConfigurationError as error:
             for line in str(error).splitlines():
                 _log.error("Nothing is reloaded: {error}", error=line)
-            return False
+            return succeed(False)
         self._coming.append(factory)
         started: Deferred[Any] = factory.start()
         return started.addCallbacks(

@@ -104,6 +104,7 @@ class Refusals:
     def __init__(self, clock: Callable[[], IReactorTime]) -> None:
         self._clock = clock
         self._timer: IDelayedCall | None = None
+        self._since = 0.0
         # By reason, how many have not been told, and where the last came from.
         self._untold: dict[str, tuple[int, str]] = {}
 
@@ -120,24 +121,30 @@ class Refusals:
         self._untold[refusal] = 0, mta
         _log.warn("Refusing the connection from {mta}: {refusal}", mta=mta, refusal=refusal)
         if self._timer is None:
-            self._timer = self._clock().callLater(_PERIOD, self._tell)
+            self._count_on()
+
+    def _count_on(self) -> None:
+        clock = self._clock()
+        self._since = clock.seconds()
+        self._timer = clock.callLater(_PERIOD, self._tell)
 
     def _tell(self) -> None:
         self._timer = None
+        seconds = self._clock().seconds() - self._since
         untold, self._untold = self._untold, {}
         for refusal, (count, mta) in untold.items():
             if count:
                 _log.warn(
-                    "Refused {count} more connections in {seconds:g} seconds, the last from {mta}:"
-                    " {refusal}",
+                    "Refused {count} more connections in {seconds:.0f} seconds, the last from"
+                    " {mta}: {refusal}",
                     count=count,
-                    seconds=_PERIOD,
+                    seconds=seconds,
                     mta=mta,
                     refusal=refusal,
                 )
                 self._untold[refusal] = 0, mta
         if self._untold:
-            self._timer = self._clock().callLater(_PERIOD, self._tell)
+            self._count_on()
 
     def flush(self) -> None:
         """

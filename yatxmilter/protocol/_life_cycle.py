@@ -278,14 +278,15 @@ class Lives:
             self.add(factories).addBoth(self._all_started)
         return started
 
-    def _all_started(self, result: object) -> None:
-        failed = isinstance(result, Failure)
-        cancelled = isinstance(result, Failure) and result.check(CancelledError)
-        self.state = IDLE if cancelled else FAILED if failed else STARTED
-        self.reason = result.getErrorMessage() if isinstance(result, Failure) else ""
+    def _all_started(self, result: Failure | None) -> None:
+        if result is None:
+            self.state, self.reason = STARTED, ""
+        else:
+            self.state = IDLE if result.check(CancelledError) else FAILED
+            self.reason = result.getErrorMessage()
         waiting, self._waiting = self._waiting, []
         for started in waiting:
-            started.callback(result if failed else None)
+            started.callback(result)
 
     def add(self, factories: Iterable[Any]) -> Deferred[None]:
         """
@@ -302,7 +303,7 @@ class Lives:
         for life in map(_Life.of, managed):
             entry: Deferred[Any] = life.enter(self._clock, self.start_timeout, self.stop_timeout)
             entries.append(entry)
-            entry.addCallback(lambda _, life=life: good.append(life))
+            entry.addCallback(_note, good, life)
             entry.addErrback(_fail_all, failures, entries)
             if failures:
                 break
@@ -366,6 +367,10 @@ class Lives:
             waiting, self._stopped = self._stopped, []
             for stopped in waiting:
                 stopped.callback(None)
+
+
+def _note(_: object, good: list[_Life], life: _Life) -> None:
+    good.append(life)
 
 
 def _fail_all(failure: Failure, failures: list[Failure], entries: list[Deferred[Any]]) -> None:

@@ -56,12 +56,15 @@ class WrappingFactory(HAProxyWrappingFactory):
     Twisted's wrapper, for factories that refuse connections, too.
     """
 
+    noisy = False
+
     def buildProtocol(self, addr: Any) -> Any:
         """
         Build a connection, unless it is refused.
         """
         protocol = self.wrappedFactory.buildProtocol(addr)
-        return None if protocol is None else self.protocol(self, protocol)
+        make: Any = self.protocol
+        return None if protocol is None else make(self, protocol)
 
 
 class Lobby:

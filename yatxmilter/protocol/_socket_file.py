@@ -114,6 +114,7 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
     _file: tuple[int, int] | None = None
     _bindPath: bytes
     factory: Any
+    lockFile: Any
 
     def startListening(self) -> None:
         """

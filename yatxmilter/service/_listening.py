@@ -124,7 +124,7 @@ class Opener:
         Open a UNIX socket, in the place of one that nobody listens on any more.
         """
         _remove_stale(file.path)
-        usual = {n: v for n, v in self._usual.items() if getattr(file, n) is None}
+        usual: Any = {n: v for n, v in self._usual.items() if getattr(file, n) is None}
         return open_socket_file(self._reactor, file._replace(**usual), factory)
 
     def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> Any:
@@ -226,14 +226,16 @@ def close_port(port: Any) -> Deferred[None]:
     :return: A Deferred that fires when the port is closed. It does not fail: a socket that cannot
         be removed, for one, is logged, and keeps nobody from coming to an end.
     """
+    # A port that is closed does not know any more where it was.
+    where = port.getHost() if hasattr(port, "getHost") else port
     closed: Deferred[Any] = maybeDeferred(port.stopListening)
-    return closed.addCallbacks(lambda _: None, partial(_not_closed, port))
+    return closed.addCallbacks(lambda _: None, partial(_not_closed, where))
 
 
-def _not_closed(port: Any, failure: Failure) -> None:
+def _not_closed(where: object, failure: Failure) -> None:
     _log.warn(
         "{where} could not be closed: {error}",
-        where=port.getHost(),
+        where=where,
         error=failure.getErrorMessage(),
     )
 

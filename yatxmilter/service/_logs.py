@@ -2,8 +2,8 @@
 Log observers for those who run milters: one JSON object a line, and addresses replaced on demand.
 
 Observers of `twisted.logger`; events are written down here and nowhere changed. Values in an event
-may be a stranger's: whatever they contain, they stay on the line of the event, and do nothing to the
-terminal on which it is read.
+may be a stranger's: whatever they contain, they stay on the line of the event, and do nothing to
+the terminal on which it is read.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def _message(event: LogEvent) -> str:
     return formatEvent(values)
 
 
-def _lines(event: LogEvent, redact: Callable[[str], str], encoding: str | None) -> list[str]:
+def _lines(event: LogEvent, redact: Callable[[str], str], out: TextIO) -> list[str]:
+    encoding = getattr(out, "encoding", None)
     text = "\n".join(filter(None, (_message(event), _traceback(event))))
     lines = redact(text).rstrip("\n").split("\n")
     return [printable(line, encoding, keep="\t") for line in lines]
@@ -195,7 +196,7 @@ class TextLog:
         Write an event.
         """
         # A line of a message must not pass for an event of its own.
-        lines = "\n\t".join(_lines(event, self._redact, getattr(self._out, "encoding", None)))
+        lines = "\n\t".join(_lines(event, self._redact, self._out))
         namespace = printable(str(event.get("log_namespace", "-")))
         self._out.write(f"{_time(event)} [{namespace}#{_level(event)}] {lines}\n")
         self._out.flush()
@@ -204,8 +205,8 @@ class TextLog:
 @implementer(ILogObserver)
 class JournalLog:
     """
-    Writes each event as journald wants it: syslog's severity before each line, and no time. The lines
-    after the first begin with a tab.
+    Writes each event as journald wants it: syslog's severity before each line, and no time. The
+    lines after the first begin with a tab.
 
     :param out: Where to.
     :param redact: Changes each text, such as a `Redactor`.
@@ -220,8 +221,6 @@ class JournalLog:
         Write an event.
         """
         mark = f"<{_SEVERITIES[_level(event)]}>"
-        lines = f"\n{mark}\t".join(
-            _lines(event, self._redact, getattr(self._out, "encoding", None))
-        )
+        lines = f"\n{mark}\t".join(_lines(event, self._redact, self._out))
         self._out.write(f"{mark}{lines}\n")
         self._out.flush()

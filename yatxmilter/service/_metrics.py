@@ -94,7 +94,7 @@ class MilterMetrics:
         self._factories.append(factory)
         build = factory.buildProtocol
 
-        def observed(addr: Any) -> MilterProtocol | None:
+        def observed(addr: Any) -> Any:
             protocol = build(addr)
             if protocol is None:
                 self._add("yatxmilter_connections_refused")

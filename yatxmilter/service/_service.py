@@ -56,7 +56,8 @@ class MilterService(StreamServerEndpointService):
         start, which is logged, the port is closed.
         """
         StreamServerEndpointService.startService(self)
-        self._waitingForPort.addCallback(self._listening)
+        waiting: Any = self._waitingForPort
+        waiting.addCallback(self._listening)
 
     def _listening(self, port: Any) -> Any:
         if port is not None:

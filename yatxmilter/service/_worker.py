@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import sys
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
@@ -57,6 +58,7 @@ class _Orders(LineOnlyReceiver):
         self._ports: list[Any] = []
         self._drain_timeout = drain_timeout
         self._draining = False
+        self.status = 0
 
     def connectionMade(self) -> None:
         signal.signal(signal.SIGTERM, self._terminated)
@@ -80,10 +82,13 @@ class _Orders(LineOnlyReceiver):
             return
         reason = failure.getErrorMessage()
         _log.critical("{error}", error=reason)
+        self.status = 1
         self.send({"failed": reason})
-        self.drain(self._drain_timeout)
+        # When that is written: it is lost, and with it the worker.
+        self.transport.loseConnection()
 
     def _terminated(self, *_: object) -> None:
+        self._hurry_if_twice()
         self._reactor.callFromThread(self.drain, self._drain_timeout)
 
     def send(self, message: Any) -> None:
@@ -92,6 +97,7 @@ class _Orders(LineOnlyReceiver):
     def lineReceived(self, line: bytes) -> None:
         order = json.loads(line)
         if order["do"] == "drain":
+            self._hurry_if_twice()
             self.drain(order["timeout"])
         elif order["do"] == "reload":
             getattr(self._factory, "reload", _nothing)(*order["arguments"])
@@ -102,13 +108,15 @@ class _Orders(LineOnlyReceiver):
         return {"connections": len(self._factory.connections)}
 
     def drain(self, timeout: float | None) -> None:
-        if self._draining:
-            self._end_within(AT_ONCE)
         self._draining = True
         ports, self._ports = self._ports, []
         for port in ports:
             port.stopListening()
         self._factory.drain(timeout).addCallback(self._end)
+
+    def _hurry_if_twice(self) -> None:
+        if self._draining:
+            self._end_within(AT_ONCE)
 
     def _end_within(self, seconds: float) -> None:
         # A reactor that only stands for one is not a process's own.
@@ -154,3 +162,5 @@ def work(start: str) -> None:
     # After the reactor's own signal handlers are there, one of which is replaced.
     reactor_.callLater(0, StandardIO, orders, stdin=TOLD, stdout=TELLING)
     reactor_.run()
+    if orders.status:
+        sys.exit(orders.status)

@@ -204,8 +204,9 @@ class WorkerService(Service):
     :param specs: Where to listen, as `server_endpoint` reads it.
     :param builder: ``module:function``, called in each worker; it returns a
         `MilterProtocolFactory`, or another factory with ``drain(timeout)``. What it may have
-        besides: ``start()``, called before it listens, which may return a Deferred, ``reload()``, called by `reload`, ``numbers()``, a dict of numbers that `numbers`
-        adds up, and whatever else `ask` is to call.
+        besides: ``start()``, called before it listens, which may return a Deferred; ``reload()``,
+        called by `reload`; ``numbers()``, a dict of numbers that `numbers` adds up; and whatever
+        else `ask` is to call.
     :param arguments: What the function is called with; JSON carries it.
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.

@@ -100,13 +100,15 @@ class SMTPMilters:
         :raises StartError: when one of them fails to start at once.
         """
         self._draining = False
-        self._factory.doStart()
+        factory: Any = self._factory
+        factory.doStart()
 
     def close_port(self) -> None:
         """
         Take note that a port is closed. Behind the last one the milters' factories are stopped.
         """
-        self._factory.doStop()
+        factory: Any = self._factory
+        factory.doStop()
 
     def next_queue_id(self) -> str:
         """

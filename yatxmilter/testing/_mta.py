@@ -92,7 +92,7 @@ class InMemoryMTA:
         self._sessions: list[Session] = []
         self._own: Session | None = None
         self._watch = ErrorWatch()
-        self.factory.doStart()
+        self.factory.startFactory()
         self._watch.start()
 
     # ---- what happened
