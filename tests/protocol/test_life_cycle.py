@@ -332,7 +332,7 @@ class WaitingTests(LifeCase):
 
     def test_they_are_closed_when_the_server_stops(self) -> None:
         """
-        A server that is stopped or drained before it has started gives the start up, and closes them.
+        A server that is stopped or drained before it has started gives that up, and closes them.
         """
         for end in ("stop", "drain"):
             self.setUp()

