@@ -120,7 +120,7 @@ class StartedTests(ServeCase):
 
     async def test_what_is_never_stopped(self) -> None:
         """
-        A thread that a milter's factory has never stopped does not keep the process, nor its workers.
+        A thread that a milter's factory has never stopped keeps neither process nor workers.
         """
         (self.folder / "counting.py").write_text(MILTER + FORGETFUL)
         for words in ((), ("--workers=2",)):
