@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.conversation_helpers import Conversation, ConversationTestCase, full
 from tests.helpers import table_of
 from yatxmilter import MilterProtocolFactory
-from yatxmilter.protocol._admission import Admission
+from yatxmilter.protocol._admission import Admission, Refusals
 
 UNIX = UNIXAddress(b"/run/x")
 
@@ -279,6 +279,17 @@ class RefusalTests(SynchronousTestCase):
         self.refuse(1)
         self.assertEqual(self.said(self.factory.stopFactory), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_two_reasons_at_once(self) -> None:
+        """
+        Two reasons are counted at the same time, each by itself.
+        """
+        refusals = Refusals(lambda: self.clock)
+        for reason in ("one", "two"):
+            refusals.add("somebody", reason)
+            refusals.add("somebody", reason)
+        said = self.said(lambda: self.clock.advance(60))
+        self.assertEqual([one.rpartition(" ")[2] for one in said], ["one", "two"])
 
     def test_reasons_are_told_apart(self) -> None:
         """

@@ -9,7 +9,7 @@ import tempfile
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError, ConnectError, ConnectionDone
 from twisted.internet.task import Clock, deferLater
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
+from tests.programs import ProgramTestCase
 from yatxmilter import Milter, MilterFactory, MilterProtocol, MilterProtocolFactory
 from yatxmilter.client import MilterClient, connect_milter
 from yatxmilter.client._in_memory import connect_in_memory
@@ -488,6 +489,26 @@ class StopTests(LifeCase):
             " for it",
         )
 
+    def test_opened_again_while_a_start_is_given_up(self) -> None:
+        """
+        A port that is opened while an earlier start is still being given up starts all anew.
+        """
+        told: list[str] = []
+        first, second = Watched("first", told), Watched("second", told)
+        first.stopped, second.started = Deferred(), Deferred()
+        server = self.server(first, second)
+        begun = server.start()
+        stopped = server.stop()
+        again = server.start()
+        self.assertNoResult(again)
+        second.started = None
+        first.stopped.callback(None)
+        self.failureResultOf(begun, CancelledError)
+        self.successResultOf(stopped)
+        self.successResultOf(again)
+        ends = ["start first", "start second"]
+        self.assertEqual(told, [*ends, "stop first", *ends])
+
 
 class SharedTests(LifeCase):
     """
@@ -790,3 +811,96 @@ class ReactorTests(TestCase):
         service.startService()
         self.assertEqual(len(self.flushLoggedErrors(CannotListenError, OSError)), 1)
         await service.stopService()
+
+
+#: A milter whose factory takes a while to stop, in a program of whatever kind.
+PROGRAM = """
+import sys
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
+from yatxmilter.service import run_milters
+
+class Mine(Milter):
+    def xxfi_eom(self):
+        pass
+
+class Slow(MilterFactory):
+    def __init__(self):
+        super().__init__(Mine)
+    async def start(self):
+        print("starting", flush=True)
+        await deferLater(reactor, 0.1)
+        print("started", flush=True)
+        if "fails" in sys.argv:
+            raise ValueError("no database")
+        if "hangs" in sys.argv:
+            await Deferred()
+    async def stop(self):
+        await deferLater(reactor, 0.3)
+        print("stopped", flush=True)
+
+factory = MilterProtocolFactory(Slow())
+factory.drains_with_reactor = "alone" not in sys.argv
+if "plain" in sys.argv:
+    reactor.listenUNIX(sys.argv[1].partition(":")[2], factory)
+    if "drained" in sys.argv:
+        reactor.addSystemEventTrigger("before", "shutdown", factory.drain, 5)
+    reactor.run()
+else:
+    run_milters(sys.argv[1], factory)
+"""
+
+
+class ProgramTests(ProgramTestCase):
+    """
+    Programs that are told to end.
+    """
+
+    async def check(self, *words: str) -> str:
+        """
+        Run one, with an MTA connected, and give what it prints.
+        """
+        program = self.program()
+        program.start("-c", PROGRAM, program.endpoint, *words)
+        client = await program.connect()
+        await client.negotiate()
+        program.signal()
+        return program.ended()
+
+    async def test_reactor_waits_for_stop(self) -> None:
+        """
+        A program waits for the factories' stop, whether it drains by itself, by a service, or does
+        not think of it.
+        """
+        for words in ((), ("plain",), ("plain", "drained")):
+            self.assertEqual(await self.check(*words), "starting\nstarted\nstopped\n", words)
+
+    async def test_reactor_does_not_wait(self) -> None:
+        """
+        A program may have it otherwise.
+        """
+        self.assertEqual(await self.check("plain", "alone"), "starting\nstarted\n")
+
+    async def test_failure_to_start(self) -> None:
+        """
+        run_milters does not listen when a factory does not start, and says why.
+        """
+        program = self.program()
+        program.start("-c", PROGRAM, program.endpoint, "fails")
+        self.assertEqual(program.status(), 1)
+        self.assertTrue(
+            program.output.endswith("milter Mine could not start: ValueError: no database\n")
+        )
+
+    async def test_end_before_the_start(self) -> None:
+        """
+        run_milters may be told to end while a factory starts.
+        """
+        program = self.program()
+        program.start("-c", PROGRAM, program.endpoint, "hangs")
+        while "started" not in program.output.split():
+            await deferLater(reactor, 0.02)
+        program.signal()
+        self.assertEqual(program.ended(), "starting\nstarted\n")

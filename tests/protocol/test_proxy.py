@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
+from yatxmilter._engine.addresses import describe_address
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_REJECT
 from yatxmilter.protocol import _proxy as proxied
 from yatxmilter.protocol._proxy import WrappingFactory
@@ -184,6 +185,16 @@ class ProxiedTests(SynchronousTestCase):
             self.assertEqual(self.milters.admission._by_peer, {})
         self.assertEqual(self.calls, [])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_unix_peers(self) -> None:
+        """
+        HAProxy may have been connected to by a UNIX socket, whatever its name is.
+        """
+        self.again()
+        name = b"/run/\x1b[2J".ljust(108, b"\0")
+        self.protocol.dataReceived(V2[:13] + b"\x31\0\xd8" + name + name + OFFER)
+        self.assertEqual(self.calls, [UNIXAddress(b"/run/\x1b[2J")])
+        self.assertEqual(describe_address(self.calls[0]), "unix:/run/\\x1b[2J")
 
     def test_line_that_its_parser_does_not_know(self) -> None:
         """

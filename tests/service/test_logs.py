@@ -134,6 +134,7 @@ class HostileTests(SynchronousTestCase):
                     {"text": "queue id {i}", "i": value},
                     {"text": "{e}", "e": ValueError(value)},
                     {"text": "{e!r}", "e": ValueError(value)},
+                    {"text": "{e!s}", "e": ValueError(value)},
                     {"text": "{e.args[0]}", "e": ValueError(value)},
                     {"text": "{e()}", "e": lambda value=value: value},
                     {"text": "{e[0]}", "e": [value]},

@@ -404,6 +404,14 @@ class LifeTests(ServeTestCase):
             "Nothing is reloaded: milter Mine could not start: ValueError: no database",
         )
 
+    def test_failure_without_metrics(self) -> None:
+        """
+        So it is without metrics.
+        """
+        self.reloadable = Reloadable(self.usual(milter="served_mine:Starting"))
+        self.starting("ValueError('no database')")
+        self.assertFalse(self.successResultOf(self.reloadable.reload(self.config)))
+
     def test_connections_go_to_the_old_one_until_then(self) -> None:
         """
         While the new factory starts connections have the old one; one reload follows the other.

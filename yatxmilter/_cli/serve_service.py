@@ -74,11 +74,8 @@ def _account(settings: dict[str, Any]) -> tuple[int, int] | None:
     Look up whom to become.
     """
     user, group = settings["user"], settings["group"]
-    try:
-        entry = find_user("user", user) if user else None
-        gid = find_group("group", group) if group else entry.pw_gid if entry else None
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
+    entry = find_user("user", user) if user else None
+    gid = find_group("group", group) if group else entry.pw_gid if entry else None
     if gid is None:
         return None
     return entry.pw_uid if entry else os.getuid(), gid
@@ -89,19 +86,15 @@ def _permissions(settings: dict[str, Any]) -> dict[str, int | None]:
     Tell whose UNIX sockets are, and who may connect.
     """
     account = _account(settings)
+    uid, gid = (None, None) if account is None else account
     owner, group = settings["owner"], settings["socket_group"]
-    try:
-        return {
-            "mode": settings["mode"],
-            "owner": find_user("owner", owner).pw_uid
-            if owner
-            else (account[0] if account and settings["user"] else None),
-            "group": find_group("socket_group", group)
-            if group
-            else (account[1] if account else None),
-        }
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
+    if owner:
+        uid = find_user("owner", owner).pw_uid
+    elif not settings["user"]:
+        uid = None
+    if group:
+        gid = find_group("socket_group", group)
+    return {"mode": settings["mode"], "owner": uid, "group": gid}
 
 
 def _warn_of_others(path: str) -> None:

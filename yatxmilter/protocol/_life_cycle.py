@@ -259,6 +259,8 @@ class Lives:
         # What is being started; and who waits for it to be over, however it ends.
         self._entering: list[tuple[Deferred[Any], Deferred[None]]] = []
         self._waiting: list[Deferred[None]] = []
+        self._giving_up = False
+        self._anew: list[tuple[Deferred[None], Iterable[Any]]] = []
         self._stops = 0
         self._stopped: list[Deferred[None]] = []
 
@@ -272,6 +274,10 @@ class Lives:
         if self.state == STARTED:
             return succeed(None)
         started: Deferred[None] = Deferred()
+        if self._giving_up:
+            # What is being given up has to have ended.
+            self._anew.append((started, factories))
+            return started
         self._waiting.append(started)
         if self.state != STARTING:
             self.state = STARTING
@@ -284,9 +290,13 @@ class Lives:
         else:
             self.state = IDLE if result.check(CancelledError) else FAILED
             self.reason = result.getErrorMessage()
+        self._giving_up = False
         waiting, self._waiting = self._waiting, []
+        anew, self._anew = self._anew, []
         for started in waiting:
             started.callback(result)
+        for started, factories in anew:
+            self.start(factories).chainDeferred(started)
 
     def add(self, factories: Iterable[Any]) -> Deferred[None]:
         """
@@ -350,7 +360,9 @@ class Lives:
         for entered, over in self._entering.copy():
             waiting.append(over)
             entered.cancel()
-        if self.state != STARTING:
+        if self.state == STARTING:
+            self._giving_up = True
+        else:
             self.state = IDLE
         # Who asks a second time waits for the first time, too.
         self._stops += 1
