@@ -24,7 +24,7 @@ import time
 from typing import NamedTuple
 
 from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher, textFileLogObserver
 from twisted.python.threadpool import ThreadPool
@@ -225,7 +225,7 @@ def open_store(url):
 
 class StoreThread:
     """
-    One thread with one connection, which asks a store, from `start` to `stop`.
+    One thread with one connection, which asks a store, from the first question to `stop`.
 
     What fails is tried once more, on a new connection: the old one may only have been from before
     a restart. If that fails too, or is late, the store is away, and has rest, so that mail need not
@@ -238,18 +238,19 @@ class StoreThread:
         self.late = late
         self.away = False
         self.pool = None
+        self.stopping = DeferredLock()
         self._rested = time.monotonic()
 
-    def start(self):
-        self.pool = ThreadPool(0, 1, "store")
-        self.pool.start()
-
     async def stop(self):
-        pool, self.pool = self.pool, None
-        if pool is not None:
-            # Behind what has been asked; while a server hangs, the thread cannot be ended.
-            await deferToThreadPool(reactor, pool, self.store.disconnect)
-            pool.stop()
+        await self.stopping.acquire()
+        try:
+            pool, self.pool = self.pool, None
+            if pool is not None:
+                # Behind what has been asked; while a server hangs, the thread cannot be ended.
+                await deferToThreadPool(reactor, pool, self.store.disconnect)
+                pool.stop()
+        finally:
+            self.stopping.release()
 
     async def ask(self, method, *arguments):
         """
@@ -269,6 +270,9 @@ class StoreThread:
 
     async def _answer(self, method, arguments):
         self._check_rest()
+        if self.pool is None:
+            self.pool = ThreadPool(0, 1, "store")
+            self.pool.start()
         answer = deferToThreadPool(reactor, self.pool, self._ask, method, arguments)
         try:
             # A server that hangs keeps the thread, whatever the time-outs of its client.
@@ -278,8 +282,6 @@ class StoreThread:
             raise StoreAway(f"no answer in {self.late:g} seconds") from None
 
     def _check_rest(self):
-        if self.pool is None:
-            raise StoreAway("nobody asks it any more")
         if time.monotonic() < self._rested:
             raise StoreAway("it was a moment ago")
 
@@ -371,7 +373,6 @@ class GreylistFactory(MilterFactory):
         self.forgetting = task.LoopingCall(lambda: Deferred.fromCoroutine(self.forget()))
 
     def start(self):
-        self.thread.start()
         self.forgetting.start(HOUR)
 
     async def stop(self):
