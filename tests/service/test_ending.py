@@ -60,6 +60,20 @@ class EndingTests(SynchronousTestCase):
         self.patch(threading, "enumerate", lambda: [threading.main_thread()])
         self.assertIn("its main thread", self.end())
 
+    def test_behind_the_main_thread(self) -> None:
+        """
+        A process may be given time from the end of its main thread on; until then it goes on.
+        """
+        release = threading.Event()
+        main = threading.Thread(target=release.wait)
+        main.start()
+        self.patch(threading, "main_thread", lambda: main)
+        ending.end_behind_main(7, 4)
+        self.assertEqual(self.slept, [])
+        release.set()
+        self.assertTrue(self.over.wait(20))
+        self.assertEqual((self.slept, self.ended), ([7], [4]))
+
     def test_streams_that_are_broken(self) -> None:
         """
         Nothing that fails on the way keeps the process.

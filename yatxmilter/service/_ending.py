@@ -16,7 +16,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-__all__ = ["AT_ONCE", "GRACE", "LONGEST", "end_within"]
+__all__ = ["AT_ONCE", "GRACE", "LONGEST", "end_behind_main", "end_within"]
 
 _log = Logger()
 
@@ -34,6 +34,20 @@ def end_within(seconds: float, status: int = 0) -> None:
     :param status: The exit status of a process that has to be ended so.
     """
     threading.Thread(target=_end, args=(seconds, status), name="ending", daemon=True).start()
+
+
+def end_behind_main(seconds: float, status: int = 0) -> None:
+    """
+    See to it that this process ends so many seconds after its main thread at the latest.
+
+    :param status: The exit status of a process that has to be ended so.
+    """
+    threading.Thread(target=_follow, args=(seconds, status), name="ending", daemon=True).start()
+
+
+def _follow(seconds: float, status: int) -> None:
+    threading.main_thread().join()
+    _end(seconds, status)
 
 
 def _end(seconds: float, status: int) -> None:
