@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from yatxmilter._escaping import printable
+
 __all__ = ["described", "text_of", "type_name"]
 
 # So many characters of a value are told.
@@ -25,7 +27,7 @@ def described(value: object) -> str:
         return f"<{type_name(value)} object, whose repr() fails>"
     if len(text) > _SHOWN:
         text = f"{text[:_SHOWN]}... ({len(text)} characters)"
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return printable(text)
 
 
 def type_name(value: object) -> str:

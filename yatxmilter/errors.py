@@ -16,6 +16,7 @@ __all__ = [
     "PeerError",
     "ProtocolError",
     "ReturnCodeError",
+    "StartError",
     "UsageError",
     "ValueNotSendable",
     "WrongStage",
@@ -38,6 +39,12 @@ class ProtocolError(MilterError):
 class PeerError(MilterError):
     """
     The milter that a client talks to answered wrongly, or went away before it had answered.
+    """
+
+
+class StartError(MilterError):
+    """
+    A milter factory's ``start()`` failed, or did not come to its end in time.
     """
 
 

@@ -108,6 +108,12 @@ class IMilter(Interface):
 class IMilterFactory(Interface):
     """
     Builds one milter for each MTA connection.
+
+    A factory may have the methods ``start()`` and ``stop()``, without arguments, either of which
+    may return a Deferred or be a coroutine. ``start`` is called before the first connection is
+    taken; when it fails the milters are not served. ``stop`` is called when the last connection has
+    gone, after a reload, too. A factory that several servers of a process use is started by the
+    first of them and stopped by the last.
     """
 
     def build_milter(protocol: object) -> object:

@@ -25,6 +25,7 @@ from yatxmilter._cli.replay_report import Summary, result_lines, tell_result
 from yatxmilter._cli.replay_steps import Recorded, read_steps
 from yatxmilter._cli.running import Interrupted, run_reactor
 from yatxmilter._cli.terminal import Page
+from yatxmilter._escaping import printable
 from yatxmilter.client import MilterClientFactory
 from yatxmilter.protocol._endpoints import client_endpoint
 
@@ -145,10 +146,10 @@ def run(
     except Interrupted:
         status = _INTERRUPTED
     except ValueError as error:
-        err.write(f"yatxmilter replay: {error}\n")
+        err.write(f"yatxmilter replay: {printable(str(error))}\n")
         return _UNUSABLE
     if replay.error:
-        err.write(f"yatxmilter replay: {replay.error}\n")
+        err.write(f"yatxmilter replay: {printable(str(replay.error))}\n")
     replay.tell_summary()
     if status == _SAME:
         status = _FAILED if replay.error else _DIFFERENT if replay.summary.differences else _SAME

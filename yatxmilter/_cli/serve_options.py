@@ -21,6 +21,7 @@ from yatxmilter._engine.on_error import DISCONNECT, Reply, on_error_option
 from yatxmilter._options import choice_option, count_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._socket_file import find_group, find_user
 
 __all__ = ["OPTIONS", "ConfigurationError", "add_arguments", "read_settings"]
 
@@ -84,6 +85,16 @@ def _mode(name: str, value: Any) -> int:
     return int(value, 8)
 
 
+def _user(name: str, value: Any) -> str:
+    find_user(name, _text(name, value))
+    return str(value)
+
+
+def _group(name: str, value: Any) -> str:
+    find_group(name, _text(name, value))
+    return str(value)
+
+
 def _merge(name: str, value: Any) -> str:
     return choice_option(name, value, list(MERGES))
 
@@ -137,6 +148,8 @@ def _limits() -> Iterator[_Option]:
         ("command_timeout", "seconds within which a command must have arrived whole"),
         ("write_timeout", "seconds that an MTA may read nothing of what waits for it"),
         ("progress_interval", "seconds between signs of progress at the end of a message"),
+        ("start_timeout", "seconds that a milter factory may take to start"),
+        ("stop_timeout", "seconds that a milter factory may take to stop"),
     ):
         yield _Option(name, seconds_option, _FACTORY[name].default, help_, "SECONDS")
     for name, help_ in (
@@ -167,10 +180,12 @@ OPTIONS: Final = (
     _Option("drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"),
     _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
     _Option("pidfile", _text, None, "file for the process id", "FILE"),
-    _Option("mode", _mode, None, "permissions of UNIX sockets, such as 660", "OCTAL"),
+    _Option("mode", _mode, 0o660, "permissions of UNIX sockets, by default 660", "OCTAL"),
+    _Option("owner", _user, None, "owner of UNIX sockets, by default the --user", "NAME"),
+    _Option("socket_group", _group, None, "group of UNIX sockets, by default --group", "NAME"),
     _Option("umask", _mode, None, "of the process, such as 007", "OCTAL"),
-    _Option("user", _text, None, "user to become after the sockets are open", "NAME"),
-    _Option("group", _text, None, "group to become", "NAME"),
+    _Option("user", _user, None, "user to become after the sockets are open", "NAME"),
+    _Option("group", _group, None, "group to become, and of UNIX sockets", "NAME"),
     _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
     _Option("json_log", _flag, False, "log a JSON object a line"),
     _Option("redact", _flag, False, "keep mail addresses out of the log"),

@@ -28,6 +28,7 @@ from yatxmilter._cli.terminal import Page
 from yatxmilter._cli.trace_output import Outlet
 from yatxmilter._cli.trace_relay import Relay
 from yatxmilter._cli.trace_view import TraceView
+from yatxmilter._escaping import printable
 from yatxmilter.protocol._endpoints import client_endpoint, server_endpoint
 
 __all__ = ["DESCRIPTION", "add_arguments", "redact_kinds", "run"]
@@ -136,7 +137,7 @@ def run(
     except Interrupted:
         pass
     except _Refused as error:
-        err.write(f"yatxmilter trace: {error}\n")
+        err.write(f"yatxmilter trace: {printable(str(error))}\n")
         return error.status
     finally:
         failure = tracer.finish()

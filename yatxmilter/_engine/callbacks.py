@@ -25,24 +25,18 @@ from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.on_error import answer_for
 from yatxmilter._engine.pending import Pending, run_coroutine
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ReturnCodeError
 
-__all__ = ["Caller", "printable"]
+__all__ = ["Caller"]
 
 _log = Logger()
 
 _REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
 _PASSES: Final = (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT)
-
-
-def printable(text: str) -> str:
-    """
-    Write a text from the MTA so that no log chokes on it, and no line of it can be forged.
-    """
-    return text.encode("unicode_escape").decode("ascii")
 
 
 class Caller:

@@ -21,13 +21,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import Caller, printable
+from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.condition_state import CONNECTION_ROWS, Decision, Late, Standing
 from yatxmilter._engine.conditions import Condition
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.on_error import answer_for
 from yatxmilter._engine.return_codes import ON_ERROR
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     BODY_ROW,

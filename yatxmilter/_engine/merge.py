@@ -18,11 +18,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import Caller, printable
+from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.command_order import Session
 from yatxmilter._engine.member import Member, plan_of
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, SKIP_PACKET, ends_message, response
+from yatxmilter._escaping import printable
 from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,

@@ -19,6 +19,7 @@ from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
 from yatxmilter._wire.negotiation import Agreement, Request, check_request, effective_offer, merge
 from yatxmilter._wire.payloads import Offer, decode_offer
@@ -159,7 +160,7 @@ class Opening:
             _log.error(
                 "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
                 milter=member.name,
-                error=str(error),
+                error=printable(str(error)),
                 mta=self._caller.mta,
                 connection=self._caller.connection,
             )

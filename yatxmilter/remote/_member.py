@@ -22,10 +22,10 @@ from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter._engine.callbacks import printable
 from yatxmilter._engine.chain_edits import make_edit
 from yatxmilter._engine.on_error import answer_for, lets_pass
 from yatxmilter._engine.return_codes import ON_ERROR, ends_message, fallback
+from yatxmilter._escaping import printable
 from yatxmilter._wire import commands
 from yatxmilter._wire.actions import (
     AddHeader,
@@ -356,7 +356,7 @@ class RemoteMilter(Milter):
             queue_id=printable(self.smfi_getsymval("i") or "unknown"),
             mta=describe_address(self.protocol.transport.getPeer()),
             connection=self.protocol.number,
-            error=str(error) or type(error).__name__,
+            error=printable(str(error)) or type(error).__name__,
             code=answer_for(row, self.factory.on_error).described if code is ON_ERROR else code,
         )
         return code

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter import constants as c
+from yatxmilter._escaping import printable
 from yatxmilter._wire.actions import Agreement, Edit
 from yatxmilter.client import MilterClient, MilterClientFactory
 from yatxmilter.errors import MilterError, PeerError
@@ -275,7 +276,7 @@ class Connections:
                 "Milter {milter} cannot be given another SMTP connection on one connection"
                 " ({error}): from now on each has its own",
                 milter=self._name,
-                error=str(error),
+                error=printable(str(error)),
             )
         self.reuse = False
         self.close()

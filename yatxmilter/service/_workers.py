@@ -31,7 +31,11 @@ __all__ = ["WorkerService"]
 
 _log = Logger()
 
-_PROGRAM: Final = "import sys; from yatxmilter.service._worker import work; work(sys.argv[1])"
+# Not what happens to be in the working directory, but what the supervisor would import.
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    " from yatxmilter.service._worker import work; work(sys.argv[1])"
+)
 # A worker that lives so many seconds is restarted at once when it dies.
 _STEADY: Final = 10.0
 _LONGEST_PAUSE: Final = 60.0
@@ -40,6 +44,8 @@ _LONGEST_LINE: Final = 65536
 _LONGEST_MESSAGE: Final = 2**24
 # Seconds beyond the drain's time-out after which a worker is killed.
 _GRACE: Final = 10.0
+# Seconds that a worker has which is told to hurry.
+_HURRY: Final = 3.0
 # Seconds within which a worker must answer a question.
 _PATIENCE: Final = 5.0
 
@@ -105,6 +111,8 @@ class _Worker(ProcessProtocol):
         if "ready" in message:
             self.ready = True
             self.service.worker_ready()
+        elif "failed" in message:
+            self.service.worker_failed(self.number, message["failed"])
         else:
             self._asked.pop(0).callback(message["answer"])
 
@@ -136,8 +144,21 @@ class _Worker(ProcessProtocol):
             self.timer = self.service.clock.callLater(timeout + _GRACE, self.kill)
         return gone
 
+    def hurry(self) -> None:
+        self.tell(do="drain", timeout=0.001)
+        if self.running and self.gone is not None:
+            if self.timer is not None:
+                self.timer.cancel()
+            self.timer = self.service.reactor.callLater(_HURRY, self.kill)
+
     def kill(self) -> None:
         self.timer = None
+        _log.error(
+            "Worker {worker} (process {pid}) does not come to its end and is killed; the messages"
+            " that it had are left to the MTA",
+            worker=self.number,
+            pid=self.pid,
+        )
         self.transport.signalProcess("KILL")
 
     def _pause(self) -> float:
@@ -184,14 +205,20 @@ class WorkerService(Service):
     :param specs: Where to listen, as `server_endpoint` reads it.
     :param builder: ``module:function``, called in each worker; it returns a
         `MilterProtocolFactory`, or another factory with ``drain(timeout)``. What it may have
-        besides: ``reload()``, called by `reload`, ``numbers()``, a dict of numbers that `numbers`
-        adds up, and whatever else `ask` is to call.
+        besides: ``start()``, called before it listens, which may return a Deferred; ``reload()``,
+        called by `reload`; ``numbers()``, a dict of numbers that `numbers` adds up; and whatever
+        else `ask` is to call.
     :param arguments: What the function is called with; JSON carries it.
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.
-    :param mode: Permissions of UNIX sockets.
+    :param mode: Permissions of UNIX sockets, where their addresses say nothing of them.
+    :param owner: Their owner, likewise, as a number; ``None`` for nobody in particular.
+    :param group: Their group, likewise.
     :param said: Called with a worker's number and each line it writes on its standard output or
         error; by default it is logged.
+    :param ready: Called each time that all workers take connections.
+    :param failed: Called with a worker's number and the reason when what it serves cannot start. It
+        is started anew later, all the same.
     :param reactor: By default the global one.
     :raises TypeError: for an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -206,8 +233,11 @@ class WorkerService(Service):
         count: int = 2,
         drain_timeout: float | None = 30,
         mode: int | None = None,
+        owner: int | None = None,
+        group: int | None = None,
         said: Callable[[int, str], None] | None = None,
         ready: Callable[[], None] | None = None,
+        failed: Callable[[int, str], None] | None = None,
         reactor: Any = None,
     ) -> None:
         if reactor is None:
@@ -224,7 +254,8 @@ class WorkerService(Service):
             "specs": self.specs,
             "drain_timeout": self.drain_timeout,
         }
-        self._mode = mode
+        self._permissions = {"mode": mode, "owner": owner, "group": group}
+        self.worker_failed = _nothing if failed is None else failed
         self.said = _log_line if said is None else said
         self._ready = ready
         self._ports: list[Any] = []
@@ -242,7 +273,7 @@ class WorkerService(Service):
         Open the sockets.
         """
         if not self._ports:
-            self._ports = [open_port(self.reactor, s, mode=self._mode) for s in self.specs]
+            self._ports = [open_port(self.reactor, s, **self._permissions) for s in self.specs]
 
     def startService(self) -> None:
         """
@@ -313,7 +344,7 @@ class WorkerService(Service):
         Have workers that drain come to their end now.
         """
         for worker in self._workers:
-            worker.tell(do="drain", timeout=0.001)
+            worker.hurry()
 
     def stopService(self) -> Deferred[Any]:
         """
@@ -329,6 +360,12 @@ class WorkerService(Service):
 
 def _log_line(number: int, line: str) -> None:
     _log.info("Worker {worker}: {line}", worker=number, line=line)
+
+
+def _nothing(number: int, reason: str) -> None:
+    """
+    The worker has said it in its own log.
+    """
 
 
 def _sum(numbers: list[Mapping[str, float]]) -> dict[str, float]:

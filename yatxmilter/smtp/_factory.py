@@ -11,17 +11,15 @@ from typing import Any
 import twisted.mail.smtp
 from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
 from twisted.mail.interfaces import IMessageDelivery, IMessageDeliveryFactory
 
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter.protocol._admission import Admission
+from yatxmilter.protocol._admission import Admission, Refusals
 from yatxmilter.smtp._milters import SMTPMilters
 from yatxmilter.smtp._server import MilterESMTP
 
 __all__ = ["MilterSMTPFactory"]
 
-_log = Logger()
 
 # Twisted has no types for it.
 SMTPFactory: Any = twisted.mail.smtp.SMTPFactory
@@ -75,6 +73,23 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
         if domain is not None:
             self.domain = domain
         self._admission = Admission(None, max_connections, max_connections_per_peer)
+        self._refusals = Refusals(lambda: milters.clock)
+
+    def startFactory(self) -> None:
+        """
+        Start the milters' factories; SMTP clients that come before that is done wait.
+
+        :raises StartError: when one of them fails to start at once.
+        """
+        super().startFactory()
+        self.milters.open_port()
+
+    def stopFactory(self) -> None:
+        """
+        Have the milters' factories stopped when the last client has gone.
+        """
+        super().stopFactory()
+        self.milters.close_port()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """
@@ -82,11 +97,7 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
         """
         refusal = self._admission.refusal(addr)
         if refusal is not None:
-            _log.warn(
-                "Refusing the SMTP connection from {client}: {refusal}",
-                client=describe_address(addr),
-                refusal=refusal,
-            )
+            self._refusals.add(describe_address(addr), refusal)
             return _TooMany(self.domain)
         self._admission.enter(addr)
         server: MilterESMTP = super().buildProtocol(addr)

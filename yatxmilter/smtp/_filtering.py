@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter._engine.on_error import Reply
+from yatxmilter._escaping import printable
 from yatxmilter._wire.actions import NOT_AWAITED, Agreement, EndOfMessage, Response
 from yatxmilter._wire.payloads import from_text, to_text
 from yatxmilter.client import MilterClient
@@ -112,7 +113,7 @@ class Filtering:
             _log.error(
                 "The milters of {client} cannot be asked (queue id {queue_id}): {error};"
                 " answering {code} for them",
-                client=self.values.get("_", "unknown"),
+                client=printable(self.values.get("_", "unknown")),
                 queue_id=self.values.get("i", "unknown"),
                 error=error,
                 code=self._on_error.code,

@@ -111,6 +111,26 @@ class SMTPMilters:
         """
         return self._factory.clock
 
+    def open_port(self) -> None:
+        """
+        Take note that a port is opened whose clients ask these milters; start their factories.
+
+        `MilterSMTPFactory` does it. Another factory need not: the first connection starts them, and
+        `drain` stops them.
+
+        :raises StartError: when one of them fails to start at once.
+        """
+        self._draining = False
+        factory: Any = self._factory
+        factory.doStart()
+
+    def close_port(self) -> None:
+        """
+        Take note that a port is closed. Behind the last one the milters' factories are stopped.
+        """
+        factory: Any = self._factory
+        factory.doStop()
+
     def next_queue_id(self) -> str:
         """
         Make a name for a message, which no other one of this server has or had.

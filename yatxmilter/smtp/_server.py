@@ -22,6 +22,7 @@ from twisted.mail.smtp import quoteaddr
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._escaping import printable
 from yatxmilter._mail.controls import has_controls, is_clean_text
 from yatxmilter._wire.actions import Edit, Response
 from yatxmilter._wire.payloads import from_text, to_text
@@ -477,7 +478,7 @@ class MilterESMTP(PacedESMTP):
                 "Milters want message {queue_id} to be held, but SMTPMilters has no quarantine:"
                 " {reason}",
                 queue_id=self.queue_id,
-                reason=reason,
+                reason=printable(reason),
             )
             raise SMTPServerError(451, "4.7.1 Service unavailable - try again later")
         users = [user for user, _ in envelope.mailboxes]
