@@ -57,6 +57,7 @@ PUBLIC = {
         "PeerError",
         "ProtocolError",
         "ReturnCodeError",
+        "StartError",
         "UsageError",
         "ValueNotSendable",
         "WrongStage",
