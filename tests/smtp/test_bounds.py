@@ -291,21 +291,23 @@ class SizeTests(SynchronousTestCase):
 
     def test_header(self) -> None:
         """
-        The header's names and values may have so many bytes, and not one more.
+        The header may have so many bytes, line ends included, and not one more.
         """
         lines = [b"Ab:cd", b"E:f", b"\tg"]
         for most, reply in (
-            (9, "250 Delivery in progress"),
-            (8, "552 5.3.4 Message header too large"),
+            (16, "250 Delivery in progress"),
+            (15, "552 5.3.4 Message header too large"),
         ):
             session = Session(recorder([]), max_header_bytes=most)
             self.assertEqual(session.send(lines=[*lines, b"", b"text" * 10]), [reply])
         session = Session(recorder([]))
-        field = b"X: " + b"y" * 996
+        field = b"X: " + b"y" * 995
         many = [field] * (bounds.MAX_HEADER_BYTES // 1000)
         self.assertEqual(session.send(lines=many), ["250 Delivery in progress"])
-        said = session.send(lines=[*many, *many])
-        self.assertEqual(said, ["552 5.3.4 Message header too large"])
+        # Fields without a value are fields, too.
+        for lines in ([*many, *many], [b"a:"] * (bounds.MAX_HEADER_BYTES // 4 + 1)):
+            said = session.send(lines=lines)
+            self.assertEqual(said, ["552 5.3.4 Message header too large"])
 
     def test_recipients(self) -> None:
         """

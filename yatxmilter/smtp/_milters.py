@@ -47,7 +47,7 @@ class SMTPMilters:
         number. A larger one is answered with 552.
     :param max_recipients: Recipients that a message may have; ``None`` for any number. Those above
         it are answered with 452, and the client sends them another message.
-    :param max_header_bytes: Bytes that the header fields of a message may have, names and values;
+    :param max_header_bytes: Bytes that the header of a message may have, line ends included;
         ``None`` for any number. A larger header is answered with 552.
     :param max_errors: Commands of one client that may fail, logins included, without a message
         that is taken between them; ``None`` for any number. Then it is told 421, as Postfix does by
