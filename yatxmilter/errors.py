@@ -9,9 +9,11 @@ answer ``MI_FAILURE``.
 from __future__ import annotations
 
 __all__ = [
+    "LimitExceeded",
     "MilterError",
     "NegotiationError",
     "NotNegotiated",
+    "NotOnce",
     "PeerError",
     "ProtocolError",
     "ReturnCodeError",
@@ -72,4 +74,16 @@ class ValueNotSendable(UsageError, ValueError):
 class ReturnCodeError(UsageError):
     """
     A callback returned something that is not legal at its stage.
+    """
+
+
+class NotOnce(UsageError, LookupError):
+    """
+    A header field that was to be in the message once is not there, or is there several times.
+    """
+
+
+class LimitExceeded(MilterError):
+    """
+    A message has more of something than the milter keeps; the text names the option.
     """

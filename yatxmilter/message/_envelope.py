@@ -5,7 +5,7 @@ Who sends a message to whom, and what can be answered to each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.interfaces import IAddress
 
@@ -16,6 +16,9 @@ from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ValueNotSendable
 
 __all__ = ["Client", "Recipient", "Recipients", "Verdict", "bare_address", "bracketed"]
+
+# A message about a recipient names so many others.
+_SHOWN: Final = 20
 
 #: Sets the SMTP reply: code, enhanced status code, lines.
 SetReply = Callable[[str, str, list[str]], None]
@@ -175,34 +178,55 @@ class Recipients:
     def __init__(self, set_reply: SetReply, allow: Callable[[str, int, int], None]) -> None:
         self._set_reply = set_reply
         self._allow = allow
-        self._received: list[Recipient] = []
-        self._list: list[Recipient] = []
+        # In order; the keys are the objects themselves.
+        self._received: dict[Recipient, None] = {}
+        self._list: dict[Recipient, None] = {}
+        # The first received of each spelling, once one is added.
+        self._dropped: dict[tuple[str, tuple[str, ...]], Recipient] | None = None
+        # Those of the list by their addresses.
+        self._named: dict[tuple[str, str, str], list[Recipient]] = {}
 
     def receive(self, argv: Sequence[str]) -> Recipient:
         """
         Take one that the client names.
         """
         recipient = Recipient(self._set_reply, argv[0], argv[1:])
-        self._received.append(recipient)
-        self._list.append(recipient)
+        self._received[recipient] = None
+        self._append(recipient)
         return recipient
+
+    @property
+    def received(self) -> int:
+        """
+        How many the client has named that were not refused.
+        """
+        return len(self._received)
 
     def refuse(self, recipient: Recipient) -> None:
         """
         Forget one that is refused.
         """
-        self._received.remove(recipient)
+        self._received.pop(recipient, None)
         if recipient in self._list:
-            self._list.remove(recipient)
+            del self._list[recipient]
+            named = self._named[_key(recipient.address)]
+            # The last one, as a rule.
+            named.reverse()
+            named.remove(recipient)
+            named.reverse()
+
+    def _append(self, recipient: Recipient) -> None:
+        self._list[recipient] = None
+        self._named.setdefault(_key(recipient.address), []).append(recipient)
 
     def __iter__(self) -> Iterator[Recipient]:
-        return iter(self._list)
+        return iter(list(self._list))
 
     def __len__(self) -> int:
         return len(self._list)
 
     def __contains__(self, address: object) -> bool:
-        return isinstance(address, str) and any(map(_names(address), self._list))
+        return isinstance(address, str) and bool(self._named.get(_key(address)))
 
     def add(self, address: str, args: str | None = None) -> None:
         """
@@ -220,8 +244,12 @@ class Recipients:
             return
         flag = c.SMFIF_ADDRCPT_PAR if words else c.SMFIF_ADDRCPT
         self._allow(f"adding recipient {given}", flag, len(given) + len(args or "") + 2)
-        before = [r for r in self._received if r.given == given and r.args == tuple(words)]
-        self._list.append(before[0] if before else Recipient(self._set_reply, given, words))
+        if self._dropped is None:
+            self._dropped = {}
+            for recipient in self._received:
+                self._dropped.setdefault((recipient.given, recipient.args), recipient)
+        before = self._dropped.get((given, tuple(words)))
+        self._append(before or Recipient(self._set_reply, given, words))
 
     def remove(self, address: str) -> None:
         """
@@ -229,13 +257,15 @@ class Recipients:
 
         :raises ValueNotSendable: when there is none of this address.
         """
-        left = [recipient for recipient in self._list if not _names(address)(recipient)]
-        if len(left) == len(self._list):
-            raise ValueNotSendable(
-                f"recipient {address!r} is not one of {', '.join(r.address for r in self._list)}"
-            )
+        named = self._named.get(_key(address))
+        if not named:
+            there = ", ".join(recipient.address for recipient in list(self._list)[:_SHOWN])
+            more = ", ..." if len(self._list) > _SHOWN else ""
+            raise ValueNotSendable(f"recipient {address!r} is not one of {there}{more}")
         self._allow(f"removing recipient {address}", c.SMFIF_DELRCPT, 0)
-        self._list = left
+        for recipient in named:
+            del self._list[recipient]
+        named.clear()
 
     def edits(self) -> list[Edit]:
         """
@@ -253,14 +283,10 @@ class Recipients:
         return edits
 
 
-def _names(address: str) -> Callable[[Recipient], bool]:
+def _key(address: str) -> tuple[str, str, str]:
     """
-    Tell recipients of an address: the local part counts as it is, the domain in any case.
+    Give what addresses that are the same have in common: the local part counts as it is, the domain
+    in any case.
     """
     local, at, domain = bare_address(address).rpartition("@")
-
-    def is_named(recipient: Recipient) -> bool:
-        other = recipient.address.rpartition("@")
-        return (local, at, domain.lower()) == (other[0], other[1], other[2].lower())
-
-    return is_named
+    return local, at, domain.lower()
