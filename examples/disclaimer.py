@@ -86,12 +86,13 @@ class Disclaimer(MessageMilter):
         if msg.client.ip not in (None, "127.0.0.1", "::1") and "{auth_authen}" not in msg.macros:
             msg.accept()
 
-    def message(self, msg):
+    async def message(self, msg):
         if ARMOUR.encode() in msg.body or any(name in msg.headers for name in SIGNED):
             return
-        mail = msg.email()
-        if any(part.get_content_type() in SEALED for part in mail.walk()):
+        if any(part.content_type in SEALED for part in msg.walk()):
             return
+        # A large one is parsed in a thread, while other mail goes on.
+        mail = await msg.parsed()
         changed = False
         for kind, add in (("plain", add_text), ("html", add_html)):
             part = mail.get_body((kind,))

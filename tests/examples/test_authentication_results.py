@@ -18,6 +18,7 @@ from examples.authentication_results import claims
 from tests.examples.test_dkim_signer import make_key
 from tests.programs import ROOT, ProgramTestCase
 from yatxmilter.client import apply_edits
+from yatxmilter.constants import SMFIP_HDR_LEADSPC
 
 OUTSIDE = IPv4Address("TCP", "192.0.2.25", 4025)
 NAME = "mx.example.com"
@@ -79,13 +80,14 @@ class AuthenticationTests(ProgramTestCase):
         Send a message, and give it as it is delivered.
         """
         mta = await self.running.connect()
-        await mta.negotiate()
+        agreement = await mta.negotiate()
         await mta.connect("mail.good-mail.example", address)  # type: ignore[arg-type]
         await mta.helo("mail.good-mail.example")
         outcome = await mta.send_message(message, sender, ["<b@example.com>"], macros=macros)
         await mta.quit()
         self.assertTrue(outcome.accepted, outcome)
-        return apply_edits(message, outcome.edits)
+        self.assertTrue(agreement.steps & SMFIP_HDR_LEADSPC)
+        return apply_edits(message, outcome.edits, leading_space=True)
 
     async def results(self, message: bytes, sender: str, **options: object) -> list[str]:
         """

@@ -237,7 +237,7 @@ class _Reader:
         members: list[Any] = self._found if self._group is None else self._members
         if len(address) == 1 and address[0][0] != '"':
             token = address[0]
-            if " " in token or "\t" in token:
+            if "@" in token and (" " in token or "\t" in token):
                 token = "".join(token.split())
             before, at, behind = token.rpartition("@")
             if not at:
@@ -293,12 +293,24 @@ def _plain(token: str) -> str:
 
 def _without_brackets(words: list[str]) -> Iterator[tuple[list[str], list[str]]]:
     """
-    Yield the addresses among words, each with the words before it: what stands at an @ without
-    blanks but around dots. Words behind the last are its own.
+    Yield the addresses among words, each with the words before it. Words behind the last are by
+    themselves.
+    """
+    done = 0
+    for start, end in _places(words):
+        yield words[done:start], [word for word in words[start:end] if word[0] not in " \t"]
+        done = end
+    rest = "".join(map(_plain, words[done:])).strip(" \t")
+    if rest:
+        yield [], [rest]
+
+
+def _places(words: list[str]) -> Iterator[tuple[int, int]]:
+    """
+    Yield where addresses are among words: what stands at an @ without blanks but around dots.
     """
     solid = [place for place, word in enumerate(words) if word[0] not in " \t"]
     done = 0
-    found = False
     for at, place in enumerate(solid):
         if at < done or words[place] != "@":
             continue
@@ -307,14 +319,8 @@ def _without_brackets(words: list[str]) -> Iterator[tuple[list[str], list[str]]]
             start -= 1
         while end < len(solid) - 1 and _belongs(words, solid, end, end + 1, at):
             end += 1
-        first = solid[done - 1] + 1 if done else 0
-        yield words[first : solid[start]], [words[n] for n in solid[start : end + 1]]
+        yield solid[start], solid[end] + 1
         done = end + 1
-        found = True
-    if not found:
-        yield [], ["".join(words).strip(" \t")]
-    elif done < len(solid):
-        yield words[solid[done - 1] + 1 :], []
 
 
 def _belongs(words: list[str], solid: list[int], left: int, right: int, at: int) -> bool:
@@ -447,9 +453,12 @@ def _marked(waiting: list[str], named: bool, before: bool) -> Iterator[tuple[str
         yield from ((token, named) for token in waiting)
         return
     # An address without brackets, perhaps with a name before it.
-    for name, address in _without_brackets(waiting):
-        yield from ((token, True) for token in name)
-        yield from ((token, False) for token in address)
+    done = 0
+    for start, end in _places(waiting):
+        yield from ((token, True) for token in waiting[done:start])
+        yield from ((token, False) for token in waiting[start:end])
+        done = end
+    yield from ((token, True) for token in waiting[done:])
 
 
 def _written(blank: str, glued: list[tuple[str, bool]], kept: frozenset[str]) -> Iterator[Piece]:

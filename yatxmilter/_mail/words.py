@@ -169,11 +169,11 @@ def _decode_octets(encoding: str, data: str, defects: list[str]) -> bytes:
     if encoding in "qQ":
         return a2b_qp(octets, header=True)
     digits = octets.translate(None, _NOT_BASE64)
+    if len(octets.rstrip(b"=")) != len(digits):
+        _note(defects, "an encoded word is not base64 throughout")
     if len(digits) % 4 == 1:
         digits = digits[:-1]
         _note(defects, "an encoded word is cut in its base64 text")
-    if len(octets.rstrip(b"=")) != len(digits):
-        _note(defects, "an encoded word is not base64 throughout")
     return a2b_base64(digits + b"=" * (-len(digits) % 4))
 
 
