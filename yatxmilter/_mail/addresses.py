@@ -205,10 +205,9 @@ class _Reader:
             if not _AROUND_BLANK.search(text):
                 self._end_chunks(text.split())
                 return
-        fine = list(tokens("".join(words)))
-        if all(word[0] in " \t" for word in fine):
+        found = list(_without_brackets(list(tokens("".join(words)))))
+        if not found:
             return
-        found = list(_without_brackets(fine))
         if len(found) > 1 or any(word[0] not in " \t" for word in found[0][0]):
             self._note("an address has no brackets, and text beside it")
         for before, address in found:

@@ -370,6 +370,8 @@ class _Finder:
             parent.between.append((before, end))
             opened.closed = True
             self._forget(opened)
+            if not parent.parts:
+                parent.defects.append("a multipart has no parts")
             return end
         if self._count >= MAX_MIME_PARTS:
             self._full = True
