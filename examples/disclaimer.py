@@ -54,6 +54,8 @@ def put_under(part, add, disclaimer):
         return False
     try:
         changed.encode(charset)
+    except LookupError:
+        return False
     except UnicodeError:
         charset = "utf-8"
     if encoding == "7bit" and not changed.isascii():
@@ -62,6 +64,8 @@ def put_under(part, add, disclaimer):
     kept = {name: part[name] for name in ("Content-ID", "Content-Language") if name in part}
     flowed = {name: part.get_param(name) for name in ("format", "delsp") if part.get_param(name)}
     disposition = part.get_content_disposition()
+    if disposition not in ("inline", "attachment"):
+        disposition = None
     part.set_content(
         *(changed, part.get_content_subtype()),
         charset=charset,

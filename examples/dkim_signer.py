@@ -20,7 +20,6 @@ from yatxmilter.errors import NotOnce
 from yatxmilter.message import MessageMilter
 from yatxmilter.service import run_milters
 
-
 #: MTAs cut longer lines (RFC 5321, section 4.5.3.1.6), and a signature over them breaks.
 LONGEST = 998
 

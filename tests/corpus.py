@@ -71,7 +71,7 @@ _BODIES: Final = (
     b"",
     b"text\r\n",
     b"no end",
-    b"--b\r\n\r\npart \xe9\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>\xe9</p>\r\n--b--\r\nend\r\n",
+    b"--b\r\n\r\npart \xe9\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>\xe9\r\n--b--\r\nend\r\n",
     b"--b\r\nContent-Type: text/plain; name*\r\nX\r\n--b--",
     b"--b\r\n--b\r\n--b--\r\n--b\r\n",
     b"pre\r\n--b  \r\nContent-Transfer-Encoding: base64\r\n\r\n!!!!\r\n--b",

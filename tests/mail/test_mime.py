@@ -83,7 +83,9 @@ class FindingTests(SynchronousTestCase):
         """
         A boundary that is used again inside counts there first, and outside again behind its end.
         """
-        body = b"--b\r\nContent-Type: multipart/x; boundary=b\r\n\r\n--b\r\n\r\n1\r\n--b--\r\n--b\r\n\r\n2\r\n--b--\r\n"
+        inner = b"--b\r\n\r\n1\r\n--b--\r\n"
+        body = b"--b\r\nContent-Type: multipart/x; boundary=b\r\n\r\n" + inner
+        body += b"--b\r\n\r\n2\r\n--b--\r\n"
         self.assertEqual([part.octets for part in parts(body) if not part.parts], [b"1", b"2"])
 
     def test_defects(self) -> None:
@@ -129,7 +131,8 @@ class FindingTests(SynchronousTestCase):
         self.assertEqual(len(found), 4)
         self.assertTrue(found[-1].octets.endswith(b"--b--\r\n"))
         self.assertIn("more than", found[-1].defects[0])
-        nested = b"Content-Type: multipart/x; boundary=c\r\n\r\n--c\r\n\r\n1\r\n--c\r\n\r\n2\r\n--c--\r\n"
+        nested = b"Content-Type: multipart/x; boundary=c\r\n\r\n"
+        nested += b"--c\r\n\r\n1\r\n--c\r\n\r\n2\r\n--c--\r\n"
         found = parts(b"--b\r\n" + nested + b"--b\r\n\r\n3\r\n--b--\r\n")
         self.assertEqual(len(found), 2)
         body = b"Content-Type: message/rfc822\r\n\r\n" * 9

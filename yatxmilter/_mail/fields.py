@@ -360,12 +360,16 @@ def write_field(name: str, value: object, old: str | None = None) -> str:
     column = len(name) + 2
     if kind is FieldValue:
         return encode_text(text, column, kept)
-    was_read = _was_read(name, text, read)
+    values = [str(read_field(name, raw)) for raw in read]
+    was_read = any(old_value in text for old_value in values)
     if issubclass(kind, DateValue) and not was_read and read_date(text) is None:
         raise ValueError(
             f"header {name}: value {text!r} is not a date, such as"
             " 'Fri, 27 Nov 2026 12:00:00 +0100'"
         )
+    # Text around what was read does not make it worse.
+    if issubclass(kind, MachineValue) and any(_adds_ascii(text, value) for value in values):
+        return fold(_as_it_is(text), column)
     try:
         return fold(_pieces(kind, text, kept), column)
     except ValueError as error:
@@ -387,9 +391,9 @@ def _text_of(kind: type[FieldValue], value: object) -> str | None:
     return None
 
 
-def _was_read(name: str, text: str, read: list[str]) -> bool:
-    # Text around what was read does not make it worse.
-    return any(str(read_field(name, raw)) in text for raw in read)
+def _adds_ascii(text: str, value: str) -> bool:
+    before, there, behind = text.partition(value) if value else (text, "", "")
+    return bool(there) and before.isascii() and behind.isascii()
 
 
 def _pieces(kind: type[FieldValue], text: str, kept: frozenset[str]) -> Iterator[Piece]:

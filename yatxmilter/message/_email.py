@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from email.errors import MessageDefect
 from email.message import EmailMessage
 from email.message import Message as AnyEmail
 from email.policy import EmailPolicy
+from itertools import zip_longest
 from typing import Any, Final
 
 from yatxmilter._mail.fields import ContentValue, FieldValue, read_field
@@ -104,6 +105,29 @@ class ParsedMessage(EmailMessage):
             for name, text in value.params.items()
         )
         return [(value.first, ""), *quoted]
+
+    def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
+        """
+        Give the message's octets, what nobody touched as it came.
+        """
+        if unixfrom or policy is not None:
+            return super().as_bytes(unixfrom, policy)
+        fields, body = write_email(self)
+        return written_header(fields) + b"\r\n" + body
+
+    def as_string(self, unixfrom: bool = False, *args: Any, **options: Any) -> str:
+        """
+        Give the message as text, for people to read.
+        """
+        if unixfrom or args or options:
+            return super().as_string(unixfrom, *args, **options)
+        return self.as_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def iter_attachments(self) -> Any:
+        """
+        Yield attachments; of a multipart without parts, none.
+        """
+        return super().iter_attachments() if _payload(self) else iter(())
 
 
 class _Source:
@@ -232,6 +256,14 @@ def write_email(email: object) -> tuple[list[tuple[str, str]], bytes]:
 _DEEPEST: Final = 200
 
 
+def written_header(fields: Iterable[tuple[str, str]]) -> bytes:
+    """
+    Write fields as they stand in a message.
+    """
+    text = "".join(f"{name}:{full}\n" for name, full in fields)
+    return text.encode("utf-8", "surrogateescape").replace(b"\n", b"\r\n")
+
+
 def _header(email: AnyEmail) -> Iterator[tuple[str, str]]:
     for name, value in _kept_fields(email):
         yield check_name(name), _full_value(email, name, value)
@@ -271,10 +303,8 @@ def _content(email: AnyEmail, depth: int) -> Iterator[bytes]:
     elif email.get_content_maintype() == "multipart":
         yield from _multipart(email, payload, source if same else None, depth)
     elif email.get_content_maintype() == "message":
-        for number, part in enumerate(payload):
-            # Reports of delivery have several, separated by empty lines.
-            if number:
-                yield b"\r\n"
+        # Reports of delivery have several: groups of fields, with empty lines behind them.
+        for part in payload:
             yield from _part(part, depth)
     else:
         raise ValueNotSendable(f"{email.get_content_type()} has a list of parts for its content")
@@ -299,9 +329,7 @@ def _part(email: AnyEmail, depth: int) -> Iterator[bytes]:
         if source.part.has_open_header and not source.has_content(email):
             yield b"\r\n"
     else:
-        for name, full in _header(email):
-            yield f"{name}:{full}\n".encode("utf-8", "surrogateescape").replace(b"\n", b"\r\n")
-        yield b"\r\n"
+        yield written_header(_header(email)) + b"\r\n"
     yield from _content(email, depth + 1)
 
 
@@ -333,8 +361,13 @@ def _as_it_was(parts: list[AnyEmail], source: _Source, depth: int) -> Iterator[b
     """
     whole = source.part
     position = whole.start
-    for part, old in zip(parts, whole.parts, strict=True):
+    ends = [start for start, _ in whole.between[1:]]
+    for part, old, end in zip_longest(parts, whole.parts, ends[: len(parts)]):
         yield whole.between_places(position, old.head)
         yield from _part(part, depth)
         position = old.end
+        own = _source_of(part)
+        if end is not None and (own is None or not own.has_content(part)):
+            # A header that the line between parts has ended had the line end before it, too.
+            position = min(position, end)
     yield whole.between_places(position, whole.end)

@@ -351,9 +351,11 @@ class Message(Verdict):
         """
         fields, body = write_email(email)
         self.headers.rewrite(fields)
-        if body != self.body:
-            if not body.endswith(b"\n"):
-                body = wire_body(body)
+        old = self.body
+        if body != old:
+            # What an author writes ends its last line, unless that was open before.
+            if body and not body.endswith(b"\n") and (not old or old.endswith(b"\n")):
+                body += b"\r\n"
             self._set_body(body)
 
     # ---- what becomes of it
