@@ -21,7 +21,13 @@ RUNTIME = [
     "zope.interface>=7.1; python_version >= '3.13'",
 ]
 # What examples need: DKIM, SPF and DMARC.
-EXAMPLES = ["dkimpy>=1.1", "pyspf>=2.0.14", "dnspython>=2.4", "publicsuffixlist>=1.0"]
+EXAMPLES = [
+    "dkimpy>=1.1",
+    "pyspf>=2.0.14",
+    "dnspython>=2.4",
+    "publicsuffixlist>=1.0",
+    "authres>=1.2",
+]
 # The greylisting example keeps its state in these where several hosts share it.
 STORES = ["psycopg2-binary>=2.9.10", "redis>=5.0.3"]
 METRICS = ["prometheus-client>=0.19"]
