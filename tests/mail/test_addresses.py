@@ -230,6 +230,7 @@ class WritingTests(SynchronousTestCase):
                 "Ü: a@b.test, é<c@d.test>;",
                 "=?utf-8?q?=C3=9C?= : a@b.test, =?utf-8?q?=C3=A9?= <c@d.test>;",
             ),
+            (" é a@b.test", "=?utf-8?q?_=C3=A9?= a@b.test"),
             ("é a@b.test", "=?utf-8?q?=C3=A9?= a@b.test"),
             ("(c)é <a@b.test>", "(c) =?utf-8?q?=C3=A9?= <a@b.test>"),
             ("<a@b.test> é", "<a@b.test> =?utf-8?q?=C3=A9?="),

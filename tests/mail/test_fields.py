@@ -212,6 +212,7 @@ class DateTests(SynchronousTestCase):
         value: Any = read_field("Date", "yesterday")
         self.assertEqual((value.datetime, value.defects), (None, ("it is no date",)))
         self.assertEqual(write_field("Resent-Date", value), "yesterday")
+        self.assertEqual(read_field("Date", "26 Nov 2026 10:00 GMT").defects, ())
 
 
 class ParameterTests(SynchronousTestCase):
@@ -274,6 +275,7 @@ class ParameterTests(SynchronousTestCase):
         ids: Any = read_field("References", "<a@b> (<x@y>) <c@d>\n <e>")
         self.assertEqual(ids.ids, ("<a@b>", "<c@d>", "<e>"))
         self.assertEqual(read_field("Message-ID", "none").defects, ("there is no id",))
+        self.assertEqual(ids.defects, ())
         encoding: Any = read_field("Content-Transfer-Encoding", "Base64 (x)")
         self.assertEqual(encoding.cte, "base64")
         encoding = read_field("Content-Transfer-Encoding", "")
@@ -299,6 +301,12 @@ class ParameterTests(SynchronousTestCase):
             theirs = Message()
             theirs["Content-Disposition"] = unfolded(raw)
             self.assertEqual(theirs.get_filename(), name)
+
+    def test_without_quotes(self) -> None:
+        """
+        A value need not be in quotes to be written.
+        """
+        self.assertEqual(write_field("Content-Type", "a/b; x= é"), "a/b; x*=utf-8''%C3%A9")
 
     def test_not_written(self) -> None:
         """

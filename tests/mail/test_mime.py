@@ -100,6 +100,7 @@ class FindingTests(SynchronousTestCase):
             (MIXED, b"--b\r\nno field\r\n--b--\r\n", "empty line"),
             (MIXED, b"--b\r\nA: b\r\n--b--\r\n", ""),
             (MIXED, b"--b\r\n", "not closed"),
+            (MIXED, b"--b\n\nx\n--b--\n", ""),
             (MIXED, b"--b" + b" " * 600 + b"\r\n\r\nx\r\n--b--", ""),
             (MIXED, b"--b" + b" " * 600 + b"x\r\n\r\nx\r\n--b--", "no parts"),
             (MIXED, b"--b" + b" " * 600, "not closed"),

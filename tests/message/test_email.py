@@ -187,6 +187,18 @@ class WritingTests(SynchronousTestCase):
         read = message_from_bytes(b"A:  b\n  c\n\ntext\n", policy=policy.default)
         self.assertEqual(write_email(read), ([("A", " b\n  c")], b"text\r\n"))
 
+    def test_by_the_email_package(self) -> None:
+        """
+        Where the email package writes the object itself, its fields are as they were set.
+        """
+        mail = parsed(b"X-Old:\ta\r\n\tb\r\n\r\nx\r\n")
+        mail.set_content("text\n", headers=["X-New: a"])
+        mail["Subject"] = "é"
+        for text in (mail.as_bytes(unixfrom=True), mail.as_string(unixfrom=True).encode("ascii")):
+            self.assertIn(b"\nX-Old:\ta\r\n\tb\r\n", text)
+            self.assertIn(b"\nX-New: a\r\n", text)
+            self.assertIn(b"\nSubject: =?utf-8?q?=C3=A9?=\r\n", text)
+
     def test_report(self) -> None:
         """
         A report of delivery has its groups of fields for parts.

@@ -108,8 +108,8 @@ _ODD = (
 _PARTS = (
     b"From: <sender@client.example>\r\nTo: <rcpt@sink.example>\r\nDate: Fri, 03 Jan 2025 03:04:05"
     b" +0000\r\nMessage-Id: <1@client.example>\r\nMIME-Version: 1.0\r\nContent-Type:"
-    b" multipart/mixed; boundary=b\r\n\r\npre\r\n--b\r\nX: 1\r\n\r\nold\r\n--b\r\nX:2\r\n\r\nodd\r\n"
-    b"--b--\r\nend\r\n"
+    b" multipart/mixed; boundary=b\r\n\r\npre\r\n--b\r\nX: 1\r\n\r\nold\r\n--b\r\nX:2\r\n\r\n"
+    b"odd\r\n--b--\r\nend\r\n"
 )
 
 
@@ -181,7 +181,8 @@ class PostfixTests(_Messages):
         for text in (b'"', b"a@b,", b"=?utf-8?q?=41?= ", b";"):
             long = text * (43_000 // len(text))
             message = b"X-Case: slow\r\nFrom: " + long + b" <sender@client.example>\r\n"
-            message += b"X-Long: " + long + b"\r\nContent-Type: text/plain" + long + b"\r\n\r\nx\r\n"
+            message += b"X-Long: " + long + b"\r\nContent-Type: text/plain" + long
+            message += b"\r\n\r\nx\r\n"
             replies: list[object] = []
 
             def send(message: bytes = message, replies: list[object] = replies) -> None:

@@ -46,6 +46,9 @@ class _ExactPolicy(EmailPolicy):
         """
         Encode what is set.
         """
+        if hasattr(value, "max_count"):
+            # Of the email package's own making, which keeps the blank.
+            value = str(value).strip(" \t")
         return check_name(name), f" {check_raw(name, encode_value(name, value))}"
 
     def header_fetch_parse(self, name: str, value: str) -> Any:
@@ -58,10 +61,7 @@ class _ExactPolicy(EmailPolicy):
         """
         Give a field as it stands in a message.
         """
-        kept = value if isinstance(value, str) and not isinstance(value, FieldValue) else None
-        if kept is None:
-            kept = f" {encode_value(name, value)}"
-        return f"{name}:{kept}\n".replace("\n", self.linesep)
+        return f"{name}:{value}\n".replace("\n", self.linesep)
 
     def fold_binary(self, name: str, value: Any) -> bytes:
         """
@@ -270,7 +270,7 @@ def _header(email: AnyEmail) -> Iterator[tuple[str, str]]:
 
 
 def _full_value(email: AnyEmail, name: str, value: Any) -> str:
-    if isinstance(email.policy, _ExactPolicy) and not isinstance(value, FieldValue):
+    if isinstance(email.policy, _ExactPolicy):
         return str(value)
     if hasattr(value, "name") and isinstance(value, str):
         # Of another policy: what it shows is set.

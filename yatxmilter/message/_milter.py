@@ -249,14 +249,13 @@ class MessageMilter(Milter):
         """
         Keep no more of a message that has too much of something; the hooks are asked no more.
 
-        :raises LimitExceeded: once for a message.
+        :raises LimitExceeded: always.
         """
-        if not self._given_up:
-            self._given_up = True
-            raise LimitExceeded(
-                f"the message has {what}: more than {option} = {getattr(self, option)} of"
-                f" {self.xxfi_name}"
-            )
+        self._given_up = True
+        raise LimitExceeded(
+            f"the message has {what}: more than {option} = {getattr(self, option)} of"
+            f" {self.xxfi_name}"
+        )
 
     def _forget(self) -> None:
         if self._received is not None:
