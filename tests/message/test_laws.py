@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from examples.disclaimer import DisclaimerFactory
 from examples.message_milter import ExternalTagger
+from tests.client.test_both_ends import Pair
 from tests.corpus import messages, random_message
 from tests.helpers import STEADY
 from tests.message.test_content import message as make_message
@@ -238,3 +239,27 @@ class NeighbourTests(MilterTestMixin, SynchronousTestCase):
             octets = repr(b"A:1\r\nB:  2\r\n")
             self.assertIn(f"\r\nX-Octets: {octets}\r\nX-Plain: 1\r\n".encode(), sent.delivered.data)
         self.assertEqual(seen, ["1", " 2"] * 2 + ["1", " 2", octets])
+
+    def test_in_shadow(self) -> None:
+        """
+        In shadow nothing is asked of the MTA for its sake: the milter sees what the others see.
+        """
+        seen: list[bytes] = []
+
+        class Looks(MessageMilter):
+            def message(self, msg: Message) -> None:
+                seen.append(msg.header_bytes())
+
+        class Fellow(MessageMilter):
+            def message(self, msg: Message) -> None:
+                pass
+
+        for fellows, header in (((), b"A: 1\r\nB:  2\r\n"), ((Fellow,), b"A:1\r\nB:  2\r\n")):
+            pair = Pair(MilterFactory(Looks, shadow=True), *fellows)
+            pair.client.negotiate()
+            pair.client.connect("client.example", None)
+            pair.client.helo("client.example")
+            pair.client.send_message(b"A:1\nB:  2\n\ntext\n", "<a@b.test>", ["<c@d.test>"])
+            pair.flush()
+            pair.clock.pump([0, 0, 0])
+            self.assertEqual(seen.pop(), header)
