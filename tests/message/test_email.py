@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from email import message_from_bytes, policy
+from email.header import Header
 from email.message import EmailMessage
 from email.message import Message as OldMessage
 from typing import Any
@@ -186,6 +187,17 @@ class WritingTests(SynchronousTestCase):
         self.assertEqual(write_email(EmailMessage()), ([], b""))
         read = message_from_bytes(b"A:  b\n  c\n\ntext\n", policy=policy.default)
         self.assertEqual(write_email(read), ([("A", " b\n  c")], b"text\r\n"))
+        old["X-Raw"] = "caf\udce9"
+        old["X-Text"] = "café"
+        old["X-Header"] = Header("café", "utf-8")
+        self.assertEqual(
+            write_email(old)[0][1:],
+            [
+                ("X-Raw", " caf\udce9"),
+                ("X-Text", " =?utf-8?q?caf=C3=A9?="),
+                ("X-Header", " =?utf-8?b?Y2Fmw6k=?="),
+            ],
+        )
 
     def test_by_the_email_package(self) -> None:
         """
@@ -246,6 +258,17 @@ class WritingTests(SynchronousTestCase):
         self.assertEqual(names, ["Subject", "X-Original-Subject", "X-Shown"])
         self.assertEqual(msg.headers["X-Original-Subject"], msg.headers.fields("Subject")[0].raw)
         self.assertEqual(msg.headers["X-Shown"], "hello X-Spam-Status: No")
+
+    def test_parsed_elsewhere(self) -> None:
+        """
+        A message that the author has parsed by other means is compared, too: nothing is sent
+        without a change.
+        """
+        long = "word " * 40 + "\n\tend"
+        msg = message([("Subject", long), ("To", "a@b.test,c@d.test"), ("X", "\xe9")], b"text\r\n")
+        for parse in (policy.default, policy.compat32):
+            msg.replace(message_from_bytes(msg.bytes(), policy=parse))  # type: ignore[arg-type]
+            self.assertEqual(msg.edits("postfix"), [])
 
     def test_last_line(self) -> None:
         """

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from yatxmilter._mail.fields import ContentValue, FieldValue, read_field
 from yatxmilter._mail.mime import Octets, Part, find_parts
+from yatxmilter._mail.words import has_octets
 from yatxmilter.errors import ValueNotSendable
 from yatxmilter.message._values import check_name, check_raw, encode_value
 
@@ -272,14 +273,17 @@ def _header(email: AnyEmail) -> Iterator[tuple[str, str]]:
 def _full_value(email: AnyEmail, name: str, value: Any) -> str:
     if isinstance(email.policy, _ExactPolicy):
         return str(value)
-    if hasattr(value, "name") and isinstance(value, str):
-        # Of another policy: what it shows is set.
-        return f" {encode_value(name, str(value))}"
-    folded = email.policy.fold_binary(name, value).decode("utf-8", "surrogateescape")
-    full = _LINE_END.sub("\n", folded.partition(":")[2]).removesuffix("\n")
-    # What the email package has folded may be several fields.
-    check_raw(name, full)
-    return full
+    if isinstance(value, str):
+        if hasattr(value, "name") or not (value.isascii() or has_octets(value)):
+            # What it shows is set.
+            return f" {encode_value(name, str(value))}"
+        # As it was read.
+        full = f" {_LINE_END.sub(chr(10), value)}"
+    else:
+        folded = email.policy.fold_binary(name, value).decode("utf-8", "surrogateescape")
+        full = _LINE_END.sub("\n", folded.partition(":")[2]).removesuffix("\n")
+    # What the email package gives, or an author puts there, may be several fields.
+    return check_raw(name, full)
 
 
 def _source_of(email: AnyEmail) -> _Source | None:

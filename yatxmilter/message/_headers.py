@@ -110,6 +110,50 @@ class HeaderField:
         self._headers.remove(self)
 
 
+class _Named:
+    """
+    The fields of one name; those that were deleted may be among them.
+
+    :ivar top: New ones above the others, the uppermost last.
+    """
+
+    __slots__ = ("_start", "fields", "gone", "top")
+
+    def __init__(self) -> None:
+        self.fields: list[HeaderField] = []
+        self.top: list[HeaderField] = []
+        self._start = 0
+        self.gone = 0
+
+    def first(self) -> HeaderField | None:
+        """
+        Give the first that is there; ``None`` where there is none.
+        """
+        # Those that are gone further on are not looked at, each time anew.
+        while self.top:
+            if self.top[-1]._there:
+                return self.top[-1]
+            self.top.pop()
+            self.gone -= 1
+        while self._start < len(self.fields):
+            if self.fields[self._start]._there:
+                return self.fields[self._start]
+            self._start += 1
+            self.gone -= 1
+        return None
+
+    def listed(self) -> list[HeaderField]:
+        """
+        Give those that are there, in order.
+        """
+        if self.top or self.gone:
+            fields = [*reversed(self.top), *self.fields[self._start :]]
+            self.fields = [field for field in fields if field._there]
+            self.top = []
+            self._start = self.gone = 0
+        return self.fields[self._start :]
+
+
 class Headers:
     """
     The header of a message, in order.
@@ -129,8 +173,8 @@ class Headers:
         self._top: list[HeaderField] = []
         # How many of all these have been deleted and are still in the lists.
         self._gone = 0
-        # The fields by their names in small letters; those that were deleted may be among them.
-        self._index: dict[str, deque[HeaderField]] | None = None
+        # The fields by their names in small letters.
+        self._index: dict[str, _Named] | None = None
         self._allow = allow
 
     def allow(self, what: str, flags: int, name: str = "", raw: str = "") -> None:
@@ -155,22 +199,19 @@ class Headers:
             self._gone = 0
         return self._fields
 
-    def _named(self, name: str) -> deque[HeaderField]:
+    def _named(self, name: str) -> _Named | None:
         """
-        Give the fields of a name; at both ends of the row there are none that are gone.
+        Give the fields of a name.
         """
         if self._index is None:
             self._index = {}
             for field in self._settled():
-                self._index.setdefault(field.name.lower(), deque()).append(field)
-        named = self._index.get(name.lower())
-        if named is None:
-            return deque()
-        while named and not named[0]._there:
-            named.popleft()
-        while named and not named[-1]._there:
-            named.pop()
-        return named
+                self._index.setdefault(field.name.lower(), _Named()).fields.append(field)
+        return self._index.get(name.lower())
+
+    def _first(self, name: str) -> HeaderField | None:
+        named = self._named(name)
+        return None if named is None else named.first()
 
     def __iter__(self) -> Iterator[HeaderField]:
         return iter(self._settled())
@@ -179,7 +220,7 @@ class Headers:
         return len(self._fields) + len(self._top) - self._gone
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and bool(self._named(name))
+        return isinstance(name, str) and self._first(name) is not None
 
     def __getitem__(self, name: str) -> Any:
         return self.get(name)
@@ -188,8 +229,8 @@ class Headers:
         """
         Give the decoded value of the first field of this name.
         """
-        named = self._named(name)
-        return named[0].value if named else default
+        field = self._first(name)
+        return default if field is None else field.value
 
     def only(self, name: str) -> Any:
         """
@@ -216,7 +257,8 @@ class Headers:
         """
         Give the fields of this name, in order.
         """
-        return [field for field in self._named(name) if field._there]
+        named = self._named(name)
+        return [] if named is None else named.listed()
 
     def octets(self) -> bytes:
         """
@@ -249,6 +291,8 @@ class Headers:
             self.allow(f"deleting header {fields[0].name}", c.SMFIF_CHGHDRS)
         for field in fields:
             field._there = False
+            if self._index is not None:
+                self._index[field.name.lower()].gone += 1
         self._gone += len(fields)
 
     def add(self, name: str, value: Any, *, raw: bool = False) -> HeaderField:
@@ -280,13 +324,12 @@ class Headers:
             self._fields.append(field)
         else:
             self._settled().insert(place, field)
-            self._index = None
+            if self._index is not None and name.lower() in self._index:
+                # It is among others of its name, and nobody knows where.
+                self._index = None
         if self._index is not None:
-            named = self._index.setdefault(name.lower(), deque())
-            if place == 0:
-                named.appendleft(field)
-            else:
-                named.append(field)
+            named = self._index.setdefault(name.lower(), _Named())
+            (named.top if place == 0 else named.fields).append(field)
         return field
 
     def replace(self, name: str, value: Any, number: int = 1) -> None:
