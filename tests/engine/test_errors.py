@@ -19,6 +19,8 @@ BASES = {
     "WrongStage": (errors.UsageError,),
     "ValueNotSendable": (errors.UsageError, ValueError),
     "ReturnCodeError": (errors.UsageError,),
+    "NotOnce": (errors.UsageError, LookupError),
+    "LimitExceeded": (errors.MilterError,),
 }
 
 

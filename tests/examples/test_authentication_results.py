@@ -91,7 +91,7 @@ class AuthenticationTests(ProgramTestCase):
         await mta.quit()
         self.assertTrue(outcome.accepted, outcome)
         self.assertTrue(agreement.steps & SMFIP_HDR_LEADSPC)
-        return apply_edits(message, outcome.edits, leading_space=True)
+        return apply_edits(message, outcome.edits)
 
     async def results(self, message: bytes, sender: str, **options: object) -> list[str]:
         """

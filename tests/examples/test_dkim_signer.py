@@ -149,5 +149,5 @@ class ProgramTests(ProgramTestCase):
         outcome = await mta.send_message(MESSAGE, "<a@example.com>", ["<b@client.example>"])
         await mta.quit()
         program.stop()
-        delivered = apply_edits(MESSAGE, outcome.edits, leading_space=True)
+        delivered = apply_edits(MESSAGE, outcome.edits)
         self.assertTrue(dkim.verify(delivered, dnsfunc=lambda name, timeout=5: record))

@@ -175,6 +175,8 @@ class LinearTests(SynchronousTestCase):
         header.insert(0, "X", "top")
         header.insert(2, "Z", "4")
         self.assertEqual(header.get_all("X"), ["top", "0", "3"])
+        header.insert(0, "X", "gone").remove()
+        self.assertEqual(header.get("X"), "top")
         header.insert(1, "X", "second")
         self.assertEqual(header.get_all("X"), ["top", "second", "0", "3"])
         self.assertEqual([field.raw for field in header], ["top", "second", "0", "4", "2", "3"])

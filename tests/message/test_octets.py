@@ -10,6 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
+from yatxmilter.client import apply_edits
 from yatxmilter.errors import NotOnce, WrongStage
 from yatxmilter.message import Message, MessageMilter
 from yatxmilter.testing import InMemoryMTA
@@ -183,3 +184,17 @@ class AskedForTests(MessageTestCase):
             pair = Pair(milter)
             agreement = self.answer(pair, pair.client.negotiate(steps=offered))
             self.assertEqual(bool(agreement.steps & c.SMFIP_HDR_LEADSPC), asked)
+
+    def test_applied(self) -> None:
+        """
+        What a client has of its edits is applied right, whether or not they bring their blank.
+        """
+
+        class Sets(MessageMilter):
+            def message(self, msg: Message) -> None:
+                msg.headers["Subject"] = "new"
+
+        for steps in (c.SMFI_CURR_PROT, c.SMFI_CURR_PROT & ~c.SMFIP_HDR_LEADSPC):
+            outcome = self.play(self.begin(Sets, steps=steps), b"Subject:old\n\ntext\n")
+            delivered = apply_edits(b"Subject:old\n\ntext\n", outcome.edits)
+            self.assertEqual(delivered, b"Subject: new\n\ntext\n")
