@@ -62,6 +62,9 @@ class Address(NamedTuple):
         return f"{quote_phrase(self.display_name)} <{self.addr_spec}>"
 
 
+_NOBODY: Final = Address()
+
+
 class Group(NamedTuple):
     """
     A group of addresses, or an address by itself.
@@ -144,7 +147,13 @@ class _Reader:
         return self._found
 
     def _take_mark(self, mark: str) -> None:
-        if mark == "<":
+        if mark == ">" and self._inside and not self._angle and not self._words:
+            # Nobody, which takes its time where there are many.
+            self._inside = False
+            if self._group is None and not self._comment:
+                self._found.append(_NOBODY)
+                self._angle = None
+        elif mark == "<":
             if self._angle is not None:
                 self._note("there is no comma between two addresses")
                 self._end_address()
@@ -197,7 +206,10 @@ class _Reader:
         self._inside = self._has_at = False
 
     def _end_without_brackets(self, words: list[str]) -> None:
-        if len(words) == 1 and words[0][0] != '"':
+        if len(words) == 1 and words[0][0] == '"':
+            self._add("", words)
+            return
+        if len(words) == 1:
             text = words[0].strip(" \t")
             if text and " " not in text and "\t" not in text:
                 self._add("", [text])
