@@ -11,7 +11,7 @@ from email.message import EmailMessage
 from email.message import Message as OldMessage
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tests.corpus import messages, random_message
 from tests.growth import assert_linear
 from tests.helpers import STEADY
+from tests.mail.test_mime import BODIES
 from yatxmilter._mail.rfc5322 import split_mail
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.errors import LimitExceeded, ValueNotSendable
@@ -161,6 +162,21 @@ class WritingTests(SynchronousTestCase):
             b"top\r\n--b\r\nX:1\r\n\r\nodd \xe9\r\n--b\r\nA: b\r\nX: =?utf-8?q?=C3=A9?=\r\n\r\n\r\n"
             b"--b--\r\nother",
         )
+
+    @STEADY
+    @given(BODIES, st.sampled_from(["multipart/mixed; boundary=b", "message/rfc822", "text/plain"]))
+    @example(
+        b"--b\r\nContent-Type: multipart/y; boundary=c\r\n--c\r\nX: y\r\n--b\r\n",
+        "multipart/mixed; boundary=b",
+    )
+    def test_untouched(self, body: bytes, kind: str) -> None:
+        """
+        Any body, with its parts in whatever disorder, is written as it was, to the octet.
+        """
+        fields = [("Content-Type", f" {kind}")]
+        mail = build_email(body, fields)
+        self.assertEqual(write_email(mail), (fields, body))
+        self.assertEqual(write_email(copy.deepcopy(mail)), (fields, body))
 
     def test_made_anew(self) -> None:
         """

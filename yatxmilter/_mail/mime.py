@@ -414,7 +414,8 @@ class _Finder:
         while len(self._open) > place:
             opened = self._open.pop()
             part = opened.part
-            part.end = max(end, part.start)
+            # A header that the line between parts has ended reaches up to that line.
+            part.end = max(end, part.parts[-1].end if part.parts else part.start)
             if opened.boundary is None or opened.closed:
                 continue
             self._forget(opened)

@@ -368,10 +368,13 @@ def _as_it_was(parts: list[AnyEmail], source: _Source, depth: int) -> Iterator[b
     ends = [start for start, _ in whole.between[1:]]
     for part, old, end in zip_longest(parts, whole.parts, ends[: len(parts)]):
         yield whole.between_places(position, old.head)
-        yield from _part(part, depth)
         position = old.end
-        own = _source_of(part)
-        if end is not None and (own is None or not own.has_content(part)):
-            # A header that the line between parts has ended had the line end before it, too.
-            position = min(position, end)
+        if end is None or end == position:
+            yield from _part(part, depth)
+            continue
+        # The line after it has ended its header, so the line end before that belongs to both.
+        written = b"".join(_part(part, depth))
+        yield written
+        if written != whole.between_places(old.head, old.end):
+            position = end
     yield whole.between_places(position, whole.end)
