@@ -17,9 +17,11 @@ __all__ = [
     "PeerError",
     "ProtocolError",
     "ReturnCodeError",
+    "StartError",
     "UsageError",
     "ValueNotSendable",
     "WrongStage",
+    "WrongThread",
 ]
 
 
@@ -38,6 +40,12 @@ class ProtocolError(MilterError):
 class PeerError(MilterError):
     """
     The milter that a client talks to answered wrongly, or went away before it had answered.
+    """
+
+
+class StartError(MilterError):
+    """
+    A milter factory's ``start()`` failed, or did not come to its end in time.
     """
 
 
@@ -65,9 +73,21 @@ class WrongStage(UsageError):
     """
 
 
+class WrongThread(UsageError):
+    """
+    A function was called in another thread than the connection's own, which is the reactor's.
+    """
+
+
 class ValueNotSendable(UsageError, ValueError):
     """
     An argument that the protocol, or SMTP behind it, cannot carry.
+    """
+
+
+class LimitExceeded(UsageError):
+    """
+    More than an option of the server allows: of what a milter makes, or of what is kept for it.
     """
 
 
@@ -80,10 +100,4 @@ class ReturnCodeError(UsageError):
 class NotOnce(UsageError, LookupError):
     """
     A header field that was to be in the message once is not there, or is there several times.
-    """
-
-
-class LimitExceeded(MilterError):
-    """
-    A message has more of something than the milter keeps; the text names the option.
     """

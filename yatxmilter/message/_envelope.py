@@ -4,12 +4,14 @@ Who sends a message to whom, and what can be answered to each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 from twisted.internet.interfaces import IAddress
 
 from yatxmilter import constants as c
+from yatxmilter._mail.envelope import address_key, bare_address
 from yatxmilter._wire.actions import AddRecipient, DeleteRecipient, Edit
 from yatxmilter._wire.payloads import text_argument
 from yatxmilter.constants import ReturnCode
@@ -17,18 +19,8 @@ from yatxmilter.errors import ValueNotSendable
 
 __all__ = ["Client", "Recipient", "Recipients", "Verdict", "bare_address", "bracketed"]
 
-# A message about a recipient names so many others.
-_SHOWN: Final = 20
-
 #: Sets the SMTP reply: code, enhanced status code, lines.
 SetReply = Callable[[str, str, list[str]], None]
-
-
-def bare_address(address: str) -> str:
-    """
-    Take the angle brackets off an address.
-    """
-    return address[1:-1] if address[:1] == "<" and address[-1:] == ">" else address
 
 
 def bracketed(what: str, address: object) -> str:
@@ -178,13 +170,12 @@ class Recipients:
     def __init__(self, set_reply: SetReply, allow: Callable[[str, int, int], None]) -> None:
         self._set_reply = set_reply
         self._allow = allow
-        # In order; the keys are the objects themselves.
+        # Dictionaries, so that each is found at once; by their addresses, too.
         self._received: dict[Recipient, None] = {}
         self._list: dict[Recipient, None] = {}
-        # The first received of each spelling, once one is added.
-        self._dropped: dict[tuple[str, tuple[str, ...]], Recipient] | None = None
-        # Those of the list by their addresses.
-        self._named: dict[tuple[str, str, str], list[Recipient]] = {}
+        self._named: dict[Hashable, dict[Recipient, None]] = {}
+        # Those received that are left out, by how they were given.
+        self._removed: dict[tuple[str, tuple[str, ...]], Recipient] = {}
 
     def receive(self, argv: Sequence[str]) -> Recipient:
         """
@@ -192,7 +183,7 @@ class Recipients:
         """
         recipient = Recipient(self._set_reply, argv[0], argv[1:])
         self._received[recipient] = None
-        self._append(recipient)
+        self._enter(recipient)
         return recipient
 
     @property
@@ -206,27 +197,23 @@ class Recipients:
         """
         Forget one that is refused.
         """
-        self._received.pop(recipient, None)
+        del self._received[recipient]
         if recipient in self._list:
             del self._list[recipient]
-            named = self._named[_key(recipient.address)]
-            # The last one, as a rule.
-            named.reverse()
-            named.remove(recipient)
-            named.reverse()
+            del self._named[address_key(recipient.address)][recipient]
 
-    def _append(self, recipient: Recipient) -> None:
+    def _enter(self, recipient: Recipient) -> None:
         self._list[recipient] = None
-        self._named.setdefault(_key(recipient.address), []).append(recipient)
+        self._named.setdefault(address_key(recipient.address), {})[recipient] = None
 
     def __iter__(self) -> Iterator[Recipient]:
-        return iter(list(self._list))
+        return iter(self._list)
 
     def __len__(self) -> int:
         return len(self._list)
 
     def __contains__(self, address: object) -> bool:
-        return isinstance(address, str) and bool(self._named.get(_key(address)))
+        return isinstance(address, str) and bool(self._named.get(address_key(address)))
 
     def add(self, address: str, args: str | None = None) -> None:
         """
@@ -244,12 +231,8 @@ class Recipients:
             return
         flag = c.SMFIF_ADDRCPT_PAR if words else c.SMFIF_ADDRCPT
         self._allow(f"adding recipient {given}", flag, len(given) + len(args or "") + 2)
-        if self._dropped is None:
-            self._dropped = {}
-            for recipient in self._received:
-                self._dropped.setdefault((recipient.given, recipient.args), recipient)
-        before = self._dropped.get((given, tuple(words)))
-        self._append(before or Recipient(self._set_reply, given, words))
+        before = self._removed.get((given, tuple(words)))
+        self._enter(Recipient(self._set_reply, given, words) if before is None else before)
 
     def remove(self, address: str) -> None:
         """
@@ -257,15 +240,15 @@ class Recipients:
 
         :raises ValueNotSendable: when there is none of this address.
         """
-        named = self._named.get(_key(address))
-        if not named:
-            there = ", ".join(recipient.address for recipient in list(self._list)[:_SHOWN])
-            more = ", ..." if len(self._list) > _SHOWN else ""
-            raise ValueNotSendable(f"recipient {address!r} is not one of {there}{more}")
+        if address not in self:
+            some = ", ".join(recipient.address for recipient in islice(self._list, 10))
+            more = " ..." if len(self._list) > 10 else ""
+            raise ValueNotSendable(f"recipient {address!r} is not one of {some}{more}")
         self._allow(f"removing recipient {address}", c.SMFIF_DELRCPT, 0)
-        for recipient in named:
+        for recipient in self._named.pop(address_key(address)):
             del self._list[recipient]
-        named.clear()
+            if recipient in self._received:
+                self._removed.setdefault((recipient.given, recipient.args), recipient)
 
     def edits(self) -> list[Edit]:
         """
@@ -281,12 +264,3 @@ class Recipients:
             if recipient not in self._received:
                 edits.append(AddRecipient(recipient.given, " ".join(recipient.args) or None))
         return edits
-
-
-def _key(address: str) -> tuple[str, str, str]:
-    """
-    Give what addresses that are the same have in common: the local part counts as it is, the domain
-    in any case.
-    """
-    local, at, domain = bare_address(address).rpartition("@")
-    return local, at, domain.lower()

@@ -17,7 +17,9 @@ from twisted.internet.interfaces import IAddress
 
 from yatxmilter import constants as c
 from yatxmilter._engine.chain_edits import make_edit
+from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._mail.bounds import MAX_BODY, MAX_HEADER_BYTES, MAX_RECIPIENTS, SPOOL_MEMORY
+from yatxmilter._wire.commands import RCPT_ROW
 from yatxmilter._wire.macros import mta_flavour
 from yatxmilter._wire.payloads import from_text
 from yatxmilter.constants import action_names
@@ -316,7 +318,8 @@ async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
         )
     recipient = message.recipients.receive(argv)
     # The answer if the hook fails.
-    code = getattr(self.factory, "on_error", c.SMFIS_TEMPFAIL)
+    on_error = on_error_option("on_error", getattr(self.factory, "on_error", c.SMFIS_TEMPFAIL))
+    code = answer_for(RCPT_ROW, on_error).code
     try:
         result: Any = None
         if message.code is None:
