@@ -22,6 +22,7 @@ BASES = {
     "LimitExceeded": (errors.UsageError,),
     "ReturnCodeError": (errors.UsageError,),
     "NotOnce": (errors.UsageError, LookupError),
+    "StartError": (errors.MilterError,),
 }
 
 
