@@ -60,6 +60,8 @@ class Context:
     :ivar negotiating: Whether its ``xxfi_negotiate`` is running.
     :ivar adds_space: Whether header values need a leading blank that the milter does not write,
         because another milter made the MTA leave blanks alone.
+    :ivar leading_space: Whether header values come with the white space behind the colon, and go
+        with it, because the milter asked for it.
     :ivar outbox: The edits made, as packets, in order.
     :ivar bodies: How many of them replace the body.
     :ivar limits: How much of one message may be kept.
@@ -83,6 +85,7 @@ class Context:
         "bodies",
         "early",
         "editing",
+        "leading_space",
         "limits",
         "max_payload",
         "mute",
@@ -111,6 +114,7 @@ class Context:
         self.editing = False
         self.negotiating = False
         self.adds_space = False
+        self.leading_space = False
         self.max_payload = c.MILTER_MAX_DATA_SIZE
         self.limits = Limits()
         self.outbox: list[bytes] = []

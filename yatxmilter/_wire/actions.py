@@ -21,6 +21,7 @@ from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import PeerError, ProtocolError
 
 __all__ = [
+    "Edits",
     "NOT_AWAITED",
     "AddHeader",
     "AddRecipient",
@@ -152,6 +153,17 @@ Edit: TypeAlias = (
     | ReplaceBody
     | Quarantine
 )
+
+
+class Edits(tuple[Edit, ...]):
+    """
+    Edits as they came over the wire.
+
+    :ivar leading_space: Whether values of header fields come with the blank after the colon, since
+        SMFIP_HDR_LEADSPC was agreed.
+    """
+
+    leading_space = False
 
 
 class EndOfMessage(NamedTuple):
