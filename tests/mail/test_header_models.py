@@ -541,3 +541,61 @@ class LongTests(SynchronousTestCase):
         Sendmail shows all.
         """
         self.assertEqual(self.shown("sendmail", "X", 64_000, 1), [64_000, 2])
+
+
+class PieceTests(SynchronousTestCase):
+    """
+    Very many fields: to find one of them for the first time is done in pieces.
+    """
+
+    def prepared(self, flavour: str, count: int, *edits: Edit) -> list[int]:
+        """
+        Make edits with pieces and without, compare what comes of them, and count the pieces.
+        """
+        fields = [f"{'ab'[number % 2]}: {number}" for number in range(count)]
+        one, other = model(flavour, *fields), model(flavour, *fields)
+        pieces = []
+        for edit in edits:
+            pieces.append(sum(1 for _ in one.prepare(edit)))
+            one.apply(edit)
+            other.apply(edit)
+        self.assertEqual(one.state(), other.state())
+        return pieces
+
+    def test_pieces_are_small(self) -> None:
+        """
+        There are so many of them that none is long, and none once the name is known.
+        """
+        for flavour in FLAVOURS:
+            pieces = self.prepared(
+                flavour,
+                20_000,
+                ChangeHeader(7, "a", "x"),
+                ChangeHeader(7, "A", ""),
+                InsertHeader(9, "b", "y"),
+                AddHeader("c", "z"),
+                AddRecipient("<a@example.org>", None),
+            )
+            # A hundred fields are a piece, and each is looked at in the index and in its name.
+            self.assertGreater(pieces[0], 200)
+            self.assertEqual(pieces[1], 0)
+            self.assertGreater(pieces[2], 100)
+            self.assertLess(pieces[3], 3)
+            self.assertEqual(pieces[4], 0)
+
+    def test_given_up(self) -> None:
+        """
+        What is begun and not done is done when it is needed.
+        """
+        for flavour in FLAVOURS:
+            for begun in (1, 30, 60):
+                fields = [f"a: {number}" for number in range(2_000)]
+                one, other = model(flavour, *fields), model(flavour, *fields)
+                edit = ChangeHeader(1_999, "a", "x")
+                for _ in zip(range(begun), one.prepare(edit), strict=False):
+                    pass
+                one.receive("a", "late")
+                other.receive("a", "late")
+                one.apply(edit)
+                other.apply(edit)
+                self.assertEqual(one.state(), other.state())

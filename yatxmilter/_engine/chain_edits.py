@@ -103,6 +103,7 @@ class ChainEdits:
         if header is not None and self._received is not None and self._may_differ(header):
             tried = self._received.copy()
             for edit, _ in pairs:
+                yield from tried.prepare(edit)
                 tried.apply(edit)
                 yield
             if tried.state() != header.state():

@@ -158,6 +158,8 @@ class _Message:
             if isinstance(edit, ReplaceBody):
                 body.append(packet)
                 continue
+            if self.header is not None:
+                yield from self.header.prepare(edit)
             self._edits.add(edit, packet, self.header)
             if self.header is not None:
                 self.header.apply(edit)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
-from yatxmilter._mail.ordered import Node, Ordered
+from yatxmilter._mail.ordered import PIECE, Node, Ordered
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter._wire.payloads import from_text, to_text
@@ -92,29 +92,48 @@ class _Index:
     :ivar all: All of them; those count that are not removed.
     """
 
-    def __init__(self, slots: list[Slot]) -> None:
-        self.all: Ordered[Slot] = Ordered((slot, True) for slot in slots)
-        for node in self.all:
-            node.item.place = node
-            node.item.of_name = None
+    def __init__(self) -> None:
+        self.all: Ordered[Slot] = Ordered()
         self._names: dict[bytes, Ordered[Slot]] = {}
         # Those of the names that nobody has asked for yet.
         self._others: dict[bytes, list[Slot]] = {}
-        for slot in slots:
+
+    def fill(self, slots: list[Slot]) -> Iterator[None]:
+        """
+        Index slots, in pieces of work.
+        """
+        yield from self.all.fill((slot, True) for slot in slots)
+        for number, node in enumerate(self.all):
+            slot = node.item
+            slot.place = node
+            slot.of_name = None
             self._others.setdefault(slot.name.lower(), []).append(slot)
+            if number % PIECE == 0:
+                yield
+
+    def prepare(self, name: bytes) -> Iterator[None]:
+        """
+        Index the slots of a name, likewise, unless that is done.
+        """
+        name = name.lower()
+        if name in self._names:
+            return
+        found: Ordered[Slot] = Ordered()
+        yield from found.fill((slot, slot.shown) for slot in self._others.get(name, ()))
+        for number, node in enumerate(found):
+            node.item.of_name = node
+            if number % PIECE == 0:
+                yield
+        self._names[name] = found
+        self._others.pop(name, None)
 
     def named(self, name: bytes) -> Ordered[Slot]:
         """
         Give the slots of a name.
         """
-        name = name.lower()
-        found = self._names.get(name)
-        if found is None:
-            slots = self._others.pop(name, [])
-            found = self._names[name] = Ordered((slot, slot.shown) for slot in slots)
-            for node in found:
-                node.item.of_name = node
-        return found
+        for _ in self.prepare(name):
+            pass
+        return self._names[name.lower()]
 
     def insert(self, new: Slot, following: Node[Slot] | None) -> None:
         """
@@ -187,11 +206,27 @@ class HeaderModel(ABC):
         self._index = None
 
     def _indexed(self) -> _Index:
-        index = self._index
-        if index is None:
-            index = self._index = _Index(self.slots)
+        for _ in self._fill():
+            pass
+        assert self._index is not None
         self._slots = None
-        return index
+        return self._index
+
+    def _fill(self) -> Iterator[None]:
+        if self._index is None:
+            index = _Index()
+            yield from index.fill(self.slots)
+            self._index = index
+
+    def prepare(self, edit: Edit) -> Iterator[None]:
+        """
+        Do in pieces what an edit would else do at once: in a header of very many fields it takes
+        long to find one for the first time.
+        """
+        if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
+            yield from self._fill()
+            assert self._index is not None
+            yield from self._index.prepare(from_text(edit.name))
 
     def copy(self: _Model) -> _Model:
         """

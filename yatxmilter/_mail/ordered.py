@@ -9,12 +9,15 @@ them *count*: the MTA's filters do not count all fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["Node", "Ordered"]
+__all__ = ["PIECE", "Node", "Ordered"]
 
 T = TypeVar("T")
+
+#: So many items are a piece of work: they cost less than a millisecond.
+PIECE = 100
 
 # So much smaller than the tree may a branch be: three quarters of it.
 _LARGEST = 0.75
@@ -53,7 +56,20 @@ class Ordered(Generic[T]):
     """
 
     def __init__(self, items: Iterable[tuple[T, bool]] = ()) -> None:
-        self._root = _built([Node(item, counts) for item, counts in items], None, 0, _STEP)
+        self._root: Node[T] | None = None
+        for _ in self.fill(items):
+            pass
+
+    def fill(self, items: Iterable[tuple[T, bool]]) -> Iterator[None]:
+        """
+        Begin anew with these items, in pieces of work; it is done when the last piece is.
+        """
+        nodes: list[Node[T]] = []
+        for item, counts in items:
+            nodes.append(Node(item, counts))
+            if len(nodes) % PIECE == 0:
+                yield
+        self._root = yield from _building(nodes, 0, len(nodes), None, 0, _STEP)
 
     def __iter__(self) -> Iterator[Node[T]]:
         waiting: list[Node[T]] = []
@@ -205,23 +221,51 @@ def _built(nodes: list[Node[T]], above: Node[T] | None, label: int, step: int) -
     """
     Make a balanced tree of nodes in their order, and give its root.
     """
+    return _build(nodes, 0, len(nodes), above, label, step)
 
-    def build(start: int, end: int, above: Node[T] | None, label: int, step: int) -> Node[T] | None:
-        if start == end:
-            return None
-        middle = (start + end) // 2
-        node = nodes[middle]
-        node.above, node.label, node.step = above, label, step
-        half = step >> 1
-        before = node.before = build(start, middle, node, label - half, half)
-        after = node.after = build(middle + 1, end, node, label + half, half)
-        node.size = end - start
-        counted = int(node.counts)
-        if before is not None:
-            counted += before.counted
-        if after is not None:
-            counted += after.counted
-        node.counted = counted
-        return node
 
-    return build(0, len(nodes), above, label, step)
+def _build(
+    nodes: list[Node[T]], start: int, end: int, above: Node[T] | None, label: int, step: int
+) -> Node[T] | None:
+    if start == end:
+        return None
+    middle = (start + end) // 2
+    node, half = nodes[middle], step >> 1
+    before = _build(nodes, start, middle, node, label - half, half)
+    after = _build(nodes, middle + 1, end, node, label + half, half)
+    return _joined(node, above, before, after, label, step)
+
+
+def _building(
+    nodes: list[Node[T]], start: int, end: int, above: Node[T] | None, label: int, step: int
+) -> Generator[None, None, Node[T] | None]:
+    """
+    Do the same in pieces.
+    """
+    if end - start <= PIECE:
+        yield
+        return _build(nodes, start, end, above, label, step)
+    middle = (start + end) // 2
+    node, half = nodes[middle], step >> 1
+    before = yield from _building(nodes, start, middle, node, label - half, half)
+    after = yield from _building(nodes, middle + 1, end, node, label + half, half)
+    return _joined(node, above, before, after, label, step)
+
+
+def _joined(
+    node: Node[T],
+    above: Node[T] | None,
+    before: Node[T] | None,
+    after: Node[T] | None,
+    label: int,
+    step: int,
+) -> Node[T]:
+    node.above, node.before, node.after = above, before, after
+    node.label, node.step = label, step
+    node.size = 1
+    node.counted = int(node.counts)
+    for part in (before, after):
+        if part is not None:
+            node.size += part.size
+            node.counted += part.counted
+    return node
