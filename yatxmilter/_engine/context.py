@@ -116,6 +116,13 @@ class Context:
         """
         self._macros = macros
 
+    @property
+    def macros(self) -> MacroStore:
+        """
+        The macros as they are now, for a callback that runs later.
+        """
+        return self._macros.copy()
+
     def macros_of(self, letter: int) -> dict[str, str] | None:
         """
         Give the macros that came with a stage, to pass them on; ``None`` when none came.
@@ -224,11 +231,12 @@ class Context:
             self._edit(c.SMFIR_REPLBODY, body[start : start + size])
         self.bodies += 1
 
-    def progress(self) -> None:
+    def progress(self, *, any_stage: bool = False) -> None:
         """
         ``smfi_progress``.
         """
-        self._check_stage("smfi_progress")
+        if not any_stage:
+            self._check_stage("smfi_progress")
         self._progress()
 
     # ---- checks
