@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, Final
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -26,7 +26,12 @@ from yatxmilter.defaults import Milter, MilterFactory
 from yatxmilter.errors import UsageError
 from yatxmilter.pymilter._callbacks import Callbacks
 from yatxmilter.pymilter._context import Context, error_class
+from yatxmilter.pymilter._pace import Pace
 from yatxmilter.pymilter._threads import Lane, Threads
+
+if TYPE_CHECKING:
+    # It needs a reactor that is not there on all systems.
+    from yatxmilter.pymilter._leading import Leading
 
 __all__ = ["Adapter", "AdapterFactory"]
 
@@ -75,7 +80,7 @@ class _Job:
         stage: str,
         callback: Callable[..., Any],
         arguments: tuple[Any, ...],
-        macros: MacroStore | None,
+        macros: MacroStore | None = None,
     ) -> None:
         self._adapter = adapter
         self._stage = stage
@@ -98,12 +103,13 @@ class _Job:
             # Nobody ever waited for it to begin.
             return
         adapter.begun(self, self._macros)
+        start = perf_counter()
         try:
             result: Any = adapter.answer(self._stage, self._callback(*self._arguments))
         except BaseException:
             # One that asks the process to end, too: the MTA waits for an answer.
             result = Failure()
-        adapter.ended(self._stage)
+        adapter.ended(self._stage, perf_counter() - start)
         adapter.hop(self._deliver, result)
 
     def refuse(self, error: BaseException) -> None:
@@ -115,6 +121,7 @@ class _Job:
     def _deliver(self, result: Any) -> None:
         if self.deferred.called:
             return
+        self._adapter.send_signs()
         if isinstance(result, Failure):
             self._adapter.explain()
         self.deferred.callback(result)
@@ -134,9 +141,17 @@ class Adapter(Milter):
         self._running: _Job | None = None
         self._lane: Lane | None = None
         self._hop: Callable[..., object] | None = None
+        self._leading = factory.leading
+        self._stage = ""
+        # What waits for a callback that the reactor's loop has left behind.
+        self._behind = False
+        self._waiting: list[_Job] = []
         if not factory.inline:
-            # A clock that tests set has no other threads: there callbacks run where they are called.
-            self._hop = getattr(getattr(protocol, "_clock", None), "callFromThread", None)
+            if self._leading is not None:
+                self._hop = self._leading.hop
+            else:
+                # A clock that tests set has no threads: there callbacks run where they are called.
+                self._hop = getattr(getattr(protocol, "_clock", None), "callFromThread", None)
             if self._hop is not None:
                 self._lane = Lane(factory.threads)
 
@@ -145,36 +160,65 @@ class Adapter(Milter):
     def _context_of(self) -> Context:
         handle = self._handle
         if handle is None:
-            engine = self._ctx()
-            progress: Callable[[], object] = partial(engine.progress, any_stage=True)
-            if self._hop is not None:
-                progress = partial(self._hop, progress)
-            handle = self._handle = Context(engine, progress)
+            handle = self._handle = Context(self._ctx(), self._hop)
         return handle
 
     def _call(self, stage: str, callback: Callable[..., Any], *arguments: Any) -> Any:
         handle = self._handle or self._context_of()
-        if self._lane is not None:
-            job = _Job(self, stage, callback, (handle, *arguments), None)
-            self._lane.put(job)
-            return job.deferred
+        lane, leading = self._lane, self._leading
         try:
-            return self.answer(stage, callback(handle, *arguments))
+            if lane is None:
+                return self.answer(stage, callback(handle, *arguments))
+            if leading is None or lane.busy or self._behind or stage in self.factory.pace.slow:
+                return self._put(_Job(self, stage, callback, (handle, *arguments)))
+            self._stage = stage
+            try:
+                result = leading.call(self, callback, handle, *arguments)
+            finally:
+                if handle._signs:
+                    handle._send_signs()
+            return self.answer(stage, result)
         except BaseException:
+            # One that asks the process to end, too: the MTA waits for an answer.
             self.explain()
             failed: Deferred[Any] = Deferred()
             failed.errback(Failure())
             return failed
 
+    def _put(self, job: _Job) -> Deferred[Any]:
+        if self._behind:
+            self._waiting.append(job)
+        elif self._lane is not None:
+            self._lane.put(job)
+        return job.deferred
+
     def _notify(self, stage: str, callback: Callable[..., Any], handle: Context) -> Any:
         """
         Call a callback that may be called later, with the macros that there are now.
         """
-        if self._lane is None:
-            return self._call(stage, callback)
-        job = _Job(self, stage, callback, (handle,), self._ctx().macros)
-        self._lane.put(job)
-        return job.deferred
+        if self._behind or (self._lane is not None and self._lane.busy):
+            return self._put(_Job(self, stage, callback, (handle,), self._ctx().macros))
+        return self._call(stage, callback)
+
+    # ---- while the reactor's loop is elsewhere
+
+    def left_behind(self) -> None:
+        """
+        Rest: the loop goes on without the callback that is running.
+        """
+        self._behind = True
+        self.factory.pace.note(self._stage, None)
+        self.protocol.rest()
+
+    def back(self) -> None:
+        """
+        Go on: the callback is over.
+        """
+        self._behind = False
+        jobs, self._waiting = self._waiting, []
+        for job in jobs:
+            self._put(job)
+        self.protocol.go_on()
 
     def answer(self, stage: str, result: Any) -> Any:
         """
@@ -221,11 +265,19 @@ class Adapter(Milter):
             if job.over:
                 handle._stale = _OVER
 
-    def ended(self, stage: str) -> None:
+    def send_signs(self) -> None:
+        """
+        Send the signs of progress that go before an answer.
+        """
+        if self._handle is not None:
+            self._handle._send_signs()
+
+    def ended(self, stage: str, seconds: float) -> None:
         """
         Take note that it is over.
         """
         self._running = None
+        self.factory.pace.note(stage, seconds)
         handle = self._handle
         if handle is not None:
             handle._macros = handle._stale = None
@@ -363,14 +415,10 @@ class Adapter(Milter):
         handle, callback = self._handle, self._callbacks.close
         if handle is None:
             return None
-        if callback is None:
-            callback = _nothing
-        if self._lane is not None:
-            return self._notify("close", callback, handle)
-        try:
-            return self._call("close", callback)
-        finally:
+        answer = self._notify("close", callback or _nothing, handle)
+        if not isinstance(answer, Deferred) or answer.called:
             self._forget(handle)
+        return answer
 
 
 def _nothing(context: Context) -> int:
@@ -384,8 +432,10 @@ class AdapterFactory(MilterFactory):
     :param callbacks: What is called.
     :param policy: Tells what is answered for a callback that fails, at each connection anew.
     :param inline: Call callbacks where the reactor is: for those that never wait.
+    :param leading: The loop that callbacks are called in, and that may leave them behind.
     :param options: Those of `MilterFactory`.
     :ivar threads: The threads that callbacks run in.
+    :ivar pace: Which callbacks take long.
     """
 
     def __init__(
@@ -394,12 +444,15 @@ class AdapterFactory(MilterFactory):
         policy: Callable[[], int],
         *,
         inline: bool = False,
+        leading: Leading | None = None,
         **options: Any,
     ) -> None:
         super().__init__(Adapter, **options)
         self.callbacks = callbacks
         self.inline = inline
-        self.threads = Threads()
+        self.leading = leading
+        self.threads = Threads() if leading is None else leading.threads
+        self.pace = Pace()
         self._policy = None if "on_error" in options else policy
 
     def build_milter(self, protocol: Any) -> Adapter:

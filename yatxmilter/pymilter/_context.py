@@ -71,14 +71,16 @@ class Context:
     where that raises ``milter.error`` so does this, with a reason.
 
     :param engine: The functions of the milter's connection.
-    :param progress: Sends a sign of progress, in whatever thread this is called.
+    :param hop: Has something done where the engine is; ``None`` where that is here.
     """
 
-    __slots__ = ("_engine", "_ended", "_macros", "_priv", "_progress", "_stale")
+    __slots__ = ("_ended", "_engine", "_hop", "_macros", "_priv", "_signs", "_stale")
 
-    def __init__(self, engine: Engine, progress: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, hop: Callable[..., object] | None) -> None:
         self._engine = engine
-        self._progress = progress
+        self._hop = hop
+        # Signs of progress that are to be sent.
+        self._signs = 0
         self._priv: Any = None
         self._ended = False
         # What a callback that runs late is to find, in the place of what holds now.
@@ -93,6 +95,14 @@ class Context:
         if self._stale is not None:
             raise error_class()(self._stale)
         return self._engine
+
+    def _send_signs(self) -> None:
+        """
+        Send the signs of progress, where the engine is, before the callback is answered.
+        """
+        while self._signs:
+            self._signs -= 1
+            self._engine.progress(any_stage=True)
 
     def _end(self) -> None:
         if not self._ended:
@@ -158,7 +168,11 @@ class Context:
         Tell the MTA that the milter is still at work, at whatever stage.
         """
         self._use()
-        self._progress()
+        self._signs += 1
+        if self._hop is None:
+            self._send_signs()
+        else:
+            self._hop(self._send_signs)
 
     # ---- edits
 

@@ -16,7 +16,7 @@ from yatxmilter.pymilter._adapter import AdapterFactory
 from yatxmilter.pymilter._callbacks import Callbacks
 from yatxmilter.pymilter._context import Error
 from yatxmilter.pymilter._forked import Family, serve_in_processes
-from yatxmilter.pymilter._serving import Serving
+from yatxmilter.pymilter._serving import Serving, make_leading
 from yatxmilter.pymilter._sockets import Listening
 
 __all__ = ["PROGRAM", "Program", "RunOptions"]
@@ -133,7 +133,11 @@ class Program:
     def _serve_here(self, listening: Listening, metrics: str | None, started: Any = None) -> None:
         options = self.options
         milter = AdapterFactory(
-            self.callbacks, lambda: self.policy, inline=options.inline, name=self.name
+            self.callbacks,
+            lambda: self.policy,
+            inline=options.inline,
+            leading=None if options.inline else make_leading(),
+            name=self.name,
         )
         limits = {"timeout": self.timeout or None, **options.factory}
         serving = Serving(

@@ -8,6 +8,7 @@ before that. It is gone when `Serving.run` returns, and another can be made afte
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import sys
 import threading
@@ -20,11 +21,12 @@ from twisted.logger import Logger
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.pymilter._adapter import AdapterFactory
 from yatxmilter.pymilter._sockets import Listening
+from yatxmilter.pymilter._threads import Threads
 from yatxmilter.service._listening import adopt, close_port, open_port
 from yatxmilter.service._metrics import MilterMetrics
 from yatxmilter.service._notify import Notifier
 
-__all__ = ["SIGNALS", "Serving", "heeding", "make_reactor"]
+__all__ = ["SIGNALS", "Serving", "heeding", "make_leading", "make_reactor"]
 
 _log = Logger()
 
@@ -48,6 +50,17 @@ def make_reactor(kinds: tuple[tuple[str, str], ...] = _REACTORS) -> Any:
         with contextlib.suppress(ImportError, AttributeError):
             return _reactor(module, name)
     return _reactor(*kinds[-1])
+
+
+def make_leading() -> Any:
+    """
+    Make a loop that leaves callbacks behind which take long; ``None`` where there is no ``epoll``.
+    """
+    if not hasattr(select, "epoll"):
+        return None
+    from yatxmilter.pymilter._leading import Leading
+
+    return Leading(Threads())
 
 
 def _reactor(module: str, name: str) -> Any:
@@ -110,7 +123,8 @@ class Serving:
         metrics: str | None = None,
         drain_timeout: float | None = 30,
     ) -> None:
-        self.reactor: Any = make_reactor()
+        self._leading = milter.leading
+        self.reactor: Any = make_reactor() if self._leading is None else self._leading.reactor
         self.factory = MilterProtocolFactory(milter, reactor=self.reactor, **options)
         self.metrics = MilterMetrics()
         self._milter = milter
@@ -142,7 +156,10 @@ class Serving:
                 reactor.callWhenRunning(self._is_ready, notifier)
                 if started is not None:
                     reactor.callWhenRunning(started, reactor, self)
-                reactor.run(installSignalHandlers=False)
+                if self._leading is None:
+                    reactor.run(installSignalHandlers=False)
+                else:
+                    self._leading.run()
                 notifier.stopping()
         finally:
             self._milter.stop()
@@ -167,7 +184,10 @@ class Serving:
         """
         Drain and end, the second time at once; from any thread, and from a signal's handler.
         """
-        self.reactor.callFromThread(self._stop)
+        if self._leading is None:
+            self.reactor.callFromThread(self._stop)
+        else:
+            self._leading.hop(self._stop)
 
     def _stop(self) -> None:
         if self._stopping:
@@ -189,6 +209,8 @@ def _close(reactor: Any) -> None:
     """
     Give back the descriptors of a reactor that runs no more.
     """
+    # Who wants to wake it up from now on must not write to what has its descriptor then.
+    reactor.waker = None
     for reader in list(reactor._internalReaders):
         reactor._internalReaders.discard(reader)
         reactor.removeReader(reader)

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from typing import Final, Protocol
 
-__all__ = ["Job", "Lane", "Threads"]
+__all__ = ["Job", "Lane", "Threads", "Work"]
 
 #: Threads that are kept while they have nothing to do.
 MOST_IDLE: Final = 8
@@ -34,6 +34,17 @@ class Job(Protocol):
         """
 
 
+class Work(Protocol):
+    """
+    What a thread is for.
+    """
+
+    def work(self) -> None:
+        """
+        Do all there is to do; it must not raise.
+        """
+
+
 class Threads:
     """
     Threads that work off lanes.
@@ -49,7 +60,7 @@ class Threads:
         self._stopped = False
         self.count = 0
 
-    def give(self, lane: Lane) -> None:
+    def give(self, lane: Work) -> None:
         """
         Have a lane worked off.
 
@@ -105,10 +116,10 @@ class Threads:
 
 
 class _Worker(threading.Thread):
-    def __init__(self, threads: Threads, lane: Lane) -> None:
+    def __init__(self, threads: Threads, lane: Work) -> None:
         super().__init__(name="yatxmilter", daemon=True)
         self._threads = threads
-        self.lane: Lane | None = lane
+        self.lane: Work | None = lane
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -135,6 +146,13 @@ class Lane:
         self._jobs: deque[Job] = deque()
         self._lock = threading.Lock()
         self._working = False
+
+    @property
+    def busy(self) -> bool:
+        """
+        Whether there is something that is not done yet.
+        """
+        return self._working
 
     def put(self, job: Job) -> None:
         """
