@@ -48,12 +48,12 @@ def growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
     for _ in range(10):
         if small >= _WORTH_MEASURING:
             break
-        size *= 2
+        size *= 4 if small < _WORTH_MEASURING / 16 else 2
         small = cost(prepare(size))
     # A busy machine may slow down one of the two: what is linear is so in one of some tries.
     ratio = float("inf")
     for _ in range(3):
-        ratio = min(ratio, cost(prepare(4 * size)) / max(small, 1e-6))
+        ratio = min(ratio, cost(prepare(4 * size), 1) / max(small, 1e-6))
         if ratio <= MOST or ratio > 1.5 * MOST:
             break
         small = cost(prepare(size))

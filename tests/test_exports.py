@@ -32,9 +32,91 @@ PUBLIC = {
         "MilterProtocolFactory",
         "noreply",
     ],
-    "yatxmilter.defaults": ["Milter", "MilterFactory", "noreply"],
-    "yatxmilter.protocol": ["MilterProtocol", "MilterProtocolFactory"],
-    "yatxmilter.interfaces": ["IMilter", "IMilterFactory"],
+    "yatxmilter.defaults": [
+        "Milter",
+        "MilterFactory",
+        "Shadow",
+        "noreply",
+    ],
+    "yatxmilter.protocol": [
+        "Context",
+        "MilterProtocol",
+        "MilterProtocolFactory",
+    ],
+    "yatxmilter.interfaces": [
+        "IMilter",
+        "IMilterFactory",
+    ],
+    "yatxmilter.errors": [
+        "MilterError",
+        "NegotiationError",
+        "NotNegotiated",
+        "PeerError",
+        "ProtocolError",
+        "ReturnCodeError",
+        "UsageError",
+        "ValueNotSendable",
+        "WrongStage",
+    ],
+    "yatxmilter.conditions": [
+        "Condition",
+        "MailView",
+        "authenticated",
+        "client_in",
+        "condition_option",
+        "known_at",
+        "macro_is",
+        "over_tls",
+        "recipient_matches",
+        "sender_matches",
+    ],
+    "yatxmilter.client": [
+        "AddHeader",
+        "AddRecipient",
+        "Agreement",
+        "ChangeHeader",
+        "ChangeSender",
+        "DeleteRecipient",
+        "Edit",
+        "EndOfMessage",
+        "InsertHeader",
+        "MilterClient",
+        "MilterClientFactory",
+        "Outcome",
+        "PeerError",
+        "Quarantine",
+        "Recipient",
+        "ReplaceBody",
+        "Response",
+        "apply_edits",
+        "connect_milter",
+        "select_macros",
+    ],
+    "yatxmilter.connspec": [
+        "client_endpoint",
+        "server_endpoint",
+    ],
+    "yatxmilter.testing": [
+        "Answer",
+        "Call",
+        "Delivered",
+        "InMemoryMTA",
+        "MilterTestFailure",
+        "MilterTestMixin",
+        "Path",
+        "Reply",
+        "Sent",
+        "Session",
+    ],
+    "yatxmilter.remote": [
+        "RemoteMilter",
+        "RemoteMilterFactory",
+    ],
+    "yatxmilter.smtp": [
+        "MilterESMTP",
+        "MilterSMTPFactory",
+        "SMTPMilters",
+    ],
     "yatxmilter.message": [
         "Client",
         "HeaderField",
@@ -44,8 +126,29 @@ PUBLIC = {
         "Recipient",
         "Recipients",
     ],
-    "yatxmilter.remote": ["RemoteMilter", "RemoteMilterFactory"],
-    "yatxmilter.service": ["MilterService", "run_milters"],
+    "yatxmilter.service": [
+        "MilterService",
+        "run_milters",
+    ],
+    "yatxmilter.workers": [
+        "WorkerService",
+    ],
+    "yatxmilter.metrics": [
+        "MilterMetrics",
+        "merge",
+    ],
+    "yatxmilter.metrics_page": [
+        "listen_metrics",
+        "metrics_site",
+        "metrics_text",
+    ],
+    "yatxmilter.logs": [
+        "FIELDS",
+        "JournalLog",
+        "JsonLog",
+        "Redactor",
+        "TextLog",
+    ],
 }
 
 
@@ -70,14 +173,27 @@ class PublicNameTests(SynchronousTestCase):
             {module: sorted(names) for module, names in PUBLIC.items()},
         )
 
+    def test_nothing_else_is_public(self) -> None:
+        """
+        A module that is not in the list, but for the constants, has an underscore in its path.
+        """
+        root = ROOT / "yatxmilter"
+        found = {path.relative_to(root).with_suffix("").parts for path in root.rglob("*.py")}
+        named = {tuple(part for part in parts if part != "__init__") for parts in found}
+        public = {parts for parts in named if not any(part.startswith("_") for part in parts)}
+        self.assertEqual(
+            {".".join(("yatxmilter", *parts)) for parts in public},
+            {*PUBLIC, "yatxmilter.constants"},
+        )
+
     def test_every_name_is_there(self) -> None:
         """
-        Each name in the ``__all__`` of any module can be imported from it.
+        Each name in the ``__all__`` of a public module can be imported from it.
         """
-        for path in (ROOT / "yatxmilter").glob("[!_]*.py"):
-            module = import_module(f"yatxmilter.{path.stem}")
+        for name in (*PUBLIC, "yatxmilter.constants"):
+            module = import_module(name)
             missing = [name for name in module.__all__ if not hasattr(module, name)]
-            self.assertEqual(missing, [], path.name)
+            self.assertEqual(missing, [], name)
 
     def test_one_object_each(self) -> None:
         """
@@ -86,13 +202,6 @@ class PublicNameTests(SynchronousTestCase):
         for module in ("yatxmilter.defaults", "yatxmilter.protocol"):
             for name in set(PUBLIC[module]) & set(PUBLIC["yatxmilter"]):
                 self.assertIs(getattr(yatxmilter, name), getattr(import_module(module), name))
-
-    def test_version(self) -> None:
-        """
-        The package names the version that setup.py gives it.
-        """
-        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-        self.assertIn(f'version="{yatxmilter.__version__}"', setup)
 
 
 class HeaderTests(SynchronousTestCase):

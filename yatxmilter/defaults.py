@@ -26,7 +26,7 @@ from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import WrongStage
 from yatxmilter.interfaces import IMilter, IMilterFactory
 
-__all__ = ["Milter", "MilterFactory", "noreply"]
+__all__ = ["Milter", "MilterFactory", "Shadow", "noreply"]
 
 #: What a callback may return.
 CallbackResult = int | None | Deferred[Any] | Coroutine[Any, Any, Any]

@@ -1,3 +1,3 @@
 """
-Tests of cli.
+Tests of the commands.
 """

@@ -1,3 +1,3 @@
 """
-Tests of client.
+Tests of the MTA's side.
 """

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.client._message`: a whole message, in Postfix's order, up to where Postfix stops.
+A whole message, in Postfix's order, up to where Postfix stops.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
 """
-Tests of engine.
+Tests of one MTA connection without its transport.
 """

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._engine.command_order`: broken packets, macro packets, and streams however they arrive.
+Broken packets, macro packets, and streams however they arrive.
 """
 
 from __future__ import annotations

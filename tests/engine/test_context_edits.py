@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._engine.context`: the packets that C{smfi_*} functions make, and what they refuse.
+The packets that C{smfi_*} functions make, and what they refuse.
 
 Packets were captured from libmilter. A refused call must leave nothing behind.
 """

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._engine.legacy`: the names that 0.1.1 gave its users still mean what they meant.
+The names that 0.1.1 gave its users still mean what they meant.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._engine.member`: what a milter asks for, and that it sees what it would see alone.
+What a milter asks for, and that it sees what it would see alone.
 """
 
 from __future__ import annotations

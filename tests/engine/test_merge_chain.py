@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._engine.merge_chain`, and of what all merges have in common with an MTA's own filters.
+What all merges have in common with an MTA's own filters.
 
 The reference is an MTA with as many filters of one milter each: `_Separate` plays it.
 """

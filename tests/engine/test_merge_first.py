@@ -1,8 +1,8 @@
 """
 Tests of the merges' corners: answers kept where none was promised, several milters, all merges.
 
-What each merge promises is in `tests.engine.test_contract_several` and `tests.engine.test_contract_chain`; here
-is what comes of odd orders of things.
+What each merge promises is in `tests.engine.test_contract_several` and
+`tests.engine.test_contract_chain`; here is what comes of odd orders of things.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._engine.pending`: coroutines stepped by hand, and single answers that are awaited.
+Coroutines stepped by hand, and single answers that are awaited.
 """
 
 from __future__ import annotations

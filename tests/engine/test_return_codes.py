@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._engine.return_codes`: which return codes are legal, how far they reach, what is sent.
+Which return codes are legal, how far they reach, what is sent.
 """
 
 from __future__ import annotations

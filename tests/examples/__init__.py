@@ -1,3 +1,3 @@
 """
-Tests of examples.
+Tests of the examples.
 """

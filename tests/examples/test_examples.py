@@ -8,6 +8,7 @@ milter does with all kinds of mail is in ``test_example_*.py``, tested in memory
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -27,7 +28,6 @@ from yatxmilter.constants import (
 )
 
 EXAMPLES = ROOT / "examples"
-TESTS = ROOT / "tests"
 OUTSIDE = IPv4Address("TCP", "192.0.2.25", 40025)
 INSIDE = IPv4Address("TCP", "127.0.0.1", 40025)
 MESSAGE = b"""\
@@ -93,7 +93,7 @@ class AllExamplesTests(ProgramTestCase):
         Each program in the folder has tests, here or in a file named after it, or both.
         """
         tested = {case.example for case in ExampleTestCase.__subclasses__()}
-        names = {path.name.removeprefix("test_example_") for path in TESTS.glob("test_example_*")}
+        names = {path.name.removeprefix("test_") for path in Path(__file__).parent.glob("test_*")}
         self.assertEqual({path.name for path in EXAMPLES.glob("*.py")} - names - tested, set())
 
 

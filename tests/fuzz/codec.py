@@ -10,8 +10,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from yatxmilter import constants as c
+from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._wire.actions import read_agreement, read_edit, read_response
-from yatxmilter._wire.addresses import DECODERS
 from yatxmilter._wire.commands import ACTIONS, ALL_COMMANDS
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.packets import PacketSplitter, encode_packet

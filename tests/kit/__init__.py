@@ -1,3 +1,3 @@
 """
-Tests of kit.
+Tests of the test kit, `yatxmilter.testing`.
 """

@@ -76,11 +76,3 @@ class PluginTests(SynchronousTestCase):
             "    assert not {'yatxmilter', 'twisted'} & sys.modules.keys()\n"
         )
         self.assertIn("1 passed", self.run_pytest(source))
-
-    def test_entry_point(self) -> None:
-        """
-        Installed, pytest finds it by itself.
-        """
-        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-        self.assertIn('"pytest11": ["yatxmilter=pytest_yatxmilter"]', setup)
-        self.assertIn('py_modules=["pytest_yatxmilter"]', setup)

@@ -1,3 +1,3 @@
 """
-Tests of mail.
+Tests of mail as MTAs treat it.
 """

@@ -1,3 +1,3 @@
 """
-Tests of manual.
+Tests of README and manual.
 """

@@ -1,3 +1,3 @@
 """
-Tests of message.
+Tests of milters written in messages.
 """

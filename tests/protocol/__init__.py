@@ -1,3 +1,3 @@
 """
-Tests of protocol.
+Tests of the transport and the factory.
 """

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.protocol._descriptor_set` and `yatxmilter.protocol._connection`: a milter is served alike on both paths.
+A milter is served alike on both paths.
 
 What Twisted promises for its own connections is in `tests.protocol.test_descriptor_set_twisted`.
 """

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 twisted_connections: ModuleType | None
 try:
-    from . import twisted_connections
+    from tests import twisted_connections
 except ImportError as error:
     # The latest Twisted has its tests with it, but not PyHamcrest, which they use.
     twisted_connections, reason = None, f"Twisted's own tests cannot be imported: {error}"

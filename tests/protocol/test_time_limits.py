@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter.protocol._time_limits`: deadlines pass when they should, and not a moment sooner.
+Deadlines pass when they should, and not a moment sooner.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
 """
-Tests of remote.
+Tests of milters elsewhere as members.
 """

@@ -1,3 +1,3 @@
 """
-Tests of service.
+Tests of processes, logs and metrics.
 """

@@ -1,3 +1,3 @@
 """
-Tests of smtp.
+Tests of milters in Twisted's SMTP server.
 """

@@ -1,3 +1,3 @@
 """
-Tests of wire.
+Tests of packets, payloads and tables.
 """

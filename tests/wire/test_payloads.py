@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._wire.payloads`: text, strings and header fields, one table for each kind of payload.
+Text, strings and header fields, one table for each kind of payload.
 
 What is malformed has a row for each way to be so.
 """

@@ -1,3 +1,5 @@
 """
-One MTA connection without its transport: the order of commands, milters as members, the three merges.
+One MTA connection without its transport.
+
+The order of commands, milters as members, how they are called, and the three merges.
 """

@@ -18,10 +18,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.pending import Pending, run_coroutine
 from yatxmilter._engine.return_codes import check_code, fallback
-from yatxmilter._wire.addresses import describe_address
 from yatxmilter._wire.commands import EOM_ROW, Command
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter.constants import ReturnCode

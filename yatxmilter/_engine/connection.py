@@ -1,9 +1,9 @@
 """
 One MTA connection and the milters on it, without the transport.
 
-How commands are taken and answered is in `yatxmilter._engine.command_loop`, how the answers of several milters
-become one in the merges; a `Conversation` puts these together, and sees to the connection's
-beginning and end.
+How commands are taken and answered is in `yatxmilter._engine.command_loop`, how the answers of
+several milters become one in the merges; a `Conversation` puts these together, and sees to the
+connection's beginning and end.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.chain_edits import ChainEdits
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.merge import Callees, Merge
@@ -30,7 +31,6 @@ from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
 from yatxmilter._mail.body_spool import BodySpool
 from yatxmilter._mail.header_models import HeaderModel, header_model
 from yatxmilter._wire.actions import Quarantine, ReplaceBody, read_edit
-from yatxmilter._wire.addresses import DECODERS
 from yatxmilter._wire.commands import (
     BODY_ROW,
     EOH_ROW,

@@ -10,12 +10,12 @@ from types import MappingProxyType
 
 from twisted.python.failure import Failure
 
+from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.callbacks import FAILURES
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge import Callees, Merge
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET
-from yatxmilter._wire.addresses import DECODERS
 from yatxmilter._wire.commands import BODY_ROW, EOM_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 

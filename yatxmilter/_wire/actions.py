@@ -3,7 +3,8 @@ What a milter sends, as the MTA's side sees it: responses, modification actions,
 
 All of it is named tuples, made by the three readers at the end of the file. They are strict where
 both Postfix and Sendmail are, or where only one of them copes by chance: a milter that passes here
-passes there. Text is decoded as in `yatxmilter._wire.payloads`, so any byte survives the round trip.
+passes there. Text is decoded as in `yatxmilter._wire.payloads`, so any byte survives the round
+trip.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Bytes on the wire: the payloads of both directions, as ``encode_*``/``decode_*`` pairs.
 
-What frames them is in `yatxmilter._wire.packets`. A decoder of a command answers with the callback's
-arguments, with ``None`` where libmilter drops the command without a word, and raises
+What frames them is in `yatxmilter._wire.packets`. A decoder of a command answers with the
+callback's arguments, with ``None`` where libmilter drops the command without a word, and raises
 `ProtocolError` where libmilter closes the connection. Text is UTF-8 with surrogateescape, so that
 any byte survives the round trip. Strings end at their NUL as they do in C.
 """

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import Conversation
-from yatxmilter._wire.addresses import describe_address
 from yatxmilter.protocol._descriptor_set import Served
 from yatxmilter.protocol._time_limits import Deadline, hung_up
 

@@ -1,8 +1,9 @@
 """
 The milter's side as Twisted protocol and factory.
 
-How bytes come and go is in `yatxmilter.protocol._connection`, what they mean in `yatxmilter._engine.connection`; here are
-the milters of a connection, and what all connections of a server have in common.
+How bytes come and go is in `yatxmilter.protocol._connection`, what they mean in
+`yatxmilter._engine.connection`; here are the milters of a connection, and what all connections of a
+server have in common.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
+from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import wanted_callbacks
 from yatxmilter._engine.shadow_statistics import code_for_missing
 from yatxmilter._options import choice_option, limit_option, seconds_option
-from yatxmilter._wire.addresses import describe_address
 from yatxmilter.defaults import Milter
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.protocol._admission import Admission

@@ -29,7 +29,7 @@ class RemoteMilterFactory(MilterFactory):
     """
     Builds, for each MTA connection, the stand-in of a milter that runs elsewhere.
 
-    :param where: Its address, as for `yatxmilter.protocol._endpoints.client_endpoint`; or an endpoint.
+    :param where: Its address, such as ``inet:8891@127.0.0.1`` or ``unix:/run/x``; or an endpoint.
     :param on_error: The return code that stands for its answers, from the command on where it
         cannot be reached, is late or breaks the protocol, to the end of the MTA connection;
         SMFIS_CONTINUE goes on without it.

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.chain_edits import make_edit
 from yatxmilter._engine.return_codes import ends_message, fallback
 from yatxmilter._wire import commands
@@ -33,7 +34,6 @@ from yatxmilter._wire.actions import (
     InsertHeader,
     Response,
 )
-from yatxmilter._wire.addresses import describe_address
 from yatxmilter._wire.commands import CALLBACK_STEPS, Command
 from yatxmilter._wire.payloads import from_text
 from yatxmilter.client import MilterClient

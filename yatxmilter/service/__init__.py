@@ -1,5 +1,6 @@
 """
-A milter as a service of ``twisted.application``, and as a program: it listens, and when it is stopped it drains.
+A milter as a service of ``twisted.application``, and as a program: it listens, and when it is
+stopped it drains.
 """
 
 from yatxmilter.service._service import (

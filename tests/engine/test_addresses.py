@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._wire.addresses`: the arguments of C{xxfi_connect}, and addresses in the log.
+Tests of `yatxmilter._engine.addresses`: the arguments of C{xxfi_connect}, and addresses in the log.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter._wire.addresses import DECODERS, describe_address
+from yatxmilter._engine.addresses import DECODERS, describe_address
 from yatxmilter._wire.commands import ALL_COMMANDS, CONNECT_ROW
 from yatxmilter.errors import ProtocolError
 
