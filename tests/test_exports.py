@@ -58,6 +58,10 @@ PUBLIC = {
         "ValueNotSendable",
         "WrongStage",
     ],
+    "yatxmilter.pymilter": [
+        "factory",
+        "install",
+    ],
     "yatxmilter.conditions": [
         "Condition",
         "MailView",

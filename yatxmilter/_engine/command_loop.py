@@ -106,10 +106,7 @@ class Pulling(ABC):
         Whether a milter is waited for.
         """
         return bool(
-            self.elsewhere
-            or self._opening.awaited
-            or self._fanout.round
-            or self._caller.settling
+            self.elsewhere or self._opening.awaited or self._fanout.round or self._caller.settling
         )
 
     def receive(self, data: bytes) -> bool:

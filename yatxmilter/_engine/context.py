@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from threading import get_ident
 from typing import Final
 
 from yatxmilter import constants as c
@@ -53,6 +54,7 @@ class Context:
     __slots__ = (
         "_macros",
         "_progress",
+        "_thread",
         "actions",
         "adds_space",
         "bodies",
@@ -67,6 +69,8 @@ class Context:
     def __init__(self, macros: MacroStore, progress: Callable[[], None]) -> None:
         self._macros = macros
         self._progress = progress
+        # The reactor's: connections are built there.
+        self._thread = get_ident()
         self.actions = 0
         self.editing = False
         self.negotiating = False
@@ -78,6 +82,15 @@ class Context:
         self.symbol_lists: dict[int, bytes] = {}
 
     # ---- for the library
+
+    def claim(self) -> None:
+        """
+        Be used by this thread from now on.
+
+        For callbacks that run in threads while the conversation waits for them
+        (`yatxmilter.pymilter`): nobody else uses it in the meantime.
+        """
+        self._thread = get_ident()
 
     def take_reply(self, code: ReturnCode) -> bytes | None:
         """

@@ -23,7 +23,6 @@ from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.constants import ReturnCode
 from yatxmilter.defaults import Milter, MilterFactory
-from yatxmilter.errors import UsageError
 from yatxmilter.pymilter._callbacks import Callbacks
 from yatxmilter.pymilter._context import Context, error_class
 from yatxmilter.pymilter._pace import Pace
@@ -239,11 +238,13 @@ class Adapter(Milter):
         """
         Set the text that goes with a failed callback.
         """
-        codes = _REPLIES.get(self.factory.on_error)
+        codes = self.factory.reply
         if codes is not None:
             name = "".join(filter(str.isprintable, self.factory.name or ""))[:_LONGEST_NAME]
             name = name.replace("%", "%%")
-            self._ctx().setreply(*codes, f"pymilter: untrapped exception in {name}")
+            engine = self._ctx()
+            engine.claim()
+            engine.setreply(*codes, f"pymilter: untrapped exception in {name}")
 
     # ---- for jobs, in their thread
 
@@ -436,6 +437,8 @@ class AdapterFactory(MilterFactory):
     :param options: Those of `MilterFactory`.
     :ivar threads: The threads that callbacks run in.
     :ivar pace: Which callbacks take long.
+    :ivar reply: The codes of the text that goes with a failed callback; where ``on_error`` says
+        what is answered there is no such text.
     """
 
     def __init__(
@@ -453,6 +456,7 @@ class AdapterFactory(MilterFactory):
         self.leading = leading
         self.threads = Threads() if leading is None else leading.threads
         self.pace = Pace()
+        self.reply: tuple[str, str] | None = None
         self._policy = None if "on_error" in options else policy
 
     def build_milter(self, protocol: Any) -> Adapter:
@@ -461,6 +465,7 @@ class AdapterFactory(MilterFactory):
         """
         if self._policy is not None:
             self.on_error = ReturnCode(self._policy())
+            self.reply = _REPLIES.get(self.on_error)
         return Adapter(self, protocol)
 
     def start(self) -> None:

@@ -43,7 +43,9 @@ def optional_text(function: str, position: int, value: object) -> str | None:
         return text(function, position, value)
     except TypeError:
         kind = type(value).__name__
-        raise TypeError(f"{function}() argument {position} must be str or None, not {kind}") from None
+        raise TypeError(
+            f"{function}() argument {position} must be str or None, not {kind}"
+        ) from None
 
 
 def number(value: object) -> int:

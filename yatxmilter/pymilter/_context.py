@@ -94,6 +94,8 @@ class Context:
             raise error_class()("bad context")
         if self._stale is not None:
             raise error_class()(self._stale)
+        # As with libmilter any thread may call, the program's own ones included.
+        self._engine.claim()
         return self._engine
 
     def _send_signs(self) -> None:
@@ -102,6 +104,7 @@ class Context:
         """
         while self._signs:
             self._signs -= 1
+            self._engine.claim()
             self._engine.progress(any_stage=True)
 
     def _end(self) -> None:
@@ -131,11 +134,8 @@ class Context:
         Look a macro up; ``None`` for one that the MTA has not sent.
         """
         name = text("getsymval", 1, name)
-        if self._ended:
-            raise error_class()("bad context")
-        if self._macros is not None:
-            return self._macros.get(name)
-        return self._engine.getsymval(name)
+        engine = self._use()
+        return engine.getsymval(name) if self._macros is None else self._macros.get(name)
 
     def setreply(self, rcode: str, xcode: str | None, /, *lines: str) -> None:
         """

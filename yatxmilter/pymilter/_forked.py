@@ -85,7 +85,9 @@ class Family:
         # By the descriptor that becomes readable when the process is gone.
         self._children: dict[int, tuple[int, Callable[[], None], bool, float]] = {}
 
-    def run(self, workers: list[Callable[[], None]], page: Callable[[], None] | None = None) -> None:
+    def run(
+        self, workers: list[Callable[[], None]], page: Callable[[], None] | None = None
+    ) -> None:
         """
         Run functions in processes of their own until they are stopped.
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 __all__ = ["install"]
 
-_OURS: Final = "yatxmilter.pymilter.package"
+_OURS: Final = "yatxmilter.pymilter._package"
 #: Parts of pymilter's own package that its own family of programs uses.
 _PARTS: Final = frozenset(
     [
@@ -60,7 +60,7 @@ def install() -> ModuleType:
     :return: The package that is found as ``Milter``.
     """
     if "milter" not in sys.modules:
-        sys.modules["milter"] = importlib.import_module("yatxmilter.pymilter.milter")
+        sys.modules["milter"] = importlib.import_module("yatxmilter.pymilter._milter")
     found: Any = sys.modules.get("Milter")
     if found is None:
         if importlib.util.find_spec("Milter") is not None:

@@ -7,8 +7,9 @@ looks on, and when a callback has not come back after some milliseconds, the loo
 thread: the connection that the callback is about rests, all others are served. When the callback
 comes back its thread takes the loop over again, at a place where nothing is in progress.
 
-One thread at a time has the loop, and only that thread touches the reactor, the connections and the
-milters' state. So nothing of that needs a lock, or knows that the thread is another one than before.
+One thread at a time has the loop, and only that thread touches the reactor, the connections and
+the milters' state. So nothing of that needs a lock, or knows that the thread is another one than
+before.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Resting(Protocol):
         """
 
 
-class MovingReactor(EPollReactor):  # type: ignore[misc]
+class MovingReactor(EPollReactor):
     """
     A reactor whose events may be served by a loop within the loop.
 
@@ -69,9 +70,7 @@ class MovingReactor(EPollReactor):  # type: ignore[misc]
         for descriptor, event in events:
             selectable = self._selectables.get(descriptor)
             if selectable is not None:
-                log.callWithLogger(
-                    selectable, self._doReadOrWrite, selectable, descriptor, event
-                )
+                log.callWithLogger(selectable, self._doReadOrWrite, selectable, descriptor, event)
             if self._turn != turn:
                 return
 
@@ -87,7 +86,8 @@ class Leading:
     """
 
     def __init__(self, threads: Threads, tick: float = TICK) -> None:
-        self.reactor: Any = MovingReactor()
+        make: Any = MovingReactor
+        self.reactor: Any = make()
         self.threads = threads
         self._tick = tick
         self._over = threading.Event()

@@ -215,6 +215,7 @@ def _close(reactor: Any) -> None:
         reactor._internalReaders.discard(reader)
         reactor.removeReader(reader)
         reader.connectionLost(None)
-    poller = getattr(reactor, "_poller", None)
-    if hasattr(poller, "close"):
-        poller.close()
+    # An ``epoll`` is a descriptor, too; the other reactors have none.
+    close: Any = getattr(getattr(reactor, "_poller", None), "close", None)
+    if close is not None:
+        close()

@@ -102,8 +102,8 @@ def iniplist(ipaddr: str, iplist: Iterable[str]) -> bool:
     """
     Tell whether an address is in a list of addresses, networks, patterns and host names.
 
-    :param iplist: ``192.0.2.1``, ``192.0.2.0/24``, ``2001:db8::/32``, ``192.0.2.*``, or a host name,
-        which is looked up, with ``/24`` behind it or without.
+    :param iplist: ``192.0.2.1``, ``192.0.2.0/24``, ``2001:db8::/32``, ``192.0.2.*``, or a host
+        name, which is looked up, with ``/24`` behind it or without.
     :raises ValueError: when ``ipaddr`` is no address.
     """
     if not (ip4re.match(ipaddr) or ip6re.match(ipaddr)):
