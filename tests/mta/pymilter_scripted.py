@@ -5,8 +5,6 @@ is called with: run on the real pymilter and on ours, with the same seed, it mus
 ``pymilter_scripted.py SOCKET LOG KIND SEED``
 """
 
-# ruff: noqa: D101, D102, D103, D107, E731
-
 from __future__ import annotations
 
 import faulthandler

@@ -20,7 +20,10 @@ _OURS: Final = "yatxmilter.pymilter._package"
 _PARTS: Final = frozenset(
     [
         *(f"Milter.{name}" for name in ("config", "dsn", "dns", "dynip", "cache", "greylist")),
-        *(f"Milter.{name}" for name in ("greysql", "policy", "plock", "pyip6", "unsign")),
+        *(
+            f"Milter.{name}"
+            for name in ("greysql", "policy", "plock", "pyip6", "unsign", "sgmllib")
+        ),
         "mime",
     ]
 )
