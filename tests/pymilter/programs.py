@@ -22,8 +22,8 @@ from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.programs import ROOT
-from yatxmilter.pymilter._program import PROGRAM, RunOptions
 from yatxmilter.pymilter._callbacks import Callbacks
+from yatxmilter.pymilter._program import PROGRAM, RunOptions
 
 __all__ = ["MTA", "ProgramCase", "wait_for"]
 
@@ -32,7 +32,7 @@ def wait_for(condition: Callable[[], object]) -> None:
     """
     Wait until something is so; for a minute, which is a matter of nothing else but patience.
     """
-    end = time.monotonic() + 60
+    end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end, "it does not come about"
         time.sleep(0.005)
@@ -45,7 +45,7 @@ class MTA:
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
+        self.socket.settimeout(15)
         self.socket.connect(path)
 
     def send(self, letter: bytes, payload: bytes = b"") -> None:
@@ -106,7 +106,10 @@ class ProgramCase(SynchronousTestCase):
         thread.start()
 
         def end() -> None:
-            thread.join()
+            while thread.is_alive():
+                thread.join(20)
+                # A test that has failed has not said so.
+                PROGRAM.stop()
             if raised:
                 raise raised.pop()
 

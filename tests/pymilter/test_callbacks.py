@@ -7,8 +7,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-import milter
 import Milter
+import milter
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -320,7 +320,8 @@ class AnswerTests(Case):
             return Milter.REJECT
 
         mta = self.mta(type("Mine", (Milter.Base,), {"negotiate": refuses}))
-        self.assertRaises(Exception, lambda: mta.send(MESSAGE).reply)
+        session = mta.session()
+        self.assertRaises(MilterTestFailure, lambda: session.agreement)
 
         def takes_all(self: Any, options: list[int]) -> int:
             return Milter.ALL_OPTS

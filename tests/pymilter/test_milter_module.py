@@ -62,15 +62,26 @@ class SettingTests(ProgramCase):
         """
         A callback that is set replaces the one before it, which is returned; None is none.
         """
-        stages = "connect helo envfrom envrcpt header eoh body eom abort close".split()
+        stages = [
+            "connect",
+            "helo",
+            "envfrom",
+            "envrcpt",
+            "header",
+            "eoh",
+            "body",
+            "eom",
+            "abort",
+            "close",
+        ]
         for stage in stages:
             put: Any = getattr(milter, f"set_{stage}_callback")
             self.assertIs(put(len), None)
             self.assertIs(put(None), len)
             self.assertIs(put(len), None)
-            self.assertEqual(str(self.assertRaises(TypeError, put, 5)), (
-                "callback parameter must be callable"
-            ))
+            self.assertEqual(
+                str(self.assertRaises(TypeError, put, 5)), ("callback parameter must be callable")
+            )
 
     def test_register(self) -> None:
         """

@@ -12,8 +12,8 @@ import threading
 import time
 from typing import Any
 
-import milter
 import Milter
+import milter
 
 from tests.pymilter.programs import ProgramCase, wait_for
 from yatxmilter.__main__ import main as command
@@ -32,12 +32,6 @@ class RunTests(ProgramCase):
     """
     ``runmilter`` in this process.
     """
-
-    def run(self, result: Any = None) -> Any:
-        """
-        Let the loop of another thread's program be the only one that trial does not know.
-        """
-        return super().run(result)
 
     def setUp(self) -> None:
         super().setUp()
@@ -156,9 +150,9 @@ class RunTests(ProgramCase):
         end = self.program(eom=lambda self: Milter.ACCEPT)
         mta = self.mta()
         mta.negotiate()
-        mta.send(b"M", b"<a@example.com>\0")
+        mta.ask(b"M", b"<a@example.com>\0")
         self.assertEqual(mta.ask(b"E"), b"a")
-        mta.send(b"M", b"<a@example.com>\0")
+        mta.ask(b"M", b"<a@example.com>\0")
         milter.stop()
         self.assertEqual(mta.ask(b"E"), b"a")
         end()
@@ -265,12 +259,18 @@ class LoopTests(ProgramCase):
         """
         Without a moving loop every callback is handed to a thread.
         """
+        self.patch(sys.modules["yatxmilter.pymilter._program"], "make_leading", lambda: None)
         self.patch(
-            sys.modules["yatxmilter.pymilter._program"], "make_leading", lambda: None
+            Milter,
+            "factory",
+            type(
+                "Mine",
+                (Milter.Base,),
+                {
+                    "hello": lambda self, name: self.progress() or Milter.REJECT,
+                },
+            ),
         )
-        self.patch(Milter, "factory", type("Mine", (Milter.Base,), {
-            "hello": lambda self, name: self.progress() or Milter.REJECT,
-        }))
         end = self.run_in_thread(lambda: Milter.runmilter("test", self.path))
         mta = self.mta()
         mta.negotiate()
@@ -403,7 +403,7 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         """
         A script, a command on the path, and a module are run as ``__main__``, with their arguments.
         """
-        text = "import sys, Milter\nseen = __import__('builtins').seen\nseen.append((__name__, sys.argv[1:]))\n"
+        text = "import sys, Milter\nseen.append((__name__, sys.argv[1:]))\n"
         seen: list[Any] = []
         self.patch(sys, "argv", list(sys.argv))
         self.patch(sys, "path", list(sys.path))
@@ -465,9 +465,7 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        process = self.start(
-            self.PROGRAM, "--workers", "2", "--metrics", f"inet:{port}@127.0.0.1"
-        )
+        process = self.start(self.PROGRAM, "--workers", "2", "--metrics", f"inet:{port}@127.0.0.1")
         first = self.hello()
         self.assertIn(b"550 5.7.1 pid", first)
         self.assertEqual(self.hello(b"exit"), b"")

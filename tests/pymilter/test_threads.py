@@ -7,8 +7,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import milter
 import Milter
+import milter
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 

@@ -24,8 +24,18 @@ class UtilsTests(SynchronousTestCase):
             self.assertTrue(utils.ip4re.match(text), text)
         for text in ("256.0.0.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", "x"):
             self.assertFalse(utils.ip4re.match(text), text)
-        for text in ("::", "::1", "2001:db8::1", "1:2:3:4:5:6:7:8", "1::8", "::ffff:192.0.2.1",
-                     "1:2:3:4:5:6:7::", "1:2:3:4:5:6::8", "2001:DB8::A:B", "1:2:3:4:5:6:192.0.2.1"):
+        for text in (
+            "::",
+            "::1",
+            "2001:db8::1",
+            "1:2:3:4:5:6:7:8",
+            "1::8",
+            "::ffff:192.0.2.1",
+            "1:2:3:4:5:6:7::",
+            "1:2:3:4:5:6::8",
+            "2001:DB8::A:B",
+            "1:2:3:4:5:6:192.0.2.1",
+        ):
             self.assertTrue(utils.ip6re.match(text), text)
         for text in ("1::2::3", ":", "1:2:3", "g::1", "1:2:3:4:5:6:7:8:9", "12345::"):
             self.assertFalse(utils.ip6re.match(text), text)
