@@ -228,7 +228,7 @@ class ProgramTests(SynchronousTestCase):
         config.write_text(
             "[srs]\nsecret=shhhh\nfwdomain=forward.example\n[srsmilter]\n"
             f"socketname={self.socket}\nmiltername=pysrsfilter\nmiltersrs=true\n"
-            f"datadir={self.folder}\nreject_spoofed=false\n"
+            "reject_spoofed=false\n"
         )
         program = DEBS / "usr/share/doc/python3-srs/examples/srsmilter.py"
         text = program.read_text()

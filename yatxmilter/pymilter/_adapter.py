@@ -68,10 +68,11 @@ class _Job:
     """
     One callback that is to run in a thread.
 
+    :ivar arguments: What it is called with, the context first.
     :ivar over: Whether nobody waits for its answer any more.
     """
 
-    __slots__ = ("_adapter", "_arguments", "_callback", "_macros", "_stage", "deferred", "over")
+    __slots__ = ("_adapter", "_callback", "_macros", "arguments", "deferred", "over", "stage")
 
     def __init__(
         self,
@@ -82,10 +83,10 @@ class _Job:
         macros: MacroStore | None = None,
     ) -> None:
         self._adapter = adapter
-        self._stage = stage
         self._callback = callback
-        self._arguments = arguments
         self._macros = macros
+        self.stage = stage
+        self.arguments = arguments
         self.over = False
         self.deferred: Deferred[Any] = Deferred(self._abandon)
 
@@ -104,11 +105,11 @@ class _Job:
         adapter.begun(self, self._macros)
         start = perf_counter()
         try:
-            result: Any = adapter.answer(self._stage, self._callback(*self._arguments))
+            result: Any = adapter.answer(self.stage, self._callback(*self.arguments))
         except BaseException:
             # One that asks the process to end, too: the MTA waits for an answer.
             result = Failure()
-        adapter.ended(self._stage, perf_counter() - start)
+        adapter.ended(self, perf_counter() - start)
         adapter.hop(self._deliver, result)
 
     def refuse(self, error: BaseException) -> None:
@@ -120,7 +121,7 @@ class _Job:
     def _deliver(self, result: Any) -> None:
         if self.deferred.called:
             return
-        self._adapter.send_signs()
+        self.arguments[0]._send_signs()
         if isinstance(result, Failure):
             self._adapter.explain()
         self.deferred.callback(result)
@@ -187,7 +188,8 @@ class Adapter(Milter):
     def _put(self, job: _Job) -> Deferred[Any]:
         if self._behind:
             self._waiting.append(job)
-        elif self._lane is not None:
+        else:
+            assert self._lane is not None
             self._lane.put(job)
         return job.deferred
 
@@ -259,44 +261,33 @@ class Adapter(Milter):
         """
         Take note that a callback runs.
         """
-        handle = self._handle
-        if handle is not None:
-            handle._macros = macros
-            self._running = job
-            if job.over:
-                handle._stale = _OVER
+        handle: Context = job.arguments[0]
+        handle._macros = macros
+        self._running = job
+        if job.over:
+            handle._stale = _OVER
 
-    def send_signs(self) -> None:
-        """
-        Send the signs of progress that go before an answer.
-        """
-        if self._handle is not None:
-            self._handle._send_signs()
-
-    def ended(self, stage: str, seconds: float) -> None:
+    def ended(self, job: _Job, seconds: float) -> None:
         """
         Take note that it is over.
         """
         self._running = None
-        self.factory.pace.note(stage, seconds)
-        handle = self._handle
-        if handle is not None:
-            handle._macros = handle._stale = None
-            if stage == "close":
-                self._forget(handle)
+        self.factory.pace.note(job.stage, seconds)
+        handle: Context = job.arguments[0]
+        handle._macros = handle._stale = None
+        if job.stage == "close":
+            self._forget(handle)
 
     def abandoned(self, job: _Job) -> None:
         """
         Take note that nobody waits for a callback any more: what it does has no effect.
         """
-        handle = self._handle
-        if self._running is job and handle is not None:
-            handle._stale = _OVER
+        if self._running is job:
+            job.arguments[0]._stale = _OVER
 
     def _forget(self, handle: Context) -> None:
         handle._end()
-        if self._handle is handle:
-            self._handle = None
+        self._handle = None
 
     # ---- the engine's callbacks
 

@@ -108,9 +108,8 @@ class Context:
             self._engine.progress(any_stage=True)
 
     def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            _counts[1] = next(_closed)
+        self._ended = True
+        _counts[1] = next(_closed)
 
     # ---- the program's own object
 

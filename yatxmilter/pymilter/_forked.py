@@ -185,6 +185,8 @@ class _Page:
     def __init__(self, spec: str, folder: str) -> None:
         self._spec = spec
         self._folder = folder
+        #: The reactor of `run`.
+        self.reactor: Any = None
 
     def tell(self, reactor: Any, serving: Any) -> None:
         """
@@ -202,7 +204,7 @@ class _Page:
         # It needs what not everybody has.
         from yatxmilter.service._metrics_page import metrics_site
 
-        reactor = make_reactor()
+        self.reactor = reactor = make_reactor()
         site = metrics_site(lambda: self._ask(reactor))
         open_port(reactor, self._spec, site)
         with heeding(lambda: reactor.callFromThread(reactor.stop)):

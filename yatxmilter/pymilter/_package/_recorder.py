@@ -51,9 +51,9 @@ class Recorder:
         """
         Leave the message behind, with its new body if it has one.
         """
-        if self._bodyreplaced and self._body is not None:
-            body = self._body.getvalue()
-        self._body = BytesIO(header + b"\n\n" + body)
+        file = self._body
+        new = file.getvalue() if file is not None and self._bodyreplaced else body
+        self._body = BytesIO(header + b"\n\n" + new)
 
     def _in_eom(self, function: str) -> BytesIO:
         if self._body is None or self._stage != NUMBERS["M_EOM"]:

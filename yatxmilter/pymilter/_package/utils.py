@@ -176,14 +176,13 @@ def parse_header(value: str) -> str:
         parts = email.header.decode_header(value)
         if not parts or (len(parts) == 1 and not parts[0][1]):
             return value
+        # Where anything is encoded all parts are bytes.
         return "".join([_part(text, charset) for text, charset in parts])
     except (LookupError, ValueError, email.errors.HeaderParseError):
         return value
 
 
-def _part(text: bytes | str, charset: str | None) -> str:
-    if isinstance(text, str):
-        return text
+def _part(text: bytes, charset: str | None) -> str:
     if charset:
         try:
             return text.decode(charset, "replace")
