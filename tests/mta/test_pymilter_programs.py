@@ -156,9 +156,11 @@ class ProgramTests(SynchronousTestCase):
         path.write_text(f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n")
         return str(path)
 
-    def test_dkimpy_milter(self) -> None:
+    def signer(self) -> tuple[Path, bytes]:
         """
-        dkimpy-milter signs, and the signature verifies.
+        Make a key and a configuration of dkimpy-milter.
+
+        :return: The configuration's file, and what the DNS says of the key.
         """
         key = self.folder / "dkim.key"
         subprocess.run(
@@ -174,8 +176,47 @@ class ProgramTests(SynchronousTestCase):
         config.write_text(
             f"Syslog no\nDomain client.example\nKeyFile {key}\nSelector test\nMode s\n"
             f"Socket {self.socket}\nPidFile {self.folder}/pid\nUserID root\n"
-            "InternalHosts 127.0.0.1\nCanonicalization relaxed/simple\n"
+            "InternalHosts 127.0.0.1,192.0.2.25\nCanonicalization relaxed/simple\n"
         )
+        return config, record
+
+    def test_behind_a_footer(self) -> None:
+        """
+        dkimpy-milter's class, the last of a chain behind a native milter, signs the footer too.
+        """
+        from yatxmilter import Milter as Native
+        from yatxmilter import MilterFactory
+        from yatxmilter.pymilter import factory, install
+        from yatxmilter.testing import InMemoryMTA
+
+        class Footer(Native):
+            def xxfi_body(self, bodyp: bytes) -> None:
+                self.text = bodyp
+
+            def xxfi_eom(self) -> None:
+                self.smfi_replacebody(self.text + b"-- \r\na footer\r\n")
+
+        config, record = self.signer()
+        install()
+        self.patch(sys, "path", [str(SITE), *sys.path])
+        import dkim
+        import dkimpy_milter
+
+        settings = dkimpy_milter.config._processConfigFile(filename=str(config))
+        dkimpy_milter.milterconfig = dkimpy_milter.get_keys(settings)
+        for flavour in ("postfix", "sendmail"):
+            chain = [MilterFactory(Footer), factory(dkimpy_milter.dkimMilter)]
+            mta = InMemoryMTA(chain, merge="chain", flavour=flavour)
+            signed = mta.send(MESSAGE, "<alice@client.example>").delivered.data
+            mta.finish()
+            self.assertIn(b"a footer", signed)
+            self.assertTrue(dkim.verify(signed, dnsfunc=lambda name, timeout=5: record), flavour)
+
+    def test_dkimpy_milter(self) -> None:
+        """
+        dkimpy-milter signs, and the signature verifies.
+        """
+        config, record = self.signer()
         outcome = self.compare([str(SITE / "bin" / "dkimpy-milter"), str(config)])
         self.assertIn(b"DKIM-Signature", str(outcome).encode())
         self.patch(sys, "path", [str(SITE), *sys.path])

@@ -260,6 +260,23 @@ class LoopTests(ProgramCase):
         leading._look.release()
         leading._rouse()
 
+    def test_callback_after_a_quiet_time(self) -> None:
+        """
+        A callback that begins when nobody has looked for long is looked at all the same.
+        """
+        leading = self.loop()
+        answers: list[Any] = []
+
+        def call() -> None:
+            leading._looking = False
+            answers.append(leading.call(object(), lambda: 5))  # type: ignore[arg-type]
+            answers.append(leading._looking)
+            leading.reactor.callLater(0, leading.reactor.stop)
+
+        leading.reactor.callWhenRunning(leading.hop, call)
+        leading.run()
+        self.assertEqual(answers, [5, True])
+
     def test_callback_that_begins_when_nobody_looks(self) -> None:
         """
         A callback that begins the moment nobody looks any more is looked at.

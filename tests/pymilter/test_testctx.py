@@ -96,6 +96,7 @@ class ContextTests(Case):
         ctx = TestCtx()
         ctx._setsymval("{auth_authen}", "batman")
         ctx._setsymval("{auth_type}", "plain")
+        self.assertEqual(ctx.getsymval("{auth_type}"), "plain")
         self.assertEqual(ctx._connect(ip="2001:db8::1"), Milter.CONTINUE)
         self.assertEqual(ctx._feedMsg("message", "a@example.com"), Milter.ACCEPT)
         mine = ctx.getpriv()
