@@ -159,6 +159,8 @@ def play(running: Running, seed: str) -> tuple[list[bytes], list[str]]:
         # In other states than after an accepted message libmilter loses the next command.
         while _connection(mta, pick) and pick.random() < 0.3:
             mta.send(b"K")
+    # libmilter does not read what came right before the end of a connection.
+    time.sleep(0.03)
     if pick.random() < 0.8:
         mta.send(b"Q")
     mta.close()

@@ -21,8 +21,8 @@ from yatxmilter.pymilter._sockets import Listening
 
 __all__ = ["PROGRAM", "Program", "RunOptions"]
 
-#: libmilter's own, of ``mi_opensock``.
-_BACKLOG: Final = 20
+#: More than libmilter's 20: here it is not a thread of its own that takes connections.
+_BACKLOG: Final = 128
 #: libmilter's ``MI_TIMEOUT``.
 _TIMEOUT: Final = 7210
 
