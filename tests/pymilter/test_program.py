@@ -216,11 +216,13 @@ class RunTests(ProgramCase):
         """
         A time-out of 0 is for any time; so programs have it for libmilter.
         """
-        milter.settimeout(0)
-        end = self.program()
-        self.mta().negotiate()
-        milter.stop()
-        end()
+        for seconds in (0, -1):
+            milter.settimeout(seconds)
+            Milter.factory = Milter.Base
+            end = self.run_in_thread(lambda: Milter.runmilter("test", self.path))
+            self.mta().negotiate()
+            milter.stop()
+            end()
 
 
 class LoopTests(ProgramCase):
@@ -426,6 +428,18 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         self.assertEqual(
             seen, [("__main__", ["--inline", "x"]), ("__main__", []), ("__main__", ["y"])]
         )
+
+    def test_nothing_is_begun_before_main(self) -> None:
+        """
+        When a program begins there is no reactor and no other thread, so it may fork.
+        """
+        process = self.start(
+            "import sys, threading\n"
+            "print('twisted.internet.reactor' in sys.modules, threading.active_count())\n"
+            "sys.exit(5)\n"
+        )
+        self.assertEqual(process.communicate()[0], "False 1\n")
+        self.assertEqual(process.returncode, 5)
 
     def test_wrong_options(self) -> None:
         """

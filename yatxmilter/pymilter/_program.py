@@ -139,7 +139,8 @@ class Program:
             leading=None if options.inline else make_leading(),
             name=self.name,
         )
-        limits = {"timeout": self.timeout or None, **options.factory}
+        # 0, or less, is for any time.
+        limits = {"timeout": self.timeout if self.timeout > 0 else None, **options.factory}
         serving = Serving(
             listening, milter, limits, metrics=metrics, drain_timeout=options.drain_timeout
         )

@@ -43,6 +43,9 @@ from yatxmilter.pymilter._milter import (
 )
 from yatxmilter.pymilter._names import NUMBERS as _NUMBERS
 
+#: The version of pymilter whose API this is.
+__version__ = "1.0.5"
+
 globals().update(_NUMBERS)
 
 # Some of them by name: programs' tests put other numbers in their places.
