@@ -28,9 +28,10 @@ from yatxmilter.pymilter._callbacks import Callbacks
 from yatxmilter.pymilter._forked import Family, _Page, _status
 from yatxmilter.pymilter._leading import Leading, MovingReactor
 from yatxmilter.pymilter._program import PROGRAM
-from yatxmilter.pymilter._serving import Serving, _close, make_reactor
+from yatxmilter.pymilter._serving import Serving, make_reactor
 from yatxmilter.pymilter._sockets import Listening
 from yatxmilter.pymilter._threads import Threads
+from yatxmilter.pymilter._waking import close_reactor, guard
 from yatxmilter.testing import InMemoryMTA, MilterTestFailure
 
 SELECT = (("twisted.internet.selectreactor", "SelectReactor"),)
@@ -177,12 +178,15 @@ class ConnectionTests(ProgramCase):
         serving = Serving(
             listening, AdapterFactory(Callbacks(), lambda: milter.TEMPFAIL, inline=True), {}
         )
-        self.addCleanup(_close, serving.reactor)
+        self.addCleanup(close_reactor, serving.reactor)
         serving._stopping = True
         serving._is_ready(None)  # type: ignore[arg-type]
         self.assertFalse(serving._ready)
         # Not every reactor has a descriptor of its own.
-        _close(make_reactor(SELECT))
+        reactor = make_reactor(SELECT)
+        close_reactor(reactor)
+        # Nobody wakes it up any more.
+        reactor.callFromThread(len)
 
 
 class LoopTests(ProgramCase):
@@ -195,7 +199,7 @@ class LoopTests(ProgramCase):
         Make one, and have it closed.
         """
         made = Leading(Threads(), **options)
-        self.addCleanup(_close, made.reactor)
+        self.addCleanup(close_reactor, made.reactor)
         return made
 
     def test_events_of_what_is_gone(self) -> None:
@@ -203,8 +207,8 @@ class LoopTests(ProgramCase):
         An event of a descriptor that nobody watches any more is nobody's.
         """
         make: Any = MovingReactor
-        reactor = make()
-        self.addCleanup(_close, reactor)
+        reactor = guard(make())
+        self.addCleanup(close_reactor, reactor)
         real = reactor._poller
 
         class Poller:
@@ -295,7 +299,7 @@ class LoopTests(ProgramCase):
                     begun.set()
 
         leading = Hurried(Threads(), tick=0.0001)
-        self.addCleanup(_close, leading.reactor)
+        self.addCleanup(close_reactor, leading.reactor)
 
         def end() -> None:
             begun.wait(20)
@@ -442,5 +446,5 @@ class FamilyTests(ProgramCase):
             reactor.callFromThread(reactor.stop)
         for end in ends:
             end()
-        _close(worker)
+        close_reactor(worker)
         self.assertIn("yatxmilter_processes 1.0", text[0])

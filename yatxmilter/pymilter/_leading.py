@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python import log
 
 from yatxmilter.pymilter._threads import Threads
+from yatxmilter.pymilter._waking import guard
 
 __all__ = ["Leading", "MovingReactor", "Resting"]
 
@@ -87,7 +88,7 @@ class Leading:
 
     def __init__(self, threads: Threads, tick: float = TICK) -> None:
         make: Any = MovingReactor
-        self.reactor: Any = make()
+        self.reactor: Any = guard(make())
         self.threads = threads
         self._tick = tick
         self._over = threading.Event()

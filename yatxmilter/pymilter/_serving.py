@@ -22,6 +22,7 @@ from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.pymilter._adapter import AdapterFactory
 from yatxmilter.pymilter._sockets import Listening
 from yatxmilter.pymilter._threads import Threads
+from yatxmilter.pymilter._waking import close_reactor, guard
 from yatxmilter.service._listening import adopt, close_port, open_port
 from yatxmilter.service._metrics import MilterMetrics
 from yatxmilter.service._notify import Notifier
@@ -65,7 +66,7 @@ def make_leading() -> Any:
 
 def _reactor(module: str, name: str) -> Any:
     __import__(module)
-    return getattr(sys.modules[module], name)()
+    return guard(getattr(sys.modules[module], name)())
 
 
 @contextlib.contextmanager
@@ -163,7 +164,7 @@ class Serving:
                 notifier.stopping()
         finally:
             self._milter.stop()
-            _close(reactor)
+            close_reactor(reactor)
 
     def _open(self) -> None:
         if self._metrics_spec is not None:
@@ -203,19 +204,3 @@ class Serving:
     def _drained(self, result: object) -> None:
         closed = gatherResults([close_port(port) for port in self._ports])
         closed.addBoth(lambda _: self.reactor.stop())
-
-
-def _close(reactor: Any) -> None:
-    """
-    Give back the descriptors of a reactor that runs no more.
-    """
-    # Who wants to wake it up from now on must not write to what has its descriptor then.
-    reactor.waker = None
-    for reader in list(reactor._internalReaders):
-        reactor._internalReaders.discard(reader)
-        reactor.removeReader(reader)
-        reader.connectionLost(None)
-    # An ``epoll`` is a descriptor, too; the other reactors have none.
-    close: Any = getattr(getattr(reactor, "_poller", None), "close", None)
-    if close is not None:
-        close()
