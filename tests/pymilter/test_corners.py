@@ -264,6 +264,24 @@ class LoopTests(ProgramCase):
         leading._look.release()
         leading._rouse()
 
+    def test_nobody_looks_at_nothing(self) -> None:
+        """
+        While no callback is called nobody looks, and the end is not missed.
+        """
+        leading = self.loop(tick=0.0001)
+
+        class Connection:
+            pass
+
+        def end() -> None:
+            wait_for(lambda: not leading._looking and leading._look.locked())
+            leading.hop(leading.call, Connection(), lambda: None)
+            leading.hop(leading.reactor.stop)
+
+        threading.Thread(target=end).start()
+        leading.run()
+        self.assertTrue(leading._over.is_set())
+
     def test_callback_after_a_quiet_time(self) -> None:
         """
         A callback that begins when nobody has looked for long is looked at all the same.
