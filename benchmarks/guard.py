@@ -75,12 +75,21 @@ class Case:
 
 _REUSE = {"reuse": _MESSAGES}
 _ONE = "one connection"
+_THREE = "three milters"
 
 #: A bound is a tenth above the most that Python 3.10 to 3.13 need; the loop's share differs there.
 CASES = (
     Case(_ONE, _REUSE, {}, 13.0, 1.36),
     Case("a connection for each message", {}, {}, 17.5, 1.45),
-    Case("three milters", _REUSE, {"BENCH_MILTERS": "3"}, 1.20, 1.36, _ONE),
+    Case(_THREE, _REUSE, {"BENCH_MILTERS": "3"}, 1.20, 1.36, _ONE),
+    Case(
+        "a chain of three",
+        _REUSE,
+        {"BENCH_MILTERS": "3", "BENCH_MERGE": "chain"},
+        2.15,
+        1.36,
+        _THREE,
+    ),
     Case("coroutines", _REUSE, {"BENCH_STYLE": "coroutine"}, 1.25, 1.36, _ONE),
 )
 

@@ -10,7 +10,9 @@
  * It ends after --messages, or begins none after --seconds. Prints one line of JSON: connections,
  * messages, answers and fields added are counted, "rate" is messages finished per second, "cpu"
  * the seconds that this program needed. With --idle it first opens all connections, prints "idle",
- * waits for a line from its standard input, and only then sends a message on each.
+ * waits for a line from its standard input, and only then sends a message on each. With --stay each
+ * connection stays open after that; it prints "stayed" when the last message is answered, and waits
+ * for another line before it closes them.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -57,7 +59,7 @@ static int segment_count, message_at, message_end;
 static long total = 1L << 40, started, finished, answers, added, per_connection = 1;
 static long made; /* connections */
 static double seconds;
-static int concurrent = 20, header_count = 20, split, idle, window = 100, wanted_headers = 1;
+static int concurrent = 20, header_count = 20, split, idle, stay, window = 100, wanted_headers = 1;
 static size_t body_size = 4096;
 static char *target, *expected = "X-Bench: seen";
 static unsigned steps;
@@ -327,6 +329,10 @@ static void answered(struct connection *c, char letter, const unsigned char *pay
         active--;
         return;
     }
+    if (stay && command == 'E') {
+        active--;
+        return;
+    }
     go_on(c);
 }
 
@@ -424,10 +430,18 @@ static void turn(void)
 
 /* ---- the run */
 
+static void wait_for_a_line(const char *word)
+{
+    char line[10];
+    puts(word);
+    fflush(stdout);
+    if (!fgets(line, sizeof line, stdin))
+        fault("nobody said to go on");
+}
+
 static void run_idle(struct connection *all)
 {
     int next = 0;
-    char line[10];
     while (opened < concurrent) {
         while (active < window && next < concurrent) {
             active++;
@@ -436,10 +450,7 @@ static void run_idle(struct connection *all)
         turn();
     }
     idle_seconds = now() - first_at;
-    puts("idle");
-    fflush(stdout);
-    if (!fgets(line, sizeof line, stdin))
-        fault("nobody said to go on");
+    wait_for_a_line("idle");
     first_at = now();
     for (next = 0; active || next < concurrent;) {
         while (active < window && next < concurrent) {
@@ -448,6 +459,13 @@ static void run_idle(struct connection *all)
             go_on(&all[next++]);
         }
         turn();
+    }
+    if (!stay)
+        return;
+    wait_for_a_line("stayed");
+    for (next = 0; next < concurrent; next++) {
+        active++;
+        go_on(&all[next]);
     }
 }
 
@@ -477,6 +495,8 @@ static void options(int count, char **words)
             split = 1;
         else if (!strcmp(name, "--idle"))
             idle = 1;
+        else if (!strcmp(name, "--stay"))
+            stay = 1;
         else if (i + 1 == count)
             fault("%s: a value is missing, or there is no such option", name);
         else if (!strcmp(name, "--target"))
@@ -504,6 +524,8 @@ static void options(int count, char **words)
         fault("--target is unix:PATH or inet:PORT");
     if (concurrent < 1 || total < 1 || per_connection < 1 || window < 1)
         fault("numbers are at least 1");
+    if (stay && !idle)
+        fault("--stay needs --idle");
     if (idle)
         total = concurrent;
     else if (!seconds && total == 1L << 40)

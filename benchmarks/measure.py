@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from .processes import (
     idle_seconds,
     pss,
     running,
+    sockets,
     status,
 )
 from .scenarios import Scenario, Variant
@@ -41,7 +42,10 @@ class Result:
     :ivar busy: The part of the time for which the milter was at work.
     :ivar load_busy: The same of the load generator.
     :ivar megabytes: MB of bodies a second.
-    :ivar each: KiB for each idle connection, in the scenario that has them.
+    :ivar each: KiB for each idle connection, in the scenario that has them: after HELO.
+    :ivar after: The same when each has had a message, and is open still.
+    :ivar most: The part of the connections that the busiest worker has, times the number of
+        workers: 1 where all have the same.
     :ivar whole: Messages a second that the milter's cores carry when nobody else, nor the
         generator, takes a part of them.
     """
@@ -57,6 +61,8 @@ class Result:
     load_busy: float = 0
     megabytes: float = 0
     each: float = 0
+    after: float = 0
+    most: float = 0
     whole: float = 0
 
 
@@ -74,7 +80,15 @@ class Meter:
         self._cpu = cpu_seconds(pid)
         self._began = time.monotonic()
 
-    def result(self, report: Mapping[str, Any], threads: int, body: int, each: float = 0) -> Result:
+    def result(
+        self,
+        report: Mapping[str, Any],
+        threads: int,
+        body: int,
+        each: float = 0,
+        after: float = 0,
+        most: float = 0,
+    ) -> Result:
         """
         Say what it was.
 
@@ -98,6 +112,8 @@ class Meter:
             load_busy=report["cpu"] / elapsed,
             megabytes=report["rate"] * body / 1e6,
             each=each,
+            after=after,
+            most=most,
             whole=capacity(report["rate"], len(self._cores) * elapsed, used + idle),
         )
 
@@ -140,7 +156,7 @@ def under_load(scenario: Scenario, variant: Variant, seconds: float) -> Result:
 
 def idle(scenario: Scenario, variant: Variant, seconds: float) -> Result:
     """
-    Have many connections do nothing, and then a message on each.
+    Have many connections do nothing, then a message on each, then nothing again.
 
     :param seconds: For a short run there are fewer connections.
     """
@@ -150,22 +166,72 @@ def idle(scenario: Scenario, variant: Variant, seconds: float) -> Result:
         count = options["connections"] = count // 5
     allow_files(count + 200)
     with running(variant, scenario) as (process, where):
-        few = {name: value for name, value in options.items() if name != "window"}
-        _load(where, {**few, "connections": 20, "messages": 200}, process)
-        options["idle"] = True
+        _few(where, options, process)
+        options |= {"idle": True, "stay": True}
+        before = pss(process.pid)
         with generating(where, options) as load:
-            assert load.stdin is not None and load.stdout is not None
-            before = pss(process.pid)
-            line = load.stdout.readline()
-            if line != b"idle\n":
-                judged(line, options)
-            time.sleep(0.2)
+            _said(load, b"idle", options)
             each = (pss(process.pid) - before) / count
             meter = Meter(process.pid)
-            load.stdin.write(b"go\n")
-            load.stdin.flush()
+            _go_on(load)
+            _said(load, b"stayed", options)
+            after = (pss(process.pid) - before) / count
+            _go_on(load)
             report, threads = finish(load, options, process.pid)
-            return meter.result(report, threads, int(str(options["body"])), each)
+            return meter.result(report, threads, int(str(options["body"])), each, after)
+
+
+def shares(scenario: Scenario, variant: Variant, seconds: float) -> Result:
+    """
+    Hold connections, and see how workers have shared them.
+    """
+    options = {**scenario.load, "idle": True}
+    with running(variant, scenario) as (process, where):
+        _few(where, options, process)
+        before = sockets(process.pid)
+        with generating(where, options) as load:
+            _said(load, b"idle", options)
+            held = [count - before.get(pid, 0) for pid, count in sockets(process.pid).items()]
+            meter = Meter(process.pid, variant.everywhere)
+            _go_on(load)
+            report, threads = finish(load, options, process.pid)
+            body = int(str(options["body"]))
+            return meter.result(report, threads, body, most=share(held, variant))
+
+
+def share(held: Sequence[int], variant: Variant) -> float:
+    """
+    Say how much more than its share the busiest worker has.
+
+    :param held: The connections of each process; the supervisor has none.
+    """
+    workers = int(variant.settings["BENCH_WORKERS"])
+    return max(held) * workers / max(sum(held), 1)
+
+
+def _few(where: str, options: Mapping[str, object], process: subprocess.Popen[bytes]) -> None:
+    # What is done once, and memory that is needed once, is no part of a connection.
+    few = {name: options[name] for name in options if name in ("headers", "body")}
+    _load(where, {**few, "connections": 20, "messages": 200}, process)
+    # Until the last of them has gone.
+    time.sleep(0.2)
+
+
+def _said(load: subprocess.Popen[bytes], word: bytes, options: Mapping[str, object]) -> None:
+    """
+    Wait until the load generator is so far.
+    """
+    assert load.stdout is not None
+    line = load.stdout.readline()
+    if line != word + b"\n":
+        judged(line, options)
+    time.sleep(0.2)
+
+
+def _go_on(load: subprocess.Popen[bytes]) -> None:
+    assert load.stdin is not None
+    load.stdin.write(b"go\n")
+    load.stdin.flush()
 
 
 def behind_sendmail(scenario: Scenario, variant: Variant, seconds: float) -> Result:
@@ -190,6 +256,7 @@ def behind_sendmail(scenario: Scenario, variant: Variant, seconds: float) -> Res
 WAYS: dict[str, Callable[[Scenario, Variant, float], Result]] = {
     "load": under_load,
     "idle": idle,
+    "shares": shares,
     "sendmail": behind_sendmail,
 }
 

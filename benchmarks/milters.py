@@ -10,8 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
-from .build import HERE, ROOT, c_program, go_program, python_with
+from .build import (
+    HERE,
+    ROOT,
+    Unavailable,
+    c_program,
+    go_module_program,
+    go_program,
+    python_with,
+)
 
 Command = list[str]
 
@@ -47,13 +56,41 @@ def _on_ours(*options: str) -> Callable[[], Command]:
     return lambda: [sys.executable, "-m", "yatxmilter", "pymilter", *options, program]
 
 
-_ONLY_OURS = frozenset({"BENCH_MILTERS", "BENCH_STYLE"})
+_ONLY_OURS = frozenset({"BENCH_MILTERS", "BENCH_STYLE", "BENCH_MERGE"})
+
+
+@cache
+def _newest_go_milter() -> Command | str:
+    """
+    Build the faster go-milter, once; give its command, or why there is none.
+    """
+    library = ("github.com/d--j/go-milter", "v0.10.1", (1, 25), "YATXMILTER_GO_MILTER")
+    try:
+        return [str(go_module_program("peers/gomilter/main.go", *library))]
+    except Unavailable as reason:
+        return str(reason)
+
+
+def _go_milter() -> Command:
+    found = _newest_go_milter()
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return found
+
+
+def _former_go_milter() -> Command:
+    # Where the faster one is, it stands for both.
+    if not isinstance(_newest_go_milter(), str):
+        raise Unavailable("d--j's, which is faster, is measured in its place")
+    return [str(go_program("peers/gomilter_emersion/main.go", "github.com/emersion/go-milter"))]
+
 
 PEERS = {
     peer.name: peer
     for peer in (
         Peer("yatxmilter", "yatxmilter", _script("ours.py")),
         Peer("workers", "yatxmilter", _script("workers.py")),
+        Peer("serve", "yatxmilter serve", _script("served.py"), frozenset({"BENCH_MILTERS"})),
         Peer(
             "libmilter",
             "C libmilter",
@@ -61,6 +98,7 @@ PEERS = {
             _ONLY_OURS,
         ),
         Peer("pymilter", "pymilter", _script("with_pymilter.py", "pymilter==1.0.5"), _ONLY_OURS),
+        Peer("go-milter", "go-milter (d--j)", _go_milter, _ONLY_OURS),
         Peer(
             "unchanged",
             "pymilter's program on yatxmilter",
@@ -74,9 +112,9 @@ PEERS = {
             _ONLY_OURS,
         ),
         Peer(
-            "go-milter",
-            "go-milter",
-            lambda: [str(go_program("peers/gomilter/main.go", "github.com/emersion/go-milter"))],
+            "go-milter-emersion",
+            "go-milter (emersion)",
+            _former_go_milter,
             _ONLY_OURS | {"BENCH_NOREPLY"},
         ),
         Peer(

@@ -42,7 +42,7 @@ class Scenario:
     :ivar load: Options of the load generator.
     :ivar settings: What all milters are told, as ``peers/settings.py`` describes it.
     :ivar seconds: How long one run takes.
-    :ivar kind: How it is measured: ``load``, ``idle`` or ``sendmail``.
+    :ivar kind: How it is measured: ``load``, ``idle``, ``shares`` or ``sendmail``.
     :ivar compared: The figures whose ratio to the first milter is shown.
     :ivar inverse: Show the others' figures over those of the first, not the first's over theirs.
     """
@@ -64,12 +64,13 @@ def _variants(*peers: str) -> tuple[Variant, ...]:
 
 
 _OURS = Variant("yatxmilter")
-_LIBRARIES = _variants(
-    "yatxmilter", "libmilter", "pymilter", "go-milter", "python-libmilter", "purepythonmilter"
-)
+#: Of the two in Go, the faster one that can be had.
+_GO = _variants("go-milter", "go-milter-emersion")
+_FAST = (*_variants("yatxmilter", "libmilter", "pymilter"), *_GO)
+_LIBRARIES = (*_FAST, *_variants("python-libmilter", "purepythonmilter"))
 _ALL = (*_LIBRARIES, *_variants("floor", "limit"))
 #: Those that thousands of connections do not bring to a halt.
-_LARGE = _variants("yatxmilter", "libmilter", "pymilter", "go-milter")
+_LARGE = _FAST
 
 _SMALL = {"connections": 20, "headers": 20, "body": 4096}
 _REUSE = {**_SMALL, "reuse": 50}
@@ -84,6 +85,19 @@ _STYLES = (
 
 #: The same program on the real pymilter, and on ours.
 _UNCHANGED = _variants("unchanged", "unchanged-threads", "pymilter")
+
+_THREE = {"BENCH_MILTERS": "3"}
+_CHAIN = (
+    Variant("yatxmilter", "three milters, first", _THREE),
+    Variant("yatxmilter", "three milters, strictest", {**_THREE, "BENCH_MERGE": "strictest"}),
+    Variant("yatxmilter", "three milters, chain", {**_THREE, "BENCH_MERGE": "chain"}),
+)
+
+_SERVE = (
+    _OURS,
+    Variant("serve"),
+    Variant("serve", "metrics", {"BENCH_METRICS": "1"}),
+)
 
 _WORKERS = (
     Variant("workers", "one worker", {"BENCH_WORKERS": "1"}),
@@ -125,6 +139,9 @@ SCENARIOS = {
             _STYLES,
             inverse=True,
         ),
+        Scenario("chain", "Three milters, a connection each", _SMALL, _CHAIN, inverse=True),
+        Scenario("chain-reuse", "Three milters, 50 on a connection", _REUSE, _CHAIN, inverse=True),
+        Scenario("serve", "A plain listenUNIX, and serve", _SMALL, _SERVE, inverse=True),
         Scenario(
             "workers",
             "One worker process with a core of its own; two, which share two with the generator",
@@ -133,6 +150,17 @@ SCENARIOS = {
             {"BENCH_NOREPLY": "1"},
             compared=("whole", "rate", "cpu"),
             inverse=True,
+        ),
+        Scenario(
+            "shares",
+            "200 connections that are held, and how two workers share them",
+            {"connections": 200, "headers": 2, "body": 100, "window": 20},
+            (
+                Variant("workers", "two workers", {"BENCH_WORKERS": "2"}, everywhere=True),
+                Variant("workers", "four workers", {"BENCH_WORKERS": "4"}, everywhere=True),
+            ),
+            kind="shares",
+            compared=(),
         ),
         Scenario("headers", "200 header fields, each answered", _HEADERS, _ALL),
         Scenario(
@@ -153,7 +181,7 @@ SCENARIOS = {
             "two-writes",
             "Macros and command in two writes, as Sendmail sends them; TCP, 25 header fields",
             {"connections": 1, "headers": 25, "body": 4096, "reuse": 50, "split": True},
-            _variants("yatxmilter", "libmilter", "pymilter", "go-milter", "floor", "limit"),
+            (*_FAST, *_variants("floor", "limit")),
             tcp=True,
             compared=("p50", "cpu"),
         ),
@@ -172,13 +200,13 @@ SCENARIOS = {
             {"connections": 10_000, "headers": 20, "body": 4096, "window": 100},
             (*_LARGE, Variant("limit")),
             kind="idle",
-            compared=("each", "cpu"),
+            compared=("each", "after", "cpu"),
         ),
         Scenario(
             "sendmail",
             "Behind Sendmail, over TCP, 25 header fields: the time of a message",
             {"headers": 25},
-            _variants("yatxmilter", "libmilter", "pymilter", "go-milter"),
+            _FAST,
             tcp=True,
             seconds=5,
             kind="sendmail",

@@ -39,6 +39,8 @@ COLUMNS = (
     Column("p50", "p50 ms", ",.1f"),
     Column("p99", "p99 ms", ",.1f"),
     Column("each", "KiB/connection", ".1f"),
+    Column("after", "afterwards KiB/connection", ".1f"),
+    Column("most", "busiest worker, of its share", ".2f"),
     Column("memory", "peak RSS MiB", ",.0f"),
     Column("pss", "PSS MiB", ",.0f"),
     Column("threads", "threads"),

@@ -6,6 +6,7 @@ or, for several hosts together, in PostgreSQL or Redis. All three block, so they
 thread, and the callback, an ``async def``, awaits the answer.
 
     python greylist.py [--when-away pass|tempfail] [--trust NETWORK]... [ENDPOINT [STORE [SECONDS]]]
+    GREYLIST_STORE=STORE python -m yatxmilter serve --listen ENDPOINT --milter greylist:make
 
 STORE is ``sqlite:///greylist.sqlite`` (the default; four slashes for an absolute path),
 ``postgresql://user@host/database`` (``pip install psycopg2-binary``), or ``redis://host:6379/0``
@@ -16,13 +17,14 @@ import argparse
 import contextlib
 import hashlib
 import ipaddress
+import os
 import sqlite3
 import sys
 import time
 from typing import NamedTuple
 
 from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher, textFileLogObserver
 from twisted.python.threadpool import ThreadPool
@@ -34,6 +36,7 @@ from yatxmilter.service import run_milters
 
 HOUR = 3600.0
 DAY = 24 * HOUR
+DEFAULT_STORE = "sqlite:///greylist.sqlite"
 #: Seconds after which a store that does not answer is away.
 PATIENCE = 3
 
@@ -222,7 +225,7 @@ def open_store(url):
 
 class StoreThread:
     """
-    One thread with one connection, which asks a store.
+    One thread with one connection, which asks a store, from the first question to `stop`.
 
     What fails is tried once more, on a new connection: the old one may only have been from before
     a restart. If that fails too, or is late, the store is away, and has rest, so that mail need not
@@ -234,9 +237,20 @@ class StoreThread:
         self.rest = rest
         self.late = late
         self.away = False
-        self.pool = ThreadPool(0, 1, "store")
-        self.pool.start()
+        self.pool = None
+        self.stopping = DeferredLock()
         self._rested = time.monotonic()
+
+    async def stop(self):
+        await self.stopping.acquire()
+        try:
+            pool, self.pool = self.pool, None
+            if pool is not None:
+                # Behind what has been asked; while a server hangs, the thread cannot be ended.
+                await deferToThreadPool(reactor, pool, self.store.disconnect)
+                pool.stop()
+        finally:
+            self.stopping.release()
 
     async def ask(self, method, *arguments):
         """
@@ -256,6 +270,9 @@ class StoreThread:
 
     async def _answer(self, method, arguments):
         self._check_rest()
+        if self.pool is None:
+            self.pool = ThreadPool(0, 1, "store")
+            self.pool.start()
         answer = deferToThreadPool(reactor, self.pool, self._ask, method, arguments)
         try:
             # A server that hangs keeps the thread, whatever the time-outs of its client.
@@ -269,6 +286,7 @@ class StoreThread:
             raise StoreAway("it was a moment ago")
 
     def _ask(self, method, arguments):
+        # What had to wait behind it may have found out.
         self._check_rest()
         try:
             try:
@@ -280,10 +298,6 @@ class StoreThread:
             self.store.disconnect()
             self._rested = time.monotonic() + self.rest
             raise StoreAway(f"{type(error).__name__}: {str(error).strip()}") from None
-
-    def stop(self):
-        self.pool.stop()
-        self.store.disconnect()
 
 
 def network_of(host):
@@ -342,7 +356,7 @@ class Greylist(Milter):
 
 class GreylistFactory(MilterFactory):
     """
-    Hold what all connections share.
+    Hold what all connections share, from the first one to the last.
 
     :param when_away: What is answered while the store is away: by default mail passes.
     :param trusted: Networks whose mail is never put off.
@@ -356,6 +370,14 @@ class GreylistFactory(MilterFactory):
         self.when_away = when_away
         self.now = now
         self.thread = StoreThread(store, **thread)
+        self.forgetting = task.LoopingCall(lambda: Deferred.fromCoroutine(self.forget()))
+
+    def start(self):
+        self.forgetting.start(HOUR)
+
+    async def stop(self):
+        self.forgetting.stop()
+        await self.thread.stop()
 
     async def first_seen(self, network, sender, recipient, now):
         triplet = triplet_of(network, sender, recipient)
@@ -366,10 +388,17 @@ class GreylistFactory(MilterFactory):
             await self.thread.ask(self.thread.store.forget, self.now())
 
 
+def make():
+    """
+    Make a factory for ``yatxmilter serve``.
+    """
+    return GreylistFactory(open_store(os.environ.get("GREYLIST_STORE", DEFAULT_STORE)), Terms())
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(description="Greylisting")
     parser.add_argument("endpoint", nargs="?", default="tcp:9900:interface=127.0.0.1")
-    parser.add_argument("store", nargs="?", default="sqlite:///greylist.sqlite", type=open_store)
+    parser.add_argument("store", nargs="?", default=DEFAULT_STORE, type=open_store)
     parser.add_argument("seconds", nargs="?", default=Terms().delay, type=float)
     parser.add_argument("--when-away", choices=("pass", "tempfail"), default="pass")
     parser.add_argument(
@@ -384,9 +413,6 @@ def main(argv):
     when_away = {"pass": SMFIS_CONTINUE, "tempfail": SMFIS_TEMPFAIL}[options.when_away]
     trusted = [str(network) for network in options.trust]
     greylist = GreylistFactory(options.store, Terms(options.seconds), when_away, trusted)
-    forgetting = task.LoopingCall(lambda: Deferred.fromCoroutine(greylist.forget()))
-    reactor.callWhenRunning(forgetting.start, HOUR)
-    reactor.addSystemEventTrigger("after", "shutdown", greylist.thread.stop)
     run_milters(options.endpoint, MilterProtocolFactory(greylist))
 
 

@@ -50,13 +50,15 @@ def growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
             break
         size *= 4 if small < _WORTH_MEASURING / 16 else 2
         small = cost(prepare(size))
-    # A busy machine may slow down one of the two: what is linear is so in one of some tries.
+    # What is clear is so at once. Else it may be a busy machine, or a step where memory is had in
+    # another way: what is linear is so at some size, what is not is so at none.
     ratio = float("inf")
     for _ in range(3):
-        ratio = min(ratio, cost(prepare(4 * size), 1) / max(small, 1e-6))
-        if ratio <= MOST or ratio > 1.5 * MOST:
+        large = cost(prepare(4 * size), 1)
+        ratio = min(ratio, large / max(small, 1e-6))
+        if ratio <= MOST or ratio > 1.7 * MOST:
             break
-        small = cost(prepare(size))
+        size, small = 4 * size, min(large, cost(prepare(4 * size), 2))
     return ratio
 
 

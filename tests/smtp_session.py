@@ -23,6 +23,11 @@ SENDER, RECIPIENT, OTHER = "<sender@client.example>", "<one@example.com>", "<two
 
 #: What the deliveries put on top of each message.
 RECEIVED = b"Received: from somewhere\n\tby mx.example.com"
+RECEIVED_LINES = RECEIVED.split(b"\n")
+
+#: What a server says of itself to HELO, and to EHLO.
+HELLO = "250 mx.example.com Hello 192.168.1.1, nice to meet you"
+GREETS = ["250-mx.example.com Hello 192.168.1.1, nice to meet you", "250 SIZE 52428800"]
 
 MESSAGE = [b"From: Sender <sender@client.example>", b"Subject: hello", b"", b"A short letter."]
 
@@ -190,10 +195,13 @@ class Session:
     def begin(self, *recipients: str) -> list[str]:
         """
         Begin a message, up to the answer to DATA.
+
+        :return: The last line of each reply.
         """
         self.replies()
         lines = [f"RCPT TO:{recipient}" for recipient in recipients or (RECIPIENT,)]
-        return self.say("EHLO client.example", f"MAIL FROM:{SENDER}", *lines, "DATA")
+        said = self.say("EHLO client.example", f"MAIL FROM:{SENDER}", *lines, "DATA")
+        return [line for line in said if line[3:4] != "-"]
 
     def send(self, *recipients: str, lines: list[bytes] | None = None) -> list[str]:
         """
@@ -217,7 +225,7 @@ class Session:
         The lines of each message that was delivered, but for the server's own field.
         """
         return [
-            [line for line in kept.lines if line != RECEIVED]
+            [line for line in kept.lines if line not in RECEIVED_LINES]
             for kept in self.mailbox.kept
             if kept.end == "eom"
         ]

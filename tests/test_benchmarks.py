@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -20,14 +21,15 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import __main__ as command
-from benchmarks import build, guard
+from benchmarks import attribution, build, guard, milters, phases, processes, walk
 from benchmarks.build import Unavailable
 from benchmarks.generator import Wrong, expected_answers, generating, judged, load_command
-from benchmarks.measure import Result, capacity, measure
+from benchmarks.measure import Result, capacity, measure, share
 from benchmarks.milters import PEERS
 from benchmarks.processes import running
 from benchmarks.scenarios import SCENARIOS, Scenario, Variant
@@ -210,6 +212,30 @@ class ScenarioTests(SynchronousTestCase):
             self.assertLessEqual({each.peer for each in scenario.variants}, PEERS.keys())
             self.assertLessEqual(set(scenario.compared), figures)
 
+    def test_settings_are_understood(self) -> None:
+        """
+        What a scenario asks of a milter of ours can be asked of it.
+        """
+        for scenario in SCENARIOS.values():
+            for variant in scenario.variants:
+                if variant.peer in ("yatxmilter", "workers", "serve"):
+                    asked = {**scenario.settings, **variant.settings}.keys()
+                    self.assertEqual(PEERS[variant.peer].lacks & asked, set())
+
+    def test_fastest_in_go(self) -> None:
+        """
+        Where the newest go-milter can be had, the former one is left out, and else measured.
+        """
+        self.patch(milters, "_newest_go_milter", lambda: ["newest"])
+        self.assertEqual(PEERS["go-milter"].make(), ["newest"])
+        error = self.assertRaises(Unavailable, PEERS["go-milter-emersion"].make)
+        self.assertIn("in its place", str(error))
+        self.patch(milters, "_newest_go_milter", lambda: "no Go here")
+        self.patch(milters, "go_program", lambda source, library: Path("former"))
+        error = self.assertRaises(Unavailable, PEERS["go-milter"].make)
+        self.assertEqual(str(error), "no Go here")
+        self.assertEqual(PEERS["go-milter-emersion"].make(), ["former"])
+
     def test_load_command(self) -> None:
         """
         A switch stands alone, other options have a value.
@@ -217,6 +243,267 @@ class ScenarioTests(SynchronousTestCase):
         self.patch(build, "c_program", lambda source: Path("load"))
         words = load_command("unix:/x", {"split": True, "body": 5})
         self.assertEqual(words[1:], ["--target", "unix:/x", "--split", "--body", "5"])
+
+
+class BuildTests(SynchronousTestCase):
+    """
+    What is made on the spot.
+    """
+
+    def setUp(self) -> None:
+        """
+        Build in a folder of this run of the tests.
+        """
+        self.patch(os, "environ", {**os.environ, "YATXMILTER_BENCHMARKS": built()})
+
+    def test_go_version(self) -> None:
+        """
+        The version of Go is read from what it prints.
+        """
+        self.assertEqual(build.go_version("go version go1.27.3 linux/amd64"), (1, 27))
+        self.assertEqual(build.go_version("go version devel"), (0, 0))
+        self.assertGreater(build.go_version("go1.100"), (1, 25))
+
+    def test_no_go(self) -> None:
+        """
+        Without a Go that is new enough, the reason says which is needed.
+        """
+
+        def unavailable(*requirements: str) -> Path:
+            raise Unavailable("no pip")
+
+        self.patch(shutil, "which", lambda name: None)
+        self.patch(build, "python_with", unavailable)
+        error = self.assertRaises(Unavailable, build.go_tool, (1, 25))
+        self.assertIn("Go 1.25 or newer", str(error))
+        self.assertIn("no pip", str(error))
+
+    def test_no_checkout(self) -> None:
+        """
+        A folder that is no checkout is refused by its name.
+        """
+        os.environ["A_CHECKOUT"] = "/nowhere"
+        self.patch(build, "go_tool", lambda least: "go")
+        error = self.assertRaises(
+            Unavailable,
+            build.go_module_program,
+            "peers/gomilter/main.go",
+            "example.com/module",
+            "v1.0.0",
+            (1, 25),
+            "A_CHECKOUT",
+        )
+        self.assertIn("A_CHECKOUT=/nowhere is not a checkout", str(error))
+
+    def test_unoptimised_python(self) -> None:
+        """
+        A Python that was not built as those that people have is told; a distribution's is not.
+        """
+        for arguments, prefix, told in (
+            ("'--enable-shared'", "/root/python", True),
+            ("'--enable-shared'", "/usr", False),
+            ("'--enable-optimizations' '--with-lto'", "/root/python", False),
+            (None, "/root/python", True),
+        ):
+            self.patch(processes.sysconfig, "get_config_var", lambda name, said=arguments: said)
+            self.patch(sys, "base_prefix", prefix)
+            warning = processes.unoptimised()
+            self.assertEqual(warning is not None, told)
+            if warning is not None:
+                self.assertIn(prefix, warning)
+                self.assertIn(warning, command.machine(1))
+
+
+class WalkTests(SynchronousTestCase):
+    """
+    How far a packet walks.
+    """
+
+    def test_each_case(self) -> None:
+        """
+        Each packet is answered as it has to be, and its way leads through functions of ours alone.
+        """
+        for case in walk.CASES:
+            found = walk.walk(case)
+            self.assertGreater(len(found.calls), 0)
+            self.assertLessEqual(found.files, len(found.calls))
+            for file, _, _ in found.calls:
+                self.assertTrue(Path(walk.ROOT, file).is_file(), file)
+
+    def test_more_milters_walk_farther(self) -> None:
+        """
+        What three milters in a chain call is more than what one calls.
+        """
+        one, three = (
+            next(walk.walk(case) for case in walk.CASES if case.name == name)
+            for name in ("RCPT, one milter", "RCPT, chain of three")
+        )
+        self.assertGreater(len(three.calls), len(one.calls))
+
+    def test_wrong_answer(self) -> None:
+        """
+        A packet that is answered otherwise is no measure of anything.
+        """
+        case = replace(walk.CASES[0], answer=b"something else")
+        self.assertRaises(walk.WrongAnswer, walk.walk, case)
+
+    def test_too_long(self) -> None:
+        """
+        A way is too long when it has more calls, or more files, than are wanted.
+        """
+        calls = (("a.py", 1, "one"), ("b.py", 1, "two"))
+        for wanted, longer in (((2, 2), False), ((1, 2), True), ((2, 1), True), (None, False)):
+            found = walk.Walk(replace(walk.CASES[0], wanted=wanted), calls)
+            self.assertEqual(found.too_long, longer)
+
+    def run_with(self, calls: tuple[tuple[str, int, str], ...], *words: str) -> tuple[int, str]:
+        self.patch(walk, "walk", lambda case: walk.Walk(case, calls))
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            status = walk.main(words)
+        return status, output.getvalue()
+
+    def test_command(self) -> None:
+        """
+        The table has a row for each packet; with ``-v`` each call is there, too.
+        """
+        status, output = self.run_with((("a.py", 7, "one"),), "-v", "--check")
+        self.assertEqual(status, 0)
+        self.assertIn("| RCPT, one milter | 1 | 1 | 1 | 6, 4 |", output)
+        self.assertEqual(output.count("    a.py:7 one"), len(walk.CASES))
+
+    def test_command_checks(self) -> None:
+        """
+        With ``--check`` a way that is too long makes the status 1, and is named.
+        """
+        calls = tuple(("a.py", line, "one") for line in range(20))
+        self.assertEqual(self.run_with(calls)[0], 0)
+        status, output = self.run_with(calls, "--check")
+        self.assertEqual(status, 1)
+        self.assertIn("longer than wanted: RCPT, one milter; RCPT refused", output)
+
+    def test_nothing_to_follow(self) -> None:
+        """
+        Where no call is seen, as of compiled functions, nothing was measured.
+        """
+        status, output = self.run_with((), "--check")
+        self.assertEqual(status, 2)
+        self.assertIn("cannot be followed", output)
+
+
+class PhaseTests(SynchronousTestCase):
+    """
+    Phases of a message.
+    """
+
+    def test_steps(self) -> None:
+        """
+        Each step is of a phase that is shown, and all of them are there but those of connections.
+        """
+        said = [step.phase for step in phases.steps()]
+        self.assertEqual({*said, "accept", "quit and close"}, set(phases.PHASES))
+        for phase, count in phases.EACH.items():
+            self.assertEqual(said.count(phase), count)
+
+    def test_table(self) -> None:
+        """
+        There is a row for each phase, with its part of the whole, and one for their sum.
+        """
+        times = {phase: float(number) for number, phase in enumerate(phases.PHASES, 1)}
+        lines = phases.table(times, {}).splitlines()
+        self.assertEqual(len(lines), 2 + len(phases.PHASES) + 1)
+        self.assertIn("| commands, 5 | 4.0 | 11 | 0.80 |", lines)
+        self.assertEqual(lines[-1], "| a message | 36.0 | 100 |  |")
+        lines = phases.table(times, dict.fromkeys(phases.PHASES, 1000)).splitlines()
+        self.assertIn("| body | 6.0 | 17 |  | 1,000 |", lines)
+        self.assertTrue(lines[-1].endswith("| 8,000 |"))
+
+    def test_instructions_are_read(self) -> None:
+        """
+        The count stands in what callgrind writes, with the name of the phase; else there is none.
+        """
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = folder / "out.1"
+        path.write_text("version: 1\ndesc: Trigger: Client Request: body\nsummary: 1234\n")
+        (folder / "out.2").write_text("desc: Trigger: Program termination\nsummary: 0\n")
+        self.assertEqual(list(phases._dumps(folder)), [("body", path)])
+        self.assertEqual(phases.total(path), 1234)
+        path.write_text("nothing\n")
+        self.assertRaises(Unavailable, phases.total, path)
+
+    def test_bad_options(self) -> None:
+        """
+        Numbers that measure nothing are refused.
+        """
+        for words in (["--rounds", "0"], ["--count", "0"]):
+            with contextlib.redirect_stderr(io.StringIO()):
+                self.assertRaises(SystemExit, phases.main, words)
+
+    def test_instructions_are_attributed(self) -> None:
+        """
+        A count is the Python function's that led there last; what callees counted is not added.
+        """
+        functions = attribution.FunctionMap(
+            "1000 20 py::Class.one:/a/folder/file.py\n2000 20 py::two:/b/other/more.py\n"
+        )
+        self.assertEqual(functions.find(0x1010), "folder/file.py Class.one")
+        self.assertIsNone(functions.find(0x1031))
+        self.assertIsNone(functions.find(0xFFF))
+        path = Path(self.mktemp())
+        path.write_text(
+            "desc: Trigger: Client Request: body\n"
+            "fn=(1) malloc'eval'0x1001'eval'0x2001\n1 5\n+3 6\n"
+            "cfn=(2) eval'0x2001'eval\ncalls=1 0\n* 100\n* 1\n"
+            "fn=(2)\n1 30\n"
+            "fn=(3) main'0x5555\n1 7\n"
+        )
+        found = attribution.attribute(path, functions)
+        self.assertEqual(
+            found, {"folder/file.py Class.one": 12, "other/more.py two": 30, "main": 7}
+        )
+
+    def test_instructions_by_function_need_a_newer_python(self) -> None:
+        """
+        Where Python cannot tell where its functions are, that is said.
+        """
+        self.patch(sys, "version_info", (3, 11, 2))
+        error = self.assertRaises(Unavailable, phases.instructions_by_function, 1, 1)
+        self.assertIn("Python 3.12", str(error))
+
+    def test_nothing_to_count_with(self) -> None:
+        """
+        Without valgrind nothing is counted, and the status is 2.
+        """
+
+        def unavailable(*words: object) -> dict[str, float]:
+            raise Unavailable("no valgrind")
+
+        self.patch(phases, "instructions", unavailable)
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            self.assertEqual(phases.main(["--instructions"]), 2)
+        self.assertIn("cannot count: no valgrind", errors.getvalue())
+
+    @skipUnless(sys.platform.startswith("linux"), "the benchmarks need Linux")
+    def test_command(self) -> None:
+        """
+        The whole runs in a process of its own: all phases took some time.
+        """
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "benchmarks.phases"),
+                *("--rounds", "1", "--count", "2", "--by-function", "3"),
+            ],
+            cwd=build.ROOT,
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+        self.assertEqual(len(rows), 1 + len(phases.PHASES) + 1 + 1 + 3)
+        for row in rows[1 : 2 + len(phases.PHASES)]:
+            self.assertGreater(float(row[1]), 0)
 
 
 class GuardTests(SynchronousTestCase):
@@ -374,8 +661,44 @@ class RunTests(SynchronousTestCase):
         """
         found = measure(TINY, SCENARIOS["workers"].variants[1], 0.2)
         self.assertGreaterEqual(found.whole, found.rate)
-        # The supervisor and two workers, each with one thread.
-        self.assertEqual(found.threads, 3)
+        # The supervisor and two workers; the workers' clocks have a thread each.
+        self.assertEqual(found.threads, 5)
+
+    def test_serve(self) -> None:
+        """
+        ``serve`` answers every message, with and without a page of metrics.
+        """
+        variants = SCENARIOS["serve"].variants
+        if importlib.util.find_spec("prometheus_client") is None:
+            variants = variants[:-1]
+        for variant in variants:
+            with running(variant, TINY) as (_, where):
+                self.assertEqual(self.load(where)["messages"], 7)
+
+    def test_chain(self) -> None:
+        """
+        Three milters are merged in each way, and add one field.
+        """
+        for variant in SCENARIOS["chain"].variants:
+            with running(variant, TINY) as (_, where):
+                self.assertEqual(self.load(where)["added"], 7)
+
+    def test_shares(self) -> None:
+        """
+        Connections that are held are counted by worker, and all are answered afterwards.
+        """
+        scenario = replace(TINY, kind="shares", load={**SMALL, "connections": 12, "window": 4})
+        found = measure(scenario, SCENARIOS["shares"].variants[0], 1)
+        self.assertGreaterEqual(found.most, 1)
+        self.assertLessEqual(found.most, 2)
+
+    def test_share(self) -> None:
+        """
+        The busiest worker is compared with what each would have.
+        """
+        variant = Variant("workers", settings={"BENCH_WORKERS": "2"})
+        self.assertEqual(share([0, 50, 50], variant), 1)
+        self.assertEqual(share([0, 75, 25], variant), 1.5)
 
     def test_settings(self) -> None:
         """
@@ -409,6 +732,7 @@ class RunTests(SynchronousTestCase):
             (["--target", "unix:/x"], "--messages or --seconds is missing"),
             (["--target", "unix:/x", "--connections", "0"], "numbers are at least 1"),
             (["--target", "unix:/x", "--nothing", "1"], "--nothing: no such option"),
+            (["--target", "unix:/x", "--stay"], "--stay needs --idle"),
             (["--target"], "--target: a value is missing"),
         ):
             done = subprocess.run([program, *words], capture_output=True, text=True)
@@ -423,6 +747,14 @@ class RunTests(SynchronousTestCase):
         result = measure(scenario, Variant("limit"), scenario.seconds)
         self.assertEqual(result.threads, 1)
         self.assertGreater(result.cpu, 0)
+
+    def test_idle_after_a_message(self) -> None:
+        """
+        Memory is looked at once more when each connection has had a message and is open still.
+        """
+        scenario = replace(TINY, kind="idle", load={**SMALL, "connections": 300, "window": 20})
+        result = measure(scenario, OURS, scenario.seconds)
+        self.assertNotEqual(result.after, 0)
 
     def test_lacking(self) -> None:
         """

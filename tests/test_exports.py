@@ -26,10 +26,12 @@ HEADERS = Path("/usr/include/libmilter")
 #: The modules that users import from, and all their names.
 PUBLIC = {
     "yatxmilter": [
+        "DISCONNECT",
         "Milter",
         "MilterFactory",
         "MilterProtocol",
         "MilterProtocolFactory",
+        "Reply",
         "noreply",
     ],
     "yatxmilter.defaults": [
@@ -48,15 +50,18 @@ PUBLIC = {
         "IMilterFactory",
     ],
     "yatxmilter.errors": [
+        "LimitExceeded",
         "MilterError",
         "NegotiationError",
         "NotNegotiated",
         "PeerError",
         "ProtocolError",
         "ReturnCodeError",
+        "StartError",
         "UsageError",
         "ValueNotSendable",
         "WrongStage",
+        "WrongThread",
     ],
     "yatxmilter.pymilter": [
         "factory",

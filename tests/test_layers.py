@@ -21,6 +21,8 @@ PACKAGE = ROOT / "yatxmilter"
 LAYERS = (
     # facts: numbers, exceptions, interfaces, checks of options
     ("constants", "errors", "interfaces"),
+    ("_escaping",),
+    ("_describing",),
     ("_options",),
     # what travels on the wire
     ("_wire",),

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from yatxmilter import __version__
 from yatxmilter._cli import demo, pymilter, replay, send, serve, trace
+from yatxmilter.service._ending import GRACE, end_behind_main
 
 __all__ = ["main"]
 
@@ -117,4 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    # A thread that a milter has left at work does not keep the process.
+    end_behind_main(GRACE, exit_status)
+    sys.exit(exit_status)

@@ -15,6 +15,7 @@ from yatxmilter import constants as c
 from yatxmilter.constants import ReturnCode
 
 __all__ = [
+    "CALLBACK_TIMEOUT",
     "callable_option",
     "choice_option",
     "code_option",
@@ -31,6 +32,11 @@ _ERROR_CODES: Final = (
     c.SMFIS_ACCEPT,
     c.SMFIS_TEMPFAIL,
 )
+
+
+#: Seconds that a callback may take, where nothing else is said. With automatic progress an MTA
+#: would wait for ever.
+CALLBACK_TIMEOUT: Final = 600
 
 
 def callable_option(name: str, value: Any, interface: InterfaceClass) -> Callable[..., Any]:

@@ -19,10 +19,15 @@ from yatxmilter import constants as c
 from yatxmilter._engine.callback_names import check_callback_names
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
+from yatxmilter._engine.on_error import OnError, on_error_option
 from yatxmilter._engine.shadow_statistics import Shadow, shadow_option
-from yatxmilter._options import callable_option, code_option, name_option, seconds_option
+from yatxmilter._options import (
+    CALLBACK_TIMEOUT,
+    callable_option,
+    name_option,
+    seconds_option,
+)
 from yatxmilter.conditions import Condition, MailView, condition_option
-from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import WrongStage
 from yatxmilter.interfaces import IMilter, IMilterFactory
 
@@ -341,7 +346,10 @@ class MilterFactory:
     :param milter: The `Milter` subclass, or any callable that takes this factory and the protocol
         and gives an `IMilter`.
     :param on_error: What is answered for a callback that fails: SMFIS_TEMPFAIL, SMFIS_CONTINUE,
-        SMFIS_ACCEPT, SMFIS_REJECT or SMFIS_DISCARD.
+        SMFIS_ACCEPT, SMFIS_REJECT or SMFIS_DISCARD; a `yatxmilter.Reply`, which is a code with its
+        text; or `yatxmilter.DISCONNECT`, which closes the connection, so that the MTA's own
+        default action decides. Or a mapping of stages (``"eom"`` or ``"xxfi_eom"``) to one of
+        these, with ``"default"`` for those it does not name (SMFIS_TEMPFAIL).
     :param timeout: Seconds one callback may take; ``None`` for any time.
     :param name: The milter's name in logs and metrics, in place of its ``xxfi_name``.
     :param when: Which mail the milter is for: a condition (`yatxmilter.conditions`), or a function
@@ -354,8 +362,8 @@ class MilterFactory:
     """
 
     milter: Callable[[Any, Any], Any] = Milter
-    on_error: ReturnCode = c.SMFIS_TEMPFAIL
-    timeout: float | None = None
+    on_error: Any = c.SMFIS_TEMPFAIL
+    timeout: float | None = CALLBACK_TIMEOUT
     name: str | None = None
     when: Condition | None = None
     shadow: Shadow | None = None
@@ -364,14 +372,14 @@ class MilterFactory:
         self,
         milter: Callable[[Any, Any], Any] = Milter,
         *,
-        on_error: int = c.SMFIS_TEMPFAIL,
-        timeout: float | None = None,
+        on_error: OnError = c.SMFIS_TEMPFAIL,
+        timeout: float | None = CALLBACK_TIMEOUT,
         name: str | None = None,
         when: Condition | Callable[[MailView], object] | None = None,
         shadow: bool = False,
     ) -> None:
         self.milter = callable_option("milter", milter, IMilter)
-        self.on_error = code_option("on_error", on_error)
+        self.on_error = on_error_option("on_error", on_error)
         self.timeout = seconds_option("timeout", timeout)
         self.name = name_option("name", name)
         self.when = condition_option("when", when)

@@ -9,15 +9,18 @@ answer ``MI_FAILURE``.
 from __future__ import annotations
 
 __all__ = [
+    "LimitExceeded",
     "MilterError",
     "NegotiationError",
     "NotNegotiated",
     "PeerError",
     "ProtocolError",
     "ReturnCodeError",
+    "StartError",
     "UsageError",
     "ValueNotSendable",
     "WrongStage",
+    "WrongThread",
 ]
 
 
@@ -36,6 +39,12 @@ class ProtocolError(MilterError):
 class PeerError(MilterError):
     """
     The milter that a client talks to answered wrongly, or went away before it had answered.
+    """
+
+
+class StartError(MilterError):
+    """
+    A milter factory's ``start()`` failed, or did not come to its end in time.
     """
 
 
@@ -63,9 +72,21 @@ class WrongStage(UsageError):
     """
 
 
+class WrongThread(UsageError):
+    """
+    A function was called in another thread than the connection's own, which is the reactor's.
+    """
+
+
 class ValueNotSendable(UsageError, ValueError):
     """
     An argument that the protocol, or SMTP behind it, cannot carry.
+    """
+
+
+class LimitExceeded(UsageError):
+    """
+    More than an option of the server allows: of what a milter makes, or of what is kept for it.
     """
 
 

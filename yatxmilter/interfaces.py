@@ -108,12 +108,19 @@ class IMilter(Interface):
 class IMilterFactory(Interface):
     """
     Builds one milter for each MTA connection.
+
+    A factory may have the methods ``start()`` and ``stop()``, without arguments, either of which
+    may return a Deferred or be a coroutine. ``start`` is called before the first connection is
+    taken; when it fails the milters are not served. ``stop`` is called when the last connection has
+    gone, after a reload, too. A factory that several servers of a process use is started by the
+    first of them and stopped by the last.
     """
 
     def build_milter(protocol: object) -> object:
         """
         Build an `IMilter` for a connection; ``protocol`` is its `MilterProtocol`.
 
-        The attributes ``on_error`` (return code for a callback that fails), ``timeout`` (seconds
-        one callback may take, or ``None``) and ``name`` of a factory are heeded where it has them.
+        The attributes ``on_error`` (what is answered for a callback that fails, as for
+        `MilterFactory`), ``timeout`` (seconds one callback may take, or ``None``) and ``name`` of a
+        factory are heeded where it has them.
         """

@@ -1,5 +1,5 @@
 """
-Log observers for who runs milters: one JSON object a line, and addresses replaced on demand.
+Log observers for those who run milters: one JSON object a line, and addresses replaced on demand.
 """
 
 from yatxmilter.service._logs import (

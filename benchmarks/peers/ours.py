@@ -140,12 +140,19 @@ BenchDeferred.xxfi_eom = _returning_deferred("xxfi_eom")  # type: ignore[method-
 STYLES = {"sync": Bench, "deferred": BenchDeferred, "coroutine": BenchCoroutine}
 
 
+def milter_class() -> type[Bench]:
+    """
+    Give the class of the milter that does the work.
+    """
+    return BenchNoReply if settings.NOREPLY else STYLES[settings.STYLE]
+
+
 def make_factory() -> MilterProtocolFactory:
-    first = BenchNoReply if settings.NOREPLY else STYLES[settings.STYLE]
+    first = milter_class()
     # Each of several milters does the work; the header field is added once.
     rest = type("BenchSilent", (first,), {"add": lambda self: None})
     classes = [first] + [rest] * (settings.MILTERS - 1)
-    return MilterProtocolFactory([MilterFactory(each) for each in classes])
+    return MilterProtocolFactory([MilterFactory(each) for each in classes], merge=settings.MERGE)
 
 
 def main() -> None:

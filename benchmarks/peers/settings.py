@@ -12,8 +12,9 @@ Every peer of the comparison is given the same, whatever language it is written 
 ``BENCH_NOREPLY``
     1: promise not to answer header fields.
 
-Only for yatxmilter: ``BENCH_MILTERS``, how many milters one connection has, ``BENCH_STYLE``,
-``sync``, ``deferred`` or ``coroutine``, and for its workers ``BENCH_WORKERS``, how many.
+Only for yatxmilter: ``BENCH_MILTERS``, how many milters one connection has, ``BENCH_MERGE``, how
+they are merged, ``BENCH_STYLE``, ``sync``, ``deferred`` or ``coroutine``, for its workers
+``BENCH_WORKERS``, how many, and for ``serve`` ``BENCH_METRICS``, 1 for a page of metrics.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ADD = os.environ.get("BENCH_ADD", "1") == "1"
 WAIT = int(os.environ.get("BENCH_WAIT", "0")) / 1000
 NOREPLY = os.environ.get("BENCH_NOREPLY", "0") == "1"
 MILTERS = int(os.environ.get("BENCH_MILTERS", "1"))
+MERGE = os.environ.get("BENCH_MERGE", "first")
+METRICS = os.environ.get("BENCH_METRICS", "0") == "1"
 WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
 STYLE = os.environ.get("BENCH_STYLE", "sync")
 

@@ -19,6 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from yatxmilter import MilterFactory, MilterProtocolFactory, constants
+from yatxmilter._mail.bounds import BOUNDS
 from yatxmilter._wire.commands import ACTIONS, ALL_COMMANDS, CALLBACK_STEPS, Command, legal_commands
 from yatxmilter.constants import ReturnCode
 
@@ -241,7 +242,37 @@ def default(value: object) -> str:
     return value.__name__ if isinstance(value, type) else repr(value)
 
 
+def amount(number: int | None) -> str:
+    """
+    Write a bound as people would.
+    """
+    if number is None:
+        return "none"
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number % size == 0:
+            return f"{number // size} {unit}"
+    return f"{number:,}"
+
+
+def bounds() -> Table:
+    """
+    The bounds of what is kept of other people's mail.
+    """
+    head = ("what", "option", "default", "SMTP server", "what exceeds it")
+    return head, (
+        (
+            each.what,
+            code(each.option) if each.option else "",
+            amount(each.default),
+            "" if each.smtp is None else amount(each.smtp),
+            each.exceeded,
+        )
+        for each in BOUNDS
+    )
+
+
 TABLES: dict[str, Callable[[], Table]] = {
+    "bounds": bounds,
     "commands": commands,
     "answers": answers,
     "return-codes": return_codes,

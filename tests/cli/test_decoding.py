@@ -149,3 +149,11 @@ class QueueIdTests(SynchronousTestCase):
             queue_id.follow(ord(letter), payload)
             seen.append(queue_id.value)
         self.assertEqual(seen, [None, None, None, "Q1", "Q1", None, "Q2", "Q2", "Q3", None])
+
+    def test_too_long(self) -> None:
+        """
+        Of what is too long for a queue id its beginning is kept.
+        """
+        queue_id = QueueId()
+        queue_id.follow(ord("D"), b"Mi\0" + b"q" * 1000 + b"\0")
+        self.assertEqual(queue_id.value, "q" * 100)

@@ -18,12 +18,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
 from yatxmilter._cli import replay, replay_compare
 from yatxmilter._cli.record import Recorder, Session
-from yatxmilter._cli.replay_player import Result
+from yatxmilter._cli.replay_player import Player, Result
 from yatxmilter._cli.running import Interrupted
 from yatxmilter._wire.payloads import Offer, PacketSplitter, encode_offer, encode_packet
 
@@ -485,6 +486,49 @@ class CommandTests(ReplayCase):
         self.assertEqual(status, 1)
         numbers = [json.loads(line).get("connection") for line in out.splitlines()]
         self.assertEqual(numbers[:-1:2], list(range(1, 8)))
+
+    def test_results_that_wait(self) -> None:
+        """
+        However slow one session is, only so many results of those behind it wait to be told.
+        """
+        self.patch(replay, "_MOST_WAITING", 5)
+        gate: Deferred[None] = Deferred()
+        played: list[int] = []
+
+        async def play(endpoint: object, session: Session, *more: Any) -> Result:
+            played.append(session.connection)
+            if session.connection == 1:
+                # The others go on without it, as far as they may.
+                more[-1].clock.callLater(0, gate.callback, None)
+                await gate
+                self.assertEqual(played, [1, 2, 3, 4, 5])
+            return Result(session)
+
+        self.patch(replay, "play_session", play)
+        self.keep(*[session(*MESSAGE)] * 20)
+        status, out, _ = self.replay(None, "--concurrency", "3")
+        self.assertEqual((status, out), (0, "20 sessions, 0 messages, no difference\n"))
+        self.assertEqual(sorted(played), list(range(1, 21)))
+
+    def test_results_hold_no_packets(self) -> None:
+        """
+        A session that was played is not kept.
+        """
+        results: list[Result] = []
+        self.patch(replay.Summary, "add", lambda _, result: results.append(result))
+        self.keep(session(*MESSAGE, *EOM))
+        self.replay()
+        self.assertEqual([result.session.packets for result in results], [[]])
+
+    def test_flood_at_the_end(self) -> None:
+        """
+        What a milter sends behind QUIT is not kept.
+        """
+        player = Player()
+        player.makeConnection(StringTransport())
+        player.quit()
+        player.dataReceived(encode_packet(ord("c")) * 1000)
+        self.assertEqual(player.heard, [])
 
     def test_fail_fast(self) -> None:
         """

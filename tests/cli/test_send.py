@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,11 +242,11 @@ class ReportTests(SendCase):
                         "name": "Subject",
                         "value": {"base64": "Y2Fm6Q=="},
                     },
-                    {"action": "ReplaceBody", "chunk": {"base64": "QW5vdGhlciD/IGxldHRlci4NCg=="}},
                     {"action": "ChangeSender", "address": "<other@example.org>", "args": "SIZE=9"},
                     {"action": "AddRecipient", "address": "<more@example.com>", "args": None},
                     {"action": "AddRecipient", "address": "reader@example.com", "args": None},
                     {"action": "DeleteRecipient", "address": "<gone@example.com>"},
+                    {"action": "ReplaceBody", "chunk": {"base64": "QW5vdGhlciD/IGxldHRlci4NCg=="}},
                 ],
                 "delivered": {
                     "sender": "<other@example.org> SIZE=9",
@@ -270,6 +271,27 @@ class ReportTests(SendCase):
         saved = (folder / "000002.eml").read_bytes()
         self.assertTrue(saved.startswith(b"X-Top: first\n second\nReturn-Path:"), saved)
         self.assertTrue(saved.endswith(b"\n\nAnother \xff letter.\n"), saved)
+
+    def test_saved_for_the_owner_alone(self) -> None:
+        """
+        What is saved nobody else may read, and no symbolic link says where it is written.
+        """
+        folder = self.folder / "saved"
+        self.send(Milter, self.message, "--save", str(folder), "-q")
+        saved = folder / "000001.eml"
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, saved)]
+        self.assertEqual(modes, [0o700, 0o600])
+        saved.chmod(0o644)
+        self.send(Milter, self.message, "--save", str(folder), "-q")
+        self.assertEqual(stat.S_IMODE(saved.stat().st_mode), 0o600)
+        other = self.folder / "other"
+        other.write_text("kept")
+        saved.unlink()
+        saved.symlink_to(other)
+        run = self.send(Milter, self.message, "--save", str(folder), "-q")
+        self.assertEqual(run.status, 2)
+        self.assertIn(f"cannot write {saved}: it is a symbolic link", run.err)
+        self.assertEqual(other.read_text(), "kept")
 
     def test_cannot_save(self) -> None:
         """

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.growth import assert_linear
 from yatxmilter._cli.messages import Source, bracketed, read_messages
 
 MBOX = (
@@ -236,3 +238,54 @@ class EnvelopeTests(SynchronousTestCase):
             [bracketed(text) for text in ("a@b", " <a@b>", "", "<>")],
             ["<a@b>", "<a@b>", "<>", "<>"],
         )
+
+    def test_control_characters(self) -> None:
+        """
+        An address with a control character in it is not believed, as no MTA gives one to a milter.
+        """
+        fields = [b"<c\x1b@d.example>", b"<e\xc2\x85@f.example>", b"<g@h.example>"]
+        source = Source("", b"".join(b"To: " + field + b"\n" for field in fields) + b"\n")
+        self.assertEqual(source.recipients(), ["<g@h.example>"])
+        source = Source("", b"From: a@b.example\n\n", b"From c\x1b@d.example 1:00")
+        self.assertEqual(source.sender(), "<a@b.example>")
+
+    def test_groups_in_groups(self) -> None:
+        """
+        A field that cannot be read without end has no addresses; the next one has.
+        """
+        groups = b":" * 100_000
+        source = Source("", b"To: " + groups + b"\nCc: a@b.example\nSender: " + groups + b"\n\n")
+        self.assertEqual(source.recipients(), ["<a@b.example>"])
+        self.assertEqual(source.sender(), "<>")
+
+
+class GrowthTests(FolderCase):
+    """
+    Work that grows with the messages, and not with its square.
+    """
+
+    def test_read(self) -> None:
+        """
+        Whatever lines a file has, reading it and its envelope takes no longer than they are many.
+        """
+        for first, line in (
+            (b"A: b\n", b"\tc\n"),
+            (b"From a 1:00\nA: b\n", b"\nFrom a 1:00\n"),
+            (b"From a 1:00\nA: b\n\n", b">From a\n"),
+            (b"To: a@b.example", b",\n c@d.example"),
+            (b"To: ", b'((\\<"'),
+            (b"A: b\n", b"To: a@b.example\n"),
+        ):
+
+            def prepare(size: int, first: bytes = first, line: bytes = line) -> Callable[[], None]:
+                path = self.write(f"file{size}", first + line * size + b"\n")
+
+                def work() -> None:
+                    for source in read_messages([path]):
+                        source.sender()
+                        source.recipients()
+                        source.field(b"message-id")
+
+                return work
+
+            assert_linear(prepare, 1000)

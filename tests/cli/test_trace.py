@@ -22,14 +22,17 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.growth import assert_linear
 from tests.helpers import byte_by_byte
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
 from yatxmilter._cli import trace, trace_output
 from yatxmilter._cli.record import Recorder, read_sessions
+from yatxmilter._cli.record_redaction import KINDS
 from yatxmilter._cli.terminal import Page
 from yatxmilter._cli.trace_output import Outlet
 from yatxmilter._cli.trace_view import TraceView
+from yatxmilter._wire.payloads import encode_packet
 from yatxmilter.client import connect_milter
 
 
@@ -189,6 +192,44 @@ class CommandTests(TraceCase):
             self.assertEqual(self.run_trace(*options, play=self.converse)[0], 0)
             self.record.write_bytes(b"")
 
+    def test_record_is_the_owners_alone(self) -> None:
+        """
+        A record that is overwritten or added to becomes readable by its owner alone, and a
+        symbolic link does not say where it is.
+        """
+        for option in ("--force", "--append"):
+            self.record.write_text("")
+            self.record.chmod(0o666)
+            status, *_ = self.run_trace("--record", str(self.record), option, play=self.converse)
+            self.assertEqual((status, self.record.stat().st_mode & 0o777), (0, 0o600))
+            self.record.unlink()
+            other = self.folder / "other"
+            other.write_text("")
+            self.record.symlink_to(other)
+            status, _, err = self.run_trace("--record", str(self.record), option)
+            self.assertEqual((status, other.read_text()), (2, ""))
+            self.assertIn("it is a symbolic link", err)
+            self.record.unlink()
+
+    def test_append_to_what_is_no_record(self) -> None:
+        """
+        What is added to must end as a record does, however long its last line is.
+        """
+        self.run_trace("--record", str(self.record), "--quiet", play=self.converse)
+        whole = self.record.read_bytes()
+        self.record.write_bytes(b"x" * 100_000 + b"\n" + whole)
+        status, *_ = self.run_trace("--record", str(self.record), "--append", play=self.converse)
+        self.assertEqual(status, 0)
+        for end in (
+            b"{",
+            b"x" * 100_000 + b"\n",
+            b'{"type": "end", "x": "' + b"x" * 9000 + b'"}\n',
+        ):
+            self.record.write_bytes(whole + end)
+            status, _, err = self.run_trace("--record", str(self.record), "--append")
+            self.assertEqual(status, 2)
+            self.assertIn("it does not end as a record does", err)
+
     def test_full_disk(self) -> None:
         """
         A record that cannot be written is complained of, and mail goes on.
@@ -322,6 +363,47 @@ class ViewTests(SynchronousTestCase):
         self.view.closed(1, "milter")
         self.assertEqual(self.out.getvalue().count("then the end"), 2)
 
+    def test_too_long(self) -> None:
+        """
+        A packet of more than the protocol's longest is none, and is not waited for.
+        """
+        self.view.passed(1, True, b"\0\x10\0\0B" + bytes(0xFFFFF))
+        self.assertIn("BODY        1048575 bytes", self.out.getvalue())
+        self.view.passed(1, True, b"\0\x10\0\1B")
+        self.assertIn("no milter protocol: packet length 1048577", self.out.getvalue())
+
+    def test_linear(self) -> None:
+        """
+        What is printed and recorded of a conversation takes a time that grows with its size: of
+        many packets, behind a long queue id, too, and of one that comes in many pieces.
+        """
+
+        def view(size: int) -> TraceView:
+            made = TraceView(
+                Page(io.StringIO(), {}),
+                io.StringIO().write,
+                recorder=Recorder(io.StringIO(), KINDS),
+                clock=lambda: 0.0,
+            )
+            made.opened(1)
+            return made
+
+        def packets(size: int) -> Callable[[], None]:
+            identity = encode_packet(ord("D"), b"Mi\0" + b"q" * size + b"\0")
+            return lambda: view(size).passed(1, True, identity + b"\0\0\0\1N" * size)
+
+        def one(letter: str, text: str) -> Callable[[int], Callable[[], None]]:
+            def prepare(size: int) -> Callable[[], None]:
+                payload = text.encode() * (size * 20 // len(text))
+                packet = encode_packet(ord(letter), b"X\0" + payload + b"\0")
+                return lambda: view(size).passed(1, True, packet)
+
+            return prepare
+
+        assert_linear(packets, 200)
+        for text in ("a", '\\"', "a@["):
+            assert_linear(one("L", text), 2000)
+
     def test_unreachable(self) -> None:
         """
         That the milter is not there is shown, with the reason.
@@ -361,6 +443,31 @@ class OutletTests(SynchronousTestCase):
         outlet.write("7")
         outlet.finish()
         self.assertEqual(slow.getvalue(), "1234... 2 lines were not printed in time\n7")
+
+    def test_much_at_once(self) -> None:
+        """
+        What waits for a reader has a bound in characters, too.
+        """
+        self.patch(trace_output, "_MOST_CHARACTERS", 10)
+        go = Event()
+
+        class Slow(io.StringIO):
+            def write(self, text: str) -> int:
+                go.wait(10)
+                return super().write(text)
+
+        slow = Slow()
+        outlet = Outlet(slow, lambda: None)
+        for _ in range(4):
+            outlet.write("123456")
+        go.set()
+        while "123456" not in slow.getvalue():
+            pass
+        while outlet.write(""):
+            pass
+        outlet.finish()
+        self.assertIn(slow.getvalue().count("123456"), (1, 2))
+        self.assertIn("lines were not printed in time", slow.getvalue())
 
     def test_file(self) -> None:
         """

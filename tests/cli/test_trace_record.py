@@ -6,15 +6,33 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.growth import assert_linear
 from tests.helpers import STEADY
-from yatxmilter._cli.record import Packet, Recorder, RecordError, Session, is_end, read_sessions
-from yatxmilter._cli.record_redaction import KINDS, Likeness, Redactor
+from yatxmilter import constants as c
+from yatxmilter._cli import record as record_module
+from yatxmilter._cli.record import (
+    Packet,
+    Recorder,
+    RecordError,
+    Session,
+    is_end,
+    read_sessions,
+    record_lines,
+)
+from yatxmilter._cli.record_redaction import KINDS, Likeness, Redactor, find_addresses
+from yatxmilter._cli.replay_compare import Comparison, Rules
+
+#: What an address looks like, in words that take a time with the square of some texts.
+ATOM = r'[^\x00-\x20\x7f<>()\[\],;:\\"@]+'
+ADDRESS = re.compile(rf'({ATOM}|"(?:[^"\\]|\\.)*")@(\[[^\]]*\]|{ATOM})', re.DOTALL)
 
 
 class Kept(io.StringIO):
@@ -184,6 +202,43 @@ class RecordTests(SynchronousTestCase):
                 read(lines)
             self.assertIn(expected, str(raised.exception))
 
+    def test_long_lines(self) -> None:
+        """
+        A line that is too long for any packet is refused, without being read to its end.
+        """
+        self.patch(record_module, "_LONGEST_LINE", 1000)
+        whole = record((True, "H", b"x\0"))
+        file = io.BytesIO(b"".join(whole[:2]) + b" " * 5000)
+        for partial in (False, True):
+            file.seek(0)
+            with self.assertRaisesRegex(RecordError, "line 3 has more than 1000 bytes"):
+                list(read_sessions(record_lines(file), partial=partial))
+            self.assertLess(file.tell(), 2000)
+        file = io.BytesIO(b"".join(whole))
+        self.assertEqual(list(record_lines(file)), whole)
+
+    def test_too_much_at_once(self) -> None:
+        """
+        What is in memory of open connections has a bound; what is closed does not count.
+        """
+        self.patch(record_module, "_MOST_KEPT", 3000)
+        short = record(*[(True, "H", b"x\0")] * 5)
+        self.assertEqual(len(read(short * 10)), 10)
+        with self.assertRaisesRegex(RecordError, "line 17 brings what is kept .* than 3000 bytes"):
+            read(record(*[(True, "H", b"x\0")] * 30))
+        self.assertEqual(len(read(short[:-2] + short, partial=True)), 2)
+
+    def test_linear(self) -> None:
+        """
+        A record is read in a time that grows with its size.
+        """
+
+        def many(size: int) -> Callable[[], object]:
+            lines = record(*[(True, "H", b"x\0")] * size)
+            return lambda: read(lines)
+
+        assert_linear(many, 1000)
+
     def test_is_end(self) -> None:
         """
         Only a whole line of type end is one.
@@ -273,3 +328,44 @@ class RedactionTests(SynchronousTestCase):
         other = "+ <y@d0000000001.invalid>"
         self.assertEqual(likeness.alike(was, other), other)
         self.assertEqual(likeness.alike(f"+ <{second}@d0000000001.invalid>", other)[:5], "+ <u0")
+
+    @given(st.text(st.sampled_from('ab"\\\\@@[] <'), max_size=20))
+    @STEADY
+    def test_addresses_in_any_text(self, text: str) -> None:
+        """
+        Addresses are found wherever the first one that fits begins.
+        """
+        expected = [(one.start(), one.end(1), one.end()) for one in ADDRESS.finditer(text)]
+        self.assertEqual(list(find_addresses(text)), expected)
+
+    def test_linear(self) -> None:
+        """
+        Addresses are looked for in a time that grows with the text, whatever it is made of.
+        """
+        for text in ("a", '"', '\\"', 'a@[\\"', "a@", '"a" '):
+
+            def prepare(size: int, text: str = text) -> Callable[[], object]:
+                payload = b'"' + text.encode() * size + b"\0"
+                return lambda: Redactor(KINDS).redact(True, ord("M"), payload)
+
+            assert_linear(prepare, 8000)
+
+    def test_many_lines_alike(self) -> None:
+        """
+        Many answers that differ in their addresses are compared in a time that grows with their
+        number, and as well as few.
+        """
+
+        def prepare(size: int) -> Callable[[], object]:
+            rows = [f"<{number:05}@example.org>\0".encode() for number in range(size)]
+            redactor = Redactor(KINDS)
+            now = [(c.SMFIR_DELRCPT, row) for row in rows]
+            was = [(c.SMFIR_DELRCPT, redactor.redact(False, ord("-"), row)) for row in rows]
+
+            def compare() -> None:
+                old, new = Comparison(Rules(), KINDS).compare(was, now, (False, False))
+                self.assertEqual(old, new)
+
+            return compare
+
+        assert_linear(prepare, 100)

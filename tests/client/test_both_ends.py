@@ -194,8 +194,9 @@ class BothEndsTests(SynchronousTestCase):
                 AddRecipient(A),
                 AddRecipient(A, "NOTIFY=NEVER"),
                 DeleteRecipient(B),
-                ReplaceBody(b"new\r\n"),
                 Quarantine("held"),
+                # Whenever it was made.
+                ReplaceBody(b"new\r\n"),
             ),
         )
 

@@ -70,7 +70,7 @@ class DescriptionTests(SynchronousTestCase):
             (IPv4Address("TCP", "192.0.2.1", 4321), "[192.0.2.1]:4321"),
             (IPv6Address("TCP", "::1", 25), "[::1]:25"),
             (UNIXAddress(b"/run/mta.sock"), "unix:/run/mta.sock"),
-            (UNIXAddress(b"/run/\xff"), "unix:/run/\udcff"),
+            (UNIXAddress(b"/run/\xff"), "unix:/run/\\xff"),
             (UNIXAddress(None), "unix:"),
             (None, "unknown address"),
         ]

@@ -113,18 +113,14 @@ class OrderTests(SynchronousTestCase):
 
     def test_envelope(self) -> None:
         """
-        Of senders the last counts unless the earlier gave arguments; a recipient that is deleted
-        later is not added, and none is added twice.
+        Edits of the envelope are sent as they were made: only the MTA knows which spellings are one
+        address, and what an address stands for.
         """
-        plain, other = ChangeSender("<a>"), ChangeSender("<b>")
-        with_arguments = ChangeSender("<c>", "RET=HDRS")
-        self.assertEqual(merged("postfix", [plain], [other]), [other])
-        self.assertEqual(merged("postfix", [with_arguments], [other]), [with_arguments, other])
-        new, gone = AddRecipient("<n>"), DeleteRecipient("<n>")
-        self.assertEqual(merged("postfix", [new], [AddRecipient("<m>"), new])[0], new)
-        self.assertEqual(len(merged("postfix", [new], [new])), 1)
-        self.assertEqual(merged("postfix", [new, plain], [gone]), [plain, gone])
-        self.assertEqual(merged("postfix", [gone], [new]), [gone, new])
+        first: list[Edit] = [AddRecipient("one@x"), ChangeSender("<a>"), AddRecipient("<n>")]
+        second: list[Edit] = [DeleteRecipient("<one@x>"), ChangeSender("<b>", "RET=HDRS")]
+        third: list[Edit] = [AddRecipient("one@x"), AddRecipient("<n>")]
+        for flavour in ("postfix", "sendmail"):
+            self.assertEqual(merged(flavour, first, second, third), first + second + third)
 
     def test_body(self) -> None:
         """

@@ -12,8 +12,10 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from tests.conversation_helpers import (
     ABORT,
+    BODY,
     CONNECT,
     DATA,
+    EOH,
     EOM,
     HEADER,
     HELO,
@@ -522,3 +524,30 @@ class ProgressTests(ConversationTestCase):
             conversation.send(MESSAGE)
             conversation.drop()
             self.assertEqual(conversation.clock.getDelayedCalls(), [], merge)
+
+
+class NoHeaderTests(ConversationTestCase):
+    """
+    Messages without header fields.
+    """
+
+    def test_answered(self) -> None:
+        """
+        Body and end of message behind DATA are answered, whatever is wanted of the content.
+        """
+        rows: list[tuple[tuple[str, ...], tuple[bytes, ...], str]] = [
+            (("data", "header", "body", "eom"), (MAIL, RCPT, DATA, BODY, EOM), "ccc"),
+            (("data", "header", "eom"), (MAIL, RCPT, DATA, EOM), "cc"),
+            (("data", "header", "body"), (MAIL, RCPT, DATA, packet("E", b"x\r\n")), "cc"),
+            (("data", "header", "eoh", "eom"), (MAIL, RCPT, DATA, EOH, EOM), "ccc"),
+            (("header", "body", "eom"), (MAIL, RCPT, BODY, EOM), "cc"),
+        ]
+        for merge in ("first", "strictest", "chain"):
+            for wanted, sent, answers in rows:
+                cls = milter(**dict.fromkeys(wanted))
+                for pieces in (sent, (b"".join(sent),)):
+                    conversation = started(cls, merge=merge)
+                    said = conversation.letters(*pieces).replace("p", "")
+                    # Senders and recipients are declined, but answered if they are sent.
+                    self.assertEqual(said, "cc" + answers, (merge, wanted))
+                    self.assertNotIn("abort", names(cls.calls))

@@ -689,9 +689,15 @@ class FunctionTests(ConversationTestCase):
         long = 65535 * "x"
         for call in [
             ("smfi_addheader", "", "y"),
-            ("smfi_addheader", "X", "a\r\n b"),
-            ("smfi_addheader", "X", "a\nb"),
+            ("smfi_addheader", "X", "a\rb"),
             ("smfi_addheader", "X", "a\0b"),
+            ("smfi_addheader", " X", "y"),
+            ("smfi_addheader", "X:Y", "y"),
+            ("smfi_addheader", "X Y", "y"),
+            ("smfi_addheader", "X\u00e9", "y"),
+            ("smfi_insheader", 0, "X:", "y"),
+            ("smfi_chgheader", "\tX", 1, "y"),
+            ("smfi_chgheader", "X\x7f", 1, None),
             ("smfi_addheader", "X\n", "y"),
             ("smfi_addheader", "X\r", "y"),
             ("smfi_addheader", "X", long),

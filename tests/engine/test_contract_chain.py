@@ -40,6 +40,7 @@ from tests.conversation_helpers import (
 )
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
+from yatxmilter.errors import ReturnCodeError
 
 CONTENT = ("header", "eoh", "body", "eom")
 FINAL = {c.SMFIS_REJECT: "r", c.SMFIS_TEMPFAIL: "t", c.SMFIS_DISCARD: "d"}
@@ -352,19 +353,24 @@ class EditTests(ConversationTestCase):
 
     def test_edits_of_a_failed_milter(self) -> None:
         """
-        The edits of a milter that fails are not made.
+        The edits that a milter made before it failed stand where its ``on_error`` lets the message
+        pass, and only there.
         """
 
         def eom(self: Any) -> Any:
             self.smfi_addheader("X", "y")
             raise ValueError("bug")
 
-        two = full("Two")
-        bad = MilterFactory(full("Bad", eom=eom), on_error=c.SMFIS_CONTINUE)
-        conversation = chain(bad, two)
-        self.assertEqual(conversation.letters(MESSAGE), 7 * "c")
-        self.assertNotIn(("X", "y"), seen(two, "header"))
-        self.flushLoggedErrors(ValueError)
+        for code, letters, shown in (
+            (c.SMFIS_CONTINUE, "cccccchc", True),
+            (c.SMFIS_ACCEPT, "cccccchc", True),
+            (c.SMFIS_TEMPFAIL, "cccccct", False),
+        ):
+            two = full("Two")
+            bad = MilterFactory(full("Bad", eom=eom), on_error=code)
+            self.assertEqual(chain(bad, two).letters(MESSAGE), letters)
+            self.assertEqual(("X", "y") in seen(two, "header"), shown)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
 
     def test_messages_are_apart(self) -> None:
         """
@@ -465,19 +471,20 @@ class EditTests(ConversationTestCase):
 
     def test_envelope(self) -> None:
         """
-        Of senders the last counts; a recipient is added once, and not when it is deleted later.
+        Edits of the envelope are all told, in the order made: what a later one undoes is for the
+        MTA to know.
         """
         self.assertEqual(
             self.merged([("chgfrom", "<a>")], [("chgfrom", "<b>", "RET=HDRS")]),
-            [("e", b"<b>\0RET=HDRS\0")],
+            [("e", b"<a>\0"), ("e", b"<b>\0RET=HDRS\0")],
         )
         self.assertEqual(
-            self.merged([("addrcpt", "<a>")], [("addrcpt", "<a>"), ("addrcpt", "<b>")]),
-            [("+", b"<a>\0"), ("+", b"<b>\0")],
-        )
-        self.assertEqual(
-            self.merged([("addrcpt", "<a>"), ("addheader", "Y", "y")], [("delrcpt", "<a>")]),
-            [("h", b"Y\0y\0"), ("-", b"<a>\0")],
+            self.merged(
+                [("addrcpt", "a"), ("addheader", "Y", "y")],
+                [("delrcpt", "<a>")],
+                [("addrcpt", "a")],
+            ),
+            [("+", b"a\0"), ("h", b"Y\0y\0"), ("-", b"<a>\0"), ("+", b"a\0")],
         )
 
     def test_milters_without_some_callbacks(self) -> None:
@@ -530,14 +537,20 @@ class KeptTests(ConversationTestCase):
 
     def test_final_answer_is_kept(self) -> None:
         """
-        A final answer where none was promised is given at the next step that is answered.
+        A final answer where none was promised is given at the next step that is answered; a
+        refusal of one recipient is the milter's bug there.
         """
-        for stage, following in (("envfrom", RCPT), ("envrcpt", DATA), ("data", HEADER)):
+        for stage, following, answer in (
+            ("envfrom", RCPT, "r"),
+            ("envrcpt", DATA, "t"),
+            ("data", HEADER, "r"),
+        ):
             conversation = chain(full("One", quiet=(stage,), **{stage: c.SMFIS_REJECT}))
             before, last = STAGES[stage]
             conversation.send(before)
             self.assertEqual(conversation.letters(last), "", stage)
-            self.assertEqual(conversation.letters(following), "r", stage)
+            self.assertEqual(conversation.letters(following), answer, stage)
+        self.assertEqual(len(self.flushLoggedErrors(ReturnCodeError)), 1)
 
     def test_for_the_connection(self) -> None:
         """

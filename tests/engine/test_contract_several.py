@@ -665,7 +665,8 @@ class EditTests(ConversationTestCase):
 
     def test_edits_of_a_failed_milter(self) -> None:
         """
-        A milter that edits and then fails has its `on_error` answered, not its edits sent.
+        The edits that a milter made before it failed stand where its `on_error` lets the message
+        pass; where it does not, none are sent.
         """
         from yatxmilter import MilterFactory
 
@@ -674,8 +675,11 @@ class EditTests(ConversationTestCase):
             raise ValueError("bug")
 
         for merge in BOTH:
-            conversation = started(
-                MilterFactory(milter(eom=eom), on_error=CONTINUE), self.editor("Y"), merge=merge
-            )
-            self.assertEqual(conversation.letters(EOM), "hhc")
+            for on_error, letters in ((CONTINUE, "hhhc"), (REJECT, "r"), (TEMPFAIL, "t")):
+                conversation = started(
+                    MilterFactory(milter(eom=eom), on_error=on_error),
+                    self.editor("Y"),
+                    merge=merge,
+                )
+                self.assertEqual(conversation.letters(EOM), letters, (merge, on_error))
         self.flushLoggedErrors(ValueError)

@@ -142,7 +142,7 @@ class MilterFactoryTests(SynchronousTestCase):
         default = MilterFactory()
         self.assertEqual(
             (default.milter, default.on_error, default.timeout, default.name),
-            (Milter, c.SMFIS_TEMPFAIL, None, None),
+            (Milter, c.SMFIS_TEMPFAIL, 600, None),
         )
         given = MilterFactory(Milter, on_error=1, timeout=2.5, name="x")
         self.assertEqual((given.on_error, given.timeout, given.name), (c.SMFIS_REJECT, 2.5, "x"))

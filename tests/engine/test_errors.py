@@ -17,7 +17,9 @@ BASES = {
     "UsageError": (errors.MilterError,),
     "NotNegotiated": (errors.UsageError,),
     "WrongStage": (errors.UsageError,),
+    "WrongThread": (errors.UsageError,),
     "ValueNotSendable": (errors.UsageError, ValueError),
+    "LimitExceeded": (errors.UsageError,),
     "ReturnCodeError": (errors.UsageError,),
 }
 
@@ -49,7 +51,9 @@ class HierarchyTests(SynchronousTestCase):
         """
         A handler for what the MTA did wrong never catches what the milter did wrong.
         """
-        for name in ("NotNegotiated", "WrongStage", "ValueNotSendable", "ReturnCodeError"):
+        for name, bases in BASES.items():
+            if errors.UsageError not in bases:
+                continue
             self.assertFalse(issubclass(getattr(errors, name), errors.ProtocolError), name)
         self.assertFalse(issubclass(errors.ProtocolError, errors.UsageError))
 

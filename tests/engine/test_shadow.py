@@ -246,7 +246,7 @@ class VerdictTests(ConversationTestCase):
 
     def test_failing_with_continue(self) -> None:
         """
-        Edits of a callback that failed do not count, even if the message would have passed.
+        Edits made before a callback failed count where the message would have passed.
         """
 
         def fail(self: Any) -> None:
@@ -256,7 +256,7 @@ class VerdictTests(ConversationTestCase):
         factory, _ = self.talk(full(eom=fail), CONNECT + HELO + MESSAGE, on_error=c.SMFIS_CONTINUE)
         self.assertEqual(len(self.failures()), 1)
         self.assertEqual(tally(factory).verdicts, {c.SMFIS_CONTINUE: 1})
-        self.assertEqual(tally(factory).edited, 0)
+        self.assertEqual(tally(factory).edited, 1)
 
     def test_not_built(self) -> None:
         """

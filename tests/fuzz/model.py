@@ -4,7 +4,8 @@ What a milter owes an MTA: a second opinion on the order of commands and their a
 It reads a conversation - the packets that the MTA sent, the packets that came back - and
 says how many answers there should have been, and whether each was one that fits its command. It
 shares no code and no table with the library; it is libmilter's engine (``engine.c``) retold, with
-the differences of the manual: an unknown command changes nothing, QUIT_NC works everywhere.
+the differences of the manual: an unknown command changes nothing, QUIT_NC works everywhere, a
+message may have no header fields.
 
 Only conversations without malformed payloads can be judged exactly: a milter that does not want a
 command never looks at its payload.
@@ -66,7 +67,10 @@ def _allowed(state: str, letter: str, declined: int) -> bool:
         return True
     while letter not in FOLLOW[state]:
         place = ORDER.index(state) + 1
-        if place == len(ORDER) or not SKIPPED.get(ORDER[place], 0) & declined:
+        # A message may have no header fields.
+        if place == len(ORDER) or (
+            ORDER[place] != "hdrs" and not SKIPPED.get(ORDER[place], 0) & declined
+        ):
             return False
         state = ORDER[place]
     return True

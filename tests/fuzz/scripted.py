@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from yatxmilter import Milter, MilterFactory, noreply
+from yatxmilter import DISCONNECT, Milter, MilterFactory, Reply, noreply
 from yatxmilter import constants as c
 from yatxmilter.errors import UsageError
 
@@ -32,7 +32,7 @@ CODES = (
 )  # fmt: skip
 
 
-class Trouble(Exception):
+class Trouble(BaseException):
     """
     A milter's failure.
     """
@@ -217,7 +217,10 @@ def milter_factory(script: Script, number: int) -> Any:
     kind = type(f"Fuzz{number}", (Milter,), namespace)
     timeout = 5 if choices.one_in(4) else None
     on_error = choices.pick(
-        (c.SMFIS_TEMPFAIL, c.SMFIS_REJECT, c.SMFIS_ACCEPT, c.SMFIS_DISCARD, c.SMFIS_CONTINUE)
+        (
+            *(c.SMFIS_TEMPFAIL, c.SMFIS_REJECT, c.SMFIS_ACCEPT, c.SMFIS_DISCARD, c.SMFIS_CONTINUE),
+            *(DISCONNECT, Reply("451", "4.3.0", "broken"), {"eom": c.SMFIS_ACCEPT, "rcpt": 0}),
+        )
     )
 
     def build(factory: Any, protocol: Any) -> Any:

@@ -122,7 +122,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
                 self.smfi_addrcpt("c@example.com")
                 self.smfi_addrcpt_par("<d@example.com>", "NOTIFY=NEVER")
                 self.smfi_addrcpt(A)
-                self.smfi_delrcpt("B@EXAMPLE.COM")
+                self.smfi_delrcpt("b@EXAMPLE.COM")
                 self.smfi_chgfrom("new@example.com", "RET=HDRS")
                 self.smfi_chgfrom("<last@example.com>")
 

@@ -58,6 +58,11 @@ The values smfi_register() takes; negotiate needs more than 4, data more than 3,
 
 NEEDS_VERSION = {"negotiate": 5, "data": 4, "unknown": 3}
 
+DISCONNECT = -1
+"""The on_error that ends the connection."""
+
+OnError = int | bytes
+
 Argument = bytes | int | None
 Result = int | None | str | float
 Answer = int | bytes | None
@@ -99,6 +104,11 @@ class Case:
     `conversation` is a tuple of byte strings, one for each packet where packets are whole.
     `delivery` says how the bytes reach yatxmilter: one packet at a time ("packets"), all at once
     ("whole"), or in pieces of that many bytes.
+
+    Two things are yatxmilter's alone. `on_error` is what it is told to answer for a callback that
+    fails: a return code, `DISCONNECT`, or a reply's text. `members` is among how many milters of
+    one connection it shares out the callbacks, where none of them is negotiate: together they are
+    to do what the one of libmilter does.
     """
 
     callbacks: tuple[str, ...] = OPTIONAL
@@ -107,6 +117,18 @@ class Case:
     version: int = 6
     flags: int = 0x1FF
     delivery: str | int = "packets"
+    on_error: OnError = 4
+    members: int = 1
+
+    def owner(self, callback: str) -> int:
+        """Tell which of the milters has a callback."""
+        shared = self.members > 1 and "negotiate" not in self.registered
+        return CALLBACKS.index(callback) % self.members if shared else 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one milter."""
+        return any(self.owner(name) for name in OPTIONAL)
 
     @property
     def registered(self) -> frozenset[str]:

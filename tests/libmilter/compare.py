@@ -38,7 +38,9 @@ class Comparison:
     @property
     def deliberate(self) -> bool:
         """Whether yatxmilter did something else than libmilter, as it should."""
-        return not self.problems and _shown(self.real, True) != _shown(self.ours.record, True)
+        case = self.case
+        ours_shown, real_shown = (_shown(case, one, True) for one in (self.ours.record, self.real))
+        return not self.problems and real_shown != ours_shown
 
 
 def _in_step(case: Case) -> bool:
@@ -49,12 +51,15 @@ def _in_step(case: Case) -> bool:
     )
 
 
-def _shown(record: Record, in_step: bool) -> Shown:
+def _shown(case: Case, record: Record, in_step: bool) -> Shown:
     """Reduce a record to what is compared."""
+    # Of several milters each is told of the end, of a message that another one has ended, too.
+    ignored = ("abort", "close") if case.several else ()
     return (
         tuple(
             (one.callback, one.args, tuple(one.answers), one.written if in_step else None)
             for one in record.invocations
+            if one.callback not in ignored
         ),
         record.output,
     )
@@ -88,12 +93,13 @@ def compare(case: Case, real: Record) -> Comparison:
     problems = []
     if real != by_libmilter:
         problems.append("the reference engine is not libmilter")
-    if _shown(result.record, in_step) != _shown(by_ours, in_step):
+    shown, expected, seen = (_shown(case, one, in_step) for one in (result.record, by_ours, real))
+    if shown != expected:
         problems.append("yatxmilter does not do what the table of differences says")
     closing = _closing(result.closed, by_ours.consumed, len(case.stream))
     if closing is not None:
         problems.append("yatxmilter " + closing)
-    if by_libmilter == by_ours and _shown(result.record, in_step) != _shown(real, in_step):
+    if by_libmilter == by_ours and shown != seen:
         problems.append("yatxmilter differs from libmilter")
     return Comparison(case, real, result, by_libmilter, by_ours, problems)
 

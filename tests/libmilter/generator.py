@@ -10,8 +10,10 @@ order, broken in every way.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import packets
-from .case import OPTIONAL, Case, Reaction, Result
+from .case import DISCONNECT, OPTIONAL, Case, OnError, Reaction, Result
 from .packets import packet, strings
 from .reactions import Behaviour
 from .reference_tables import ALL_NO, ALL_NR, INTERNAL, NODATA, NOUNKNOWN, SKIP_STEP, STEPS
@@ -21,6 +23,9 @@ PROFILES = ("conforming", "misused", "hostile")
 
 _OFFERED_STEPS = {2: 0x7F, 3: 0x17F, 4: 0x37F, 5: 0x37F, 6: 0x1FFFFF, 7: 0x1FFFFF}
 _REFUSALS: tuple[Result, ...] = (1, 4, 3, 7, 99, -1, 8, False, "0")
+_ON_ERROR: tuple[OnError, ...] = (
+    4, 4, 4, 0, 1, 2, 3, b"451 4.3.0 later", b"550 5.7.1 no", b"421 4.7.0 bye", DISCONNECT
+)  # fmt: skip
 _SINCE = {"data": 4, "unknown": 3}
 _DELIVERIES: tuple[str | int, ...] = (
     "packets",
@@ -55,6 +60,9 @@ class Session:
         self.unanswered = 0
         self.mta_version = 6
         self.behaviour = Behaviour(source, self.good)
+        self.continued = False
+        self.on_error: OnError = source.choice(_ON_ERROR)
+        self.members = source.choice((1, 1, 2, 3, 5))
 
     def _callbacks(self) -> tuple[str, ...]:
         source = self.source
@@ -175,19 +183,31 @@ class Session:
             if self.say("connect", packets.connect(source, good=True)) in (1, 3, 4) and self.good:
                 return self.quit()
         for _ in range(source.choice((1, 0, 2))):
-            self.macros(b"H")
-            if (
-                self.say("helo", packet(b"H", strings(source.choice(packets.HOSTS)))) in (1, 3, 4)
-                and self.good
-            ):
+            if self.greet() in (1, 3, 4) and self.good:
                 return self.quit()
             self.unknown()
-        for _ in range(source.choice((1, 1, 2, 3, 0))):
+        for number in range(source.choice((1, 1, 2, 3, 0))):
+            if number and source.chance(15) and self.greet() in (1, 3, 4) and self.good:
+                return self.quit()
             self.message()
+            # libmilter knows QUIT_NC behind an end of message that it has answered CONTINUE.
+            if source.chance(25) and (self.continued or not self.good):
+                return self.another()
             if source.chance(40):
                 self.abort()
             self.unknown(10)
         return self.quit()
+
+    def another(self) -> None:
+        """Begin another SMTP session on the same connection."""
+        self.sent.append(packet(b"K"))
+        self.react("close", False)
+        self.dialogue()
+
+    def greet(self) -> object:
+        """Say HELO."""
+        self.macros(b"H")
+        return self.say("helo", packet(b"H", strings(self.source.choice(packets.HOSTS))))
 
     def quit(self) -> None:
         """End the session one way or another."""
@@ -209,6 +229,7 @@ class Session:
     def message(self) -> None:
         """Play one message, as far as the milter lets it come."""
         source = self.source
+        self.continued = False
         self.macros(b"M")
         if self.say("envfrom", packets.argv(source, b"M")) != 0 and self.good:
             return None
@@ -250,7 +271,7 @@ class Session:
             chunk = source.choice(packets.BODIES)
             self.react("body", False)
         self.sent.append(packet(b"E", chunk))
-        self.react("eom", False)
+        self.continued = self.react("eom", False) == 0
 
     def chaos(self) -> None:
         """Send anything in any order, sometimes starting from a conversation that makes sense."""
@@ -284,14 +305,21 @@ class Session:
     def case(self) -> Case:
         """Put it together."""
         reactions = tuple((name, tuple(self.reactions[name])) for name in sorted(self.reactions))
-        return Case(
+        case = Case(
             self.callbacks,
             reactions,
             tuple(self.sent),
             self.version,
             self.flags,
             self.source.choice(_DELIVERIES),
+            self.on_error,
+            self.members,
         )
+        if not case.several:
+            return case
+        # Which of several milters is told of the end, and how often, is no matter of libmilter's.
+        quiet = tuple(row for row in reactions if row[0] not in ("abort", "close"))
+        return replace(case, reactions=quiet)
 
 
 SENTINEL = packet(b"D", b"C")

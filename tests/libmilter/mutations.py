@@ -84,8 +84,8 @@ MUTATIONS = (
     Mutation(
         "the longest payload has 65535 bytes",
         "packets",
-        "< length <= self.limit + 1:",
-        "< length <= self.limit:",
+        "if not 0 < length <= self.limit + 1:\n                    length = self._odd_length",
+        "if not 0 < length <= self.limit:\n                    length = self._odd_length",
     ),
     Mutation(
         "version 6 is the highest answered",
@@ -102,8 +102,8 @@ MUTATIONS = (
     Mutation(
         "ALL_OPTS asks for SKIP",
         "members",
-        "self._own_steps() | offer.steps & c.SMFIP_SKIP",
-        "self._own_steps()",
+        "self.steps | offer.steps & c.SMFIP_SKIP, lists",
+        "self.steps, lists",
     ),
     Mutation(
         "a recipient's REJECT is about that recipient alone",
@@ -122,6 +122,24 @@ MUTATIONS = (
         "session",
         "self._again = packet\n",
         "self._again = None\n",
+    ),
+    Mutation(
+        "edits of an xxfi_eom that failed stand where on_error lets the message pass",
+        "calling",
+        "member.failed = answer.disconnects or answer.code not in _PASSES",
+        "member.failed = True",
+    ),
+    Mutation(
+        "on_error may have a text",
+        "onerror",
+        "return Fallback(on_error.code, on_error.text)",
+        "return Fallback(on_error.code)",
+    ),
+    Mutation(
+        "of several milters none sends edits with a refusal",
+        "merging",
+        "if len(self._members) == 1 and not self._members[0].failed:",
+        "if not self._members[0].failed:",
     ),
 )
 

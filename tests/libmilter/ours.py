@@ -21,12 +21,24 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+import yatxmilter
+from yatxmilter import Reply
 from yatxmilter.constants import ReturnCode
 from yatxmilter.defaults import Milter, MilterFactory
 from yatxmilter.errors import UsageError
 from yatxmilter.protocol import MilterProtocolFactory
 
-from .case import Answer, Argument, Call, Case, Invocation, Reaction, Record
+from .case import (
+    DISCONNECT,
+    Answer,
+    Argument,
+    Call,
+    Case,
+    Invocation,
+    OnError,
+    Reaction,
+    Record,
+)
 
 _NO_REACTION = Reaction()
 _DONE = Failure(ConnectionDone())
@@ -53,6 +65,7 @@ class Runner:
     """What a scripted milter does: the counterpart of scripted_milter.c."""
 
     def __init__(self, case: Case, transport: StringTransport) -> None:
+        self.case = case
         self.script: dict[str, Iterator[Reaction]] = {
             name: iter(reactions) for name, reactions in case.reactions
         }
@@ -142,14 +155,15 @@ class Scripted(Milter):
     """A milter that does what a `Runner` says."""
 
     runner: Runner
+    number = 0
 
     def xxfi_abort(self) -> object:
-        """Record it."""
-        return self.runner.run(self, "abort")
+        """Record it, once for all milters."""
+        return None if self.number else self.runner.run(self, "abort")
 
     def xxfi_close(self) -> object:
-        """Record it."""
-        return self.runner.run(self, "close")
+        """Record it, once for all milters."""
+        return None if self.number else self.runner.run(self, "close")
 
 
 def _negotiate(self: Scripted, actions: int, steps: int) -> Any:
@@ -198,7 +212,7 @@ def milter_class(registered: frozenset[str]) -> type[Scripted]:
 
 
 class _Factory(MilterFactory):
-    """Builds the one milter of a case."""
+    """Builds a milter of a case."""
 
     milter: Any = None
 
@@ -231,17 +245,26 @@ def _pieces(case: Case) -> Iterator[bytes]:
         yield stream[start : start + size]
 
 
+def _on_error(value: OnError) -> Any:
+    if isinstance(value, bytes):
+        return Reply(*value.split(b" ", 2))
+    return yatxmilter.DISCONNECT if value == DISCONNECT else ReturnCode(value)
+
+
 def run(case: Case) -> OurRecord:
     """Run a case on yatxmilter."""
     transport = StringTransport()
     runner = Runner(case, transport)
-    factory = _Factory()
-    milter = milter_class(case.registered)(factory, None)
-    milter.xxfi_flags = case.flags
-    milter.runner = runner
-    factory.milter = milter
+    factories = []
+    for number in range(case.members if case.several else 1):
+        own = frozenset(name for name in case.registered if case.owner(name) == number)
+        factory = _Factory(on_error=_on_error(case.on_error))
+        factory.milter = milter = milter_class(own)(factory, None)
+        milter.xxfi_flags = case.flags
+        milter.runner, milter.number = runner, number
+        factories.append(factory)
     clock = Clock()
-    protocol = MilterProtocolFactory(factory, reactor=clock).buildProtocol(transport.getPeer())
+    protocol = MilterProtocolFactory(factories, reactor=clock).buildProtocol(transport.getPeer())
     assert protocol is not None
     protocol.makeConnection(transport)
     fed = before = 0

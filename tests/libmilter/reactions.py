@@ -101,7 +101,10 @@ class Behaviour:
             result = source.choice(_VERDICTS[callback])
         if unanswered and (self.good or source.chance(60)):
             result = 7
-        if source.chance(self.nonsense):
+        if source.chance(self.nonsense) or (
+            # What is done before it fails counts there.
+            callback == "eom" and not self.good and source.chance(20)
+        ):
             result = source.choice(_ANY)
         return Reaction(result, self.calls(callback, result), how=self.how())
 

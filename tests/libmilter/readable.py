@@ -76,6 +76,7 @@ def literal(case: Case) -> str:
     lines.append(
         f"    version={case.version!r}, flags={case.flags:#x}, delivery={case.delivery!r},"
     )
+    lines.append(f"    on_error={case.on_error!r}, members={case.members!r},")
     lines.append(")")
     return "\n".join(lines)
 
@@ -96,6 +97,7 @@ def script(case: Case) -> str:
     """List what the milter does."""
     callbacks = " ".join(case.callbacks)
     lines = [f"  callbacks: {callbacks}; API version {case.version}; flags {case.flags:#x}"]
+    lines.append(f"  on_error {case.on_error!r}; milters: {case.members}")
     for name, reactions in case.reactions:
         for reaction in reactions:
             asked = ""

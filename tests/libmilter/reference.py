@@ -19,6 +19,7 @@ from .reference_calls import ENDM, MAX_PAYLOAD, STAGES
 from .reference_decode import connect_arguments, header_arguments
 from .reference_tables import (
     ACCEPT,
+    ALL_NO,
     ALL_NR,
     ALL_OPTS,
     CODES,
@@ -28,6 +29,7 @@ from .reference_tables import (
     DISCARD,
     END_SESSION,
     FAIL,
+    HDRS,
     HELO,
     INIT,
     INTERNAL,
@@ -61,6 +63,15 @@ MAX_MACROS = 512
 _NO_REACTION = Reaction()
 
 
+def _negotiates(reaction: Reaction) -> bool:
+    result = reaction.result
+    if isinstance(result, bool):
+        return False
+    if result is None:
+        return reaction.actions is None or reaction.steps is None
+    return result in (CONTINUE, REJECT, ALL_OPTS)
+
+
 class Wanted(NamedTuple):
     """What a milter asks for; `own_steps` is what libmilter itself goes by."""
 
@@ -73,7 +84,7 @@ class Reference(Answers):
     """One connection. `run` gives the whole record."""
 
     def __init__(self, case: Case, rules: Rules = LIBMILTER) -> None:
-        super().__init__(rules)
+        super().__init__(rules, case.on_error)
         self.case = case
         self.registered = case.registered
         self.invocations: list[Invocation] = []
@@ -83,6 +94,7 @@ class Reference(Answers):
         self.limit = MAX_PAYLOAD
         self.state = INIT
         self.in_message = self.abort_due = self.skipped = False
+        self.retired = False
         for name, (no, _, _) in STEPS.items():
             if name not in self.registered:
                 self.steps |= no
@@ -163,7 +175,8 @@ class Reference(Answers):
     def _abort(self) -> None:
         if not (self.rules.late_answers and self.kept is not None):
             self._end_message()
-            self._invoke("abort")
+            if not self.retired:
+                self._invoke("abort")
         self._end_message()
 
     def _end_message(self) -> None:
@@ -171,7 +184,7 @@ class Reference(Answers):
             return
         self.in_message = self.skipped = False
         if self.rules.reply_ends_with_message:
-            self.context.reply = None
+            self.context.end_message()
         if self.kept is not None and not self.kept.for_connection:
             self.kept = None
 
@@ -196,6 +209,8 @@ class Reference(Answers):
             return True
         while not NEXT[old] >> new & 1:
             old += 1
+            if old == HDRS and self.rules.no_header_fields:
+                continue
             if old >= len(NEXT) or not self.skippable >> old & 1:
                 return False
         return True
@@ -212,8 +227,11 @@ class Reference(Answers):
     def _react(self, callback: str, *args: Answer) -> Reaction:
         invocation = Invocation(callback, args, [], len(self.context.output))
         self.invocations.append(invocation)
+        if self.rules.one_of_several:
+            self.context.speaker = self.case.owner(callback)
         reaction = next(self.script.get(callback, iter(())), _NO_REACTION)
         self.context.running = callback
+        self.context.in_message = self.in_message
         for call in reaction.calls:
             invocation.answers.append(self.context.perform(call))
         self.context.running = ""
@@ -222,9 +240,10 @@ class Reference(Answers):
     def _invoke(self, callback: str, *args: Answer) -> int:
         result = self._react(callback, *args).result
         if self.rules.checked_codes and callback in CODES and not self._takes(callback, result):
-            if callback == "eom":
+            code = self._stand_in(callback)
+            if callback == "eom" and code not in (CONTINUE, ACCEPT):
                 self.context.edits.clear()
-            return TEMPFAIL
+            return code
         return c_result(result)
 
     def _takes(self, callback: str, result: object) -> bool:
@@ -238,7 +257,7 @@ class Reference(Answers):
     def _wanted(self, callback: str) -> bool:
         if self.rules.declined_not_called and self.steps & STEPS.get(callback, (0, 0, 0))[0]:
             return False
-        return callback in self.registered
+        return callback in self.registered and not self.retired
 
     def _call(self, callback: str, *args: Answer) -> int:
         return self._invoke(callback, *args) if self._wanted(callback) else CONTINUE
@@ -267,7 +286,7 @@ class Reference(Answers):
         self.context.actions = wanted.actions
         self.steps = wanted.own_steps
         missing = wanted.steps & ~self.offered & 0xFFFFFFFF
-        if missing & ~(NODATA | NOUNKNOWN):
+        if missing & ~(NODATA | NOUNKNOWN) or self.rules.one_of_several and self._lacks():
             return False
         answered = wanted.steps & ~missing
         if answered & MDS_1M:
@@ -277,6 +296,15 @@ class Reference(Answers):
         self.limit = self.context.max_payload = size
         return True
 
+    def _lacks(self) -> bool:
+        """Tell whether one of several milters cannot decline what it does not want."""
+        return self.case.several and any(
+            no & ~self.offered & ~(NODATA | NOUNKNOWN)
+            for number in range(self.case.members)
+            for name, (no, _, _) in STEPS.items()
+            if name not in self.registered or self.case.owner(name) != number
+        )
+
     def _ask(self, actions: int) -> Wanted | None:
         computed = self.own_steps
         if self.rules.computed_request and "body" in self.registered:
@@ -284,8 +312,9 @@ class Reference(Answers):
         if "negotiate" not in self.registered:
             return Wanted(self.case.flags, computed, self.steps)
         reaction = self._react("negotiate", actions, self.offered | ALL_NR, 0, 0)
-        nonsense = isinstance(reaction.result, bool) and self.rules.checked_codes
-        result = END_SESSION if nonsense else c_result(reaction.result)
+        if self.rules.checked_codes and not _negotiates(reaction):
+            return self._stand_in_asking(computed)
+        result = c_result(reaction.result)
         with_skip = self.own_steps | self.offered & SKIP_STEP
         if result == ALL_OPTS:
             return Wanted(actions, with_skip, self.steps)
@@ -297,6 +326,14 @@ class Reference(Answers):
         steps = preset[1] if reaction.steps is None else reaction.steps
         actions = preset[0] if reaction.actions is None else reaction.actions
         return Wanted(actions, steps & ~(ALL_NR & ~self.offered), steps)
+
+    def _stand_in_asking(self, computed: int) -> Wanted | None:
+        """Do without an answer of xxfi_negotiate, if on_error says so."""
+        self.context.symbol_lists.clear()
+        if self.on_error == CONTINUE:
+            return Wanted(self.case.flags, computed, self.steps)
+        self.retired = self.on_error == ACCEPT
+        return Wanted(0, ALL_NO, ALL_NO) if self.retired else None
 
     def _do_C(self, payload: bytes) -> int:
         if not self._wanted("connect"):
@@ -346,12 +383,16 @@ class Reference(Answers):
         if payload:
             result = self._do_B(payload)
             if self.rules.one_answer_for_last_chunk:
-                if result in VERDICTS:
+                if result in (*VERDICTS, END_SESSION):
                     return result
             elif result != CONTINUE:
                 self._answer(result)
                 return result
         result = self._call("eom")
+        if self.rules.one_of_several and self.case.several and result not in (CONTINUE, ACCEPT):
+            self.context.edits.clear()
+        # The pieces of a new body in a row, behind the others.
+        self.context.edits.sort(key=lambda edit: edit[4:5] == b"b")
         self.context.output += b"".join(self.context.edits)
         self.context.edits.clear()
         return result
@@ -374,7 +415,8 @@ class Reference(Answers):
     def _do_K(self, payload: bytes) -> int:
         self._do_Q(payload)
         if self.rules.quit_nc_anywhere:
-            self.kept = self.context.reply = None
+            self.kept = None
+            self.context.replies.clear()
         return NOREPLY
 
     def _do_D(self, payload: bytes) -> int:

@@ -7,11 +7,14 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from .case import DISCONNECT, OnError
 from .reference_calls import Context, packet
 from .reference_tables import (
     ACCEPT,
+    CODES,
     CONN,
     CONTINUE,
+    END_SESSION,
     HELO,
     NOREPLY,
     NR_OF_STATE,
@@ -39,11 +42,25 @@ class Kept(NamedTuple):
 class Answers:
     """What is answered. `steps` are the milter's own, `offered` the MTA's."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, on_error: OnError) -> None:
         self.rules = rules
+        self.on_error = on_error
         self.context = Context(rules)
         self.version = self.steps = self.answered_steps = self.offered = 0
         self.kept: Kept | None = None
+
+    def _stand_in(self, callback: str) -> int:
+        """Give the code that stands for a callback that has failed, and set its text."""
+        on_error = self.on_error
+        if isinstance(on_error, bytes):
+            self.context.reply = on_error
+            self.context.lasting.discard(self.context.speaker)
+            return TEMPFAIL if on_error.startswith(b"4") else REJECT
+        if on_error == DISCONNECT:
+            return END_SESSION
+        if on_error in CODES[callback]:
+            return on_error
+        return CONTINUE if on_error == ACCEPT else TEMPFAIL
 
     def _answer(self, result: int) -> int:
         """Answer a callback's result; give what counts for the state."""
@@ -53,6 +70,12 @@ class Answers:
             if not silent:
                 self.context.output += self._verdict(result)
                 return result
+            if self.context.state == RCPT and result in (REJECT, TEMPFAIL):
+                # It was about one recipient, and so was its text.
+                self.context.reply = None
+                result = self._stand_in("envrcpt")
+                if result not in VERDICTS:
+                    return NOREPLY if result == CONTINUE else result
             verdict = self._verdict(result)
             if self.context.state != UNKN:  # it was about that command alone
                 for_connection = self.context.state in (CONN, HELO)

@@ -26,7 +26,9 @@ _RCODE = re.compile(rb"[45][0-9][0-9]")
 _XCODE = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 _LINE_END = re.compile(rb"[\r\n]")
 _NOT_IN_TEXT = re.compile(rb"[\r\n\0]")
-_NOT_IN_VALUE = re.compile(rb"[\r\0]|\n(?![ \t])")
+_FIELD_NAME = re.compile(rb"[!-9;-~]+")
+_NOT_IN_VALUE = re.compile(rb"[\r\0]")
+_UNFOLDED = re.compile(rb"\n(?![ \t])")
 
 ADDHDRS, CHGBODY, ADDRCPT, DELRCPT, CHGHDRS, QUARANTINE, CHGFROM, ADDRCPT_PAR = (
     1 << bit for bit in range(8)
@@ -48,14 +50,21 @@ def c_string(value: Argument) -> bytes | None:
 
 @dataclass
 class Context:
-    """What libmilter keeps for one connection and the smfi_* functions look at."""
+    """
+    What libmilter keeps for one connection and the smfi_* functions look at.
+
+    `speaker` is whose text of smfi_setreply it is about; with one milter always the same.
+    """
 
     rules: Rules
     output: bytearray = field(default_factory=bytearray)
     state: int = 0
     actions: int = 0
     running: str = ""
-    reply: bytes | None = None
+    in_message: bool = False
+    speaker: int = 0
+    replies: dict[int, bytes] = field(default_factory=dict)
+    lasting: set[int] = field(default_factory=set)
     macros: list[list[bytes] | None] = field(default_factory=lambda: [None] * 7)
     symbol_lists: dict[int, bytes] = field(default_factory=dict)
     edits: list[bytes] = field(default_factory=list)
@@ -63,6 +72,24 @@ class Context:
 
     MI_SUCCESS: ClassVar[int] = 0
     MI_FAILURE: ClassVar[int] = -1
+
+    @property
+    def reply(self) -> bytes | None:
+        """The speaker's text."""
+        return self.replies.get(self.speaker)
+
+    @reply.setter
+    def reply(self, text: bytes | None) -> None:
+        if text is None:
+            self.replies.pop(self.speaker, None)
+        else:
+            self.replies[self.speaker] = text
+
+    def end_message(self) -> None:
+        """Forget the texts that were set in the message."""
+        for speaker in list(self.replies):
+            if speaker not in self.lasting:
+                del self.replies[speaker]
 
     def perform(self, call: Call) -> Answer:
         """Make one call and give its answer."""
@@ -124,7 +151,14 @@ class Context:
         if message is not None:
             assert isinstance(message, bytes)
             text += self._line(message)
-        self.reply = text
+        return self._set(text)
+
+    def _set(self, text: bytes) -> bool:
+        if not self.rules.reply_ends_with_message or self.running not in ("abort", "close"):
+            self.reply = text
+            self.lasting.discard(self.speaker)
+            if not self.in_message:
+                self.lasting.add(self.speaker)
         return True
 
     def _setmlreply(self, rcode: Argument, xcode: Argument, *lines: Argument) -> bool:
@@ -140,15 +174,13 @@ class Context:
         if not given:
             if self.rules.checked_values:
                 raise _Refused
-            self.reply = code + b"-" + extended
-            return True
+            return self._set(code + b"-" + extended)
         texts = []
         for line in given:
             assert isinstance(line, bytes)
             texts.append(extended + b" " + self._line(line))
         head = [code + b"-" + text for text in texts[:-1]]
-        self.reply = b"\r\n".join([*head, code + b" " + texts[-1]])
-        return True
+        return self._set(b"\r\n".join([*head, code + b" " + texts[-1]]))
 
     # ---- edits
 
@@ -181,8 +213,13 @@ class Context:
         if not text or value is None:
             raise _Refused
         assert isinstance(value, bytes)
-        if self.rules.checked_values and _NOT_IN_VALUE.search(value):
+        if self.rules.checked_values and not _FIELD_NAME.fullmatch(text):
             raise _Refused
+        if self.rules.checked_values:
+            value = value.replace(b"\r\n", b"\n")
+            if _NOT_IN_VALUE.search(value):
+                raise _Refused
+            value = _UNFOLDED.sub(b"\n\t", value)
         return text + b"\0" + (c_string(value) or b"") + b"\0"
 
     def _addheader(self, name: Argument, value: Argument) -> bool:

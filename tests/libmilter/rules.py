@@ -22,7 +22,9 @@ class Rules:
     own_marks: bool = False
     declined_not_called: bool = False
     local_skip: bool = False
+    no_header_fields: bool = False
     reply_ends_with_message: bool = False
+    one_of_several: bool = False
     checked_values: bool = False
     edits_in_eom_only: bool = False
     symlist_in_negotiate_only: bool = False

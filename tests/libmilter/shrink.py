@@ -39,6 +39,10 @@ def _simpler(case: Case) -> Iterator[Case]:
         size //= 2
     if case.delivery != "packets":
         yield replace(case, delivery="packets")
+    if case.on_error != 4:
+        yield replace(case, on_error=4)
+    if case.members > 1:
+        yield replace(case, members=1)
     if case.version != 6:
         yield replace(case, version=6)
     for name in case.callbacks:

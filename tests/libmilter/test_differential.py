@@ -12,21 +12,25 @@ import unittest
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
 from . import driver, rules
 from .case import OPTIONAL, Case
 from .compare import reasons
-from .differences import DIFFERENCES
-from .examples import EXAMPLES
+from .differences import DIFFERENCES, OTHER_ROWS
+from .examples import BY_ROW, EXAMPLES
 from .generator import PROFILES, generate
 from .packets import offer, packet, strings
 from .real import LibMilter, Unavailable
 from .source import HypothesisSource
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 _NUMBERED = 3000
 _STEADY = settings(
@@ -137,9 +141,9 @@ class TestDrawnCases(ComparedTestCase):
         self.assertSame(generate(HypothesisSource(data.draw), "hostile"))
 
 
-class TestDeliberateDifferences(ComparedTestCase):
+class TestTable(SynchronousTestCase):
     """
-    The table of differences.
+    The table of differences, which is there without libmilter, too.
     """
 
     def test_complete(self) -> None:
@@ -148,6 +152,38 @@ class TestDeliberateDifferences(ComparedTestCase):
         """
         self.assertEqual(sorted(DIFFERENCES), sorted(rules.NAMES))
         self.assertEqual(sorted(EXAMPLES), sorted(rules.NAMES))
+
+    def test_manual(self) -> None:
+        """
+        The manual's table and the rules are about the same points: each rule names its rows there,
+        and each other row has a test.
+        """
+        text = (ROOT / "docs" / "differences.md").read_text("utf-8")
+        rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines()]
+        rows = [row for row in rows if text.count(f"\n| {row} | ") == 1 and row != "point"]
+        named = [row for one in DIFFERENCES.values() for row in one.rows]
+        self.assertEqual(sorted(rows), sorted([*named, *OTHER_ROWS]))
+        for test in OTHER_ROWS.values():
+            self.assertTrue(callable(namedAny(test)), test)
+
+
+class TestDeliberateDifferences(ComparedTestCase):
+    """
+    The table of differences, and what the libraries do.
+    """
+
+    def test_rows(self) -> None:
+        """
+        For each row of the manual that is about one conversation there is a case that shows it.
+        """
+        for name, difference in DIFFERENCES.items():
+            self.assertTrue(difference.rows, name)
+            for row in difference.rows:
+                case = BY_ROW[row] if len(difference.rows) > 1 else EXAMPLES[name]
+                comparison = driver.check(self.library, case)
+                self.assertEqual(comparison.problems, [], row)
+                self.assertTrue(comparison.deliberate, row)
+                self.assertIn(name, reasons(case), row)
 
     def test_examples(self) -> None:
         """

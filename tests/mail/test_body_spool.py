@@ -96,3 +96,26 @@ class SpoolTests(SynchronousTestCase):
         file = spool._file
         spool.close()
         self.assertTrue(file.closed)
+
+    def test_closed_on_a_full_disk(self) -> None:
+        """
+        What cannot be written when it is closed is lost, and nothing else.
+        """
+        spool = self.spool()
+
+        def close() -> None:
+            raise OSError("No space left on device")
+
+        self.patch(spool._file, "close", close)
+        spool.close()
+
+    def test_another(self) -> None:
+        """
+        Another one of the same kind is empty.
+        """
+        spool = self.spool(flavour="sendmail")
+        spool.write(b"old")
+        other = spool.another()
+        self.addCleanup(other.close)
+        other.replace([b"new\n"])
+        self.assertEqual(list(other.chunks(100)), [b"new\r\n"])

@@ -6,10 +6,14 @@ What the two do was found out by experiment; `tests.mta.chain_equality` compares
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.growth import assert_linear
 from yatxmilter._mail.header_models import HeaderModel, PostfixHeader, SendmailHeader, header_model
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import (
@@ -346,9 +350,9 @@ class EditsFromTests(SynchronousTestCase):
 
     def test_sendmail_below_the_first(self) -> None:
         """
-        The place below the first slot is reached by adding a Received.
+        What is below Sendmail's own slot for Return-Path is inserted at 0.
         """
-        edits = [AddHeader("Return-Path", "r"), AddHeader("Received", "x")]
+        edits: list[Edit] = [AddHeader("Return-Path", "r"), InsertHeader(0, "Received", "x")]
         self.assertEqual(self.written("sendmail", *edits), edits)
 
     @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
@@ -366,3 +370,174 @@ class EditsFromTests(SynchronousTestCase):
         Whatever filters have made of Postfix's header, one can make it, too.
         """
         self.check("postfix", filters, leading_space)
+
+
+class _Lines:
+    """
+    A header as an MTA keeps it, in the plainest way: a list that is gone through for each edit.
+    """
+
+    def __init__(self, flavour: str, fields: list[tuple[str, str]]) -> None:
+        self.sendmail = flavour == "sendmail"
+        own = ("Return-Path Received Resent-Date Date Resent-From From Full-Name Resent-Message-Id"
+               " Message-Id")  # fmt: skip
+        names = own.split() if self.sendmail else ["Received"]
+        # Name, value, whether it is shown.
+        self.lines: list[list[Any]] = [[name, "", False] for name in names]
+        self.lines += [[name, value, True] for name, value in fields]
+
+    def next_filter(self) -> None:
+        for line in self.lines:
+            line[2] = line[2] and line[1] is not None
+
+    def shown(self) -> list[tuple[str, str]]:
+        return [(name, value) for name, value, shown in self.lines if shown and value is not None]
+
+    def named(self, name: str, shown: bool | None = None) -> list[list[Any]]:
+        return [
+            line
+            for line in self.lines
+            if line[0].lower() == name.lower() and (shown is None or line[2] is shown)
+        ]
+
+    def hidden(self, name: str) -> list[list[Any]]:
+        return self.named(name, False) if self.sendmail and name.lower() != "received" else []
+
+    def put(self, name: str, value: str) -> None:
+        place = len(self.lines)
+        if self.sendmail and self.named(name):
+            place = self.lines.index(self.named(name)[0])
+        self.lines.insert(place, [name, value, True])
+
+    def apply(self, edit: Edit) -> None:
+        if isinstance(edit, AddHeader):
+            if self.hidden(edit.name):
+                self.hidden(edit.name)[0][1:] = [edit.value, True]
+            else:
+                self.put(edit.name, edit.value)
+        elif isinstance(edit, InsertHeader):
+            self.lines.insert(edit.index + self.sendmail, [edit.name, edit.value, True])
+        elif isinstance(edit, ChangeHeader):
+            self.change(edit)
+
+    def change(self, edit: ChangeHeader) -> None:
+        found = self.named(edit.name, True)[max(edit.index, 1) - 1 :][:1]
+        found = found or self.hidden(edit.name)[-1:]
+        if not found:
+            if edit.value:
+                self.put(edit.name, edit.value)
+        elif self.sendmail:
+            found[0][1:] = [edit.value or None, found[0][2] or bool(edit.value)]
+        elif edit.value:
+            found[0][:2] = [edit.name, edit.value]
+        else:
+            self.lines = [line for line in self.lines if line is not found[0]]
+
+
+class ManyTests(SynchronousTestCase):
+    """
+    Many edits of many fields.
+    """
+
+    @given(
+        st.sampled_from(FLAVOURS), st.lists(st.lists(EDITS, max_size=12), min_size=1, max_size=4)
+    )
+    @settings(max_examples=300, deadline=None)
+    def test_as_line_by_line(self, flavour: str, filters: list[list[Edit]]) -> None:
+        """
+        Any edits, by any number of filters, come to what going through all lines for each comes to.
+        """
+        header = model(flavour, *START)
+        lines = _Lines(flavour, list(header.shown()))
+        for edits in filters:
+            header.begin_filter(shows_header=True)
+            lines.next_filter()
+            self.assertEqual(list(header.shown()), lines.shown())
+            for edit in edits:
+                header.apply(edit)
+                lines.apply(edit)
+            self.assertEqual(list(header.shown()), lines.shown())
+
+    def edited(
+        self, flavour: str, edit: Callable[[int, int], Edit]
+    ) -> Callable[[int], Callable[[], object]]:
+        """
+        Prepare as many edits as there are fields, of one name.
+        """
+
+        def prepare(size: int) -> Callable[[], object]:
+            start = model(flavour, *(size * ["X: y"]))
+            edits = [edit(number, size) for number in range(size)]
+
+            def work() -> None:
+                header = start.copy()
+                for each in edits:
+                    header.apply(each)
+                header.begin_filter(shows_header=True)
+                list(header.shown())
+                header.edits_from(start)
+
+            return work
+
+        return prepare
+
+    def test_growth(self) -> None:
+        """
+        An edit of any kind costs no more when there are many fields and edits.
+        """
+        kinds: list[Callable[[int, int], Edit]] = [
+            lambda number, size: ChangeHeader(size - number, "X", ""),
+            lambda number, size: ChangeHeader(number % 3, "x", "z" if number % 2 else ""),
+            lambda number, size: AddHeader("X" if number % 2 else "Date", "z"),
+            lambda number, size: InsertHeader(number * 7919 % size, "X", "z"),
+            lambda number, size: InsertHeader(0, f"Y{number}", "z"),
+        ]
+        for flavour in FLAVOURS:
+            for kind in kinds:
+                assert_linear(self.edited(flavour, kind), 300)
+
+
+class LongTests(SynchronousTestCase):
+    """
+    Fields of more octets than Postfix shows.
+    """
+
+    def shown(self, flavour: str, name: str, *lines: int, leading_space: bool = False) -> list[int]:
+        """
+        Give the lengths of the lines that are shown of such a field.
+        """
+        header = model(flavour, leading_space=leading_space)
+        value = "\n\t".join("x" * length for length in lines)
+        header.apply(AddHeader(name, " " + value if leading_space else value))
+        [(_, shown)] = header.shown()
+        return [len(line) for line in shown.split("\n")]
+
+    def test_beginning(self) -> None:
+        """
+        The first 60,000 octets of a field are shown, its name, colon and blank included, and no
+        part of a line that begins in the last tenth of them. All of it stays in the message.
+        """
+        for lines, expected in {
+            (59_997,): [59_997],
+            (59_998,): [59_997],
+            (10, 64_000): [10, 59_986],
+            (59_980, 5, 4_000): [59_980, 6],
+            (59_996, 0, 3): [59_996],
+            (59_993, 2): [59_993, 3],
+            (53_996, 9_000): [53_996, 6_000],
+            (53_997, 9_000): [53_997],
+            (30_000, 30_000): [30_000, 29_996],
+        }.items():
+            self.assertEqual(self.shown("postfix", "X", *lines), expected)
+        self.assertEqual(self.shown("postfix", "X-Name", 60_000), [59_992])
+        self.assertEqual(self.shown("postfix", "X", 60_000, leading_space=True), [59_998])
+        self.assertEqual(self.shown("postfix", 60_001 * "X", 1), [0])
+        header = model("postfix")
+        header.apply(AddHeader("X", 60_001 * "x"))
+        self.assertEqual(header.fields(), [Field(b"X", b" " + 60_001 * b"x")])
+
+    def test_all_of_it(self) -> None:
+        """
+        Sendmail shows all.
+        """
+        self.assertEqual(self.shown("sendmail", "X", 64_000, 1), [64_000, 2])

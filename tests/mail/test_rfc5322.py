@@ -4,10 +4,13 @@ Tests of `yatxmilter.rfc5322`: message files taken apart and put together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.growth import assert_linear
 from tests.helpers import STEADY, table_of
 from yatxmilter._mail.rfc5322 import Field, Mail, split_mail, wire_body
 
@@ -73,6 +76,36 @@ class SplitTests(SynchronousTestCase):
             sorted(joined.replace(b"\n", b"").replace(b" ", b"").replace(b"\t", b"")),
             sorted(message.replace(b"\n", b"").replace(b" ", b"").replace(b"\t", b"")),
         )
+
+
+class GrowthTests(SynchronousTestCase):
+    """
+    Work that grows with the message, and not with its square.
+    """
+
+    def test_split(self) -> None:
+        """
+        Neither many lines of one field nor many of anything else make a header dear.
+        """
+        for line in (b"\t\n", b"\ta\r\n", b"A:\n", b"\r"):
+
+            def prepare(size: int, line: bytes = line) -> Callable[[], object]:
+                message = b"A:\n" + line * size + b"\n\nbody"
+                return lambda: split_mail(message)
+
+            assert_linear(prepare, 2000)
+
+    def test_from_lines(self) -> None:
+        """
+        Nor do lines of a mailbox, and names without end.
+        """
+        for text in (b"From a\n", b"A", b"A\t"):
+
+            def prepare(size: int, text: bytes = text) -> Callable[[], object]:
+                message = text * size
+                return lambda: split_mail(message)
+
+            assert_linear(prepare, 20_000)
 
 
 class BodyTests(SynchronousTestCase):

@@ -24,6 +24,17 @@ from .smtp import Disconnected, SmtpClient
 SEPARATE = {2: "two", 3: "three"}
 
 
+# The macro v is anything that the administrator likes.
+_POSTFIX = """\
+milter_macro_v = $mail_version
+virtual_alias_domains = alias.example
+virtual_alias_maps = inline:{
+    { both@alias.example = rcpt@sink.example, new@sink.example },
+    { new@alias.example = new@sink.example },
+    { two@sink.example = Two@sink.example } }
+"""
+
+
 class _Doors(Mta):
     doors = ("unix", *SEPARATE.values())
 
@@ -46,7 +57,11 @@ class _Doors(Mta):
 class ChainPostfix(_Doors, Postfix):
     """
     Postfix with these doors.
+
+    It does not say that it is Postfix, and some addresses stand for others.
     """
+
+    extra = _POSTFIX
 
     def configure(self) -> None:
         """
@@ -54,12 +69,21 @@ class ChainPostfix(_Doors, Postfix):
         """
         super().configure()
         main = self.folder / "conf" / "main.cf"
-        main.write_text(main.read_text().replace("non_smtpd_milters = $unix_milter\n", ""))
+        text = main.read_text().replace("non_smtpd_milters = $unix_milter\n", "")
+        main.write_text(text + self.extra)
         os.utime(main, (1, 1))
 
     def _milter_line(self, door: str) -> str:
         milters = ", ".join(f"{{ {each}, default_action=tempfail }}" for each in self.asked(door))
         return f"{door}_milter = {milters}"
+
+
+class BluntPostfix(ChainPostfix):
+    """
+    A Postfix that forgets what an address was before it was replaced.
+    """
+
+    extra = _POSTFIX + "enable_original_recipient = no\n"
 
 
 class ChainSendmail(_Doors, Sendmail):
@@ -95,6 +119,8 @@ class Case:
     message: bytes
     recipients: tuple[str, ...] = ("<rcpt@sink.example>",)
     known: str = ""
+    #: A command at which the client goes on with RSET instead.
+    reset_at: str = ""
 
 
 @dataclass
@@ -197,10 +223,14 @@ def _converse(port: int, case: Case) -> list[str]:
     replies = [str(client.banner)]
     try:
         replies.append(str(client.ehlo()))
-        replies.append(str(client.command("MAIL FROM:<sender@client.example>")))
-        for recipient in case.recipients:
-            replies.append(str(client.command(f"RCPT TO:{recipient}")))
-        replies.append(str(client.command("DATA")))
+        commands = ["MAIL FROM:<sender@client.example>"]
+        commands += [f"RCPT TO:{recipient}" for recipient in case.recipients]
+        for command in (*commands, "DATA"):
+            if case.reset_at and command.startswith(case.reset_at):
+                command = "RSET"
+            replies.append(str(client.command(command)))
+            if command == "RSET":
+                break
         if replies[-1].startswith("354"):
             replies.append(str(client.content(case.message)))
         client.quit()

@@ -62,6 +62,7 @@ BODIES = (
 )
 
 _FIELDS = (
+    "Return-Path",
     "X-Rep",
     "x-rep",
     "X-New",
@@ -118,6 +119,8 @@ EDITORS: dict[str, list[Any]] = {
     "deletes and changes": [change("Subject", 1, None), change("Subject", 1, "back")],
     "deletes what the MTA needs": [change("Date", 1, None), change("Message-Id", 1, None)],
     "changes trace": [change("Received", 1, "changed"), change("Received", 2, None)],
+    "adds a path": [add("Return-Path", "<a@b>"), insert(0, "X-New", "top")],
+    "inserts paths": [insert(0, "Return-Path", "<a@b>"), insert(1, "return-path", "<c@d>")],
     "replaces the body": [("smfi_replacebody", b"a new body\r\n")],
     "replaces by nothing": [("smfi_replacebody", b"")],
     "replaces in pieces": [("smfi_replacebody", b"one\r"), ("smfi_replacebody", b"\ntwo")],
@@ -164,7 +167,10 @@ def table(mta: str) -> dict[str, Iterator[Case]]:
         "pairs": _pairs(),
         "messages": _other_messages(),
         "bodies": _bodies(),
+        "envelopes": _envelopes(mta),
+        "long fields": _long_fields(),
         "answers": _answers(mta),
+        "declined": _declined(mta),
         "abilities": _abilities(),
     }
 
@@ -193,6 +199,117 @@ def _bodies() -> Iterator[Case]:
         yield Case(f"body {number}", _milters(parts), MESSAGES["plain"])
         parts = [parts[0], {"xxfi_eom": [("smfi_replacebody", b"second\r\n")]}, {}]
         yield Case(f"body {number}, replaced", _milters(parts), MESSAGES["no body"])
+
+
+#: Spellings of addresses, some of which stand for others in Postfix.
+_SPELLINGS = (
+    "<rcpt@sink.example>",
+    "rcpt@sink.example",
+    "<RCPT@sink.example>",
+    "rcpt@SINK.example",
+    '<"rcpt"@sink.example>',
+    "<two@sink.example>",
+    "<Two@sink.example>",
+    "new@sink.example",
+    "<New@Sink.example>",
+)
+_ALIASES = ("<both@alias.example>", "new@alias.example", "<New@alias.example>")
+_ARGUMENTS = (None, "", "NOTIFY=NEVER", "NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;x@example.com")
+
+
+def _recipient_edit(dice: random.Random, mta: str) -> tuple[Any, ...]:
+    address = dice.choice(_SPELLINGS + (_ALIASES if mta == "postfix" else ()))
+    kind = dice.choice(("add", "add", "par", "del", "del", "from"))
+    if kind == "add":
+        return ("smfi_addrcpt", address)
+    if kind == "par":
+        return ("smfi_addrcpt_par", address, dice.choice(_ARGUMENTS))
+    if kind == "del":
+        return ("smfi_delrcpt", address)
+    sender = dice.choice(("<a@client.example>", "a@CLIENT.example", "<>"))
+    return ("smfi_chgfrom", sender, dice.choice((None, "", "RET=HDRS", "ENVID=x")))
+
+
+def _envelopes(mta: str) -> Iterator[Case]:
+    for spelling in _SPELLINGS:
+        for other in _SPELLINGS[:5]:
+            parts = [
+                {"xxfi_eom": [("smfi_addrcpt", spelling)]},
+                {"xxfi_eom": [("smfi_delrcpt", other)]},
+                {"xxfi_eom": [("smfi_addrcpt", spelling)]},
+            ]
+            yield Case(f"{spelling} added, {other} deleted", _milters(parts), MESSAGES["plain"])
+    for number in range(150):
+        dice = random.Random(f"envelope {number}")
+        parts = [
+            {"xxfi_eom": [_recipient_edit(dice, mta) for _ in range(dice.randint(1, 4))]}
+            for _ in range(3)
+        ]
+        recipients = tuple(dice.sample(_ADDRESSES, dice.randint(1, 2)))
+        yield Case(f"envelope {number}", _milters(parts), MESSAGES["plain"], recipients)
+
+
+def _long_fields() -> Iterator[Case]:
+    last = {"xxfi_eom": [change("X-New", 1, "short"), insert(3, "X-Other")]}
+    for lengths in (
+        (64_000,),
+        (59_993,),
+        (59_994,),
+        (59_989, 0),
+        (59_988, 1),
+        (59_980, 64, 3),
+        (10, 64_000),
+        (53_991, 9_000),
+        (53_992, 9_000),
+        (53_993, 9_000),
+        (30_000, 30_000),
+        (30_000, 20_000, 9_000, 4_000),
+    ):
+        value = "\n\t".join("x" * length for length in lengths)
+        for steps in (
+            [add("X-New", value)],
+            [insert(0, "X-New", value)],
+            [change("X-Rep", 2, value)],
+        ):
+            parts = [{"xxfi_eom": steps}, {}, last]
+            yield Case(f"lines of {lengths}", _milters(parts), MESSAGES["plain"])
+
+
+_FEW = ("xxfi_abort", "xxfi_close", "xxfi_connect")
+
+
+def _declined(mta: str) -> Iterator[Case]:
+    # What those get that declined some of the message, when another one ends it.
+    few = (
+        {"only": _FEW},
+        {"only": (*_FEW, "xxfi_envrcpt")},
+        {"only": (*_FEW, "xxfi_data")},
+        {"only": (*_FEW, "xxfi_header", "xxfi_body")},
+    )
+    look = [("smfi_getsymval", name) for name in ("{rcpt_addr}", "{mail_addr}")]
+    some = {"<two@sink.example>": ["REJECT"], "<new@sink.example>": [*look, "TEMPFAIL"]}
+    for part in few:
+        for stage, code in product(STAGES[1:], ("REJECT", "DISCARD", "ACCEPT")):
+            for place in range(3):
+                parts: list[dict[str, Any]] = [part, part]
+                parts.insert(place, {f"xxfi_{stage}": [code]})
+                name = f"{code} at {stage} by {place + 1}, others have {part['only'][3:]}"
+                yield Case(name, _milters(parts), MESSAGES["plain"])
+        for command in ("RCPT", "DATA"):
+            yield Case(
+                f"RSET before {command}, {part['only'][3:]}",
+                _milters([{}, part, {}]),
+                MESSAGES["plain"],
+                reset_at=command,
+            )
+    # The macros of a recipient that one was not shown.
+    looker = {"xxfi_envrcpt": look, "xxfi_data": look, "xxfi_eom": look}
+    for place in range(3):
+        parts = [looker, looker]
+        parts.insert(place, {**looker, "xxfi_envrcpt": some})
+        for recipients in (_ADDRESSES, _ADDRESSES[::-1], _ADDRESSES[1:]):
+            name = f"macros of recipients, by {place + 1}"
+            yield Case(name, _milters(parts), MESSAGES["plain"], recipients)
 
 
 def _answers(mta: str) -> Iterator[Case]:
@@ -255,7 +372,7 @@ def _random_edit(dice: random.Random) -> tuple[Any, ...]:
     if kind == "add":
         return add(name, value)
     if kind == "insert":
-        return insert(dice.randint(0, 15), name, value)
+        return insert(max(0, dice.randint(-3, 15)), name, value)
     if kind == "change":
         return change(name, dice.randint(0, 4), value)
     if kind == "delete":

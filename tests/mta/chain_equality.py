@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from .chain_bench import Case, ChainBench, ChainPostfix, ChainSendmail, Outcome
+from .chain_bench import BluntPostfix, Case, ChainBench, ChainPostfix, ChainSendmail, Outcome
 from .chain_cases import generated_cases, table_cases
 from .sink import Path
 
-MTAS = {"postfix": ChainPostfix, "sendmail": ChainSendmail}
+MTAS = {"postfix": ChainPostfix, "postfix, blunt": BluntPostfix, "sendmail": ChainSendmail}
 
 # The MTA's clock and queue ids differ from one message to the next.
 _QUEUE_ID = re.compile(rb"(?<=id )[0-9A-Za-z]{8,}|(?<=queued as )[0-9A-Za-z]+")
@@ -155,7 +155,7 @@ def main(arguments: list[str]) -> int:
     rows = []
     for name in options.mta or MTAS:
         sets = {
-            "table": table_cases(name),
+            "table": table_cases(name.partition(",")[0]),
             f"seed {options.seed}": generated_cases(options.seed, options.cases),
         }
         for title, cases in sets.items():

@@ -98,6 +98,7 @@ class Postfix(Mta):
         """
         require_root()
         require_program("postfix")
+        require_program("postconf")
 
     def configure(self) -> None:
         """

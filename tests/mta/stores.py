@@ -47,6 +47,7 @@ class StoreServer(ABC):
 
     def __init__(self) -> None:
         self.require_installed()
+        _as_user()
         self.folder = Path(tempfile.mkdtemp(prefix="yatxmilter-store-"))
         if os.geteuid() == 0:
             os.chown(self.folder, pwd.getpwnam(_USER).pw_uid, -1)

@@ -63,6 +63,18 @@ TestPublicKeys {folder}/keys
 """
 
 
+def require_opendkim() -> Any:
+    """
+    Skip the test without OpenDKIM, or without dkimpy, which is given.
+    """
+    require_program("opendkim")
+    require_program("opendkim-genkey")
+    try:
+        return importlib.import_module("dkim")
+    except ImportError:
+        require(False, "dkimpy is not installed")
+
+
 class OpenDkim:
     """
     An OpenDKIM that signs, and its key.
@@ -125,11 +137,7 @@ class OpenDkimCase(HostCase):
         """
         Start OpenDKIM.
         """
-        require_program("opendkim")
-        try:
-            self._dkim: Any = importlib.import_module("dkim")
-        except ImportError:
-            require(False, "dkimpy is not installed")
+        self._dkim = require_opendkim()
         super().setUp()
         self.opendkim = OpenDkim(self.folder)
         self.addCleanup(self.opendkim.stop)

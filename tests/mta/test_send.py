@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,13 +20,12 @@ from .processes import (
     free_ports,
     is_listening,
     require,
-    require_program,
     start,
     stop,
     wait_until,
 )
 from .test_remote_libmilter import CONNECTION_CALLS, SOURCE
-from .test_remote_opendkim import MESSAGE, OpenDkim
+from .test_remote_opendkim import MESSAGE, OpenDkim, require_opendkim
 
 
 class SendCase(SynchronousTestCase):
@@ -71,11 +68,7 @@ class OpenDkimTests(SendCase):
         """
         Make a key.
         """
-        require_program("opendkim")
-        try:
-            self.dkim: Any = importlib.import_module("dkim")
-        except ImportError:
-            require(False, "dkimpy is not installed")
+        self.dkim = require_opendkim()
         super().setUp()
         self.opendkim = OpenDkim(self.folder)
         self.addCleanup(self.opendkim.stop)

@@ -7,7 +7,6 @@ it is behind the MTAs. That needs no MTA.
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 import tempfile
@@ -27,14 +26,12 @@ from .processes import (
     LOOPBACK,
     free_ports,
     is_listening,
-    require,
-    require_program,
     start,
     stop,
     wait_until,
 )
 from .smtp import Reply, SmtpClient
-from .test_remote_opendkim import MESSAGE, OpenDkim
+from .test_remote_opendkim import MESSAGE, OpenDkim, require_opendkim
 
 #: Complete as far as Postfix completes messages, so that it adds nothing of its own.
 HEADER = (
@@ -129,11 +126,7 @@ class ExampleTests(SynchronousTestCase):
         """
         Start the example; OpenDKIM is not there yet.
         """
-        require_program("opendkim")
-        try:
-            self._dkim: Any = importlib.import_module("dkim")
-        except ImportError:
-            require(False, "dkimpy is not installed")
+        self._dkim = require_opendkim()
         folder = tempfile.TemporaryDirectory(prefix="yatxmilter-smtp-")
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)

@@ -4,15 +4,19 @@ Tests of `yatxmilter.protocol._admission`: who may connect, and how often.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.conversation_helpers import Conversation, ConversationTestCase, full
 from tests.helpers import table_of
-from yatxmilter.protocol._admission import Admission
+from yatxmilter import MilterProtocolFactory
+from yatxmilter.protocol._admission import Admission, Refusals
 
 UNIX = UNIXAddress(b"/run/x")
 
@@ -213,3 +217,85 @@ class FactoryTests(ConversationTestCase):
         mta = Conversation(full(), max_connections_per_peer=1)
         self.assertEqual(mta.factory.buildProtocol(mta.transport.getPeer()), None)
         self.assertEqual(mta.agree()[0], 6)
+
+
+class RefusalTests(SynchronousTestCase):
+    """
+    What is told of refused connections.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.factory = MilterProtocolFactory((), allow=[], reactor=self.clock)
+
+    def refuse(self, count: int) -> None:
+        for _ in range(count):
+            self.assertIsNone(self.factory.buildProtocol(v4("192.0.2.9")))
+
+    def said(self, after: Callable[[], object]) -> list[str]:
+        """
+        Do something, and give what the log says.
+        """
+        with capturedLogs() as logs:
+            after()
+        return [str(formatEvent(event)) for event in logs]
+
+    def test_first_is_told_and_others_are_summed_up(self) -> None:
+        """
+        The first is told at once, the others as a number once a minute, until there are none.
+        """
+        first = "Refusing the connection from [192.0.2.9]:1: its address is not allowed"
+        more = "Refused {} more connections in 60 seconds, the last from [192.0.2.9]:1: its address"
+        more += " is not allowed"
+        self.assertEqual(self.said(lambda: self.refuse(1000)), [first])
+        self.assertEqual(
+            self.said(lambda: self.clock.advance(60)),
+            [more.format(999)],
+        )
+        self.assertEqual(self.said(lambda: self.refuse(7)), [])
+        self.assertEqual(
+            self.said(lambda: self.clock.advance(60)),
+            [more.format(7)],
+        )
+        self.assertEqual(self.said(lambda: self.clock.pump([60, 60])), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.said(lambda: self.refuse(1)), [first])
+
+    def test_end_tells_the_rest(self) -> None:
+        """
+        When the port is closed what was counted is told, and no timer is left.
+        """
+        self.refuse(3)
+        self.clock.advance(20)
+        (said,) = self.said(self.factory.stopFactory)
+        self.assertIn("Refused 2 more connections in 20 seconds", said)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.said(self.factory.stopFactory), [])
+
+    def test_end_after_one(self) -> None:
+        """
+        One that has been told is not told again at the end.
+        """
+        self.refuse(1)
+        self.assertEqual(self.said(self.factory.stopFactory), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_two_reasons_at_once(self) -> None:
+        """
+        Two reasons are counted at the same time, each by itself.
+        """
+        refusals = Refusals(lambda: self.clock)
+        for reason in ("one", "two"):
+            refusals.add("somebody", reason)
+            refusals.add("somebody", reason)
+        said = self.said(lambda: self.clock.advance(60))
+        self.assertEqual([one.rpartition(" ")[2] for one in said], ["one", "two"])
+
+    def test_reasons_are_told_apart(self) -> None:
+        """
+        Each reason is told when it is new.
+        """
+        self.refuse(2)
+        self.factory.drain()
+        (said,) = self.said(lambda: self.refuse(2))
+        self.assertIn("it is shutting down", said)

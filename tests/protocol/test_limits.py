@@ -28,6 +28,7 @@ from tests.conversation_helpers import (
     packet,
     started,
 )
+from yatxmilter import MilterFactory
 from yatxmilter.constants import SMFIS_CONTINUE
 
 PEER_ADDRESS = IPv4Address("TCP", "192.0.2.25", 4242)
@@ -217,7 +218,7 @@ class CommandTimeTests(ConversationTestCase):
         While a milter is waited for it does not count; then what is missing has its time.
         """
         waiting = Waiting()
-        mta = started(full(envfrom=waiting), command_timeout=30)
+        mta = started(MilterFactory(full(envfrom=waiting), timeout=None), command_timeout=30)
         mta.send(MAIL[:5])
         mta.clock.advance(20)
         mta.send(MAIL[5:] + RCPT[:5])

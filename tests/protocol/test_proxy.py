@@ -6,16 +6,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
+from yatxmilter._engine.addresses import describe_address
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_REJECT
+from yatxmilter.protocol import _proxy as proxied
+from yatxmilter.protocol._proxy import WrappingFactory
 
 HAPROXY = IPv4Address("TCP", "192.0.2.1", 40000)
 MTA = IPv4Address("TCP", "198.51.100.7", 40025)
@@ -136,3 +141,120 @@ class ProxiedTests(SynchronousTestCase):
         self.assertEqual(self.transport.value(), b"")
         self.assertEqual(self.calls[0], MTA)
         self.lose()
+
+    def again(self, **options: Any) -> None:
+        """
+        Connect once more, to a server with these options.
+        """
+        self.milters = MilterProtocolFactory(
+            self.milters.milter_factories, reactor=self.clock, **options
+        )
+        self.connect()
+
+    def connect(self) -> None:
+        self.transport = Transport(peerAddress=HAPROXY)
+        self.protocol = WrappingFactory(self.milters).buildProtocol(HAPROXY)
+        if self.protocol is not None:
+            self.protocol.makeConnection(self.transport)
+
+    def test_what_is_no_address(self) -> None:
+        """
+        A PROXY line whose addresses or ports are none ends the connection, with a readable line in
+        the log; no milter hears of it.
+        """
+        for line in (
+            b"PROXY TCP4 \x1b[2J 192.0.2.1 1 2",
+            b"PROXY TCP4 2001:db8::1 192.0.2.1 1 2",
+            b"PROXY TCP4 192.0.2.256 192.0.2.1 1 2",
+            b"PROXY TCP4 a\rb 192.0.2.1 1 2",
+            b"PROXY TCP4 192.0.2.1 192.0.2.1 65536 2",
+            b"PROXY TCP4 192.0.2.1 192.0.2.1 -1 2",
+            b"PROXY TCP6 fe80::1%\x1b[2J ::1 1 2",
+            b"PROXY TCP6 192.0.2.1 ::1 1 2",
+            b"PROXY TCP4 \xff\xfe 192.0.2.1 1 2",
+            b"PROXY TCP4 192.0.2.1 192.0.2.1 one 2",
+        ):
+            self.again()
+            with capturedLogs() as logs:
+                self.protocol.dataReceived(line + b"\r\n" + OFFER)
+            self.assertTrue(self.transport.disconnected or self.transport.disconnecting, line)
+            for said in map(formatEvent, logs):
+                self.assertTrue(said.isprintable(), said)
+                self.assertIn("[192.0.2.1]:40000: its PROXY line", said)
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+            self.assertEqual(self.milters.admission._by_peer, {})
+        self.assertEqual(self.calls, [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_unix_peers(self) -> None:
+        """
+        HAProxy may have been connected to by a UNIX socket, whatever its name is.
+        """
+        self.again()
+        name = b"/run/\x1b[2J".ljust(108, b"\0")
+        self.protocol.dataReceived(V2[:13] + b"\x31\0\xd8" + name + name + OFFER)
+        self.assertEqual(self.calls, [UNIXAddress(b"/run/\x1b[2J")])
+        self.assertEqual(describe_address(self.calls[0]), "unix:/run/\\x1b[2J")
+
+    def test_line_that_its_parser_does_not_know(self) -> None:
+        """
+        What makes the parser fail, a protocol that does not exist, is no error in the log.
+        """
+        self.again()
+        self.protocol.dataReceived(V2[:13] + b"\x13" + V2[14:] + OFFER)
+        self.assertTrue(self.transport.disconnected or self.transport.disconnecting)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_errors_of_the_connection_are_its_own(self) -> None:
+        """
+        What fails once the peer is known fails as on any other connection.
+        """
+
+        class Failing(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                raise ZeroDivisionError
+
+        self.again()
+        self.protocol.wrappedProtocol._protocol = Failing()
+        self.assertRaises(ZeroDivisionError, self.protocol.dataReceived, V1 + OFFER)
+
+    def test_they_count(self) -> None:
+        """
+        Connections that have not said the line count among all, not by HAProxy's address.
+        """
+        self.again(max_connections=2, max_connections_per_peer=1)
+        self.connect()
+        first = self.protocol
+        self.connect()
+        self.assertIsNone(self.protocol)
+        first.connectionLost(Failure(ConnectionDone()))
+        self.connect()
+        self.assertIsNotNone(self.protocol)
+
+    def test_they_are_bounded(self) -> None:
+        """
+        There may be so many of them, whatever else is allowed; for so long, whatever a command may.
+        """
+        self.patch(proxied, "MOST", 2)
+        self.again(command_timeout=None)
+        first = self.transport
+        self.connect()
+        self.connect()
+        self.assertTrue(self.transport.disconnected)
+        self.protocol.dataReceived(V1 + OFFER)
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertFalse(first.disconnected)
+        self.clock.advance(30)
+        self.assertTrue(first.disconnected)
+        self.assertEqual(self.calls, [])
+
+    def test_drain_ends_them(self) -> None:
+        """
+        A server that drains or stops does not wait for those whose peer nobody knows.
+        """
+        self.again()
+        stopped = self.milters.stop()
+        self.assertNoResult(stopped)
+        self.successResultOf(self.milters.drain())
+        self.successResultOf(stopped)
+        self.assertTrue(self.transport.disconnected)

@@ -280,6 +280,27 @@ class ReuseTests(ConversationTestCase):
         self.connection(conversation)
         self.assertEqual(len(remote.servers), 2)
 
+    def test_gone_while_nobody_needs_it(self) -> None:
+        """
+        One that the milter has closed is forgotten, and its time with it.
+        """
+        remote = serving(full())
+        conversation = self.conversation(remote)
+        conversation.agree()
+        first = conversation.protocol
+        conversation.send(MESSAGE)
+        conversation.connect()
+        conversation.agree()
+        conversation.send(MESSAGE, QUIT)
+        remote.servers[1].transport.loseConnection()
+        conversation.carry()
+        first.dataReceived(QUIT)
+        conversation.carry()
+        self.assertEqual(len(conversation.reactor.getDelayedCalls()), 1)
+        conversation.reactor.advance(60)
+        conversation.carry()
+        self.assertEqual(remote.open, 0)
+
     def test_does_not_go(self) -> None:
         """
         A milter that does not close the connection after QUIT has a few seconds to do so.

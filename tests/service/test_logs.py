@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.logs import JsonLog, Redactor, TextLog
+from tests.growth import assert_linear
+from yatxmilter._cli import record_redaction
+from yatxmilter.logs import JournalLog, JsonLog, Redactor, TextLog
 
 
 class LogTests(SynchronousTestCase):
@@ -96,6 +99,108 @@ class LogTests(SynchronousTestCase):
             logger.failure("{mta}", Failure(ValueError(text)), mta=text, error=ValueError(text))
             written = "".join(lines())
             self.assertEqual([one for one in secrets if one in written], [])
+
+
+#: What moves a cursor, ends a line somewhere, or turns the direction of text.
+HOSTILE = (
+    "\r", "\n", "\x0b", "\x0c", "\x1b[2J", "\x00", "\x07", "\x08", "\x7f", "\x85", "\x9b1A",
+    "\u2028", "\u2029", "\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067",
+    "\u2068", "\u2069", "\u200e", "\u200f", "\ud800", "\udcff", "\ufeff",
+)  # fmt: skip
+
+
+class HostileTests(SynchronousTestCase):
+    """
+    Text that strangers have written.
+    """
+
+    def written(self, make: Any, text: str, **values: Any) -> str:
+        """
+        Write an event.
+        """
+        out = io.StringIO()
+        observer = make(out)
+        Logger(namespace="yatxmilter.test", observer=observer).warn(text, **values)
+        return out.getvalue()
+
+    def test_values_stay_on_their_line(self) -> None:
+        """
+        Whatever a value contains, its event is one line of printable text, in each log.
+        """
+        for make in (TextLog, JournalLog, JsonLog):
+            for hostile in HOSTILE:
+                value = f"4X{hostile}<2>forged"
+                for event in (
+                    {"text": "queue id {i}", "i": value},
+                    {"text": "{e}", "e": ValueError(value)},
+                    {"text": "{e!r}", "e": ValueError(value)},
+                    {"text": "{e!s}", "e": ValueError(value)},
+                    {"text": "{e.args[0]}", "e": ValueError(value)},
+                    {"text": "{e()}", "e": lambda value=value: value},
+                    {"text": "{e[0]}", "e": [value]},
+                    {"text": "{e:>99}", "e": value},
+                ):
+                    written = self.written(make, **event)
+                    self.assertTrue(written.endswith("\n"))
+                    self.assertTrue(written[:-1].isprintable(), (event, written))
+                    self.assertIn("forged", written)
+
+    def test_lines_of_a_program_stay_lines(self) -> None:
+        """
+        What a program itself logs in several lines, or a traceback, is indented, and has the
+        journal's mark on each line.
+        """
+        self.assertRegex(self.written(TextLog, "one\ntwo\r"), r"^20\S+ \S+ one\n\ttwo\\r\n$")
+        self.assertEqual(self.written(JournalLog, "one\ntwo\x1b"), "<4>one\n<4>\ttwo\\x1b\n")
+
+    def test_name_of_a_logger(self) -> None:
+        """
+        The name of a logger is escaped as well.
+        """
+        out = io.StringIO()
+        TextLog(out)({"log_format": "x", "log_namespace": "a\x1bb"})
+        self.assertIn("[a\\x1bb#info] x", out.getvalue())
+
+    def test_text_that_the_stream_does_not_have(self) -> None:
+        """
+        What a stream cannot write is escaped, in place of failing.
+        """
+        out = io.TextIOWrapper(io.BytesIO(), "ascii")
+        TextLog(out)({"log_format": "{x}", "x": "né"})
+        out.seek(0)
+        self.assertIn("n\\xe9", out.read())
+
+    def test_readable_text_stays(self) -> None:
+        """
+        Letters of any script, and blanks, are written as they are.
+        """
+        text = "Grüße, 你好, κόσμε, \U0001f600"
+        self.assertIn(text, self.written(TextLog, "{x}", x=text))
+
+
+class LinearTests(SynchronousTestCase):
+    """
+    Redaction looks at each character a few times.
+    """
+
+    def test_log(self) -> None:
+        """
+        The time for a text of a log grows with its size, whatever it is made of.
+        """
+        redact = Redactor()
+        for piece in ("a@[", "a-."):
+            assert_linear(lambda n, p=piece: partial(redact, p * (n // len(p))), 2_000)
+
+    def test_record(self) -> None:
+        """
+        So does that for a payload of a record.
+        """
+        redact = record_redaction.Redactor(["addresses"]).redact
+        for piece in (b"a@[", b"a"):
+            assert_linear(
+                lambda n, p=piece: partial(redact, True, ord("L"), b"X\0" + p * (n // len(p))),
+                2_000,
+            )
 
 
 class RedactorTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 
 from tests.cli.test_serve import TWIST
-from tests.service.test_workers import ROOT, ServeCase
+from tests.service.test_workers import MILTER, ROOT, ServeCase
 
 #: As `TWIST`.
 TWISTD = TWIST.replace("twist", "twistd")
@@ -26,6 +26,33 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="milter", LISTEN_PID=str(os.getpid()))
 os.environ["WATCHDOG_USEC"] = "1000000"
 os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+#: Factories that do not come to their end, or to their beginning.
+FORGETFUL = """
+import threading, time
+from twisted.internet.defer import Deferred
+from yatxmilter import MilterFactory
+
+class Forgetful(MilterFactory):
+    def __init__(self):
+        super().__init__(Counting)
+        threading.Thread(target=time.sleep, args=[1000], name="forgotten").start()
+
+class Endless(MilterFactory):
+    def __init__(self):
+        super().__init__(Counting)
+    def stop(self):
+        return Deferred()
+
+class Blocking(Endless):
+    def stop(self):
+        time.sleep(1000)
+
+class Broken(Endless):
+    def start(self):
+        raise SystemExit("no database")
 """
 
 
@@ -91,6 +118,60 @@ class StartedTests(ServeCase):
         """
         await self.check(await self.by_systemd("--workers=2"))
 
+    async def test_what_is_never_stopped(self) -> None:
+        """
+        A thread that a milter's factory has never stopped keeps neither process nor workers.
+        """
+        (self.folder / "counting.py").write_text(MILTER + FORGETFUL)
+        for words in ((), ("--workers=2",)):
+            process = self.start(*words, milter="counting:Forgetful")
+            await self.hear_ready()
+            self.assertEqual(await self.send("<one@example.org>"), "1", self.log)
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(await self.ended(process), 0, self.log)
+            self.assertNotIn("Traceback", self.log)
+        self.assertIn("still at work: forgotten", self.log)
+
+    async def test_second_signal(self) -> None:
+        """
+        A second SIGTERM ends the process at once, though a factory does not come to its end; even
+        one that blocks the process.
+        """
+        for milter in ("Endless", "Blocking"):
+            (self.folder / "counting.py").write_text(MILTER + FORGETFUL)
+            process = self.start(milter=f"counting:{milter}")
+            await self.hear_ready()
+            process.send_signal(signal.SIGTERM)
+            await self.hear("STOPPING=1")
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(await self.ended(process), 0, self.log)
+
+    async def test_factory_that_does_not_start(self) -> None:
+        """
+        A factory that does not start ends it with a status of its own and the reason, with workers
+        too.
+        """
+        (self.folder / "counting.py").write_text(MILTER + FORGETFUL)
+        for words in ((), ("--workers=2",)):
+            process = self.start(*words, milter="counting:Broken")
+            self.assertEqual(await self.ended(process), 4, self.log)
+            self.assertIn("Counting could not start: SystemExit: no database", self.log)
+            self.assertNotIn("Traceback", self.log)
+
+    async def test_group_of_the_socket(self) -> None:
+        """
+        ``--mode 660 --group`` makes a socket of that group.
+        """
+        if os.getuid() != 0:
+            raise unittest.SkipTest("only root can give files away")
+        group = pwd.getpwnam("nobody").pw_gid
+        process = self.start("--mode=660", f"--group={group}")
+        await self.hear_ready()
+        found = (self.folder / "socket").stat()
+        self.assertEqual((found.st_mode & 0o777, found.st_uid, found.st_gid), (0o660, 0, group))
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(await self.ended(process), 0, self.log)
+
     async def drop(self, *words: str) -> None:
         """
         Start it as root, become nobody, and see who it is.
@@ -118,14 +199,16 @@ class StartedTests(ServeCase):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(await self.ended(process), 0, self.log)
         # What is in root's folder stays, and keeps nobody from coming to an end.
-        self.assertEqual((self.folder / "pid").read_text(), "")
+        self.assertEqual((self.folder / "pid").read_text(), f"{process.pid}\n")
+        self.assertEqual((self.folder / "pid").stat().st_uid, 0)
+        self.assertEqual((self.folder / "socket").stat().st_uid, nobody.pw_uid)
         self.assertTrue((self.folder / "socket").is_socket())
         self.assertIn("could not be closed: [Errno 13] Permission denied", self.log)
         self.assertNotIn("Traceback", self.log)
 
     async def test_user(self) -> None:
         """
-        After the sockets are open it is nobody's, groups included; the pid file is emptied.
+        After the sockets are open it is nobody's, groups included; the pid file stays root's.
         """
         await self.drop()
 

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -20,15 +21,18 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, globalLogBeginner
+from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogBeginner
+from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
 from yatxmilter._cli import serve, serve_log, serve_service
-from yatxmilter._cli.serve_milters import Reloadable, build_factory
+from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter._cli.serve_service import Options, ServeService, make_worker, makeService
 from yatxmilter.service._notify import Notifier
@@ -46,6 +50,32 @@ made = make()
 
 def fails():
     raise KeyError("nothing")
+
+def leaves():
+    raise SystemExit(3)
+
+class Mumble(BaseException):
+    def __str__(self):
+        raise ValueError
+
+def mumbles():
+    raise Mumble
+
+def interrupted():
+    raise KeyboardInterrupt
+
+class Starting(MilterFactory):
+    told = []
+    started = None
+    def __init__(self):
+        super().__init__(Mine)
+    def start(self):
+        self.told.append("start")
+        if isinstance(self.started, Exception):
+            raise self.started
+        return self.started
+    def stop(self):
+        self.told.append("stop")
 
 def small(mail):
     return True
@@ -234,6 +264,34 @@ class MilterTests(ServeTestCase):
         self.patch(sys, "path", [one for one in sys.path if one not in ("", str(self.folder))])
         self.assertEqual(len(self.build()), 1)
 
+    def test_interrupted(self) -> None:
+        """
+        Ctrl-C while milters are loaded ends the program.
+        """
+        self.assertRaises(KeyboardInterrupt, self.build, milter="served_mine:interrupted")
+        self.write("served_interrupted.py", "raise KeyboardInterrupt\n")
+        self.assertRaises(KeyboardInterrupt, self.build, milter="served_interrupted:X")
+
+    def test_current_folder_of_root(self) -> None:
+        """
+        While it is root the current folder is the last in which modules are looked for, even where
+        Python has put it first; for others it is the first, unless it has its place.
+        """
+        here = os.getcwd()
+        for uid, before, after in (
+            (0, ["", "/lib"], ["/lib", here]),
+            (0, [here, "/lib"], ["/lib", here]),
+            (0, ["/lib", here], ["/lib", here]),
+            (0, ["/lib"], ["/lib", here]),
+            (1, ["/lib"], [here, "/lib"]),
+            (1, ["", "/lib"], ["", "/lib"]),
+            (1, ["/lib", here], ["/lib", here]),
+        ):
+            with mock.patch.object(os, "geteuid", lambda uid=uid: uid):
+                self.patch(sys, "path", before)
+                may_import_from_here()
+                self.assertEqual(sys.path, after)
+
     def test_options(self) -> None:
         """
         A class takes the options of `MilterFactory`, a condition by its name among them.
@@ -249,12 +307,16 @@ class MilterTests(ServeTestCase):
         What is no milter is told with its reason.
         """
         self.write("served_broken.py", "1 / 0\n")
+        self.write("served_leaving.py", "raise SystemExit('goodbye')\n")
         for spec, said in (
             ("nothing", "names no milter, expected module:name"),
             ("served_none:X", "there is no module 'served_none'"),
             ("served_broken:X", "ZeroDivisionError"),
             ("served_mine:Other", "served_mine has no 'Other'"),
             ("served_mine:fails", "failed: KeyError"),
+            ("served_mine:leaves", "served_mine:leaves failed: SystemExit: 3"),
+            ("served_mine:mumbles", "served_mine:mumbles failed: Mumble: it cannot say why"),
+            ("served_leaving:X", "served_leaving:X: SystemExit: goodbye"),
             ("served_mine:MODULE", "has no 'MODULE'"),
         ):
             self.assertIn(said, self.refused(spec))
@@ -268,7 +330,7 @@ class MilterTests(ServeTestCase):
         reloadable = Reloadable(settings)
         first = reloadable.buildProtocol(None)
         self.write("served_mine.py", MODULE.replace("version = 1", "version = 2"))
-        self.assertTrue(reloadable.reload(settings))
+        self.assertTrue(self.successResultOf(reloadable.reload(settings)))
         second = reloadable.buildProtocol(None)
         self.assertEqual([one.milters[0].version for one in (first, second)], [1, 2])
         self.assertEqual(reloadable.connections, set())
@@ -283,8 +345,100 @@ class MilterTests(ServeTestCase):
         before = reloadable.current
         for text in ("1 / 0\n", "Mine = 3\n"):
             self.write("served_mine.py", text)
-            self.assertFalse(reloadable.reload(settings))
+            self.assertFalse(self.successResultOf(reloadable.reload(settings)))
             self.assertIs(reloadable.current, before)
+
+
+class LifeTests(ServeTestCase):
+    """
+    Milters that start and stop, over a reload.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.config = self.usual("--metrics=inet:0@127.0.0.1", milter="served_mine:Starting")
+        self.reloadable = Reloadable(self.config)
+        self.first = self.factory()
+        self.successResultOf(self.reloadable.start())
+
+    def factory(self) -> Any:
+        return self.reloadable.current.milter_factories[0]
+
+    def connect(self) -> Any:
+        connection = self.reloadable.buildProtocol(None)
+        connection.makeConnection(StringTransport())
+        return connection
+
+    def starting(self, value: str) -> None:
+        """
+        Have factories start otherwise from the next reload on.
+        """
+        self.write("served_mine.py", MODULE.replace("started = None", f"started = {value}"))
+
+    def test_replaced_ones_stop_behind_their_connections(self) -> None:
+        """
+        After a reload the new factory has started, and the old one stops when its last connection
+        has gone.
+        """
+        old = self.connect()
+        self.assertTrue(self.successResultOf(self.reloadable.reload(self.config)))
+        self.assertEqual((self.first.told, self.factory().told), (["start"], ["start"]))
+        new = self.connect()
+        old.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual((self.first.told, self.factory().told), (["start", "stop"], ["start"]))
+        new.connectionLost(Failure(ConnectionDone()))
+        self.successResultOf(self.reloadable.drain())
+        self.assertEqual(self.factory().told, ["start", "stop"])
+
+    def test_failure_to_start_changes_nothing(self) -> None:
+        """
+        When the new factory does not start, the old one stays in force, and the log says why.
+        """
+        self.starting("ValueError('no database')")
+        with capturedLogs() as logs:
+            self.assertFalse(self.successResultOf(self.reloadable.reload(self.config)))
+        self.assertIs(self.factory(), self.first)
+        self.assertEqual(self.first.told, ["start"])
+        self.assertEqual(
+            str(formatEvent(logs[-1])),
+            "Nothing is reloaded: milter Mine could not start: ValueError: no database",
+        )
+
+    def test_failure_without_metrics(self) -> None:
+        """
+        So it is without metrics.
+        """
+        self.reloadable = Reloadable(self.usual(milter="served_mine:Starting"))
+        self.starting("ValueError('no database')")
+        self.assertFalse(self.successResultOf(self.reloadable.reload(self.config)))
+
+    def test_connections_go_to_the_old_one_until_then(self) -> None:
+        """
+        While the new factory starts connections have the old one; one reload follows the other.
+        """
+        self.starting("__import__('twisted.internet.defer').internet.defer.Deferred()")
+        reloads = [self.reloadable.reload(self.config), self.reloadable.reload(self.config)]
+        self.assertIs(self.factory(), self.first)
+        module = sys.modules["served_mine"]
+        module.Starting.started.callback(None)
+        self.assertTrue(self.successResultOf(reloads[0]))
+        self.assertNoResult(reloads[1])
+        sys.modules["served_mine"].Starting.started.callback(None)
+        self.assertTrue(self.successResultOf(reloads[1]))
+        self.assertEqual(module.Starting.told, ["start", "stop"])
+
+    def test_end_in_the_middle(self) -> None:
+        """
+        Who drains while a reload is under way gives it up; later ones do nothing.
+        """
+        self.starting("__import__('twisted.internet.defer').internet.defer.Deferred()")
+        reloaded = self.reloadable.reload(self.config)
+        with capturedLogs() as logs:
+            self.successResultOf(self.reloadable.drain())
+        self.assertFalse(self.successResultOf(reloaded))
+        self.assertFalse(self.successResultOf(self.reloadable.reload(self.config)))
+        self.assertEqual([str(formatEvent(event)) for event in logs], [])
+        self.assertEqual(self.first.told, ["start", "stop"])
 
 
 class FakeWorkers:
@@ -440,6 +594,112 @@ class ServiceTests(ServeTestCase):
         service._is_ready()
         self.assertEqual((self.reactor.stops, self.told()), (1, []))
 
+    def test_milters_that_do_not_start(self) -> None:
+        """
+        A milter that does not start ends the service, with its reason in the log, and a status.
+        """
+        service = self.service("--milter=served_mine:Starting")
+        sys.modules["served_mine"].Starting.started = ValueError("no database")
+        service.startService()
+        with capturedLogs() as logs:
+            self.reactor.advance(0)
+        self.assertEqual(
+            str(formatEvent(logs[0])),
+            "Cannot serve: milter Mine could not start: ValueError: no database",
+        )
+        self.assertEqual((self.reactor.stops, service.status), (1, 4))
+        self.assertNotIn("READY=1", self.told())
+
+    def test_told_to_end_while_they_start(self) -> None:
+        """
+        Milters that are being started when the end comes are given up; one that has not begun to
+        does not begin.
+        """
+        waiting: Deferred[None] = Deferred()
+        service = self.service("--milter=served_mine:Starting")
+        factory = sys.modules["served_mine"].Starting
+        factory.started = waiting
+        service.startService()
+        self.reactor.advance(0)
+        self.successResultOf(service.stopService())
+        self.assertTrue(waiting.called)
+        self.assertEqual(service.status, 0)
+        factory.told.clear()
+        service = self.service("--milter=served_mine:Starting")
+        service.startService()
+        self.successResultOf(service.stopService())
+        self.reactor.advance(0)
+        self.assertEqual(factory.told, [])
+
+    def test_workers_that_do_not_start(self) -> None:
+        """
+        A worker that cannot start ends the service, unless all had once been there.
+        """
+        service = self.service("--workers=2")
+        service._workers.options["failed"](2, "no database")
+        service._workers.options["failed"](1, "no database")
+        self.assertEqual((self.reactor.stops, service.status), (1, 4))
+        service = self.service("--workers=2")
+        service._is_ready()
+        service._workers.options["failed"](2, "no database")
+        self.assertEqual((self.reactor.stops, service.status), (1, 0))
+
+    def test_permissions(self) -> None:
+        """
+        UNIX sockets are the user's and the group's that are named; others may be named for them.
+        """
+        opened: list[Any] = []
+        self.patch(serve_service, "open_port", lambda *a, **k: opened.append(k) or Port(None))
+        self.patch(serve_service, "switchUID", lambda *account: None)
+        nobody = pwd.getpwnam("nobody")
+        for words, expected in (
+            ([], (0o660, None, None)),
+            (["--mode=600", f"--group={nobody.pw_gid}"], (0o600, None, nobody.pw_gid)),
+            (["--user=root"], (0o660, 0, 0)),
+            (["--user=root", "--owner=nobody"], (0o660, nobody.pw_uid, 0)),
+            (["--user=root", f"--socket-group={nobody.pw_gid}"], (0o660, 0, nobody.pw_gid)),
+        ):
+            self.service(*words).privilegedStartService()
+            self.assertEqual(tuple(opened.pop().values()), expected)
+
+    def test_user_loads_the_milters(self) -> None:
+        """
+        Milters are loaded by the user that root becomes; what is wrong with them is told then, and
+        no pid file stays.
+        """
+        became: list[Any] = []
+        self.patch(serve_service, "switchUID", lambda *account: became.append(account))
+        self.patch(os, "geteuid", lambda: 0)
+        for workers in ([], ["--workers=2"]):
+            became.clear()
+            sys.modules.pop("served_mine", None)
+            service = self.service("--user=nobody", *workers)
+            self.assertNotIn("served_mine", sys.modules)
+            service.privilegedStartService()
+            self.assertEqual(len(became), 1)
+            self.assertIn("served_mine", sys.modules)
+            for pidfile in (["--pidfile=pid"], []):
+                service = self.service(
+                    "--user=nobody", "--milter=served_none:X", *workers, *pidfile
+                )
+                self.assertRaises(ConfigurationError, service.privilegedStartService)
+                self.assertFalse(Path("pid").exists())
+
+    def test_file_that_others_may_write(self) -> None:
+        """
+        A configuration that every user may write is told; one that has gone is no matter.
+        """
+        self.write("conf.toml", "timeout = 5\n")
+        for mode, said in ((0o666, 1), (0o664, 0)):
+            Path("conf.toml").chmod(mode)
+            service = self.service("--config=conf.toml")
+            with capturedLogs() as logs:
+                service.privilegedStartService()
+            self.assertEqual(sum("may write conf.toml" in str(formatEvent(e)) for e in logs), said)
+        service = self.service("--config=conf.toml")
+        Path("conf.toml").unlink()
+        service.privilegedStartService()
+
     def test_workers(self) -> None:
         """
         What the service is told goes to the workers.
@@ -503,7 +763,7 @@ class ServiceTests(ServeTestCase):
             self.successResultOf(service.stopService())
         self.assertEqual(Path("pid").read_text(), "")
         Path("pid").unlink()
-        serve_service._remove("pid")
+        self.successResultOf(service.stopService())
 
     def test_account(self) -> None:
         """
@@ -517,8 +777,9 @@ class ServiceTests(ServeTestCase):
         ):
             self.service(*words).privilegedStartService()
             self.assertEqual(became.pop(), account)
-        error = self.assertRaises(ConfigurationError, self.service, "--user=nobody-of-that-name")
-        self.assertIn("nobody-of-that-name", str(error))
+        for option in ("user", "group", "owner", "socket-group"):
+            said = self.complaint(f"--{option}=nobody-of-that-name")
+            self.assertIn(f"--{option} is 'nobody-of-that-name', expected a", said)
 
     def test_worker(self) -> None:
         """
@@ -528,7 +789,7 @@ class ServiceTests(ServeTestCase):
         self.patch(serve_service, "begin_log", lambda *_: None)
         settings = json.loads(json.dumps(self.usual("--merge=strictest", "--mode=660")))
         worker = make_worker(settings)
-        self.assertTrue(worker.reload(settings))
+        self.assertTrue(self.successResultOf(worker.reload(settings)))
         settings = self.usual(milter="served_mine:None")
         ending = self.assertRaises(SystemExit, make_worker, settings)
         self.assertIn("served_mine has no 'None'", str(ending.code))
@@ -635,6 +896,31 @@ class LogTests(ServeTestCase):
         self.assertRegex(first, "^<4>Mail of address-[0-9a-f]{10}\n$")
         self.assertEqual(first, second)
         self.assertNotEqual(first, self.begun("--redact", JOURNAL_STREAM="8:1"))
+
+    def test_shortage(self) -> None:
+        """
+        Connections that could not be taken are told at once, and then once a minute how many.
+        """
+        written: list[Any] = []
+        now = [100.0]
+        shortage = serve_log.Shortage(written.append, lambda: now[0])
+        short = {"log_format": "EMFILE recovery: Closed socket from {address}", "address": ""}
+        full = {"log_format": "Could not accept ({acceptError})", "acceptError": "ENFILE"}
+        full["log_format"] = "Could not accept new connection ({acceptError})"
+        for event in (short, short, full, {"log_format": "EMFILE encountered; releasing"}):
+            shortage(event)
+        now[0] += 60
+        shortage(full)
+        shortage({"log_format": "another"})
+        said = [str(formatEvent(event)) for event in written]
+        self.assertEqual(len(said), 3)
+        self.assertIn(
+            "(1 since this was last said): this process may open no more files (EM", said[0]
+        )
+        self.assertIn(
+            "(3 since this was last said): this process may open no more files (EN", said[1]
+        )
+        self.assertEqual(said[2], "another")
 
 
 class NotifierTests(SynchronousTestCase):

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from yatxmilter.service import _worker as worker
@@ -50,6 +50,14 @@ def make(dies):
 """
 
 
+#: What makes it fail to start.
+FAILS = """
+def start(self):
+    raise ValueError("no database")
+Stubborn.start = start
+"""
+
+
 def pause() -> Deferred[None]:
     return deferLater(reactor, 0.01)
 
@@ -67,6 +75,19 @@ class Told(ServerFactory):
     def drain(self, timeout: float | None) -> Deferred[None]:
         self.drains.append(timeout)
         return succeed(None)
+
+
+class Starting(Told):
+    """
+    Starts when the test says so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: Deferred[None] = Deferred()
+
+    def start(self) -> Deferred[None]:
+        return self.started
 
 
 class Counting(Told):
@@ -138,6 +159,7 @@ class WorkTests(TestCase):
         self.patch(worker, "SOCKETS", shared.fileno())
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.before = signal.getsignal(signal.SIGTERM)
         # It runs already, and is not ours to stop.
         self.stops = 0
         # Before the descriptors are closed; tearDown would come after that.
@@ -191,7 +213,11 @@ class WorkTests(TestCase):
         # trial needs the real one.
         with mock.patch.object(internet, "reactor", Standing(self.stop)):
             work(json.dumps(start))
-        self.assertEqual(await self.answer(), {"ready": os.getpid()})
+        if kind == "Starting":
+            while signal.getsignal(signal.SIGTERM) == self.before:
+                await pause()
+        else:
+            self.assertEqual(await self.answer(), {"ready": os.getpid()})
         return made.pop()
 
     async def test_supervisor_gone(self) -> None:
@@ -224,6 +250,51 @@ class WorkTests(TestCase):
         while self.stops < 2:
             await pause()
         self.assertEqual(factory.drains, [5, 0.001])
+
+    async def test_ready_when_started(self) -> None:
+        """
+        A worker listens, and says that it is ready, when what it serves has started.
+        """
+        factory = await self.begin("Starting")
+        self.assertRaises(BlockingIOError, os.read, self.answers, 1)
+        factory.started.callback(None)
+        self.assertEqual(await self.answer(), {"ready": os.getpid()})
+
+    async def test_failure_to_start(self) -> None:
+        """
+        A worker whose factory does not start says why, and ends.
+        """
+        factory = await self.begin("Starting")
+        with capturedLogs() as logs:
+            factory.started.errback(ValueError("no database"))
+        self.assertEqual(await self.answer(), {"failed": "no database"})
+        self.assertIn("no database", str(formatEvent(logs[0])))
+        while not self.stops:
+            await pause()
+        self.assertEqual(factory.drains, [])
+        os.close(self.orders)
+        self.orders = None
+
+    async def told_before_it_has_started(self) -> Any:
+        factory = await self.begin("Starting")
+        self.tell(do="drain", timeout=5)
+        while not self.stops:
+            await pause()
+        return factory
+
+    async def test_told_to_end_before_it_has_started(self) -> None:
+        """
+        A worker that is told to end while it starts never listens.
+        """
+        (await self.told_before_it_has_started()).started.callback(None)
+        self.assertRaises(BlockingIOError, os.read, self.answers, 1)
+
+    async def test_told_to_end_before_it_has_failed(self) -> None:
+        """
+        Nor does it tell of a failure then.
+        """
+        (await self.told_before_it_has_started()).started.errback(ValueError("no"))
+        self.assertRaises(BlockingIOError, os.read, self.answers, 1)
 
     async def test_orders(self) -> None:
         """
@@ -354,6 +425,32 @@ class SupervisorTests(TestCase):
         self.assertIn("killed by SIGKILL", [event.get("reason") for event in logs])
         self.assertIn("a word", [event.get("line") for event in logs])
 
+    async def test_cannot_start(self) -> None:
+        """
+        A worker that cannot start is told of, by its number and with the reason, and tried again.
+        """
+        told: list[tuple[int, str]] = []
+        (Path(self.spec.removeprefix("unix:")).parent / "stubborn.py").write_text(STUBBORN + FAILS)
+        with capturedLogs() as logs:
+            service = self.service(failed=lambda number, reason: told.append((number, reason)))
+            await self.restart_after(0)
+        self.assertEqual(told, [(1, "no database")])
+        self.assertIn("status 1", [event.get("reason") for event in logs])
+        await service.stopService()
+
+    async def test_hurried_and_stuck(self) -> None:
+        """
+        A worker that does not even end in a hurry is killed soon.
+        """
+        service = self.service(drain_timeout=None)
+        await self.until_ready(service)
+        os.kill(service.pids[0], signal.SIGSTOP)
+        stopped = service.stopService()
+        service.hurry()
+        self.clock.advance(3)
+        await stopped
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     async def test_silent(self) -> None:
         """
         A worker that does not answer in time is left out; its late answer is taken for no other.
@@ -380,8 +477,11 @@ class SupervisorTests(TestCase):
         stopped = service.stopService()
         self.clock.advance(12.9)
         self.assertEqual(service.pids, [pid])
-        self.clock.advance(0.1)
-        await stopped
+        with capturedLogs() as logs:
+            self.clock.advance(0.1)
+            await stopped
+        said = f"Worker 1 (process {pid}) does not come to its end and is killed"
+        self.assertTrue(any(said in str(formatEvent(event)) for event in logs))
         self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
     async def test_hurry(self) -> None:

@@ -13,8 +13,8 @@ from twisted.internet.testing import StringTransport
 from twisted.mail.imap4 import LOGINCredentials
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.smtp.test_server import GREETING, HELLO
-from tests.smtp_session import MESSAGE, RECIPIENT, SENDER, Session, recorder
+from tests.smtp.test_server import GREETING
+from tests.smtp_session import HELLO, MESSAGE, RECIPIENT, SENDER, Session, recorder
 from yatxmilter import Milter
 from yatxmilter.smtp import MilterSMTPFactory
 

@@ -18,7 +18,7 @@ from tests.helpers import STEADY
 from tests.smtp_session import (
     MESSAGE,
     OTHER,
-    RECEIVED,
+    RECEIVED_LINES,
     RECIPIENT,
     Kept,
     Mailbox,
@@ -93,7 +93,7 @@ class ContentTests(SynchronousTestCase):
         session = Session(recorder(calls, eom=edit))
         session.send()
         (kept,) = session.mailbox.kept
-        self.assertEqual(kept.lines, [b"X-Above: a", RECEIVED, b"X-Below: b", *MESSAGE])
+        self.assertEqual(kept.lines, [b"X-Above: a", *RECEIVED_LINES, b"X-Below: b", *MESSAGE])
         self.assertNotIn("Received", [call[1] for call in calls if call[0] == "header"])
 
     def test_no_own_field(self) -> None:
@@ -450,7 +450,7 @@ class QuarantineTests(SynchronousTestCase):
             held, [("odd", "sender@client.example", ["one@example.com", "new@example.com"])]
         )
         self.assertEqual(
-            place.kept[0].lines, [RECEIVED, *MESSAGE[:2], b"X-Held: yes", *MESSAGE[2:]]
+            place.kept[0].lines, [*RECEIVED_LINES, *MESSAGE[:2], b"X-Held: yes", *MESSAGE[2:]]
         )
         self.assertEqual(session.mailbox.kept, [])
 

@@ -11,15 +11,14 @@ from twisted.internet.defer import Deferred
 from twisted.mail.smtp import SMTPBadRcpt, SMTPBadSender, SMTPServerError
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.smtp_session import MESSAGE, OTHER, RECIPIENT, SENDER, Session, recorder
-from yatxmilter import Milter
+from tests.smtp_session import GREETS, MESSAGE, OTHER, RECIPIENT, SENDER, Session, recorder
+from yatxmilter import Milter, MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.smtp import MilterESMTP
 
 Calls = list[tuple[Any, ...]]
 
 GREETING = "220 mx.example.com NO UCE NO UBE NO RELAY PROBES ESMTP"
-HELLO = "250 mx.example.com Hello 192.168.1.1, nice to meet you"
 DEFAULT = {
     c.SMFIS_REJECT: "550 5.7.1 Command rejected",
     c.SMFIS_TEMPFAIL: "451 4.7.1 Service unavailable - try again later",
@@ -38,7 +37,7 @@ class StagesTests(SynchronousTestCase):
         calls: Calls = []
         session = Session(recorder(calls))
         self.assertEqual(session.replies(), [GREETING])
-        self.assertEqual(session.say("EHLO client.example"), [HELLO])
+        self.assertEqual(session.say("EHLO client.example"), GREETS)
         self.assertEqual(
             session.say(f"MAIL FROM:{SENDER} SIZE=100 BODY=8BITMIME"),
             ["250 Sender address accepted"],
@@ -79,7 +78,7 @@ class StagesTests(SynchronousTestCase):
             *(f"MAIL FROM:{SENDER}", f"RCPT TO:{RECIPIENT}", "DATA", "Subject: y", ".", "QUIT"),
         ]
         expected = [
-            *(HELLO, "250 Sender address accepted", "250 Recipient address accepted"),
+            *(*GREETS, "250 Sender address accepted", "250 Recipient address accepted"),
             *("354 Continue", "250 Delivery in progress"),
             *("250 Sender address accepted", "250 Recipient address accepted"),
             *("354 Continue", "250 Delivery in progress", "221 See you later"),
@@ -108,7 +107,8 @@ class StagesTests(SynchronousTestCase):
             return start
 
         names = ["connect", "helo", "envfrom", "envrcpt", "data", "header", "eom"]
-        session = Session(recorder([], **{name: wait(name) for name in names}), timeout=None)
+        slow = MilterFactory(recorder([], **{name: wait(name) for name in names}), timeout=None)
+        session = Session(factories=[slow], timeout=None)
         said = session.say(
             *("EHLO client.example", f"MAIL FROM:{SENDER}", f"RCPT TO:{RECIPIENT}", "DATA"),
             *("Subject: x", ".", "QUIT"),
@@ -307,7 +307,12 @@ class VerdictTests(SynchronousTestCase):
         """
         REJECT and TEMPFAIL are told where Postfix tells them, and nothing is delivered.
         """
-        fine = [GREETING, HELLO, "250 Sender address accepted", "250 Recipient address accepted"]
+        fine = [
+            GREETING,
+            GREETS[-1],
+            "250 Sender address accepted",
+            "250 Recipient address accepted",
+        ]
         fine += ["354 Continue"]
         no_sender, no_one = (
             "503 Must have sender before recipient",
@@ -320,9 +325,9 @@ class VerdictTests(SynchronousTestCase):
                 else "554 mx.example.com ESMTP not accepting connections"
             )
             rows = {
-                "connect": [banner, HELLO, text, no_sender, no_one],
-                "helo": [GREETING, HELLO, text, no_sender, no_one],
-                "envfrom": [GREETING, HELLO, text, no_sender, no_one],
+                "connect": [banner, GREETS[-1], text, no_sender, no_one],
+                "helo": [GREETING, GREETS[-1], text, no_sender, no_one],
+                "envfrom": [GREETING, GREETS[-1], text, no_sender, no_one],
                 "envrcpt": [*fine[:3], text, no_one],
                 "data": [*fine[:4], text],
                 **{name: [*fine, text] for name in ("header", "eoh", "body", "eom")},

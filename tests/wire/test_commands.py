@@ -95,6 +95,9 @@ def _expected(state: str, declined: int) -> set[str]:
     Read the rule word by word: a state's commands, and if the next one is passed over, its too.
     """
     letters = set(NEXT[state]) | {"U", "K"}
+    if state == "DATA":
+        # A message may have no header fields.
+        letters |= _expected("HDRS", declined)
     following = STATES[STATES.index(state) + 1 :][:1]
     if following and declined & PASSED_OVER.get(following[0], 0):
         letters |= _expected(following[0], declined)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.macros import MacroStore, RecipientMissed, mta_flavour
 from yatxmilter.errors import ProtocolError
 
 #: The letters of the stages that have macros, in the order of look-up, from the end.
@@ -235,3 +235,45 @@ class ClearingTests(SynchronousTestCase):
         self.assertEqual(store.get("i"), None)
         store.put(b"Mi\x003\x00")
         self.assertEqual((store.get("i"), store.get("j")), ("3", None))
+
+
+class FlavourTests(SynchronousTestCase):
+    """
+    How the MTAs are told apart.
+    """
+
+    def test_flavours(self) -> None:
+        """
+        Sendmail's ``v`` begins with a release of Sendmail's, or is missing; all else is a Postfix.
+        """
+        for version in ("8.17.1.9", "8.18.1/8.18.1/Debian", "10.0"):
+            self.assertEqual(mta_flavour(version, "mta.example.com"), "sendmail")
+        for version in ("Postfix 3.7.11", "3.7.11", "Example 9", "7", "\u0668.1", "20 mails"[2:]):
+            self.assertEqual(mta_flavour(version, "mta.example.com"), "postfix")
+        for version in (None, ""):
+            self.assertEqual(mta_flavour(version, "mta.example.com"), "sendmail")
+            self.assertEqual(mta_flavour(version, None), "postfix")
+
+
+class RecipientMissedTests(SynchronousTestCase):
+    """
+    The macros for a milter that was not shown a recipient.
+    """
+
+    def test_all_others(self) -> None:
+        """
+        Macros of recipients stay those of the last one that it was shown; all others are as they
+        come, also later.
+        """
+        store = MacroStore()
+        store.put(b"R{rcpt_addr}\0a\0")
+        seen = store.recipient
+        store.put(b"R{rcpt_addr}\0b\0")
+        missed = RecipientMissed(store, seen)
+        self.assertEqual((store.get("{rcpt_addr}"), missed.get("{rcpt_addr}")), ("b", "a"))
+        self.assertIsNone(missed.get("i"))
+        store.put(b"Ti\0ID\0")
+        self.assertEqual(missed.get("i"), "ID")
+        self.assertEqual(missed.get("i"), "ID")
+        self.assertEqual(missed.of_stage(ord("R")), {"{rcpt_addr}": "a"})
+        self.assertIsNone(RecipientMissed(store, None).of_stage(ord("R")))

@@ -30,6 +30,9 @@ _RESPONSES: Final = {
 # What of an unreadable payload is shown.
 _MOST_SHOWN: Final = 80
 
+# What of a queue id is kept: MTAs make them of some twenty characters.
+_LONGEST_ID: Final = 100
+
 
 class Decoded(NamedTuple):
     """
@@ -90,7 +93,10 @@ class QueueId:
             macros = payloads.decode_macros(payload[1:])
             if payload[0] == c.SMFIC_MAIL:
                 self.value, self._is_new = None, True
-            self.value = macros.get("i") or macros.get("{i}") or self.value
+            value = macros.get("i") or macros.get("{i}")
+            if value:
+                # It is told with each packet, so what is too long for one must not stay so.
+                self.value = value[:_LONGEST_ID]
             return
         if letter in (c.SMFIC_MAIL, c.SMFIC_CONNECT) and not self._is_new:
             self.value = None

@@ -16,8 +16,9 @@ from email.utils import getaddresses
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
+from yatxmilter._mail.controls import has_controls
 from yatxmilter._mail.rfc5322 import Field, split_mail
-from yatxmilter._wire.payloads import to_text
+from yatxmilter._wire.payloads import from_text, to_text
 
 __all__ = ["Source", "read_messages"]
 
@@ -64,7 +65,7 @@ class Source(NamedTuple):
         Tell whom it is from: the mbox's ``From `` line, or the Return-Path, Sender or From field.
         """
         words = self.postmark.split(maxsplit=2)
-        if len(words) > 1 and words[1] != b"-":
+        if len(words) > 1 and words[1] != b"-" and not has_controls(words[1]):
             # A bounce has no sender; mboxes have a name there all the same.
             return "<>" if words[1].upper() == b"MAILER-DAEMON" else bracketed(to_text(words[1]))
         for name in _SENDER_FIELDS:
@@ -96,8 +97,14 @@ def bracketed(address: str) -> str:
 def _addresses(fields: Iterable[Field]) -> Iterator[str]:
     for field in fields:
         text = to_text(field.value).replace("\n", " ").replace("\0", "")
-        for _, address in getaddresses([text]):
-            if address:
+        try:
+            found = getaddresses([text])
+        except RecursionError:
+            # Groups in groups, which nobody writes but to do this.
+            found = []
+        for _, address in found:
+            # An MTA gives milters no address with a control character in it.
+            if address and not has_controls(from_text(address)):
                 yield bracketed(address)
 
 

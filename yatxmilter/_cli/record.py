@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, BinaryIO, Final, NamedTuple, TextIO
 
 from yatxmilter._cli.decoding import decode_packet
 from yatxmilter._cli.record_redaction import KINDS, Redactor
@@ -28,6 +28,7 @@ __all__ = [
     "Session",
     "is_end",
     "iso_time",
+    "record_lines",
     "read_sessions",
 ]
 
@@ -35,6 +36,12 @@ __all__ = [
 VERSION: Final = 1
 
 _FORMAT: Final = "yatxmilter-record"
+# The longest packet takes six characters for each byte, where none of them is text.
+_LONGEST_LINE: Final = 16 * 1024 * 1024
+# What is in memory of open connections at most; for each packet this is added to its payload.
+_MOST_KEPT: Final = 256 * 1024 * 1024
+_PACKET_SIZE: Final = 200
+
 _SIDES: Final = {"mta": True, "milter": False}
 
 
@@ -67,6 +74,7 @@ class Session:
     :ivar closed_by: ``"mta"``, ``"milter"`` or ``"trace"``; empty when the record ends before.
     :ivar undecoded: Why what followed is not there, if something did.
     :ivar redacted: What was left out, of `KINDS`.
+    :ivar size: About how much memory its packets take.
     """
 
     connection: int
@@ -75,6 +83,7 @@ class Session:
     packets: list[Packet] = field(default_factory=list)
     closed_by: str = ""
     undecoded: str = ""
+    size: int = 0
 
 
 def iso_time(seconds: float) -> str:
@@ -183,17 +192,28 @@ def is_end(line: bytes) -> bool:
     return isinstance(item, dict) and item.get("type") == "end" and line.endswith(b"\n")
 
 
+def record_lines(file: BinaryIO) -> Iterator[bytes]:
+    """
+    Read the lines of a record; of one that is too long only its beginning, without a line end.
+    """
+    # Not by the file's own iterator: it would read a line of any length.
+    return iter(lambda: file.readline(_LONGEST_LINE + 1), b"")
+
+
 def read_sessions(lines: Iterable[bytes], *, partial: bool = False) -> Iterator[Session]:
     """
     Read the sessions of a record, each when its connection has been closed.
 
+    What is in memory is the connections that are open at one time; they may have 256 MiB together.
+
+    :param lines: As `record_lines` gives them.
     :param partial: Take a record that was cut for what there is of it.
     :raises RecordError: for anything that is not a record, with the number of the line.
     """
     reader = _Reader(partial)
     number = 0
     for number, line in enumerate(lines, 1):
-        if partial and not line.endswith(b"\n"):
+        if partial and not line.endswith(b"\n") and len(line) <= _LONGEST_LINE:
             break
         yield from reader.read(number, line)
     yield from reader.finish(number)
@@ -207,9 +227,12 @@ class _Reader:
         self._redacted: frozenset[str] | None = None
         self._seen: set[int] = set()
         self._packets = 0
+        self._kept = 0
 
     def read(self, number: int, line: bytes) -> Iterator[Session]:
         self._line = number
+        if len(line) > _LONGEST_LINE:
+            raise self._wrong(f"has more than {_LONGEST_LINE} bytes: is it a record at all?")
         try:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -226,13 +249,14 @@ class _Reader:
             self._open_session(item)
         elif kind == "packet":
             self._packets += 1
-            self._session(item).packets.append(self._packet(item))
+            self._keep(self._session(item), self._packet(item))
         elif kind == "undecoded":
             reason = self._value(item, "reason", str)
             self._session(item).undecoded = f"line {number}: {reason}"
         elif kind == "close":
             session = self._session(item)
             session.closed_by = self._one_of(item, "by", ("mta", "milter", "trace"))
+            self._kept -= session.size
             yield self._open.pop(session.connection)
         elif kind == "end":
             self._end(item)
@@ -266,6 +290,7 @@ class _Reader:
             raise self._wrong(f"{how}: it was cut, or is still being written (see --partial)")
         yield from self._open.values()
         self._open.clear()
+        self._kept = 0
 
     def _end(self, item: dict[str, Any]) -> None:
         there = {"connections": len(self._seen), "packets": self._packets}
@@ -288,6 +313,17 @@ class _Reader:
         if number not in self._open:
             raise self._wrong(f"is of connection {number}, which is not open")
         return self._open[number]
+
+    def _keep(self, session: Session, packet: Packet) -> None:
+        size = len(packet.payload) + _PACKET_SIZE
+        session.packets.append(packet)
+        session.size += size
+        self._kept += size
+        if self._kept > _MOST_KEPT:
+            raise self._wrong(
+                f"brings what is kept of open connections to more than {_MOST_KEPT} bytes: a"
+                " session is played when it is whole, so record fewer, or shorter, ones"
+            )
 
     def _packet(self, item: dict[str, Any]) -> Packet:
         side = self._one_of(item, "from", _SIDES)

@@ -13,21 +13,22 @@ from __future__ import annotations
 import hmac
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from yatxmilter import constants as c
 from yatxmilter._cli.decoding import body_of
 from yatxmilter._wire.payloads import from_text, to_text
 
-__all__ = ["KINDS", "Likeness", "Redactor", "hide_body"]
+__all__ = ["KINDS", "Likeness", "Redactor", "find_addresses", "hide_body", "shape"]
 
 #: What can be left out of a record.
 KINDS: Final = ("body", "addresses")
 
 _TEXT: Final = re.compile(rb"[^\r\n]")
-_ATOM: Final = r'[^\x00-\x20\x7f<>()\[\],;:\\"@]+'
-_ADDRESS: Final = re.compile(rf'({_ATOM}|"(?:[^"\\\x00]|\\[^\x00])*")@(\[[^\]\x00]*\]|{_ATOM})')
+_ATOM: Final = re.compile(r'[^\x00-\x20\x7f<>()\[\],;:\\"@]+')
+_LOCAL_PART: Final = re.compile(rf'{_ATOM.pattern}|"')
+_END_OF_QUOTES: Final = re.compile(r'[^"\\\x00]*(?:\\[^\x00][^"\\\x00]*)*"')
 
 # Macros that are a domain or a user, without an @ to tell them by.
 _DOMAINS: Final = ("{mail_host}", "{rcpt_host}")
@@ -91,13 +92,12 @@ class Redactor:
         return from_text("\0".join(strings))
 
     def _redact_text(self, text: str) -> str:
-        def another(match: re.Match[str]) -> str:
-            local_part, domain = match.groups()
+        def another(local_part: str, domain: str) -> str:
             if is_token(local_part) and is_token(domain):
-                return match[0]
+                return f"{local_part}@{domain}"
             return f"{self._local_part(local_part)}@{self._domain(domain)}"
 
-        return _ADDRESS.sub(another, text)
+        return replace_addresses(text, another)
 
     def _local_part(self, text: str) -> str:
         return "u" + self._digest("u" + text)
@@ -107,6 +107,64 @@ class Redactor:
 
     def _digest(self, text: str) -> str:
         return hmac.digest(self._key, from_text(text), "sha256").hex()[:10]
+
+
+def find_addresses(text: str) -> Iterator[tuple[int, int, int]]:
+    """
+    Find what looks like an e-mail address: where each begins, where its @ is, and where it ends.
+
+    The time grows with the text's length, whatever is in it: nothing is looked for a second time
+    at each place where an address might begin.
+    """
+    place = quotes = 0
+    brackets = text.rfind("]")
+    while (match := _LOCAL_PART.search(text, place)) is not None:
+        start, place = match.span()
+        at = place
+        if match[0] == '"':
+            if start >= quotes - 1:
+                closing = _END_OF_QUOTES.match(text, place)
+                quotes = closing.end() if closing is not None else len(text) + 1
+            # Whichever quote inside a quoted string might begin another, that would end there too;
+            # and behind one that does not end, none does.
+            at = quotes
+        if text[at : at + 1] != "@":
+            continue
+        end = at + 1
+        if text[end : end + 1] == "[":
+            # What is looked for and found is used, so that it is not looked for again.
+            end = text.find("]", end) + 1 if end < brackets else len(text) + 1
+        else:
+            domain = _ATOM.match(text, end)
+            end = domain.end() if domain is not None else len(text) + 1
+        if end <= len(text):
+            yield start, at, end
+            place = end
+
+
+def replace_addresses(text: str, another: Callable[[str, str], str]) -> str:
+    """
+    Put others in the place of addresses.
+
+    :param another: Gives the new one for a local part and a domain.
+    """
+    pieces = []
+    place = 0
+    for start, at, end in find_addresses(text):
+        pieces += [text[place:start], another(text[start:at], text[at + 1 : end])]
+        place = end
+    return "".join([*pieces, text[place:]])
+
+
+def shape(text: str) -> str:
+    """
+    Give a text without its addresses: two that differ in nothing else have the same.
+    """
+    return replace_addresses(text, lambda *_: "@")
+
+
+def _parts(text: str) -> list[tuple[str, str]]:
+    return [(text[start:at], text[at + 1 : end]) for start, at, end in find_addresses(text)]
 
 
 _TOKEN: Final = re.compile(r"u[0-9a-f]{10}|d[0-9a-f]{10}\.invalid")
@@ -138,18 +196,18 @@ class Likeness:
         """
         Give the new text; or the recorded one, if only addresses that nobody knows differ.
         """
-        pairs = list(zip(_ADDRESS.findall(was), _ADDRESS.findall(now), strict=False))
-        if was == now or not pairs or _ADDRESS.sub("@", was) != _ADDRESS.sub("@", now):
+        pairs = list(zip(_parts(was), _parts(now), strict=False))
+        if was == now or not pairs or shape(was) != shape(now):
             return now
-        meaning = dict(self._meaning)
+        learnt: dict[str, str] = {}
         for parts in pairs:
             for old, new in zip(*parts, strict=True):
-                if old != new and not self._may_mean(meaning, old, new):
+                if old != new and not self._may_mean(learnt, old, new):
                     return now
-        self._meaning = meaning
+        self._meaning.update(learnt)
         return was
 
-    def _may_mean(self, meaning: dict[str, str], old: str, new: str) -> bool:
+    def _may_mean(self, learnt: dict[str, str], old: str, new: str) -> bool:
         if not is_token(old) or is_token(new) or old in self._known:
             return False
-        return meaning.setdefault(old, new) == new
+        return learnt.setdefault(old, self._meaning.get(old, new)) == new

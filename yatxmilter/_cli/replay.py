@@ -18,13 +18,14 @@ from typing import Any, BinaryIO, Final, TextIO
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.error import ConnectError
 
-from yatxmilter._cli.record import RecordError, Session, read_sessions
+from yatxmilter._cli.record import RecordError, Session, read_sessions, record_lines
 from yatxmilter._cli.replay_compare import Rules
 from yatxmilter._cli.replay_player import Result, play_session
 from yatxmilter._cli.replay_report import Summary, result_lines, tell_result
 from yatxmilter._cli.replay_steps import Recorded, read_steps
 from yatxmilter._cli.running import Interrupted, run_reactor
 from yatxmilter._cli.terminal import Page
+from yatxmilter._escaping import printable
 from yatxmilter.client import MilterClientFactory
 from yatxmilter.protocol._endpoints import client_endpoint
 
@@ -50,6 +51,9 @@ is not sent. What it asks for now that is not in the record cannot be sent, whic
 
 The exit status is 0 if nothing differs, 1 if something does, 2 for wrong arguments, 3 if the
 milter cannot be reached or the record cannot be used, 130 after Ctrl-C."""
+
+# How many results may wait for one before them.
+_MOST_WAITING: Final = 1_000
 
 _SAME: Final = 0
 _DIFFERENT: Final = 1
@@ -142,10 +146,10 @@ def run(
     except Interrupted:
         status = _INTERRUPTED
     except ValueError as error:
-        err.write(f"yatxmilter replay: {error}\n")
+        err.write(f"yatxmilter replay: {printable(str(error))}\n")
         return _UNUSABLE
     if replay.error:
-        err.write(f"yatxmilter replay: {replay.error}\n")
+        err.write(f"yatxmilter replay: {printable(str(replay.error))}\n")
     replay.tell_summary()
     if status == _SAME:
         status = _FAILED if replay.error else _DIFFERENT if replay.summary.differences else _SAME
@@ -171,6 +175,7 @@ class _Replay:
         self._sessions = self._read()
         self._finished: dict[int, Result] = {}
         self._begun = self._told = 0
+        self._waiting: list[Deferred[None]] = []
         self.summary = Summary()
         self.error = ""
 
@@ -196,7 +201,7 @@ class _Replay:
             self.error = f"no session {what}"
 
     async def _work(self, reactor: Any, endpoint: Any) -> None:
-        while (taken := self._take()) is not None:
+        while (taken := await self._next()) is not None:
             session, recorded = taken
             number = self._begun
             self._begun += 1
@@ -205,11 +210,26 @@ class _Replay:
                 result = await play_session(endpoint, session, recorded, self._rules, factory)
             except (ConnectError, OSError) as error:
                 self.error = f"the milter at {self._arguments.to} cannot be reached: {error}"
+                self._go_on()
                 return
             self._finished[number] = result
             while self._told in self._finished:
                 self._tell(self._finished.pop(self._told))
                 self._told += 1
+            self._go_on()
+
+    async def _next(self) -> tuple[Session, Recorded] | None:
+        # Results are told in order: those that wait for a slow one must not become too many.
+        while self._begun - self._told >= _MOST_WAITING and not self.error:
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append(waiting)
+            await waiting
+        return self._take()
+
+    def _go_on(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.callback(None)
 
     def _take(self) -> tuple[Session, Recorded] | None:
         stopped = self._arguments.fail_fast and self.summary.differences
@@ -239,8 +259,10 @@ class _Replay:
 
     def _select(self, file: BinaryIO) -> Iterator[tuple[Session, Recorded]]:
         only = self._arguments.only
-        for session in read_sessions(file, partial=self._arguments.partial):
+        for session in read_sessions(record_lines(file), partial=self._arguments.partial):
             recorded = read_steps(session)
+            # They are in the steps, which are gone when they are played; a result is not.
+            session.packets = []
             if recorded is None:
                 continue
             if only is None or any(step.queue_id == only for step in recorded.steps):

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from yatxmilter import constants as c
 from yatxmilter._cli.decoding import decode_packet
-from yatxmilter._cli.record_redaction import Likeness, hide_body
+from yatxmilter._cli.record_redaction import Likeness, hide_body, shape
 from yatxmilter._cli.replay_steps import REMARK, Heard
 from yatxmilter._wire.payloads import to_text
 
 __all__ = ["Comparison", "Difference", "Rules"]
 
-# Longer bodies are compared by their sum: line by line takes time with the square of them.
+# Longer bodies are compared by their sum: nobody reads so long a difference.
 _MOST_LINES: Final = 2_000
+
+# With how many recorded lines a line is compared that may be one of them but for its addresses.
+_MOST_LIKE: Final = 50
 
 _HEADER_ACTIONS: Final = (c.SMFIR_ADDHEADER, c.SMFIR_INSHEADER, c.SMFIR_CHGHEADER)
 
@@ -91,7 +95,20 @@ class Comparison:
         likeness = self._likeness
         if likeness is None:
             return now
-        return [next((old for old in was if likeness.alike(old, new) == old), new) for new in now]
+        # Only lines that have the same about their addresses can be alike; of many such lines,
+        # those at about the same place.
+        places: defaultdict[str, list[str]] = defaultdict(list)
+        for old in was:
+            places[shape(old)].append(old)
+        seen: Counter[str] = Counter()
+        result = []
+        for new in now:
+            kind = shape(new)
+            start = max(seen[kind] - _MOST_LIKE // 2, 0)
+            seen[kind] += 1
+            near = places[kind][start : start + _MOST_LIKE]
+            result.append(next((old for old in near if likeness.alike(old, new) == old), new))
+        return result
 
     def _lines(self, heard: Iterable[Heard], leading_space: bool, *, hide: bool) -> list[str]:
         lines: list[str] = []

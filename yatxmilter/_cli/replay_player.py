@@ -86,7 +86,8 @@ class Player(MilterClient):
         self.heard: list[Heard] = []
 
     def _receive(self, letter: int, payload: bytes) -> None:
-        if letter != c.SMFIR_PROGRESS:
+        leaving = self._current is not None and self._current.row is QUIT_ROW
+        if letter != c.SMFIR_PROGRESS and not leaving:
             self.heard.append((letter, payload))
         super()._receive(letter, payload)
 

@@ -4,11 +4,11 @@ What a replay found, for people and for programs.
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import asdict
 from typing import Any, Final
 
+from yatxmilter._cli.differing import unified_lines
 from yatxmilter._cli.replay_compare import Difference
 from yatxmilter._cli.replay_player import Part, Result
 from yatxmilter._cli.terminal import Page
@@ -78,12 +78,11 @@ def _name(part: Part) -> str:
 
 def _tell_difference(page: Page, difference: Difference) -> None:
     page.line(f"  {difference.at} (line {difference.line})", "place")
-    lines = difflib.unified_diff(difference.was, difference.now, lineterm="", n=1)
-    for number, line in enumerate(lines):
-        # The first two name the files, and places are of no use in so few lines.
-        if number > 1 and not line.startswith("@@"):
-            kind = {"-": "was", "+": "now"}.get(line[0], "")
-            page.line(f"    {kind:<3} {line[1:]}", _KINDS.get(line[0], "dim"))
+    for mark, line in unified_lines(difference.was, difference.now, context=1):
+        # Places are of no use in so few lines.
+        if mark != "@":
+            kind = {"-": "was", "+": "now"}.get(mark, "")
+            page.line(f"    {kind:<3} {line}", _KINDS.get(mark, "dim"))
 
 
 def result_lines(result: Result) -> list[str]:

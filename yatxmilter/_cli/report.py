@@ -4,14 +4,15 @@ What became of a message, for people to read.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from yatxmilter import constants as c
+from yatxmilter._cli.differing import unified_lines
 from yatxmilter._cli.terminal import Page
+from yatxmilter._mail.envelope import bare_address, edit_recipients
 from yatxmilter._mail.rfc5322 import split_mail
-from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient, Edit
+from yatxmilter._wire.actions import ChangeSender, Edit
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.client._message import Outcome
 from yatxmilter.constants import ReturnCode
@@ -36,7 +37,7 @@ KINDS: Final = {
 
 _DIFF_KINDS: Final = {"+": "good", "-": "bad", "@": "place"}
 
-# Two bodies of more lines than this are not compared: that takes time with the square of them.
+# Two bodies of more lines than this are not compared: nobody reads what would be told.
 _MOST_LINES: Final = 20_000
 
 
@@ -88,24 +89,21 @@ def edited_envelope(
     """
     Give sender and recipients as edits make them, with ESMTP arguments where these were given.
     """
-    people = {_bare(address): address for address in recipients}
+    edits = list(edits)
     for edit in edits:
-        match edit:
-            case ChangeSender(address, args):
-                sender = _with(address, args)
-            case AddRecipient(address, args):
-                people.setdefault(_bare(address), _with(address, args))
-            case DeleteRecipient(address):
-                people.pop(_bare(address), None)
-    return sender, list(people.values())
-
-
-def _bare(address: str) -> str:
-    return address.strip().removeprefix("<").removesuffix(">")
+        if isinstance(edit, ChangeSender):
+            sender = _with(edit.address, edit.args)
+    people = edit_recipients(
+        [(address, address) for address in recipients],
+        edits,
+        lambda person: person[0],
+        lambda edit: (edit.address, _with(edit.address, edit.args)),
+    )
+    return sender, [text for _, text in people]
 
 
 def _with(address: str, args: str | None) -> str:
-    return f"<{_bare(address)}>" + (f" {args}" if args else "")
+    return f"<{bare_address(address)}>" + (f" {args}" if args else "")
 
 
 def tell_envelope(page: Page, outcome: Outcome, sender: str) -> None:
@@ -154,5 +152,9 @@ def _lines(message: bytes) -> list[str]:
 
 
 def _tell_lines(page: Page, before: Sequence[str], after: Sequence[str]) -> None:
-    for line in difflib.unified_diff(before, after, "before", "after", lineterm=""):
-        page.line(line, _DIFF_KINDS.get(line[:1], ""))
+    lines = unified_lines(before, after)
+    for number, (mark, text) in enumerate(lines):
+        if not number:
+            page.line("--- before", _DIFF_KINDS["-"])
+            page.line("+++ after", _DIFF_KINDS["+"])
+        page.line(text if mark == "@" else mark + text, _DIFF_KINDS.get(mark, ""))

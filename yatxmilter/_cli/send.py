@@ -7,12 +7,14 @@ The parts are in modules of their own: `send_options` reads the arguments, `mess
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from itertools import chain, islice
 from typing import Any, TextIO
 
 from yatxmilter._cli.messages import read_messages
+from yatxmilter._cli.private import open_private
 from yatxmilter._cli.running import Interrupted, run_reactor
 from yatxmilter._cli.send_options import add_arguments, make_session
 from yatxmilter._cli.send_play import Player, Result
@@ -83,7 +85,7 @@ def _run(arguments: Namespace, reactor: Any, out: TextIO, err: TextIO) -> int:
     bar = Progress(err, summary, hidden=out.isatty() and not arguments.quiet)
     try:
         if arguments.save is not None:
-            arguments.save.mkdir(parents=True, exist_ok=True)
+            arguments.save.mkdir(0o700, parents=True, exist_ok=True)
         _play(arguments, reactor, _Teller(arguments, summary, bar, out))
     except (Interrupted, KeyboardInterrupt):
         summary.interrupted = True
@@ -137,7 +139,9 @@ class _Teller:
         arguments, summary = self._arguments, self._summary
         summary.add(result)
         if arguments.save is not None and result.outcome is not None and result.outcome.accepted:
-            (arguments.save / f"{result.number:06}.eml").write_bytes(result.after)
+            path = arguments.save / f"{result.number:06}.eml"
+            with os.fdopen(open_private(path, "w"), "wb") as file:
+                file.write(result.after)
         expected = summary.is_expected(result)
         if arguments.json:
             self._out.write(as_json(result, expected) + "\n")

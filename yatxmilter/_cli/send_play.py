@@ -27,6 +27,7 @@ from yatxmilter.client._message import Outcome
 from yatxmilter.client._profiles import Flavour, find_flavour
 from yatxmilter.errors import PeerError, ValueNotSendable
 from yatxmilter.protocol._endpoints import client_endpoint
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["Player", "Result", "Session"]
 
@@ -268,7 +269,7 @@ class Player:
         self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
         timer = None
         if self._max_time is not None:
-            timer = self._reactor.callLater(self._max_time, self._expire, workers)
+            timer = steady(self._reactor).callLater(self._max_time, self._expire, workers)
         try:
             await gatherResults(workers, consumeErrors=True)
         except FirstError as error:

@@ -14,6 +14,7 @@ from yatxmilter._cli.serve_log import begin_log
 from yatxmilter._cli.serve_milters import build_factory
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter._cli.serve_service import ServeService, parse
+from yatxmilter._escaping import printable
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
@@ -27,7 +28,7 @@ configuration and the milters' modules again, for new connections.
   python -m yatxmilter serve --config yatxmilter.toml --check-config
 
 The exit status is 0 after SIGTERM, 2 for wrong options or a milter that cannot be loaded,
-3 if it cannot listen."""
+3 if it cannot listen, 4 if a milter cannot start."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -54,7 +55,7 @@ def _words(arguments: Namespace) -> list[str]:
 
 def _complain(error: object, status: int) -> int:
     for line in str(error).splitlines():
-        print(f"yatxmilter serve: {line}", file=sys.stderr)
+        print(f"yatxmilter serve: {printable(line)}", file=sys.stderr)
     return status
 
 
@@ -85,4 +86,4 @@ def run(arguments: Namespace) -> int:
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()
-    return 0
+    return service.status

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults, succeed
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from yatxmilter._cli.serve_options import FACTORY_OPTIONS, ConfigurationError
 from yatxmilter.defaults import MilterFactory
@@ -21,7 +22,7 @@ from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.metrics import MilterMetrics
 from yatxmilter.protocol import MilterProtocolFactory
 
-__all__ = ["Reloadable", "build_factory"]
+__all__ = ["Reloadable", "build_factory", "may_import_from_here"]
 
 _log = Logger()
 #: What stands before the module of a class that is written for pymilter.
@@ -38,6 +39,23 @@ class _Foreign(NamedTuple):
     make: Callable[..., Any]
 
 
+def may_import_from_here() -> None:
+    """
+    Have modules of the working directory found: first of all, as with ``python -m``, but not while
+    this is still root. Then only what is found nowhere else comes from there.
+    """
+    here = os.getcwd()
+    if os.geteuid() != 0:
+        if here not in sys.path and "" not in sys.path:
+            sys.path.insert(0, here)
+        return
+    if sys.path[:1] in ([""], [here]):
+        # Python itself has put it there, for ``-m`` or ``-c``.
+        del sys.path[0]
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def build_factory(settings: dict[str, Any], *, again: bool = False) -> MilterProtocolFactory:
     """
     Load the milters and make the factory.
@@ -45,8 +63,7 @@ def build_factory(settings: dict[str, Any], *, again: bool = False) -> MilterPro
     :param again: Load the modules anew.
     :raises ConfigurationError: that tells of every milter that cannot be had.
     """
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    may_import_from_here()
     if again:
         importlib.invalidate_caches()
     errors: list[str] = []
@@ -82,11 +99,20 @@ def _build(milter: dict[str, Any], anew: set[str] | None) -> Any:
         if options:
             names = ", ".join(sorted(options))
             raise ConfigurationError(f"{spec} is a factory, which has its own {names}")
-    except ConfigurationError:
+    except (ConfigurationError, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise ConfigurationError(f"{spec} failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        # SystemExit among them, which some libraries raise: it would end us without a word.
+        raise ConfigurationError(f"{spec} failed: {_said(error)}") from error
     return made
+
+
+def _said(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = "it cannot say why"
+    return f"{type(error).__name__}: {text}"
 
 
 def _find(spec: str, anew: set[str] | None) -> Any:
@@ -109,8 +135,10 @@ def _find(spec: str, anew: set[str] | None) -> Any:
             anew.add(module)
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{spec}: there is no module {error.name!r}") from None
-    except Exception as error:
-        raise ConfigurationError(f"{spec}: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ConfigurationError(f"{spec}: {_said(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise ConfigurationError(f"{spec}: {module} has no {name!r}")
@@ -133,14 +161,40 @@ def _anew(module: str, before: Any) -> Any:
 class Reloadable(Factory):
     """
     Builds connections by the factory that is in force; counts, where the settings say so.
+
+    :param build: Whether the milters are loaded now, or by `build`.
     """
 
     noisy = False
+    current: MilterProtocolFactory
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], *, build: bool = True) -> None:
+        self._settings = settings
         self._metrics = MilterMetrics() if settings["metrics"] else None
-        self.current = self._watched(build_factory(settings))
-        self._generations = [self.current]
+        self._generations: list[MilterProtocolFactory] = []
+        # One that is to be the next, once its milters have started.
+        self._coming: list[MilterProtocolFactory] = []
+        self._one_by_one = DeferredLock()
+        self._draining = False
+        if build:
+            self.build()
+
+    def build(self) -> None:
+        """
+        Load the milters.
+
+        :raises ConfigurationError: that tells of every milter that cannot be had.
+        """
+        self.current = self._watched(build_factory(self._settings))
+        self._generations.append(self.current)
+
+    def start(self) -> Deferred[None]:
+        """
+        Start the milter factories.
+
+        :return: A Deferred that fails with a `StartError` when one does not start.
+        """
+        return self.current.start()
 
     def _watched(self, factory: MilterProtocolFactory) -> MilterProtocolFactory:
         if self._metrics is not None:
@@ -160,31 +214,61 @@ class Reloadable(Factory):
         """
         return self.current.buildProtocol(addr)
 
-    def reload(self, settings: dict[str, Any]) -> bool:
+    def reload(self, settings: dict[str, Any]) -> Deferred[bool]:
         """
         Take other settings and load the modules once more, for connections that come; what is
-        broken is logged, and nothing changes.
+        broken, or does not start, is logged, and nothing changes.
+
+        :return: A Deferred that tells whether it was done.
         """
+        reloaded: Deferred[bool] = self._one_by_one.run(self._reload, settings)
+        return reloaded
+
+    def _reload(self, settings: dict[str, Any]) -> Deferred[Any]:
+        if self._draining:
+            return succeed(False)
         try:
             factory = self._watched(build_factory(settings, again=True))
         except ConfigurationError as error:
-            _log.error("Nothing is reloaded: {error}", error=error)
-            return False
-        for one in self._generations.copy():
-            if not one.connections:
-                self._generations.remove(one)
-                if self._metrics is not None:
-                    self._metrics.forget(one)
+            for line in str(error).splitlines():
+                _log.error("Nothing is reloaded: {error}", error=line)
+            return succeed(False)
+        self._coming.append(factory)
+        started: Deferred[Any] = factory.start()
+        return started.addCallbacks(
+            self._take, self._not_started, callbackArgs=(factory,), errbackArgs=(factory,)
+        )
+
+    def _take(self, _: None, factory: MilterProtocolFactory) -> bool:
+        self._coming.remove(factory)
+        before, self.current = self.current, factory
         self._generations.append(factory)
-        self.current = factory
+        before.stop().addCallback(self._forget, before)
         _log.info("The configuration and the milters are reloaded, for new connections")
         return True
+
+    def _forget(self, _: None, factory: MilterProtocolFactory) -> None:
+        self._generations.remove(factory)
+        if self._metrics is not None:
+            self._metrics.forget(factory)
+
+    def _not_started(self, failure: Failure, factory: MilterProtocolFactory) -> bool:
+        self._coming.remove(factory)
+        if self._metrics is not None:
+            self._metrics.forget(factory)
+        if not failure.check(CancelledError):
+            _log.error("Nothing is reloaded: {error}", error=failure.getErrorMessage())
+        return False
 
     def drain(self, timeout: float | None = None) -> Deferred[Any]:
         """
         Come to an end without losing mail.
+
+        :return: A Deferred that fires when all connections are gone, and the milter factories have
+            stopped.
         """
-        return gatherResults([one.drain(timeout) for one in {*self._generations, self.current}])
+        self._draining = True
+        return gatherResults([one.drain(timeout) for one in (*self._generations, *self._coming)])
 
     def snapshot(self) -> dict[str, Any]:
         """

@@ -17,9 +17,11 @@ from typing import Any, Final, NamedTuple
 
 from yatxmilter import constants as c
 from yatxmilter._engine.connection import MERGES
-from yatxmilter._options import choice_option, code_option, count_option, seconds_option
+from yatxmilter._engine.on_error import DISCONNECT, Reply, on_error_option
+from yatxmilter._options import choice_option, count_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._socket_file import find_group, find_user
 
 __all__ = [
     "OPTIONS",
@@ -90,6 +92,16 @@ def _mode(name: str, value: Any) -> int:
     return int(value, 8)
 
 
+def _user(name: str, value: Any) -> str:
+    find_user(name, _text(name, value))
+    return str(value)
+
+
+def _group(name: str, value: Any) -> str:
+    find_group(name, _text(name, value))
+    return str(value)
+
+
 def _merge(name: str, value: Any) -> str:
     return choice_option(name, value, list(MERGES))
 
@@ -98,12 +110,27 @@ def _level(name: str, value: Any) -> str:
     return choice_option(name, value, ["debug", "info", "warn", "error", "critical"])
 
 
-def _code(name: str, value: Any) -> int:
+def _on_error(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        answers = {stage: _answer(f"{name}.{stage}", answer) for stage, answer in value.items()}
+        return on_error_option(name, answers)
+    return on_error_option(name, _answer(name, value))
+
+
+def _answer(name: str, value: Any) -> Any:
     codes = {code.name.removeprefix("SMFIS_"): code for code in c.ReturnCode}
     word = str(value).upper().removeprefix("SMFIS_")
-    if word not in codes:
-        raise ValueError(f"{name} is {value!r}, expected tempfail, continue, accept or reject")
-    return code_option(name, codes[word])
+    if word in codes:
+        return codes[word]
+    if word == DISCONNECT.name:
+        return DISCONNECT
+    reply = re.fullmatch(r"([45]\d\d)(?: +([245]\.\d+\.\d+))?(?: +(.*))?", str(value))
+    if reply is not None:
+        return Reply(*reply.groups())
+    raise ValueError(
+        f"{name} is {value!r}, expected tempfail, continue, accept, reject, discard, disconnect or"
+        " a reply such as '451 4.3.0 Try again later'"
+    )
 
 
 def _metrics(name: str, value: Any) -> str:
@@ -128,6 +155,8 @@ def _limits() -> Iterator[_Option]:
         ("command_timeout", "seconds within which a command must have arrived whole"),
         ("write_timeout", "seconds that an MTA may read nothing of what waits for it"),
         ("progress_interval", "seconds between signs of progress at the end of a message"),
+        ("start_timeout", "seconds that a milter factory may take to start"),
+        ("stop_timeout", "seconds that a milter factory may take to stop"),
     ):
         yield _Option(name, seconds_option, _FACTORY[name].default, help_, "SECONDS")
     for name, help_ in (
@@ -136,6 +165,10 @@ def _limits() -> Iterator[_Option]:
         ("max_macros", "macros for one stage"),
         ("max_macro_bytes", "bytes of macros for one connection"),
         ("max_buffered", "bytes that may wait for a milter before reading is paused"),
+        ("max_header_bytes", "bytes of header fields that a chain keeps of one message"),
+        ("max_recipients", "recipients of one message that a chain takes"),
+        ("max_edit_bytes", "bytes of a milter's edits of one message, a new body aside"),
+        ("max_body", "bytes of a body that a chain keeps in all"),
         ("spool_memory", "bytes of a body that a chain keeps in memory"),
     ):
         yield _Option(name, count_option, _FACTORY[name].default, help_)
@@ -154,10 +187,12 @@ OPTIONS: Final = (
     _Option("drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"),
     _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
     _Option("pidfile", _text, None, "file for the process id", "FILE"),
-    _Option("mode", _mode, None, "permissions of UNIX sockets, such as 660", "OCTAL"),
+    _Option("mode", _mode, 0o660, "permissions of UNIX sockets, by default 660", "OCTAL"),
+    _Option("owner", _user, None, "owner of UNIX sockets, by default the --user", "NAME"),
+    _Option("socket_group", _group, None, "group of UNIX sockets, by default --group", "NAME"),
     _Option("umask", _mode, None, "of the process, such as 007", "OCTAL"),
-    _Option("user", _text, None, "user to become after the sockets are open", "NAME"),
-    _Option("group", _text, None, "group to become", "NAME"),
+    _Option("user", _user, None, "user to become after the sockets are open", "NAME"),
+    _Option("group", _group, None, "group to become, and of UNIX sockets", "NAME"),
     _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
     _Option("json_log", _flag, False, "log a JSON object a line"),
     _Option("redact", _flag, False, "keep mail addresses out of the log"),
@@ -165,7 +200,7 @@ OPTIONS: Final = (
 _ROWS: Final = {row.name: row for row in OPTIONS}
 _MILTER: Final[dict[str, Callable[[str, Any], Any]]] = {
     "object": _text,
-    "on_error": _code,
+    "on_error": _on_error,
     "timeout": seconds_option,
     "name": _text,
     "when": _text,

@@ -4,34 +4,44 @@ What ``yatxmilter serve``, ``twist yatxmilter`` and ``twistd yatxmilter`` run.
 
 from __future__ import annotations
 
-import contextlib
-import grp
 import os
-import pwd
 import signal
+import stat
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.base import ReactorBase
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 from twisted.python.util import switchUID
 
+from yatxmilter._cli.pidfile import PidFile
 from yatxmilter._cli.serve_log import begin_log
-from yatxmilter._cli.serve_milters import Reloadable, build_factory
+from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError, add_arguments, read_settings
+from yatxmilter.protocol._socket_file import find_group, find_user
+from yatxmilter.protocol._steady_clock import steady
+from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._metrics_families import merge
 from yatxmilter.service._notify import Notifier
 from yatxmilter.workers import WorkerService
 
-__all__ = ["Options", "ServeService", "makeService", "make_worker"]
+__all__ = ["NOT_STARTED", "Options", "ServeService", "makeService", "make_worker"]
 
 _log = Logger()
+
+#: The exit status when a milter factory does not start.
+NOT_STARTED: Final = 4
+
+# Seconds that a supervisor has whose workers are to end at once.
+_HURRY: Final = 5.0
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
@@ -43,7 +53,8 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     parser = ArgumentParser(prog="yatxmilter serve")
     add_arguments(parser)
     arguments = parser.parse_args(words)
-    return {**read_settings(arguments), "check_config": arguments.check_config}
+    settings = read_settings(arguments)
+    return {**settings, "check_config": arguments.check_config, "config": arguments.config}
 
 
 def make_worker(settings: dict[str, Any]) -> Reloadable:
@@ -64,21 +75,52 @@ def _account(settings: dict[str, Any]) -> tuple[int, int] | None:
     Look up whom to become.
     """
     user, group = settings["user"], settings["group"]
-    try:
-        entry = pwd.getpwnam(user) if user else None
-        gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid if entry else None
-    except KeyError as error:
-        raise ConfigurationError(f"user {user!r}, group {group!r}: {error.args[0]}") from None
+    entry = find_user("user", user) if user else None
+    gid = find_group("group", group) if group else entry.pw_gid if entry else None
     if gid is None:
         return None
     return entry.pw_uid if entry else os.getuid(), gid
+
+
+def _permissions(settings: dict[str, Any]) -> dict[str, int | None]:
+    """
+    Tell whose UNIX sockets are, and who may connect.
+    """
+    account = _account(settings)
+    uid, gid = (None, None) if account is None else account
+    owner, group = settings["owner"], settings["socket_group"]
+    if owner:
+        uid = find_user("owner", owner).pw_uid
+    elif not settings["user"]:
+        uid = None
+    if group:
+        gid = find_group("socket_group", group)
+    return {"mode": settings["mode"], "owner": uid, "group": gid}
+
+
+def _warn_of_others(path: str) -> None:
+    """
+    Tell of a file that decides what we do, and that everybody may write.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if mode & stat.S_IWOTH:
+        _log.warn(
+            "Every user of this machine may write {path}, which says what is run here", path=path
+        )
 
 
 class ServeService(Service):
     """
     Listens, reloads and drains.
 
+    While it is root it opens sockets and writes its pid file, and loads no milter that can as well
+    be loaded by the user that it becomes.
+
     :param words: The command line, read again for SIGHUP.
+    :ivar status: The exit status that the process should have.
     """
 
     def __init__(self, words: Sequence[str], settings: dict[str, Any], reactor: Any = None) -> None:
@@ -87,19 +129,37 @@ class ServeService(Service):
         self.reactor: Any = reactor
         self.words = list(words)
         self.settings = settings
+        self.status = 0
         self.notifier = Notifier()
         self._account = _account(settings)
+        self._permissions = _permissions(settings)
         self._ports: list[Any] = []
         self._opened = False
-        self._stopping = self._ready = False
+        self._stopping = self._ready = self._was_ready = False
+        self._terms = 0
         self._timer: Any = None
         self._metrics: Any = None
+        self._pidfile = PidFile(settings["pidfile"]) if settings["pidfile"] else None
         self._workers: WorkerService | None = None
+        may_import_from_here()
+        later = self._account is not None and os.geteuid() == 0 != self._account[0]
         if settings["workers"] is not None:
-            build_factory(settings)
             self._workers = self._make_workers()
         else:
-            self.factory = Reloadable(settings)
+            self.factory = Reloadable(settings, build=False)
+        self._built = False
+        if not later:
+            self._build()
+
+    def _build(self) -> None:
+        if self._built:
+            return
+        self._built = True
+        if self._workers is None:
+            self.factory.build()
+        else:
+            # Each worker builds its own; this one tells what is wrong before there are any.
+            build_factory(self.settings)
 
     def _make_workers(self) -> WorkerService:
         return WorkerService(
@@ -108,10 +168,11 @@ class ServeService(Service):
             [self.settings],
             count=self.settings["workers"],
             drain_timeout=self.settings["drain_timeout"],
-            mode=self.settings["mode"],
             said=_pass_on,
             ready=self._is_ready,
+            failed=self._worker_failed,
             reactor=self.reactor,
+            **self._permissions,
         )
 
     def privilegedStartService(self) -> None:
@@ -120,31 +181,35 @@ class ServeService(Service):
         """
         if self._opened:
             return
+        if self.settings["config"] is not None:
+            _warn_of_others(self.settings["config"])
         if self.settings["umask"] is not None:
             os.umask(self.settings["umask"])
         if self._workers is not None:
             self._workers.privilegedStartService()
         else:
             for spec in self.settings["listen"]:
-                port = open_port(self.reactor, spec, self.factory, mode=self.settings["mode"])
+                port = open_port(self.reactor, spec, self.factory, **self._permissions)
                 self._ports.append(port)
         if self.settings["metrics"]:
             self._metrics = self._open_metrics()
         self._opened = True
-        if self.settings["pidfile"]:
-            with open(self.settings["pidfile"], "w", encoding="ascii") as file:
-                file.write(f"{os.getpid()}\n")
-                if self._account is not None:
-                    os.fchown(file.fileno(), *self._account)
+        if self._pidfile is not None:
+            self._pidfile.write()
         if self._account is not None:
             switchUID(*self._account)
+        try:
+            self._build()
+        except ConfigurationError:
+            self._remove_pidfile()
+            raise
 
     def _open_metrics(self) -> Any:
         # It needs what not everybody has.
         from yatxmilter.metrics_page import metrics_site
 
         site = metrics_site(self._snapshot, lambda: self._ready)
-        return open_port(self.reactor, self.settings["metrics"], site)
+        return open_port(self.reactor, self.settings["metrics"], site, **self._permissions)
 
     def _snapshot(self) -> Any:
         if self._workers is None:
@@ -157,35 +222,62 @@ class ServeService(Service):
         """
         self.privilegedStartService()
         Service.startService(self)
+        if isinstance(self.reactor, ReactorBase):
+            self.reactor.addSystemEventTrigger("during", "shutdown", self._end_within, GRACE)
         # When the reactor's own handlers are there, which know no reload and no second SIGTERM.
         self.reactor.callLater(0, self._handle_signals)
         if self._workers is not None:
             self._workers.startService()
         else:
-            self.reactor.callLater(0, self._is_ready)
+            self.reactor.callLater(0, self._start_milters)
         if self.notifier.watchdog is not None:
             self._watch()
 
+    def _start_milters(self) -> None:
+        if not self._stopping:
+            self.factory.start().addCallbacks(lambda _: self._is_ready(), self._not_started)
+
+    def _not_started(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._fail(failure.getErrorMessage())
+
+    def _worker_failed(self, number: int, reason: str) -> None:
+        # One that fails when all have once been there is started again, until it does not fail.
+        if not self._was_ready:
+            self._fail(f"worker {number}: {reason}")
+
+    def _fail(self, reason: str) -> None:
+        if not self._stopping and not self.status:
+            _log.critical("Cannot serve: {error}", error=reason)
+            self.status = NOT_STARTED
+            self.reactor.stop()
+
+    def _end_within(self, seconds: float) -> None:
+        # A reactor that only stands for one is not a process's own.
+        if isinstance(self.reactor, ReactorBase):
+            end_within(seconds, self.status)
+
     def _watch(self) -> None:
         self.notifier.alive()
-        self._timer = self.reactor.callLater(self.notifier.watchdog, self._watch)
+        self._timer = steady(self.reactor).callLater(self.notifier.watchdog, self._watch)
 
     def _handle_signals(self) -> None:
-        for number, act in (
-            (signal.SIGTERM, self.terminate),
-            (signal.SIGINT, self.terminate),
-            (signal.SIGHUP, self.reload),
-        ):
-            signal.signal(number, self._later(act))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told_to_end)
+        signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self.reload))
 
-    def _later(self, act: Callable[[], None]) -> Callable[..., None]:
-        return lambda *_: self.reactor.callFromThread(act)
+    def _told_to_end(self, *_: object) -> None:
+        self._terms += 1
+        if self._terms > 1:
+            # Here, and not in the reactor, which may be held up.
+            self._end_within(_HURRY if self._workers is not None else AT_ONCE)
+        self.reactor.callFromThread(self.terminate)
 
     def _is_ready(self) -> None:
         if not self._stopping:
             where = ", ".join(self.settings["listen"])
             _log.info("Ready, listening on {where}", where=where)
-            self._ready = True
+            self._ready = self._was_ready = True
             self.notifier.ready(f"listening on {where}")
 
     def reload(self) -> None:
@@ -198,12 +290,13 @@ class ServeService(Service):
         try:
             settings = parse(self.words)
         except ConfigurationError as error:
-            _log.error("Nothing is reloaded: {error}", error=error)
+            for line in str(error).splitlines():
+                _log.error("Nothing is reloaded: {error}", error=line)
         else:
             if self._workers is None:
-                self.factory.reload(settings)
-            else:
-                self._workers.reload([settings])
+                self.factory.reload(settings).addCallback(lambda _: self._is_ready())
+                return
+            self._workers.reload([settings])
         self._is_ready()
 
     def terminate(self) -> None:
@@ -236,19 +329,15 @@ class ServeService(Service):
     def _ended(self, result: Any) -> Any:
         if self._timer is not None:
             self._timer.cancel()
-        if self.settings["pidfile"]:
-            _remove(self.settings["pidfile"])
+            self._timer = None
+        self._remove_pidfile()
+        self._end_within(LONGEST)
         # Until now: somebody may want to see how the end goes.
         return result if self._metrics is None else close_port(self._metrics)
 
-
-def _remove(pidfile: str) -> None:
-    try:
-        os.unlink(pidfile)
-    except OSError:
-        # Who has dropped privileges cannot remove it from a folder of root's, but may empty it.
-        with contextlib.suppress(OSError):
-            os.truncate(pidfile, 0)
+    def _remove_pidfile(self) -> None:
+        if self._pidfile is not None:
+            self._pidfile.remove()
 
 
 def _pass_on(number: int, line: str) -> None:

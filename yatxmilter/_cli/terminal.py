@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Final, TextIO
 
+from yatxmilter._escaping import printable
+
 __all__ = ["Page"]
 
 _COLOURS: Final = {"good": "32", "bad": "31", "soft": "33", "head": "1", "place": "36", "dim": "2"}
@@ -32,9 +34,7 @@ class Page:
 
         :param kind: A key of the colours, or nothing.
         """
-        encoding = self._stream.encoding or "utf-8"
-        safe = "".join(ch if ch.isprintable() or ch == "\t" else _escape(ch) for ch in text)
-        safe = safe.encode(encoding, "backslashreplace").decode(encoding)
+        safe = printable(text, self._stream.encoding or "utf-8", keep="\t")
         if kind and self._colour:
             safe = f"\x1b[{_COLOURS[kind]}m{safe}\x1b[0m"
         self._stream.write(safe.rstrip(" ") + "\n")
@@ -45,10 +45,3 @@ class Page:
         """
         self.line()
         self.line(text, "head")
-
-
-def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":
-        # It stands for a byte that is not UTF-8.
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return repr(character)[1:-1]

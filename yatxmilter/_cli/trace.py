@@ -20,6 +20,7 @@ from typing import Any, Final, TextIO, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
+from yatxmilter._cli.private import open_private
 from yatxmilter._cli.record import Recorder, is_end
 from yatxmilter._cli.record_redaction import KINDS
 from yatxmilter._cli.running import Interrupted, run_reactor
@@ -27,6 +28,7 @@ from yatxmilter._cli.terminal import Page
 from yatxmilter._cli.trace_output import Outlet
 from yatxmilter._cli.trace_relay import Relay
 from yatxmilter._cli.trace_view import TraceView
+from yatxmilter._escaping import printable
 from yatxmilter.protocol._endpoints import client_endpoint, server_endpoint
 
 __all__ = ["DESCRIPTION", "add_arguments", "redact_kinds", "run"]
@@ -52,6 +54,9 @@ the record. NO_COLOR=1 leaves colours out.
 
 The exit status is 0 when it was told to end, 1 if the record or the output could not be
 written, 2 for wrong arguments or a record that is already there, 3 if it cannot listen."""
+
+# The line that ends a record is within so many bytes.
+_LONGEST_END: Final = 4096
 
 _OK: Final = 0
 _WRITE_FAILED: Final = 1
@@ -132,7 +137,7 @@ def run(
     except Interrupted:
         pass
     except _Refused as error:
-        err.write(f"yatxmilter trace: {error}\n")
+        err.write(f"yatxmilter trace: {printable(str(error))}\n")
         return error.status
     finally:
         failure = tracer.finish()
@@ -257,8 +262,8 @@ def _open_record(path: Path, append: bool, force: bool) -> TextIO:
     try:
         if append and path.exists():
             _check_end(path)
-        # Mail is nobody else's business.
-        return cast(TextIO, open(path, mode, buffering=1, encoding="ascii", opener=_private))
+        stream = os.fdopen(open_private(path, mode), mode, buffering=1, encoding="ascii")
+        return cast(TextIO, stream)
     except FileExistsError:
         text = f"{path} is there already; add to it with --append, overwrite it with --force"
         raise _Refused(text, _UNUSABLE) from None
@@ -266,18 +271,14 @@ def _open_record(path: Path, append: bool, force: bool) -> TextIO:
         raise _Refused(f"cannot write {path}: {error.strerror}", _UNUSABLE) from None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _check_end(path: Path) -> None:
     """
     Make sure that a record can be added to: that it is one, and whole.
     """
     with path.open("rb") as file:
-        last = None
-        for last in file:  # noqa: B007 (the last one is wanted)
-            pass
-    if last is not None and not is_end(last):
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _LONGEST_END, 0))
+        last = file.read(_LONGEST_END)
+    if size and not is_end(last[last.rfind(b"\n", 0, -1) + 1 :]):
         text = f"cannot add to {path}: it does not end as a record does, with a line of type end"
         raise _Refused(text, _UNUSABLE)

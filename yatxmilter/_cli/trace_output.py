@@ -17,8 +17,9 @@ from typing import Final, TextIO
 
 __all__ = ["Outlet"]
 
-# How many pieces of output may wait.
+# How many pieces of output may wait, and how many characters.
 _MOST_WAITING: Final = 10_000
+_MOST_CHARACTERS: Final = 16 * 1024 * 1024
 
 # How long, in seconds, the last lines may take.
 _LAST_GRACE: Final = 2.0
@@ -38,6 +39,7 @@ class Outlet(io.StringIO):
         self._stream = stream
         self._broken = broken
         self._waiting: deque[str] = deque()
+        self._size = 0
         self._news = Condition()
         self._lost = 0
         self._done = False
@@ -68,13 +70,15 @@ class Outlet(io.StringIO):
         Have text written in its turn, or dropped if too much waits.
         """
         with self._news:
-            if len(self._waiting) >= _MOST_WAITING:
+            size = self._size + len(text)
+            if len(self._waiting) >= _MOST_WAITING or size > _MOST_CHARACTERS:
                 self._lost += 1
             else:
                 if self._lost:
                     self._waiting.append(f"... {self._lost} lines were not printed in time\n")
                     self._lost = 0
                 self._waiting.append(text)
+                self._size += len(text)
                 self._news.notify()
         return len(text)
 
@@ -103,6 +107,7 @@ class Outlet(io.StringIO):
                 return None
             text = "".join(self._waiting)
             self._waiting.clear()
+            self._size = 0
             return text
 
     def _put(self, text: str) -> None:

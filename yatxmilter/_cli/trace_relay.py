@@ -27,6 +27,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from yatxmilter.protocol._steady_clock import steady
+
 __all__ = ["Relay", "Watcher"]
 
 # How long, in seconds, the last bytes may take when the relay is stopped.
@@ -303,7 +305,7 @@ class Relay(Factory):
         gone: Deferred[Any] = DeferredList([pair.gone for pair in pairs])
         for pair in pairs:
             pair.stop()
-        grace = deferLater(reactor, _LAST_GRACE, self._abort)
+        grace = deferLater(steady(reactor), _LAST_GRACE, self._abort)
         grace.addErrback(lambda failure: failure.trap(CancelledError))
 
         def done(_: object) -> None:

@@ -26,8 +26,8 @@ from yatxmilter.errors import ProtocolError
 
 __all__ = ["TraceView"]
 
-# Longer packets than any milter or MTA makes; they are kept until they are whole.
-_LIMIT: Final = 16 * 1024 * 1024
+# The longest packet that the protocol knows; what has arrived of one is kept until it is whole.
+_LIMIT: Final = c.MILTER_MDS_1M
 
 _KINDS: Final = {
     c.SMFIR_ACCEPT: "good",

@@ -10,6 +10,7 @@ from typing import Final
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from yatxmilter import constants as c
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import ALL_COMMANDS, CONNECT_ROW
 from yatxmilter._wire.payloads import decode_connect, from_text
 
@@ -38,7 +39,7 @@ def describe_address(address: object) -> str:
     Write an address for the log.
     """
     if isinstance(address, (IPv4Address, IPv6Address)):
-        return f"[{address.host}]:{address.port}"
+        return printable(f"[{address.host}]:{address.port}")
     if isinstance(address, UNIXAddress):
-        return f"unix:{os.fsdecode(address.name or b'')}"
-    return "unknown address" if address is None else str(address)
+        return printable(f"unix:{os.fsdecode(address.name or b'')}")
+    return "unknown address" if address is None else printable(str(address))

@@ -3,14 +3,16 @@ Calling a milter's callbacks, and the one place where user code fails.
 
 Whatever a callback does - answer, raise, return a Deferred or a coroutine, return nonsense - comes
 out of here as a return code, or as a `Pending` that will become one.
+
+Raising is raising, be it SystemExit: a library that gives up must not take the process, or the
+mail of other connections, with it. Nor must an object that raises when it is looked at.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -20,26 +22,21 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.member import Callback, Member
+from yatxmilter._engine.on_error import answer_for
 from yatxmilter._engine.pending import Pending, run_coroutine
-from yatxmilter._engine.return_codes import check_code, fallback
-from yatxmilter._wire.commands import EOM_ROW, Command
+from yatxmilter._engine.return_codes import ON_ERROR, check_code
+from yatxmilter._escaping import printable
+from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ReturnCodeError
 
-__all__ = ["FAILURES", "Caller", "printable"]
+__all__ = ["Caller"]
 
 _log = Logger()
 
-#: What fails a callback: a cancelled task does not ask the process to end, as its like do.
-FAILURES: Final = (Exception, asyncio.CancelledError)
-
-
-def printable(text: str) -> str:
-    """
-    Write a text from the MTA so that no log chokes on it, and no line of it can be forged.
-    """
-    return text.encode("unicode_escape").decode("ascii")
+_REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
+_PASSES: Final = (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT)
 
 
 class Caller:
@@ -49,9 +46,22 @@ class Caller:
     :ivar peer: The MTA's address.
     :ivar connection: The connection's number, for the log.
     :ivar settling: Callbacks whose results are ignored and that are not over yet.
+    :ivar unanswered: The ``SMFIP_NR_*`` steps in force: the MTA does not wait for an answer.
+    :ivar disconnect: Closes the connection, for `DISCONNECT`; ``None`` where there is none.
+    :ivar over: Whether the conversation has ended: no milter is to be called for it any more.
     """
 
-    __slots__ = ("_clock", "_macros", "_settled", "connection", "peer", "settling")
+    __slots__ = (
+        "_clock",
+        "_macros",
+        "_settled",
+        "connection",
+        "disconnect",
+        "over",
+        "peer",
+        "settling",
+        "unanswered",
+    )
 
     def __init__(
         self, clock: IReactorTime, macros: MacroStore, settled: Callable[[], None]
@@ -62,6 +72,9 @@ class Caller:
         self.peer: object = None
         self.connection = 0
         self.settling: list[Pending] = []
+        self.unanswered = 0
+        self.over = False
+        self.disconnect: Callable[[], None] | None = None
 
     @property
     def mta(self) -> str:
@@ -78,11 +91,20 @@ class Caller:
 
         :return: What it returned in the end; a Failure; or a `Pending`.
         """
+        # `Together.step` does the same, without a call.
         try:
             result = callback(*arguments)
-        except FAILURES:
+        except BaseException:
             return Failure()
         return self.resolve(member, command, result)
+
+    def ask(self, member: Member, command: Command, *arguments: object) -> object:
+        """
+        Call the callback that a milter has for a command, if it has it.
+
+        :return: As `call`.
+        """
+        return self.call(member, command, _looked_up, member, command, arguments)
 
     def resolve(self, member: Member, command: Command, result: object) -> object:
         """
@@ -90,17 +112,18 @@ class Caller:
 
         :return: As `call`.
         """
-        if isinstance(result, CoroutineType):
-            try:
+        try:
+            if isinstance(result, CoroutineType):
                 result = run_coroutine(result)
-            except FAILURES:
-                return Failure()
-        if isinstance(result, Deferred):
-            if result.called and not result.paused and not isinstance(result.result, Failure):
-                # It has fired long since.
-                return result.result
-            pending = Pending(member, command, result)
-            return pending if pending.waiting else pending.result
+            if isinstance(result, Deferred):
+                if result.called and not result.paused and not isinstance(result.result, Failure):
+                    # It has fired long since.
+                    return result.result
+                pending = Pending(member, command, result)
+                return pending if pending.waiting else pending.result
+        except BaseException:
+            # The coroutine's, or that of an object which does not let itself be looked at.
+            return Failure()
         return result
 
     def code(self, member: Member, command: Command, result: object) -> ReturnCode:
@@ -109,14 +132,23 @@ class Caller:
         """
         if result is None or result is c.SMFIS_CONTINUE:
             return c.SMFIS_CONTINUE
-        if isinstance(result, Failure):
-            return self.failed(member, command, result)
+        if result is ON_ERROR:
+            return self.stand_in(member, command)
+        # An object that is looked at by `isinstance` may raise.
+        if issubclass(type(result), Failure):
+            return self.failed(member, command, cast(Failure, result))
         silent = member.promised_silence(command)
-        if silent and isinstance(result, int) and result == c.SMFIS_NOREPLY:
-            return c.SMFIS_CONTINUE
         try:
+            if silent and isinstance(result, int) and result == c.SMFIS_NOREPLY:
+                return c.SMFIS_CONTINUE
             code = check_code(command, result)
-        except ReturnCodeError:
+            if code in _REFUSES and command is RCPT_ROW and command.nr & self.unanswered:
+                # It would be given to all recipients, at the next step that is answered.
+                raise ReturnCodeError(
+                    f"{command.callback} refused a recipient ({code}), and had promised not to"
+                    " answer (SMFIP_NR_RCPT)"
+                )
+        except BaseException:
             return self.failed(member, command, Failure())
         if silent and code not in (c.SMFIS_CONTINUE, c.SMFIS_SKIP):
             _log.warn(
@@ -131,35 +163,57 @@ class Caller:
         """
         Log a callback's failure, once, and tell what is answered for it.
         """
-        code = fallback(command, member.on_error)
-        if command is EOM_ROW:
-            member.failed = True
+        answer = answer_for(command, member.on_error)
         _log.failure(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta});"
             " answering {code} for it",
             failure,
-            code=code,
+            code=answer.described,
             **self._where(member, command),
         )
-        return code
+        return self.stand_in(member, command)
+
+    def stand_in(self, member: Member, command: Command) -> ReturnCode:
+        """
+        Tell what is answered for a milter that has failed; with DISCONNECT, close the connection.
+
+        The failure has been told.
+        """
+        answer = answer_for(command, member.on_error)
+        if answer.reply is not None:
+            member.context.answer_with(answer.reply)
+        elif command is RCPT_ROW and command.nr & self.unanswered:
+            # Whatever was to be said was about one recipient.
+            member.context.answer_with(None)
+        if command is EOM_ROW:
+            # Who lets the message pass lets it pass as edited so far: a sender who can make one
+            # call fail must not get rid of the edits made before it.
+            member.failed = answer.disconnects or answer.code not in _PASSES
+        if answer.disconnects and self.disconnect is not None:
+            self.disconnect()
+        return answer.code
 
     def notify(self, members: Iterable[Member], command: Command, *arguments: object) -> None:
         """
         Call a callback whose result is ignored; one that is not over at once is in `settling`.
         """
         for member in members:
-            callback = member.callback(command.callback)
-            if callback is None:
+            if command.callback not in member.wanted:
                 continue
-            result = self.call(member, command, callback, *arguments)
-            if isinstance(result, Pending):
+            # Nothing is answered, so no text is kept for an answer.
+            member.context.mute = True
+            result = self.ask(member, command, *arguments)
+            if type(result) is Pending:
                 self.settling.append(result)
                 result.wait(self._clock, self._settle)
-            elif isinstance(result, Failure):
+                continue
+            member.context.mute = False
+            if type(result) is Failure:
                 self._log_ignored(member, command, result)
 
     def _settle(self, pending: Pending) -> None:
-        if isinstance(pending.result, Failure):
+        pending.member.context.mute = False
+        if type(pending.result) is Failure:
             self._log_ignored(pending.member, pending.command, pending.result)
         self.settling.remove(pending)
         if not self.settling:
@@ -180,3 +234,9 @@ class Caller:
             "mta": self.mta,
             "connection": self.connection,
         }
+
+
+def _looked_up(member: Member, command: Command, arguments: tuple[object, ...]) -> object:
+    # To look a callback up may run the user's code, too.
+    callback = member.callback(command.callback)
+    return None if callback is None else callback(*arguments)

@@ -2,17 +2,19 @@
 The edits of several milters in a row as those of one filter.
 
 An MTA makes edits in the order in which they come, so those of the milters after one another, in
-their order, mostly have the effect that they would have if each milter were a filter by itself;
-what a later edit undoes is left out. The exceptions are where an MTA counts header fields
-differently once another filter has begun. So the list is tried on a model of the MTA's header, and
-when something else comes out than the milters meant, their edits of the header are written anew.
-Bodies cannot follow one another, since the MTA would join them: the last one counts, and goes in
-one row because Postfix wants it so.
+their order, have the effect that they would have if each milter were a filter by itself. Those of
+the envelope are sent just so: which spellings are one address, what it expands to and what becomes
+of ESMTP arguments is known to the MTA alone. Of the header, two things are done differently: a
+value that a later edit replaces is left out; and since an MTA may count fields differently once
+another filter has begun, the list is tried on a model of the MTA's header, and when something else
+comes out than the milters meant, their edits of the header are written anew. Bodies cannot follow
+one another, since the MTA would join them: the last one counts, and goes in one row because Postfix
+wants it so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
 
 from yatxmilter import constants as c
 from yatxmilter._engine.context import Context
@@ -43,31 +45,34 @@ class ChainEdits:
     """
     What the milters of a chain have made of one message so far.
 
-    :param header: The header as the MTA has shown it to the first milter.
+    :param header: The header as the MTA has shown it to the first milter; ``None`` when it is not
+        known, so that edits can only be sent as they were made.
     """
 
-    def __init__(self, header: HeaderModel) -> None:
-        self._received = header.copy()
-        self._edits: list[tuple[Edit, bytes]] = []
+    def __init__(self, header: HeaderModel | None) -> None:
+        self._received = None if header is None else header.copy()
+        # `None` stands where an edit was that is left out.
+        self._edits: list[tuple[Edit, bytes] | None] = []
         self._body: list[bytes] = []
+        # Where the last edit of a field is, by the name of the field in lower case.
+        self._last: dict[str, int] = {}
+        # The filters that have edited the header, by their numbers.
+        self._editors: set[int] = set()
+        self._shortened = False
 
-    def add(self, edit: Edit, packet: bytes, header: HeaderModel) -> None:
+    def add(self, edit: Edit, packet: bytes, header: HeaderModel | None) -> None:
         """
         Add an edit other than one of the body.
 
         :param packet: The edit as it goes over the wire.
         :param header: The header as it is before the edit.
         """
-        if isinstance(edit, ChangeSender):
-            # The ESMTP arguments of one stay when the next has none.
-            self._drop(lambda earlier: isinstance(earlier, ChangeSender) and earlier.args is None)
-        elif isinstance(edit, AddRecipient):
-            if any(earlier == edit for earlier, _ in self._edits if type(earlier) is AddRecipient):
-                return
-        elif isinstance(edit, DeleteRecipient):
-            self._drop(lambda earlier: _about_recipient(earlier, edit.address))
-        elif isinstance(edit, ChangeHeader) and header.finds(edit.name, edit.index):
-            self._drop_change(edit)
+        if header is not None and isinstance(edit, _OfHeader):
+            self._editors.add(header.filters)
+            name = edit.name.lower()
+            if isinstance(edit, ChangeHeader):
+                self._drop_change(edit, self._last.get(name), header)
+            self._last[name] = len(self._edits)
         self._edits.append((edit, packet))
 
     def replace_body(self, packets: list[bytes]) -> None:
@@ -76,43 +81,55 @@ class ChainEdits:
         """
         self._body = packets
 
-    def packets(self, header: HeaderModel) -> list[bytes]:
+    def packets(self, header: HeaderModel | None) -> list[bytes]:
         """
         Give all edits as packets, in an order that MTAs apply right.
 
         :param header: The header as all the milters have left it.
         """
-        pairs = self._edits
-        tried = self._received.copy()
-        for edit, _ in pairs:
-            tried.apply(edit)
-        if tried.state() != header.state():
-            pairs = [pair for pair in pairs if not isinstance(pair[0], _OfHeader)]
-            pairs += [(edit, edit_packet(edit)) for edit in header.edits_from(self._received)]
+        work = self.work(header)
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                packets: list[bytes] = done.value
+                return packets
+
+    def work(self, header: HeaderModel | None) -> Generator[None, None, list[bytes]]:
+        """
+        Do the same as `packets`, in pieces of one edit each; the list is what is returned.
+        """
+        pairs = [pair for pair in self._edits if pair is not None]
+        if header is not None and self._received is not None and self._may_differ(header):
+            tried = self._received.copy()
+            for edit, _ in pairs:
+                tried.apply(edit)
+                yield
+            if tried.state() != header.state():
+                pairs = [pair for pair in pairs if not isinstance(pair[0], _OfHeader)]
+                for edit in header.edits_from(self._received):
+                    pairs.append((edit, edit_packet(edit)))
+                    yield
         return [packet for _, packet in pairs] + self._body
 
-    def _drop(self, is_undone: Callable[[Edit], bool]) -> None:
-        self._edits = [pair for pair in self._edits if not is_undone(pair[0])]
+    def _may_differ(self, header: HeaderModel) -> bool:
+        return self._shortened or header.counts_by_filter and len(self._editors) > 1
 
-    def _drop_change(self, change: ChangeHeader) -> None:
+    def _drop_change(self, change: ChangeHeader, last: int | None, header: HeaderModel) -> None:
         # The last edit of a field of this name, if it gave the very field another value: that
         # value is not seen any more. Anything else may have moved the count.
-        for place in range(len(self._edits) - 1, -1, -1):
-            earlier = self._edits[place][0]
-            if not isinstance(earlier, _OfHeader):
-                continue
-            if earlier.name.lower() == change.name.lower():
-                if isinstance(earlier, ChangeHeader) and _same_field(earlier, change):
-                    del self._edits[place]
-                return
-
-
-def _about_recipient(edit: Edit, address: str) -> bool:
-    return isinstance(edit, (AddRecipient, DeleteRecipient)) and edit.address == address
-
-
-def _same_field(earlier: ChangeHeader, later: ChangeHeader) -> bool:
-    return earlier.index == later.index and bool(earlier.value)
+        if last is None:
+            return
+        earlier = self._edits[last]
+        assert earlier is not None
+        if (
+            isinstance(earlier[0], ChangeHeader)
+            and earlier[0].index == change.index
+            and earlier[0].value
+            and header.finds(change.name, change.index)
+        ):
+            self._edits[last] = None
+            self._shortened = True
 
 
 def edit_packet(edit: Edit) -> bytes:

@@ -20,6 +20,7 @@ from yatxmilter._engine.command_order import Session
 from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import COMMANDS, EOM_ROW, MACRO_ROW, Command
 from yatxmilter._wire.packets import read_length
 from yatxmilter.errors import ProtocolError
@@ -226,7 +227,7 @@ class Pulling(ABC):
             "The MTA at {mta} broke the milter protocol: {error}; closing the connection",
             mta=self._caller.mta,
             connection=self._caller.connection,
-            error=str(error),
+            error=printable(str(error)),
         )
         # A message counts as open, as in libmilter, whose state is set before a payload is read.
         self._fanout.join_all()

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from yatxmilter._engine.conditions import Condition, MailView
 from yatxmilter._engine.member import Callback
-from yatxmilter._engine.return_codes import fallback
+from yatxmilter._engine.on_error import answer_for
 from yatxmilter._wire.commands import (
     CONNECT_ROW,
     DATA_ROW,
@@ -63,7 +63,7 @@ class Decision:
     :ivar early: What it has not been shown of the connection; ``pending``: of the message.
     """
 
-    def __init__(self, condition: Condition, on_error: ReturnCode, macros: MacroStore) -> None:
+    def __init__(self, condition: Condition, on_error: Any, macros: MacroStore) -> None:
         self._condition = condition
         self._on_error = on_error
         self._macros = macros
@@ -195,10 +195,11 @@ class Decision:
     def _evaluate(self, reached: Command) -> bool | None:
         try:
             return self._condition.evaluate(self.view, reached)
-        except Exception:
+        except BaseException:
             # What is answered for it stands until what cannot be decided is over.
             for_connection = reached in CONNECTION_ROWS
-            self.standing = Standing(fallback(reached, self._on_error), None, for_connection)
+            answer = answer_for(reached, self._on_error)
+            self.standing = Standing(answer.code, answer.reply, for_connection)
             if for_connection:
                 self.known = True
             else:

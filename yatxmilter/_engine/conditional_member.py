@@ -18,14 +18,17 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import printable
+from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.condition_state import CONNECTION_ROWS, Decision, Late, Standing
 from yatxmilter._engine.conditions import Condition
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import Callback, Member
-from yatxmilter._engine.return_codes import check_code, fallback
+from yatxmilter._engine.on_error import answer_for
+from yatxmilter._engine.return_codes import ON_ERROR
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     BODY_ROW,
@@ -57,6 +60,7 @@ class GatedMember(Member):
     """
 
     __slots__ = (
+        "_caller",
         "_concerned",
         "_condition",
         "_decision",
@@ -77,11 +81,13 @@ class GatedMember(Member):
         *,
         condition: Condition,
         macros: MacroStore,
+        caller: Caller,
     ) -> None:
         self._gone = False
         super().__init__(milter, position, wanted, context)
         self._condition = condition
         self._macros = macros
+        self._caller = caller
         self._needs = condition.needs
         if condition.needs - {CONNECT_ROW}:
             # Nothing that comes after connect is known before a message begins: the client may
@@ -217,7 +223,7 @@ class GatedMember(Member):
         if standing is None or not says or command is UNKNOWN_ROW:
             # Who is out of the message does without the rest of it.
             return c.SMFIS_SKIP if command is BODY_ROW else None
-        self.context.reply = standing.reply
+        self.context.answer_with(standing.reply)
         return standing.code
 
     def _show(self, late: Late) -> object:
@@ -231,7 +237,7 @@ class GatedMember(Member):
     def _finish(self, late: Late) -> object:
         try:
             result = None if late.callback is None else late.callback()
-        except Exception:
+        except BaseException:
             self._end_message()
             raise
         if _is_awaited(result):
@@ -254,6 +260,8 @@ class GatedMember(Member):
             except CancelledError:
                 self._decision.put_back(missed)
                 raise
+            if self._caller.over:
+                return ON_ERROR
             if code is SMFIS_CONTINUE or late.command is UNKNOWN_ROW:
                 continue
             reply = self.context.take_reply(code)
@@ -276,32 +284,37 @@ class GatedMember(Member):
         return self._do_without(command, True)
 
     async def _show_late(self, late: Late, now: Command) -> ReturnCode:
-        self.context.editing = False
-        self.context.show_macros(late.macros)
+        context = self.context
+        context.editing = False
+        context.show_macros(late.macros)
+        context.early = late.command in CONNECTION_ROWS
         try:
-            result: Any = self._show(late)
-            if _is_awaited(result):
-                result = await result
-            if result == c.SMFIS_NOREPLY and self.promised_silence(late.command):
-                return SMFIS_CONTINUE
-            return check_code(late.command, result)
+            result = await self._shown_late(late)
         except CancelledError:
             # Its time is over, or the message: the first is answered for at the current step.
-            self._decision.standing = Standing(fallback(now, self.on_error), None, False)
+            answer = answer_for(now, self.on_error)
+            self._decision.standing = Standing(answer.code, answer.reply, False)
             raise
-        except Exception:
-            code = fallback(late.command, self.on_error)
-            _log.failure(
-                "Milter {milter} failed in {stage}, called late (queue id {queue_id});"
-                " answering {code} for it",
-                milter=self.name,
-                stage=late.command.callback,
-                queue_id=self._queue_id(),
-                code=code,
-            )
-            return code
         finally:
-            self.context.show_macros(self._macros)
+            context.early = False
+            context.show_macros(self._macros)
+        return self._caller.code(self, late.command, result)
+
+    async def _shown_late(self, late: Late) -> object:
+        try:
+            result: Any = self._show(late)
+            awaited = _is_awaited(result)
+        except BaseException:
+            return Failure()
+        if not awaited:
+            return result
+        try:
+            return await result
+        except (CancelledError, GeneratorExit):
+            # It is no longer waited for.
+            raise
+        except BaseException:
+            return Failure()
 
     def _warn_of_refused(self, count: int, command: Command) -> None:
         _log.warn(
@@ -322,7 +335,12 @@ def _is_awaited(result: object) -> bool:
 
 
 def member_of(
-    milter: Any, position: int, wanted: frozenset[str], context: Context, macros: MacroStore
+    milter: Any,
+    position: int,
+    wanted: frozenset[str],
+    context: Context,
+    macros: MacroStore,
+    caller: Caller,
 ) -> Member:
     """
     Make a milter a member, behind the condition of its factory if that has one.
@@ -330,4 +348,6 @@ def member_of(
     condition = getattr(getattr(milter, "factory", None), "when", None)
     if condition is None:
         return Member(milter, position, wanted, context)
-    return GatedMember(milter, position, wanted, context, condition=condition, macros=macros)
+    return GatedMember(
+        milter, position, wanted, context, condition=condition, macros=macros, caller=caller
+    )

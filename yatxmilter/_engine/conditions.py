@@ -16,6 +16,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
 from yatxmilter import constants as c
+from yatxmilter._mail.envelope import bare_address
 from yatxmilter._wire.commands import (
     CALLBACK_STEPS,
     CONNECT_ROW,
@@ -328,7 +329,7 @@ def _pattern(pattern: str) -> str:
 
 
 def _bare(address: str) -> str:
-    bare = address.strip().removeprefix("<").removesuffix(">")
+    bare = bare_address(address)
     if bare.startswith("@"):
         # A source route, as of old: only its end is the address.
         bare = bare.partition(":")[2]

@@ -24,8 +24,10 @@ from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.merge_chain import Chain
 from yatxmilter._engine.merge_first import FirstAnswer
 from yatxmilter._engine.merge_strictest import Strictest
+from yatxmilter._engine.on_error import Fallback
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.shadow import Shadows
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     MTA_CLOSE_ROW,
@@ -35,7 +37,6 @@ from yatxmilter._wire.commands import (
 )
 from yatxmilter._wire.negotiation import Agreement, Request, data_size, declined_by
 from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
-from yatxmilter.constants import ReturnCode
 
 __all__ = ["MERGES", "Conversation"]
 
@@ -56,7 +57,7 @@ class Conversation(Pulling):
 
     :param progress_interval: Seconds after which SMFIR_PROGRESS is sent, again and again, while
         the end of a message is awaited; ``None`` for never.
-    :param spool_memory: How many bytes of a body that a chain keeps stay in memory.
+    :param limits: How much of one message may be kept.
     :ivar members: The milters, those in shadow left out.
     """
 
@@ -66,13 +67,17 @@ class Conversation(Pulling):
         clock: IReactorTime,
         merge: str = "first",
         progress_interval: float | None = None,
-        spool_memory: int = 1024 * 1024,
+        limits: Limits = Limits(),  # noqa: B008 (it cannot be changed)
     ) -> None:
         super().__init__(line)
         self.members: list[Member] = []
         self._clock = clock
+        self._limits = limits
         self._shadows: Shadows | None = None
         self._caller = Caller(clock, self.session.macros, self.run)
+        self._caller.disconnect = self.end
+        # The place of a milter that could not be built is taken by an end of the connection.
+        self._unwelcome = False
         self._fanout = MERGES[merge](
             self.session,
             self.members,
@@ -82,7 +87,7 @@ class Conversation(Pulling):
             resume=self.resume,
             progress=self.send_progress,
             progress_interval=progress_interval,
-            spool_memory=spool_memory,
+            limits=limits,
         )
         self._opening = Opening(
             self.members,
@@ -111,8 +116,10 @@ class Conversation(Pulling):
                 self._shadows = Shadows(self.session, self._clock)
                 self._tapped = True
             return self._shadows.add(milter, wanted, tally)
-        context = Context(self.session.macros, self.send_progress)
-        member = member_of(milter, len(self.members), wanted, context, self.session.macros)
+        context = Context(self.session.macros, self.send_progress, self.session)
+        context.limits = self._limits
+        macros = self.session.macros
+        member = member_of(milter, len(self.members), wanted, context, macros, self._caller)
         self.members.append(member)
         return member
 
@@ -123,12 +130,14 @@ class Conversation(Pulling):
         """
         return [*self.members, *(self._shadows.members if self._shadows is not None else ())]
 
-    def refuse(self, code: int) -> None:
+    def refuse(self, answer: Fallback) -> None:
         """
-        Have the connection answered with a code in the place of a milter that cannot be built.
+        Have the connection answered in the place of a milter that cannot be built.
         """
-        if code not in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
-            self._fanout.refuse(ReturnCode(code))
+        if answer.disconnects:
+            self._unwelcome = True
+        elif answer.code not in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
+            self._fanout.refuse(answer.code, answer.reply)
 
     def _begin(self) -> None:
         # Until something is negotiated nothing is agreed on (libmilter takes commands all the
@@ -177,6 +186,8 @@ class Conversation(Pulling):
         self._opening.welcome(peer)
         if self._shadows is not None:
             self._shadows.connected(peer, number)
+        if self._unwelcome:
+            self.end()
 
     def _requests_in_shadow(self) -> list[Request]:
         return [] if self._shadows is None else self._shadows.requests(self.session.payload)
@@ -211,6 +222,7 @@ class Conversation(Pulling):
         self._ended = True
         self._opening.cancel()
         self._fanout.abort()
+        self._caller.over = True
         self._close_members()
         self.session.splitter.clear()
         if not self._lost:

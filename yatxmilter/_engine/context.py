@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from threading import get_ident
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from yatxmilter import constants as c
+from yatxmilter._describing import described, type_name
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import ACTIONS
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.payloads import (
@@ -25,16 +27,28 @@ from yatxmilter._wire.payloads import (
 )
 from yatxmilter._wire.replies import format_multiline_reply, format_reply
 from yatxmilter.constants import ReturnCode, action_names
-from yatxmilter.errors import NotNegotiated, ValueNotSendable, WrongStage
+from yatxmilter.errors import (
+    LimitExceeded,
+    NotNegotiated,
+    ValueNotSendable,
+    WrongStage,
+    WrongThread,
+)
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.command_order import Session
 
 __all__ = ["Context"]
 
 Text = str | bytes
 
 _ENDS_STRING: Final = re.compile(rb"[\r\n\0]")
-# In a header value a line feed folds the line: white space must follow.
-_BREAKS_VALUE: Final = re.compile(rb"[\r\0]|\n(?![ \t])")
+# In a header value a line feed folds the line, and white space follows: else it would begin
+# another field, or the body.
+_LINE_END: Final = re.compile(rb"\n(?![ \t])")
+_BREAKS_VALUE: Final = re.compile(rb"[\r\0]")
 _MAX_INDEX: Final = 0x7FFFFFFF
+_FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
 
 
 class Context:
@@ -48,36 +62,60 @@ class Context:
         because another milter made the MTA leave blanks alone.
     :ivar outbox: The edits made, as packets, in order.
     :ivar bodies: How many of them replace the body.
+    :ivar limits: How much of one message may be kept.
     :ivar reply: The text of ``smfi_setreply`` until it is used.
+    :ivar mute: Whether a callback is running that answers nothing, such as ``xxfi_abort``: a text
+        that it sets is gone at once.
+    :ivar early: Whether a callback of the connection's is running, connect or HELO, though a
+        message is open: a condition can have them called late.
     """
 
     __slots__ = (
+        "_for_connection",
+        "_body_bytes",
+        "_edit_bytes",
         "_macros",
         "_progress",
+        "_session",
         "_thread",
         "actions",
         "adds_space",
         "bodies",
+        "early",
         "editing",
+        "limits",
         "max_payload",
+        "mute",
         "negotiating",
         "outbox",
         "reply",
         "symbol_lists",
     )
 
-    def __init__(self, macros: MacroStore, progress: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        macros: MacroStore,
+        progress: Callable[[], None],
+        session: Session | None = None,
+    ) -> None:
         self._macros = macros
         self._progress = progress
+        self._session = session
         # The reactor's: connections are built there.
         self._thread = get_ident()
+        # Whether the reply's text was set outside a message.
+        self._for_connection = False
+        self.mute = False
+        self.early = False
         self.actions = 0
         self.editing = False
         self.negotiating = False
         self.adds_space = False
         self.max_payload = c.MILTER_MAX_DATA_SIZE
+        self.limits = Limits()
         self.outbox: list[bytes] = []
         self.bodies = 0
+        self._edit_bytes = self._body_bytes = 0
         self.reply: bytes | None = None
         self.symbol_lists: dict[int, bytes] = {}
 
@@ -110,18 +148,36 @@ class Context:
         Give up the edits made.
         """
         edits = self.outbox
+        if self.bodies:
+            # Postfix refuses a new body that other edits stand between.
+            edits = sorted(edits, key=lambda packet: packet[4] == c.SMFIR_REPLBODY)
         self.outbox = []
         self.bodies = 0
+        self._edit_bytes = self._body_bytes = 0
         return edits
+
+    def answer_with(self, reply: bytes | None) -> None:
+        """
+        Have this text go with the answer that is being given, and no other.
+        """
+        self.reply = reply
+        self._for_connection = False
 
     def end_message(self) -> None:
         """
         Forget what belongs to the message that has ended.
         """
         self.editing = False
-        self.reply = None
+        if self.reply is not None and not self._for_connection:
+            self.reply = None
         if self.outbox:
             self.take_edits()
+
+    def end_connection(self) -> None:
+        """
+        Forget what belongs to the SMTP connection that has ended.
+        """
+        self.reply = None
 
     def show_macros(self, macros: MacroStore) -> None:
         """
@@ -150,28 +206,40 @@ class Context:
         """
         ``smfi_getsymval``.
         """
+        self._check_thread("smfi_getsymval")
         return self._macros.get(to_text(text_argument("macro name", symname)))
 
     def setreply(self, rcode: Text, xcode: Text | None, message: Text | None) -> None:
         """
         ``smfi_setreply``.
         """
-        self.reply = format_reply(rcode, xcode, message)
+        self._check_thread("smfi_setreply")
+        self._set_reply(format_reply(rcode, xcode, message))
 
     def setmlreply(self, rcode: Text, xcode: Text | None, *lines: Text) -> None:
         """
         ``smfi_setmlreply``.
         """
-        self.reply = format_multiline_reply(rcode, xcode, *lines)
+        self._check_thread("smfi_setmlreply")
+        self._set_reply(format_multiline_reply(rcode, xcode, *lines))
+
+    def _set_reply(self, reply: bytes) -> None:
+        if not self.mute:
+            self.reply = reply
+            session = self._session
+            self._for_connection = self.early or (session is not None and not session.in_message)
 
     def setsymlist(self, stage: int, macros: Text) -> None:
         """
         ``smfi_setsymlist``.
         """
+        self._check_thread("smfi_setsymlist")
         if not self.negotiating:
             raise WrongStage("smfi_setsymlist() works in xxfi_negotiate only")
         if not isinstance(stage, int) or not c.SMFIM_FIRST <= stage <= c.SMFIM_LAST:
-            raise ValueNotSendable(f"stage {stage!r} is not one of SMFIM_CONNECT ... SMFIM_EOH")
+            raise ValueNotSendable(
+                f"stage {described(stage)} is not one of SMFIM_CONNECT ... SMFIM_EOH"
+            )
         if stage in self.symbol_lists:
             raise ValueNotSendable(f"{c.STAGE_NAMES[stage]} has a symbol list already")
         self.symbol_lists[int(stage)] = self._string("symbol list", macros, empty=True)
@@ -180,14 +248,14 @@ class Context:
         """
         ``smfi_addheader``.
         """
-        payload = encode_strings(self._string("header name", headerf), self._value(headerv))
+        payload = encode_strings(_header_name(headerf), self._value(headerv))
         self._edit(c.SMFIR_ADDHEADER, payload)
 
     def insheader(self, hdridx: int, headerf: Text, headerv: Text) -> None:
         """
         ``smfi_insheader``.
         """
-        name = self._string("header name", headerf)
+        name = _header_name(headerf)
         payload = encode_indexed_header(_index(hdridx), name, self._value(headerv))
         self._edit(c.SMFIR_INSHEADER, payload)
 
@@ -195,7 +263,7 @@ class Context:
         """
         ``smfi_chgheader``.
         """
-        name = self._string("header name", headerf)
+        name = _header_name(headerf)
         # Nothing, not even the blank that others need, stands for deletion.
         value = b""
         if headerv is not None and text_argument("header value", headerv):
@@ -237,12 +305,19 @@ class Context:
         ``smfi_replacebody``.
         """
         if not isinstance(bodyp, (str, bytes, bytearray, memoryview)):
-            raise ValueNotSendable(f"body is {type(bodyp).__name__}, not bytes")
+            raise ValueNotSendable(f"body is {type_name(bodyp)}, not bytes")
         body = text_argument("body", bodyp) if isinstance(bodyp, str) else bytes(bodyp)
+        limit = self.limits.max_body
+        if self._body_bytes + len(body) > limit:
+            raise LimitExceeded(
+                f"smfi_replacebody() of {len(body)} bytes after {self._body_bytes}: max_body,"
+                f" an option of the server, is {limit}"
+            )
         size = c.MILTER_CHUNK_SIZE
         for start in range(0, len(body) or 1, size):
             self._edit(c.SMFIR_REPLBODY, body[start : start + size])
         self.bodies += 1
+        self._body_bytes += len(body)
 
     def progress(self, *, any_stage: bool = False) -> None:
         """
@@ -266,9 +341,26 @@ class Context:
             raise ValueNotSendable(
                 f"{action.function}() of {len(payload)} bytes; a packet takes {self.max_payload}"
             )
-        self.outbox.append(encode_packet(letter, payload))
+        packet = encode_packet(letter, payload)
+        if letter != c.SMFIR_REPLBODY:
+            size = self._edit_bytes + len(packet)
+            if size > self.limits.max_edit_bytes:
+                raise LimitExceeded(
+                    f"{action.function}(): the edits of this message have {size} bytes:"
+                    f" max_edit_bytes, an option of the server, is {self.limits.max_edit_bytes}"
+                )
+            self._edit_bytes = size
+        self.outbox.append(packet)
+
+    def _check_thread(self, function: str) -> None:
+        if get_ident() != self._thread:
+            raise WrongThread(
+                f"{function}() was called in another thread than the connection is served in; call"
+                " it by reactor.callFromThread(), or blockingCallFromThread() for its result"
+            )
 
     def _check_stage(self, function: str) -> None:
+        self._check_thread(function)
         if not self.editing:
             raise WrongStage(f"{function}() works in xxfi_eom only, until that has answered")
 
@@ -277,16 +369,20 @@ class Context:
         if not data and not empty:
             raise ValueNotSendable(f"{what} is empty")
         if _ENDS_STRING.search(data):
-            raise ValueNotSendable(f"{what} {value!r} has a CR, LF or NUL in it")
+            raise ValueNotSendable(f"{what} {described(value)} has a CR, LF or NUL in it")
         return data
 
     def _value(self, value: Text) -> bytes:
         data = text_argument("header value", value)
+        folded = b"\n" in data
+        if folded:
+            data = data.replace(b"\r\n", b"\n")
         if _BREAKS_VALUE.search(data):
             raise ValueNotSendable(
-                f"header value {value!r} has a CR or NUL in it, or an LF that no blank or tab"
-                " follows (fold with LF and white space)"
+                f"header value {described(value)} has a NUL in it, or a CR that no LF follows"
             )
+        if folded:
+            data = _LINE_END.sub(b"\n\t", data)
         return b" " + data if self.adds_space else data
 
     def _address(self, address: Text, args: Text | None) -> bytes:
@@ -296,7 +392,21 @@ class Context:
         return encode_strings(*strings)
 
 
+def _header_name(name: Text) -> bytes:
+    data = text_argument("header name", name)
+    if not data:
+        raise ValueNotSendable("header name is empty")
+    # RFC 5322, 2.2: anything else would make another field of it, or none.
+    if not _FIELD_NAME.fullmatch(data):
+        raise ValueNotSendable(
+            f"header name {described(name)} is not printable ASCII without blanks and colons"
+        )
+    return data
+
+
 def _index(index: int) -> int:
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= _MAX_INDEX:
-        raise ValueNotSendable(f"header index {index!r} is not a number from 0 to {_MAX_INDEX}")
+        raise ValueNotSendable(
+            f"header index {described(index)} is not a number from 0 to {_MAX_INDEX}"
+        )
     return index

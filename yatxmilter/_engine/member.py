@@ -15,7 +15,10 @@ from operator import attrgetter
 from typing import Any, Final, cast
 
 from yatxmilter import constants as c
+from yatxmilter._describing import described, text_of, type_name
 from yatxmilter._engine.context import Context
+from yatxmilter._engine.on_error import on_error_option
+from yatxmilter._options import CALLBACK_TIMEOUT, seconds_option
 from yatxmilter._wire.commands import (
     ALL_COMMANDS,
     BODY_ROW,
@@ -112,7 +115,9 @@ class Member:
     :ivar request: What it asked of the MTA; before negotiation, what it would ask.
     :ivar steps: The ``SMFIP_*`` steps that follow from the callbacks it has.
     :ivar adapted: What to call, by `Command.index`, where it is not the callbacks as they are.
-    :ivar failed: Whether its ``xxfi_eom`` failed in this message: its edits do not count.
+    :ivar on_error: What is answered when it fails, as `on_error_option` gives it.
+    :ivar failed: Whether its ``xxfi_eom`` failed in this message, and the message does not pass:
+        its edits do not count.
     """
 
     __slots__ = (
@@ -133,17 +138,19 @@ class Member:
         self, milter: Any, position: int, wanted: frozenset[str], context: Context
     ) -> None:
         factory = getattr(milter, "factory", None)
+        on_error = getattr(factory, "on_error", c.SMFIS_TEMPFAIL)
         self.milter = milter
         self.position = position
         self.wanted = wanted
         self.context = context
-        self.name: str = (
-            getattr(factory, "name", None)
-            or getattr(milter, "xxfi_name", None)
-            or type(milter).__name__
+        self.name = text_of(factory, "name") or text_of(milter, "xxfi_name") or type_name(milter)
+        # Whoever made the factory may have checked neither.
+        self.on_error = (
+            on_error if type(on_error) is ReturnCode else on_error_option("on_error", on_error)
         )
-        self.on_error: ReturnCode = getattr(factory, "on_error", c.SMFIS_TEMPFAIL)
-        self.timeout: float | None = getattr(factory, "timeout", None)
+        self.timeout: float | None = seconds_option(
+            "timeout", getattr(factory, "timeout", CALLBACK_TIMEOUT)
+        )
         self.steps = _steps(self.wanted, _silent_callbacks(milter, self.wanted))
         self.request = Request(0, self.steps, {})
         self.adapted: dict[int, Callback] | None = None
@@ -193,7 +200,7 @@ class Member:
                 actions, steps = map(int, parts[-2:])
                 return Request(actions & 0xFFFFFFFF, steps & 0xFFFFFFFF, lists)
         raise ReturnCodeError(
-            f"xxfi_negotiate returned {answer!r}; expected SMFIS_CONTINUE, SMFIS_ALL_OPTS,"
+            f"xxfi_negotiate returned {described(answer)}; expected SMFIS_CONTINUE, SMFIS_ALL_OPTS,"
             " SMFIS_REJECT, None or (SMFIS_CONTINUE, actions, steps)"
         )
 
@@ -205,7 +212,7 @@ class Member:
         """
         flags = getattr(self.milter, "xxfi_flags", None)
         if flags is not None and not _is_number(flags):
-            raise NegotiationError(f"has xxfi_flags {flags!r}, expected a number or None")
+            raise NegotiationError(f"has xxfi_flags {described(flags)}, expected a number or None")
         steps = self.steps
         if not steps & c.SMFIP_NOBODY:
             steps |= offer.steps & c.SMFIP_SKIP

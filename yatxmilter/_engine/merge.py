@@ -18,17 +18,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import Caller, printable
+from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.command_order import Session
 from yatxmilter._engine.member import Member, plan_of
 from yatxmilter._engine.pending import Pending
-from yatxmilter._engine.return_codes import (
-    CONTINUE_PACKET,
-    SKIP_PACKET,
-    ends_message,
-    fallback,
-    response,
-)
+from yatxmilter._engine.return_codes import CONTINUE_PACKET, SKIP_PACKET, ends_message, response
+from yatxmilter._escaping import printable
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     ALL_COMMANDS,
@@ -71,7 +67,7 @@ class Merge(ABC):
     :param resume: Called with what is to be done of an awaited result that has come; it goes on
         with the conversation after that.
     :param progress: Called every ``progress_interval`` seconds while an end of message is awaited.
-    :param spool_memory: How many bytes of a body that is kept stay in memory.
+    :param limits: How much of one message may be kept.
     :ivar round: The answers that are awaited to the present command.
     """
 
@@ -89,7 +85,7 @@ class Merge(ABC):
         resume: Callable[[Callable[[Pending], None], Pending], None],
         progress: Callable[[], None],
         progress_interval: float | None,
-        spool_memory: int,
+        limits: Limits,
     ) -> None:
         self._session = session
         self._members = members
@@ -99,7 +95,7 @@ class Merge(ABC):
         self._resume = resume
         self._progress = progress
         self._progress_interval = progress_interval
-        self._spool_memory = spool_memory
+        self._limits = limits
         self._progress_timer: IDelayedCall | None = None
         self._plan: Sequence[Callees] = ()
         self._full_plan: Sequence[Callees] = ()
@@ -121,18 +117,17 @@ class Merge(ABC):
 
         :param steps: The steps agreed on with the MTA.
         """
-        self._unanswered = steps & c.ALL_NR_STEPS
+        self._unanswered = self._caller.unanswered = steps & c.ALL_NR_STEPS
         self._skip_offered = skip_offered
         macros = self._session.macros
         masks = tuple([member.prepare(steps, macros) for member in self._members])
         self._plan = self._full_plan = plan_of(masks)
 
-    def refuse(self, code: ReturnCode) -> None:
+    def refuse(self, code: ReturnCode, reply: bytes | None = None) -> None:
         """
         Have the connection answered with REJECT or TEMPFAIL, once something is answered.
         """
-        code = fallback(CONNECT_ROW, code)
-        self._kept = Kept(code, response(code, None), None, True)
+        self._kept = Kept(code, response(code, reply), None, True)
 
     # ---- one command
 
@@ -274,7 +269,7 @@ class Merge(ABC):
             message, are told by ``xxfi_abort``.
         """
         self._out.append(packet)
-        others = [m for m in self._members[: self._joined] if m not in done and m not in self._left]
+        others = [m for m in self._in_message() if m not in done and m not in self._left]
         if ends_message(command, code):
             if self._session.finish():
                 self.end_message(others)
@@ -328,7 +323,13 @@ class Merge(ABC):
         if self._session.in_message:
             self._session.in_message = False
             done = self._done()
-            self.end_message([m for m in self._members[: self._joined] if m not in done])
+            self.end_message([m for m in self._in_message() if m not in done])
+
+    def _in_message(self) -> Collection[Member]:
+        """
+        Give the milters that the open message has come to.
+        """
+        return self._members[: self._joined]
 
     def _done(self) -> Collection[Member | None]:
         """
@@ -359,7 +360,7 @@ class Merge(ABC):
         self._abort_members(aborted)
 
     def _abort_members(self, members: Collection[Member]) -> None:
-        if members:
+        if members and not self._caller.over:
             self._caller.notify(members, ABORT_ROW)
 
     def forget_connection(self) -> None:
@@ -369,3 +370,5 @@ class Merge(ABC):
         self._kept = None
         self._left_for_good = _NOBODY
         self.end_message(())
+        for member in self._members:
+            member.context.end_connection()

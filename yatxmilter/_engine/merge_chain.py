@@ -12,12 +12,13 @@ hand and cost little more than the calls as long as nobody waits.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Generator, Iterable, Iterator
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -29,19 +30,24 @@ from yatxmilter._engine.merge import Callees, Merge
 from yatxmilter._engine.pending import Pending, run_coroutine
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
 from yatxmilter._mail.body_spool import BodySpool
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._mail.header_models import HeaderModel, header_model
 from yatxmilter._wire.actions import Quarantine, ReplaceBody, read_edit
 from yatxmilter._wire.commands import (
+    ALL_COMMANDS,
     BODY_ROW,
     EOH_ROW,
     EOM_ROW,
     HEADER_ROW,
+    MAIL_ROW,
+    RCPT_ROW,
     UNKNOWN_ROW,
     Command,
 )
-from yatxmilter._wire.macros import mta_flavour
+from yatxmilter._wire.macros import RecipientMissed, mta_flavour
 from yatxmilter._wire.negotiation import data_size
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
+from yatxmilter.errors import LimitExceeded
 
 __all__ = ["Chain"]
 
@@ -49,25 +55,96 @@ _log = Logger()
 
 _CONTENT = frozenset((HEADER_ROW, EOH_ROW, BODY_ROW))
 
-# So many bytes of body are given to milters in one turn of the reactor.
+# So many bytes of body are given to milters in one turn of the reactor, and for what else there is
+# to do it counts like so many bytes: 250 header fields or edits make a turn.
 _TURN = 4_000_000
+_STEP = _TURN // 250
+
+_NOBODY: frozenset[Member] = frozenset()
+_Result = TypeVar("_Result")
 
 
 class _Message:
     """
     What is known of the message that is open.
 
+    :ivar header: ``None`` once it was too long to be kept.
+    :ivar lost: Why header or body cannot be shown to milters any more, by the commands that it
+        came with.
     """
 
-    def __init__(self, header: HeaderModel, body: BodySpool, *, stops_when_held: bool) -> None:
-        self.header = header
+    def __init__(
+        self, header: HeaderModel, body: BodySpool, limits: Limits, *, stops_when_held: bool
+    ) -> None:
+        self.header: HeaderModel | None = header
         self.body = body
+        self.lost: dict[Command, Failure] = {}
+        self._limits = limits
+        self._header_bytes = 0
         self._edits: ChainEdits | None = None
         self._stops_when_held = stops_when_held
 
-    def edit(self, packets: list[bytes]) -> bool:
+    # ---- what the MTA sends
+
+    def take_field(self, name: str, value: str, *, size: int) -> None:
         """
-        Make a milter's edits.
+        Keep a header field.
+
+        :param size: The bytes of name and value.
+        """
+        if self.header is None:
+            return
+        # As it stands in a message, with colon, blank and line end.
+        self._header_bytes += size + 4
+        limit = self._limits.max_header_bytes
+        if self._header_bytes > limit:
+            self.header = None
+            self._lose(HEADER_ROW, f"header fields of more than {limit} bytes (max_header_bytes)")
+        else:
+            self.header.receive(name, value)
+
+    def take_chunk(self, chunk: bytes) -> None:
+        """
+        Keep a piece of the body.
+        """
+        if BODY_ROW in self.lost:
+            return
+        limit = self._limits.max_body
+        if self.body.size + len(chunk) > limit:
+            self._lose_body(f"a body of more than {limit} bytes (max_body)")
+            return
+        try:
+            self.body.write(chunk)
+        except OSError as error:
+            self._lose_body(error)
+
+    def _lose_body(self, why: str | OSError) -> None:
+        self.body.close()
+        self._lose(BODY_ROW, why)
+
+    def _lose(self, command: Command, why: str | OSError) -> None:
+        # A milter that wants to be shown it fails when its turn has come.
+        error = LimitExceeded(f"{why} are not kept") if isinstance(why, str) else why
+        self.lost[command] = Failure(error)
+
+    # ---- what milters make of it
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        """
+        Give the header fields as the next milter sees them.
+        """
+        return iter(()) if self.header is None else self.header.shown()
+
+    def begin_filter(self, *, shows_header: bool) -> None:
+        """
+        Give the message to the next milter.
+        """
+        if self.header is not None:
+            self.header.begin_filter(shows_header=shows_header)
+
+    def edit(self, packets: list[bytes]) -> Generator[None, None, bool]:
+        """
+        Make a milter's edits, one after the other.
 
         :return: Whether no further filter would be shown the message: Postfix holds one that is
             quarantined.
@@ -82,18 +159,29 @@ class _Message:
                 body.append(packet)
                 continue
             self._edits.add(edit, packet, self.header)
-            self.header.apply(edit)
+            if self.header is not None:
+                self.header.apply(edit)
             held = held or isinstance(edit, Quarantine)
+            yield
         if body:
             self._edits.replace_body(body)
-            self.body.replace(packet[5:] for packet in body)
+            self._replace(packet[5:] for packet in body)
         return held and self._stops_when_held
 
-    def edits(self) -> list[bytes]:
+    def _replace(self, chunks: Iterable[bytes]) -> None:
+        # The new body is as good as the old one, which may not have been kept.
+        if self.lost.pop(BODY_ROW, None) is not None:
+            self.body = self.body.another()
+        try:
+            self.body.replace(chunks)
+        except OSError as error:
+            self._lose_body(error)
+
+    def edits(self) -> Generator[None, None, list[bytes]]:
         """
         Give what the milters have made of it as packets.
         """
-        return [] if self._edits is None else self._edits.packets(self.header)
+        return [] if self._edits is None else (yield from self._edits.work(self.header))
 
 
 class Chain(Merge):
@@ -107,12 +195,24 @@ class Chain(Merge):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._message: _Message | None = None
+        # The milters that an MTA would have told of the open message by now, were each a filter of
+        # its own, and for each command those that it would tell.
+        self._met = _NOBODY
+        self._told_of: list[frozenset[Member]] = []
+        self._recipients = 0
+        # What is answered for those that cannot be shown all recipients.
+        self._overrun: dict[Member, ReturnCode] = {}
+        # The macros of the last recipient, and the milters that were not shown it.
+        self._recipient: bytes | None = None
+        self._missed: set[Member] = set()
         # The coroutine that is waiting, what it is for, and what it waits for.
         self._walk: Deferred[None] | None = None
         self._walked: Command | None = None
         self._arrival: Deferred[None] | None = None
         self._sizes: dict[Member, int] = {}
         self._given = 0
+        # Where tests turn the clock nobody else waits for a turn.
+        self._step = 0 if isinstance(self._clock, Clock) else _STEP
 
     def compile(self, steps: int, *, skip_offered: bool) -> None:
         """
@@ -120,7 +220,14 @@ class Chain(Merge):
         """
         super().compile(steps, skip_offered=skip_offered)
         self._leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
+        self._shows_refused = bool(steps & c.SMFIP_RCPT_REJ)
         self._sizes = {m: data_size(m.request.steps) for m in self._members}
+        self._told_of = [
+            frozenset(
+                m for m in self._members if command.in_message and not command.no & m.request.steps
+            )
+            for command in ALL_COMMANDS
+        ]
 
     def step(self, command: Command) -> None:
         """
@@ -142,7 +249,11 @@ class Chain(Merge):
 
     def _start(self, command: Command, walk: Coroutine[Any, Any, None]) -> None:
         self._walked = command
-        result = run_coroutine(walk)
+        try:
+            result = run_coroutine(walk)
+        except CancelledError:
+            # The conversation was ended in the place of an answer.
+            return
         if isinstance(result, Deferred):
             self._walk = result
             result.addErrback(self._walk_failed)
@@ -161,10 +272,13 @@ class Chain(Merge):
         self, member: Member, command: Command, callback: Callback, *arguments: object
     ) -> ReturnCode:
         result = self._caller.call(member, command, callback, *arguments)
-        if isinstance(result, Pending):
+        if type(result) is Pending:
             await self._arrive(result)
             result = result.result
-        return self._read(member, command, result)
+        code = self._read(member, command, result)
+        if self._caller.over:
+            raise CancelledError
+        return code
 
     async def _arrive(self, pending: Pending) -> None:
         arrival = self._arrival = Deferred()
@@ -216,25 +330,87 @@ class Chain(Merge):
         callees: Callees,
         arguments: tuple[Any, ...],
     ) -> None:
-        for position in callees:
-            member = self._members[position]
-            if command.in_message:
-                # Before the call: the MTA may go while it is awaited.
-                self._joined = max(self._joined, position + 1)
-            own = (arguments[0].copy(),) if command.has_argv else arguments
-            code = await self._ask(member, command, member.view(command), *own)
+        if command is MAIL_ROW:
+            self._see_recipients(self._members)
+            self._recipient = None
+        members = [self._members[position] for position in callees]
+        for number, member in enumerate(members):
+            # Before the call: the MTA may go while it is awaited.
+            self._meet(command, member.position + 1)
+            if command is RCPT_ROW:
+                code = await self._ask_recipient(member, arguments[0])
+            else:
+                own = (arguments[0].copy(),) if command.has_argv else arguments
+                code = await self._ask(member, command, member.view(command), *own)
             if code is c.SMFIS_ACCEPT:
                 self._leave(member, command)
             elif code is not SMFIS_CONTINUE:
+                if command is RCPT_ROW:
+                    self._miss_recipient(members[number + 1 :])
+                    self._recipient = self._session.macros.recipient
                 self._end_chain(command, member, code)
                 return
-        if command.in_message:
-            self._joined = len(self._members)
+        self._meet(command, len(self._members))
+        if command is RCPT_ROW:
+            self._recipients += not self._is_refused()
+            self._recipient = self._session.macros.recipient
         if self._all_left() and not command.nr & self._unanswered and command is not UNKNOWN_ROW:
             packet = response(c.SMFIS_ACCEPT, None)
             self._answer(command, self._members, c.SMFIS_ACCEPT, packet)
         else:
             self._continue(command, bool(callees))
+
+    def _meet(self, command: Command, end: int) -> None:
+        told = self._told_of[command.index]
+        if not told <= self._met:
+            self._met = self._met.union(member for member in told if member.position < end)
+
+    def join_all(self) -> None:
+        """
+        Count the open message as begun for all milters.
+        """
+        self._met = frozenset(self._members)
+
+    def _in_message(self) -> Collection[Member]:
+        return [member for member in self._members if member in self._met]
+
+    # ---- recipients
+
+    async def _ask_recipient(self, member: Member, argv: list[str]) -> ReturnCode:
+        if self._is_refused():
+            if not member.request.steps & c.SMFIP_RCPT_REJ:
+                self._miss_recipient([member])
+                return SMFIS_CONTINUE
+        elif self._recipients >= self._limits.max_recipients:
+            self._miss_recipient([member])
+            return self._fail_recipient(member)
+        self._see_recipients([member])
+        return await self._ask(member, RCPT_ROW, member.view(RCPT_ROW), argv.copy())
+
+    def _is_refused(self) -> bool:
+        # By the MTA itself, which shows such if somebody asks for them.
+        return self._shows_refused and self._session.macros.get("{rcpt_mailer}") == "error"
+
+    def _fail_recipient(self, member: Member) -> ReturnCode:
+        code = self._overrun.get(member)
+        if code is None:
+            limit = self._limits.max_recipients
+            error = LimitExceeded(f"a message of more than {limit} recipients (max_recipients)")
+            code = self._overrun[member] = self._caller.failed(member, RCPT_ROW, Failure(error))
+        return code
+
+    def _miss_recipient(self, members: Iterable[Member]) -> None:
+        macros = self._session.macros
+        for member in members:
+            if member not in self._missed:
+                self._missed.add(member)
+                member.context.show_macros(RecipientMissed(macros, self._recipient))
+
+    def _see_recipients(self, members: Iterable[Member]) -> None:
+        if self._missed:
+            for member in self._missed.intersection(members):
+                self._missed.discard(member)
+                member.context.show_macros(self._session.macros)
 
     def _end_chain(self, command: Command, member: Member, code: ReturnCode) -> None:
         packet = response(code, member.context.take_reply(code))
@@ -246,38 +422,38 @@ class Chain(Merge):
     # ---- headers to the end of the message
 
     def _take(self, command: Command) -> None:
-        self._joined = len(self._members)
         if self._plan[command.index]:
-            arguments = DECODERS[command.index](self._session.payload)
+            payload = self._session.payload
+            arguments = DECODERS[command.index](payload)
             assert arguments is not None
             message = self._message
             if message is None:
                 message = self._message = self._new_message()
             if command is HEADER_ROW:
-                message.header.receive(*arguments)
+                # Name and value each have a NUL behind them.
+                message.take_field(*arguments, size=len(payload) - 2)
             elif command is BODY_ROW:
-                message.body.write(*arguments)
+                message.take_chunk(*arguments)
         if not (self._session.last_chunk or command.nr & self._unanswered):
             self._out.append(CONTINUE_PACKET)
 
     def _new_message(self) -> _Message:
         macros = self._session.macros
-        version = macros.get("v") or ""
-        flavour = mta_flavour(version, macros.get("j"))
+        flavour = mta_flavour(macros.get("v"), macros.get("j"))
         header = header_model(flavour, leading_space=self._leading_space)
-        body = BodySpool(self._spool_memory, flavour)
-        return _Message(header, body, stops_when_held=version.startswith("Postfix"))
+        body = BodySpool(self._limits.spool_memory, flavour)
+        return _Message(header, body, self._limits, stops_when_held=flavour == "postfix")
 
     async def _content(self) -> None:
-        self._joined = len(self._members)
         message = self._message
         if message is None:
             message = self._message = self._new_message()
         remaining = [member for member in self._members if member not in self._left]
         while remaining:
             member = remaining.pop(0)
+            self._meet(EOM_ROW, member.position + 1)
             shows_header = not member.request.steps & c.SMFIP_NOHDRS
-            message.header.begin_filter(shows_header=shows_header)
+            message.begin_filter(shows_header=shows_header)
             code = await self._give(member, message)
             if code is c.SMFIS_ACCEPT:
                 self._leave(member, EOM_ROW)
@@ -286,14 +462,38 @@ class Chain(Merge):
                 packet = response(code, member.context.take_reply(code))
                 self._refuse_message(packet, remaining)
                 return
-            edits = member.context.take_edits()
-            if edits and not member.failed and message.edit(edits):
-                break
+            # Also those of an `xxfi_eom` that failed: its `on_error` lets the message pass.
+            packets = member.context.take_edits()
+            if packets:
+                held = await self._work(member, message.edit(packets))
+                if held:
+                    break
+        packets = await self._work(self._members[-1], message.edits()) if self._members else []
         self._end_round()
-        self._out += message.edits()
+        self._out += packets
         final = self._all_left()
         self._out.append(response(c.SMFIS_ACCEPT if final else SMFIS_CONTINUE, None))
         self._end(final=final, unfinished=remaining)
+
+    async def _work(self, member: Member, work: Generator[None, None, _Result]) -> _Result:
+        """
+        Do a piece of work that takes long, and let other connections have their turns in between.
+        """
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                result: _Result = done.value
+                return result
+            if self._spend(self._step):
+                await self._pause(member)
+
+    def _spend(self, amount: int) -> bool:
+        self._given += amount
+        if self._given < _TURN:
+            return False
+        self._given = 0
+        return True
 
     async def _give(self, member: Member, message: _Message) -> ReturnCode:
         """
@@ -301,27 +501,22 @@ class Chain(Merge):
         """
         callback = self._callee(member, HEADER_ROW)
         if callback is not None:
-            for name, value in message.header.shown():
+            if HEADER_ROW in message.lost:
+                return self._fail_content(member, HEADER_ROW, message.lost[HEADER_ROW])
+            for name, value in message.shown():
                 code = await self._ask(member, HEADER_ROW, callback, name, value)
                 if code is not SMFIS_CONTINUE:
                     return code
+                if self._spend(self._step):
+                    await self._pause(member)
         callback = self._callee(member, EOH_ROW)
         if callback is not None:
             code = await self._ask(member, EOH_ROW, callback)
             if code is not SMFIS_CONTINUE:
                 return code
-        for chunk in message.body.chunks(self._sizes[member]):
-            # Looked up each time: SKIP takes it away.
-            callback = self._callee(member, BODY_ROW)
-            if callback is None:
-                break
-            code = await self._ask(member, BODY_ROW, callback, chunk)
-            if code is not SMFIS_CONTINUE:
-                return code
-            self._given += len(chunk)
-            if self._given >= _TURN:
-                self._given = 0
-                await self._pause(member)
+        code = await self._give_body(member, message)
+        if code is not SMFIS_CONTINUE:
+            return code
         callback = self._callee(member, EOM_ROW)
         if callback is None:
             return SMFIS_CONTINUE
@@ -330,8 +525,49 @@ class Chain(Merge):
         member.context.editing = False
         return code
 
+    async def _give_body(self, member: Member, message: _Message) -> ReturnCode:
+        chunks = message.body.chunks(self._sizes[member])
+        while True:
+            # Looked up each time: SKIP takes it away.
+            callback = self._callee(member, BODY_ROW)
+            if callback is None:
+                return SMFIS_CONTINUE
+            if BODY_ROW in message.lost:
+                return self._fail_content(member, BODY_ROW, message.lost[BODY_ROW])
+            try:
+                chunk = next(chunks, None)
+            except OSError:
+                return self._fail_content(member, BODY_ROW, Failure())
+            if chunk is None:
+                return SMFIS_CONTINUE
+            code = await self._ask(member, BODY_ROW, callback, chunk)
+            if code is not SMFIS_CONTINUE:
+                return code
+            if self._spend(len(chunk)):
+                await self._pause(member)
+
+    def _fail_content(self, member: Member, command: Command, failure: Failure) -> ReturnCode:
+        """
+        Give the answer of a milter that cannot be shown what it wants.
+
+        One that lets the message pass is out of it: it must not judge what it has not seen.
+        """
+        code = self._caller.failed(member, command, failure)
+        if code is SMFIS_CONTINUE or code is c.SMFIS_ACCEPT:
+            self._abort_members([member])
+            return c.SMFIS_ACCEPT
+        return code
+
     def _callee(self, member: Member, command: Command) -> Callback | None:
         return member.view(command) if member.position in self._plan[command.index] else None
+
+    def forget_connection(self) -> None:
+        """
+        Forget what belongs to the SMTP connection that has ended (QUIT_NC).
+        """
+        self._see_recipients(self._members)
+        self._recipient = None
+        super().forget_connection()
 
     def end_message(self, aborted: Collection[Member]) -> None:
         """
@@ -340,4 +576,8 @@ class Chain(Merge):
         if self._message is not None:
             self._message.body.close()
             self._message = None
+        aborted = [member for member in aborted if member in self._met]
+        self._met = _NOBODY
+        self._recipients = 0
+        self._overrun.clear()
         super().end_message(aborted)

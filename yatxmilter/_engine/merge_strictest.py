@@ -116,6 +116,9 @@ class Strictest(Together):
             self._refuse_message(packet, [])
             return
         voted = list(self._votes)
+        for member, vote in self._votes.items():
+            # What the others had to say with their answers is not for the next one.
+            member.context.take_reply(vote)
         self._forget_votes()
         self._answer(command, voted, code, packet)
 

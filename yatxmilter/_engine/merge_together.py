@@ -11,7 +11,6 @@ from types import MappingProxyType
 from twisted.python.failure import Failure
 
 from yatxmilter._engine.addresses import DECODERS
-from yatxmilter._engine.callbacks import FAILURES
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge import Callees, Merge
 from yatxmilter._engine.pending import Pending
@@ -65,16 +64,23 @@ class Together(Merge):
                         result = getattr(member.milter, command.callback)(*arguments)
                     else:
                         result = member.adapted[command.index](*arguments)
-                except FAILURES:
+                except BaseException:
                     result = Failure()
                 if result is None or result is SMFIS_CONTINUE:
                     continue
                 result = self._caller.resolve(member, command, result)
-                if isinstance(result, Pending):
+                if type(result) is Pending:
                     pending.append(result)
                     continue
                 code = self._read(member, command, result)
-                if code is not SMFIS_CONTINUE and self._take(command, member, code, pending):
+                if code is SMFIS_CONTINUE:
+                    continue
+                if self._caller.over:
+                    # The conversation was ended in the place of an answer.
+                    for one in pending:
+                        one.cancel()
+                    return
+                if self._take(command, member, code, pending):
                     return
         if command.in_message:
             self._joined = len(members)

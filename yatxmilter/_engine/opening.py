@@ -18,10 +18,12 @@ from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.pending import Pending
+from yatxmilter._engine.return_codes import ON_ERROR
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
 from yatxmilter._wire.negotiation import Agreement, Request, check_request, effective_offer, merge
 from yatxmilter._wire.payloads import Offer, decode_offer
-from yatxmilter.errors import NegotiationError, ReturnCodeError
+from yatxmilter.errors import NegotiationError
 
 __all__ = ["Opening"]
 
@@ -96,10 +98,9 @@ class Opening:
         :param peer: Its address.
         """
         for member in self._members:
-            callback = member.callback(MTA_CONNECT_ROW.callback)
-            if callback is not None:
-                result = self._caller.call(member, MTA_CONNECT_ROW, callback, peer)
-                if isinstance(result, Pending):
+            if MTA_CONNECT_ROW.callback in member.wanted:
+                result = self._caller.ask(member, MTA_CONNECT_ROW, peer)
+                if type(result) is Pending:
                     self.awaited.append(result)
                 elif not self._welcomes(member, result):
                     return
@@ -126,13 +127,12 @@ class Opening:
         shown = offer.steps | c.ALL_NR_STEPS
         self._requests = [None] * len(self._members)
         for member in self._members:
-            callback = member.callback(OPTNEG_ROW.callback)
-            if callback is None:
+            if OPTNEG_ROW.callback not in member.wanted:
                 self._take_request(member, None)
                 continue
             member.context.negotiating = True
-            result = self._caller.call(member, OPTNEG_ROW, callback, offer.actions, shown)
-            if isinstance(result, Pending):
+            result = self._caller.ask(member, OPTNEG_ROW, offer.actions, shown)
+            if type(result) is Pending:
                 self.awaited.append(result)
             else:
                 self._take_request(member, result)
@@ -151,32 +151,48 @@ class Opening:
         member.context.negotiating = False
         try:
             request = self._read_request(member, result, self._offer)
+            if request is None:
+                self._refuse()
+                return
             request = check_request(request, self._offer)
             self._requests[member.position] = member.widened(request, self._offer)
         except NegotiationError as error:
             _log.error(
                 "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
                 milter=member.name,
-                error=str(error),
+                error=printable(str(error)),
                 mta=self._caller.mta,
                 connection=self._caller.connection,
             )
             self._refuse()
 
-    def _read_request(self, member: Member, result: object, offer: Offer) -> Request:
-        failure = result if isinstance(result, Failure) else None
+    def _read_request(self, member: Member, result: object, offer: Offer) -> Request | None:
+        """
+        Read a milter's request; ``None`` when it has failed and is not to be done without.
+        """
+        failure = result if type(result) is Failure else None
+        if result is ON_ERROR:
+            self._caller.stand_in(member, OPTNEG_ROW)
+            return None
         if failure is None:
             try:
                 return member.read_request(result, offer)
-            except ReturnCodeError:
+            except NegotiationError:
+                raise
+            except BaseException:
+                # Not one of its answers, or an object that does not let itself be looked at.
                 failure = Failure()
         code = self._caller.failed(member, OPTNEG_ROW, failure)
         if code is c.SMFIS_CONTINUE:
-            return member.computed_request(offer)
+            try:
+                return member.computed_request(offer)
+            except BaseException:
+                # Its flags are not to be had either: that has been told.
+                code = c.SMFIS_ACCEPT
         if code is c.SMFIS_ACCEPT:
             member.retire()
             return member.request
-        raise NegotiationError(f"failed and answers {code}")
+        return None
 
     def _agree(self) -> None:
         requests = [request for request in self._requests if request is not None]

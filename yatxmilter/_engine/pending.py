@@ -102,7 +102,7 @@ class Pending:
         self._settle = None
         try:
             self._deferred.cancel()
-        except Exception:
+        except BaseException:
             _log.failure("A canceller of milter {milter} failed", milter=self.member.name)
 
     def _stop_waiting(self) -> None:

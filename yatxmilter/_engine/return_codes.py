@@ -7,18 +7,31 @@ command.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from yatxmilter import constants as c
+from yatxmilter._describing import described
 from yatxmilter._wire.commands import RCPT_ROW, UNKNOWN_ROW, Command
 from yatxmilter._wire.payloads import encode_packet
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ReturnCodeError
 
-__all__ = ["CONTINUE_PACKET", "SKIP_PACKET", "check_code", "ends_message", "fallback", "response"]
+__all__ = [
+    "CONTINUE_PACKET",
+    "ON_ERROR",
+    "SKIP_PACKET",
+    "check_code",
+    "ends_message",
+    "fallback",
+    "response",
+]
 
 CONTINUE_PACKET: Final = encode_packet(c.SMFIR_CONTINUE)
 SKIP_PACKET: Final = encode_packet(c.SMFIR_SKIP)
+
+#: What a milter of ours returns when it has failed, and has said so itself: its ``on_error`` is
+#: the answer, and nothing is logged.
+ON_ERROR: Final = cast(ReturnCode, object())
 
 _BARE: Final = {
     c.SMFIS_REJECT: encode_packet(c.SMFIR_REJECT),
@@ -40,7 +53,9 @@ def check_code(command: Command, result: object) -> ReturnCode:
     if isinstance(result, int) and not isinstance(result, bool) and result in command.codes:
         return ReturnCode(result)
     legal = ", ".join(code.name for code in sorted(command.codes))
-    raise ReturnCodeError(f"{command.callback} returned {result!r}; legal there: {legal}, None")
+    raise ReturnCodeError(
+        f"{command.callback} returned {described(result)}; legal there: {legal}, None"
+    )
 
 
 def fallback(command: Command, on_error: ReturnCode) -> ReturnCode:

@@ -27,6 +27,7 @@ from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.shadow_answers import Recorder
 from yatxmilter._engine.shadow_queue import Backlog, Packet, Tap
 from yatxmilter._engine.shadow_statistics import Report, Shadow
+from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     EOM_ROW,
@@ -59,9 +60,8 @@ class _Shadow:
         # The negotiation is taken to the milter by itself.
         session.state = OPTNEG_ROW.state or 0
         self._caller = Caller(clock, session.macros, self.run)
-        self.member = member_of(
-            milter, 0, wanted, Context(session.macros, _do_nothing), session.macros
-        )
+        context = Context(session.macros, _do_nothing, session)
+        self.member = member_of(milter, 0, wanted, context, session.macros, self._caller)
         self._name = self.member.name
         self.member.name += " (shadow)"
         members = [self.member]
@@ -75,7 +75,7 @@ class _Shadow:
             resume=self._resume,
             progress=_do_nothing,
             progress_interval=None,
-            spool_memory=0,
+            limits=Limits(),
         )
         self._answers.tell = self._tell
         self._opening = Opening(

@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import printable
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge_first import FirstAnswer
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.shadow_statistics import Report, describe_edit
+from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import CONNECT_ROW, EOM_ROW, HELO_ROW, RCPT_ROW, UNKNOWN_ROW, Command
 from yatxmilter._wire.payloads import decode_strings, to_text
 from yatxmilter.constants import ReturnCode

@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from yatxmilter._engine.on_error import on_error_option
 from yatxmilter._wire.commands import ACTIONS
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_TEMPFAIL, ReturnCode
 
-__all__ = ["Report", "Shadow", "code_for_missing", "describe_edit", "shadow_option"]
+__all__ = ["Report", "Shadow", "describe_edit", "on_error_for_missing", "shadow_option"]
 
 #: How much of one value of an edit is logged, in characters.
 _SHOWN = 200
@@ -122,10 +123,14 @@ def shadow_option(name: str, value: bool) -> Shadow | None:
     return Shadow() if value else None
 
 
-def code_for_missing(factory: object) -> int:
+def on_error_for_missing(factory: object) -> Any:
     """
     Tell what stands for a milter that its factory could not build: nothing, if it is in shadow.
     """
-    if getattr(factory, "shadow", None) is not None:
-        return SMFIS_CONTINUE
-    return getattr(factory, "on_error", SMFIS_TEMPFAIL)
+    try:
+        if getattr(factory, "shadow", None) is not None:
+            return SMFIS_CONTINUE
+        return on_error_option("on_error", getattr(factory, "on_error", SMFIS_TEMPFAIL))
+    except BaseException:
+        # It is the factory that is broken, in more than one way.
+        return SMFIS_TEMPFAIL

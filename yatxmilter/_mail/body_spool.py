@@ -4,6 +4,7 @@ A body as an MTA keeps it while filters replace it: in memory up to a size, on d
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from tempfile import SpooledTemporaryFile
@@ -28,9 +29,16 @@ class BodySpool:
     """
 
     def __init__(self, memory: int, flavour: str) -> None:
+        self._memory = memory
         self._flavour = flavour
         self._file = SpooledTemporaryFile(memory)  # noqa: SIM115 (closed by close)
         self.size = 0
+
+    def another(self) -> BodySpool:
+        """
+        Give an empty one of the same kind.
+        """
+        return type(self)(self._memory, self._flavour)
 
     def write(self, chunk: bytes) -> None:
         """
@@ -65,4 +73,6 @@ class BodySpool:
         """
         Give the memory, or the file, back.
         """
-        self._file.close()
+        # What could not be written yet is tried once more, to no purpose.
+        with contextlib.suppress(OSError):
+            self._file.close()

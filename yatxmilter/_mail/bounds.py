@@ -8,6 +8,7 @@ The limits of a connection (silence, macros, buffered bytes) are options of
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,15 +19,17 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "MAX_MIME_DEPTH",
     "MAX_MIME_PARTS",
+    "MAX_NEW_BODY",
     "MAX_RECIPIENTS",
     "MAX_UNREAD_REPLIES",
     "SMTP_MAX_RECIPIENTS",
     "SMTP_MAX_SIZE",
     "SPOOL_MEMORY",
     "Bound",
+    "Limits",
 ]
 
-#: Bytes of header fields, names and values, that are kept for one message.
+#: Bytes of header fields, as they stand in a message, that are kept for one message.
 MAX_HEADER_BYTES: Final = 1024 * 1024
 #: Recipients that are kept for one message.
 MAX_RECIPIENTS: Final = 10_000
@@ -38,6 +41,8 @@ MAX_EDIT_BYTES: Final = 16 * 1024 * 1024
 SPOOL_MEMORY: Final = 1024 * 1024
 #: Bytes of a body that are kept in all: any number.
 MAX_BODY: Final[int | None] = None
+#: Bytes of the new body that a remote milter gives one message.
+MAX_NEW_BODY: Final = 50 * 1024 * 1024
 #: Bytes of a message that an SMTP server takes: what it announces as SIZE.
 SMTP_MAX_SIZE: Final = 50 * 1024 * 1024
 #: Bytes of SMTP replies that wait for a client which does not read them.
@@ -46,6 +51,21 @@ MAX_UNREAD_REPLIES: Final = 256 * 1024
 MAX_MIME_DEPTH: Final = 100
 #: How many MIME parts a message may have; the rest of it is part of a leaf.
 MAX_MIME_PARTS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What may be kept of one message: the options of `yatxmilter.protocol.MilterProtocolFactory`.
+
+    Where there is no limit it is a number that is never reached.
+    """
+
+    max_header_bytes: int = MAX_HEADER_BYTES
+    max_recipients: int = MAX_RECIPIENTS
+    max_edit_bytes: int = MAX_EDIT_BYTES
+    max_body: int = sys.maxsize
+    spool_memory: int = SPOOL_MEMORY
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,12 @@ BOUNDS: Final = (
         MAX_BODY,
         _FAILED,
         SMTP_MAX_SIZE,
+    ),
+    Bound(
+        "bytes of the new body that a remote milter gives one message",
+        "max_body",
+        MAX_NEW_BODY,
+        "a failure of that milter: its `on_error` is the answer",
     ),
     Bound(
         "bytes of SMTP replies that a client does not read",

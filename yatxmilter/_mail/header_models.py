@@ -6,6 +6,9 @@ the header differently, so there is a class for each: Postfix has lines, of whic
 ``Received`` of its own; Sendmail has slots, which stay when their field is deleted. Each can also
 say how one filter would get from one state to another, since the MTA may understand an edit
 differently when it does not know that it comes from another filter.
+
+An edit costs the logarithm of the number of fields: the fields are indexed when the first edit
+comes, all of them and those of each name that is asked for.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
+from yatxmilter._mail.ordered import Node, Ordered
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter._wire.payloads import from_text, to_text
@@ -56,7 +60,11 @@ class Slot:
     :ivar shown: Whether filters see it and count it.
     """
 
-    __slots__ = ("name", "origin", "shown", "value")
+    __slots__ = ("name", "of_name", "origin", "place", "shown", "value")
+
+    #: Where it is among all slots and among those of its name, once they are indexed.
+    place: Node[Slot]
+    of_name: Node[Slot] | None
 
     def __init__(self, name: bytes, value: bytes | None, origin: int | None, shown: bool) -> None:
         self.name = name
@@ -77,17 +85,113 @@ class Slot:
         return self.name.lower() == name.lower()
 
 
+class _Index:
+    """
+    The slots of a header, indexed: all of them, and those of each name that is asked for.
+
+    :ivar all: All of them; those count that are not removed.
+    """
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.all: Ordered[Slot] = Ordered((slot, True) for slot in slots)
+        for node in self.all:
+            node.item.place = node
+            node.item.of_name = None
+        self._names: dict[bytes, Ordered[Slot]] = {}
+        # Those of the names that nobody has asked for yet.
+        self._others: dict[bytes, list[Slot]] = {}
+        for slot in slots:
+            self._others.setdefault(slot.name.lower(), []).append(slot)
+
+    def named(self, name: bytes) -> Ordered[Slot]:
+        """
+        Give the slots of a name.
+        """
+        name = name.lower()
+        found = self._names.get(name)
+        if found is None:
+            slots = self._others.pop(name, [])
+            found = self._names[name] = Ordered((slot, slot.shown) for slot in slots)
+            for node in found:
+                node.item.of_name = node
+        return found
+
+    def insert(self, new: Slot, following: Node[Slot] | None) -> None:
+        """
+        Put a slot in front of another one, or at the end.
+        """
+        named = self.named(new.name)
+        new.place = self.all.insert(new, True, following)
+        label = new.place.label
+        behind = named.first(lambda slot: slot.place.label > label)
+        new.of_name = named.insert(new, new.shown, behind)
+
+    def show(self, slot: Slot, shown: bool) -> None:
+        """
+        Have filters see a slot, or not.
+        """
+        slot.shown = shown
+        named = self.named(slot.name)
+        assert slot.of_name is not None
+        named.recount(slot.of_name, shown)
+
+    def remove(self, slot: Slot) -> None:
+        """
+        Have a slot not count any more.
+        """
+        self.show(slot, False)
+        self.all.recount(slot.place, False)
+
+    def slots(self) -> list[Slot]:
+        """
+        Give those that are left, in order.
+        """
+        return [node.item for node in self.all if node.counts]
+
+
 class HeaderModel(ABC):
     """
     The header of one message.
 
     :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed: values come and are shown with the
         blank after the colon.
+    :ivar filters: How many filters have been given the message.
     """
+
+    #: Where a field inserted at index 0 gets: so many slots are above it.
+    top = 0
+    #: Whether the MTA counts differently once another filter has begun.
+    counts_by_filter = False
+    #: So many octets of a field, its name included, are shown to filters.
+    longest_shown: int | None = None
 
     def __init__(self, *, leading_space: bool = False) -> None:
         self.leading_space = leading_space
-        self.slots: list[Slot] = []
+        self.filters = 0
+        self._slots: list[Slot] | None = []
+        self._index: _Index | None = None
+
+    @property
+    def slots(self) -> list[Slot]:
+        """
+        The slots in order; what is done to this list counts before the first edit only.
+        """
+        if self._slots is None:
+            assert self._index is not None
+            self._slots = self._index.slots()
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: list[Slot]) -> None:
+        self._slots = slots
+        self._index = None
+
+    def _indexed(self) -> _Index:
+        index = self._index
+        if index is None:
+            index = self._index = _Index(self.slots)
+        self._slots = None
+        return index
 
     def copy(self: _Model) -> _Model:
         """
@@ -95,6 +199,7 @@ class HeaderModel(ABC):
         """
         twin = type(self)(leading_space=self.leading_space)
         twin.slots = [slot.copy() for slot in self.slots]
+        twin.filters = self.filters
         return twin
 
     def receive(self, name: str, value: str) -> None:
@@ -108,6 +213,7 @@ class HeaderModel(ABC):
         Take a field as it stands in a message file.
         """
         self.slots.append(Slot(field.name, field.value, len(self.slots), True))
+        self._index = None
 
     def _raw(self, value: str) -> bytes:
         first, *rest = from_text(value).split(b"\n")
@@ -118,13 +224,13 @@ class HeaderModel(ABC):
     def _given(self, raw: bytes) -> str:
         return to_text(raw if self.leading_space else raw[1:])
 
-    @abstractmethod
     def begin_filter(self, *, shows_header: bool) -> None:
         """
         Give the message to the next filter.
 
         :param shows_header: Whether that filter is sent the header.
         """
+        self.filters += 1
 
     def apply(self, edit: Edit) -> None:
         """
@@ -152,8 +258,8 @@ class HeaderModel(ABC):
         return self._counted(from_text(name), max(index, 1)) is not None
 
     def _counted(self, name: bytes, index: int) -> Slot | None:
-        named = [slot for slot in self.slots if slot.shown and slot.is_named(name)]
-        return named[index - 1] if index <= len(named) else None
+        node = self._indexed().named(name).counted(index - 1)
+        return None if node is None else node.item
 
     def numbered(self) -> list[tuple[Slot, int]]:
         """
@@ -163,8 +269,9 @@ class HeaderModel(ABC):
         numbered = []
         for slot in self.slots:
             if slot.shown:
-                counts[slot.name.lower()] += 1
-                numbered.append((slot, counts[slot.name.lower()]))
+                name = slot.name.lower()
+                counts[name] += 1
+                numbered.append((slot, counts[name]))
         return numbered
 
     @abstractmethod
@@ -200,6 +307,8 @@ class HeaderModel(ABC):
         Give names and values as the MTA shows them to the next filter.
         """
         for field in self.fields():
+            if self.longest_shown is not None:
+                field = _cut(field, self.longest_shown)
             value = field.value if self.leading_space else field.bare_value()
             yield to_text(field.name), to_text(value)
 
@@ -221,31 +330,30 @@ class PostfixHeader(HeaderModel):
     A header as Postfix keeps it.
 
     It puts a ``Received`` on top before any filter is asked. Filters are not shown that one and
-    cannot change it, but it counts as a line when something is inserted.
+    cannot change it, but it counts as a line when something is inserted. Of a long field, filters
+    are shown the beginning.
     """
+
+    longest_shown = 60_000
 
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
         self.slots = [Slot(b"Received", _SECRET, 0, False)]
 
-    def begin_filter(self, *, shows_header: bool) -> None:
-        """
-        Give the message to the next filter, for which nothing is counted differently.
-        """
-
     def _add(self, new: Slot) -> None:
-        self.slots.append(new)
+        self._indexed().insert(new, None)
 
     def _insert(self, index: int, new: Slot) -> None:
-        self.slots.insert(index, new)
+        indexed = self._indexed()
+        indexed.insert(new, indexed.all.counted(index))
 
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
         found = self._counted(new.name, index)
         if found is None:
             if not delete:
-                self.slots.append(new)
+                self._add(new)
         elif delete:
-            self.slots.remove(found)
+            self._indexed().remove(found)
         else:
             found.name, found.value = new.name, new.value
 
@@ -278,49 +386,68 @@ class SendmailHeader(HeaderModel):
     header; then it is one of those that are not shown.
     """
 
+    top = 1
+    counts_by_filter = True
+
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
         self.slots = [Slot(name, _SECRET, n, False) for n, name in enumerate(_SENDMAIL_OWN)]
+        # Those that filters still count, though their field is deleted.
+        self._deleted: list[Slot] = []
 
     def begin_filter(self, *, shows_header: bool) -> None:
         """
         Forget the deleted fields, if the filter is sent the others.
         """
+        super().begin_filter(shows_header=shows_header)
         if shows_header:
-            for slot in self.slots:
-                slot.shown = slot.shown and slot.value is not None
+            deleted, self._deleted = self._deleted, []
+            for slot in deleted:
+                if slot.value is None:
+                    self._indexed().show(slot, False)
+
+    def copy(self) -> SendmailHeader:
+        """
+        Give another one in the same state.
+        """
+        twin = super().copy()
+        twin._deleted = [slot for slot in twin.slots if slot.shown and slot.value is None]
+        return twin
 
     def _add(self, new: Slot) -> None:
-        hidden = self._hidden(new.name)
-        if hidden:
-            hidden[0].value, hidden[0].shown = new.value, True
+        hidden = self._hidden(new.name, last=False)
+        if hidden is not None:
+            hidden.value = new.value
+            self._indexed().show(hidden, True)
         else:
             self._add_slot(new)
 
-    def _hidden(self, name: bytes) -> list[Slot]:
+    def _hidden(self, name: bytes, *, last: bool) -> Slot | None:
         if name.lower() in _SENDMAIL_TRACE:
-            return []
-        return [slot for slot in self.slots if not slot.shown and slot.is_named(name)]
+            return None
+        named = self._indexed().named(name)
+        node = named.ignored_at(named.ignored() - 1 if last else 0)
+        return None if node is None else node.item
 
     def _add_slot(self, new: Slot) -> None:
         # Before the first of its name.
-        for place, slot in enumerate(self.slots):
-            if slot.is_named(new.name):
-                self.slots.insert(place, new)
-                return
-        self.slots.append(new)
+        indexed = self._indexed()
+        first = indexed.named(new.name).at(0)
+        indexed.insert(new, None if first is None else first.item.place)
 
     def _insert(self, index: int, new: Slot) -> None:
-        # After the slot that many below the first: there is no place right below the first.
-        self.slots.insert(index + 1 if index else 0, new)
+        # Its slot for Return-Path, which it never delivers, is always above.
+        indexed = self._indexed()
+        indexed.insert(new, indexed.all.at(index + self.top))
 
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
-        found = self._counted(new.name, index)
-        if found is None and (hidden := self._hidden(new.name)):
-            found = hidden[-1]
+        found = self._counted(new.name, index) or self._hidden(new.name, last=True)
         if found is not None:
             found.value = None if delete else new.value
-            found.shown = found.shown or not delete
+            if delete:
+                self._deleted.append(found)
+            else:
+                self._indexed().show(found, True)
         elif not delete:
             self._add_slot(new)
 
@@ -359,18 +486,28 @@ class SendmailHeader(HeaderModel):
     def _inserts(self, slots: list[Slot]) -> list[Edit]:
         # What was made and deleted again is not made at all.
         slots = [s for s in slots if s.origin is not None or s.value is not None]
-        top = next(place for place, slot in enumerate(slots) if slot.origin is not None)
-        edits = [self._insert_edit(0, slot) for slot in reversed(slots[:top])]
-        for place, slot in enumerate(slots[top:], top):
+        first = next(place for place, slot in enumerate(slots) if slot.origin is not None)
+        # A Return-Path is added in front of the one that there is, and nothing else is.
+        edits: list[Edit] = [
+            AddHeader(to_text(slot.name), self._given(slot.value or b""))
+            for slot in reversed(slots[:first])
+        ]
+        for place, slot in enumerate(slots[first:], first):
             if slot.origin is None:
-                edits.append(self._insert_at(place, slot))
+                edits.append(self._insert_edit(place - self.top, slot))
         return edits
 
-    def _insert_at(self, place: int, slot: Slot) -> Edit:
-        if place == 1 and slot.is_named(b"Received"):
-            # No index is the place below the first slot, but there such a field is added.
-            return AddHeader(to_text(slot.name), self._given(slot.value or b""))
-        return self._insert_edit(place - 1, slot)
+
+def _cut(field: Field, longest: int) -> Field:
+    """
+    Cut a field that is too long to be shown: behind a whole line, if that is not far away.
+    """
+    behind_name = len(field.name) + 1
+    if behind_name + len(field.value) <= longest:
+        return field
+    value = field.value[: max(0, longest - behind_name)]
+    line_end = value.rfind(b"\n", max(0, longest - longest // 10 - behind_name))
+    return Field(field.name, value if line_end < 0 else value[:line_end])
 
 
 def header_model(flavour: str, *, leading_space: bool) -> HeaderModel:

@@ -67,7 +67,8 @@ def split_mail(message: bytes) -> Mail:
     first = _LINE_END.search(message)
     line_end = first[0] if first else b"\n"
     position = first.end() if first and message.startswith(b"From ") else 0
-    lines: list[bytes] = []
+    # Each field's lines, joined once: one may be folded into very many.
+    lines: list[list[bytes]] = []
     separated = False
     while position < len(message):
         found = _LINE_END.search(message, position)
@@ -78,13 +79,15 @@ def split_mail(message: bytes) -> Mail:
             position = following
             break
         if line[:1] in b" \t" and lines:
-            lines[-1] += b"\n" + line
+            lines[-1].append(line)
         elif _FIELD.fullmatch(line):
-            lines.append(line)
+            lines.append([line])
         else:
             break
         position = following
-    return Mail([_field(line) for line in lines], separated, message[position:], line_end)
+    return Mail(
+        [_field(b"\n".join(parts)) for parts in lines], separated, message[position:], line_end
+    )
 
 
 def _field(line: bytes) -> Field:

@@ -182,6 +182,19 @@ class Agreement(NamedTuple):
     symbol_lists: Mapping[int, list[str]]
 
 
+# No MTA takes a longer answer, and libmilter makes none.
+_LONGEST: Final = c.MILTER_MAX_DATA_SIZE
+# Each command is preceded by the macros that were asked for, so there must be an end to them. An
+# MTA that is served by this library may send as many for one stage, unless it is told otherwise.
+_MOST_NAMES: Final = 512
+
+
+def _check_length(name: str, payload: bytes) -> None:
+    if len(payload) > _LONGEST:
+        size = f"{len(payload)} bytes, at most {_LONGEST} are taken"
+        raise PeerError(f"the milter sent {name} of {size}")
+
+
 # ---- the agreement
 
 
@@ -193,6 +206,7 @@ def read_agreement(offer: Offer, letter: int, payload: bytes) -> Agreement:
     """
     if letter != c.SMFIC_OPTNEG:
         raise PeerError(f"the milter answered OPTNEG with {chr(letter)!r}")
+    _check_length("OPTNEG", payload)
     try:
         version, actions, steps = payloads.decode_offer(payload)
         lists = payloads.split_symbol_lists(payload)
@@ -209,9 +223,13 @@ def read_agreement(offer: Offer, letter: int, payload: bytes) -> Agreement:
     if more_steps:
         names = c.step_names(more_steps)
         raise PeerError(f"the milter asks for steps that were not offered: {names}")
-    return Agreement(
-        version, actions, steps, {stage: names.split() for stage, names in lists.items()}
-    )
+    symbol_lists = {stage: names.split() for stage, names in lists.items()}
+    most = max(map(len, symbol_lists.values()), default=0)
+    if most > _MOST_NAMES:
+        raise PeerError(
+            f"the milter asks for {most} macros at one stage, at most {_MOST_NAMES} are sent"
+        )
+    return Agreement(version, actions, steps, symbol_lists)
 
 
 # ---- responses
@@ -249,6 +267,7 @@ def read_response(letter: int, payload: bytes) -> Response:
 
 
 def _read_reply(payload: bytes) -> Response:
+    _check_length("REPLYCODE", payload)
     text = payloads.to_text(payload[:-1] if payload.endswith(b"\0") else payload)
     match = _REPLY.fullmatch(text)
     if match is None:

@@ -169,7 +169,9 @@ def legal_commands(declined: int) -> tuple[int, ...]:
     """
     legal = list(_NEXT)
     for state in range(len(legal) - 2, -1, -1):
-        if declined & _SKIPPED_BY.get(state + 1, 0):
+        # A message may have no header fields: what comes after them may come in their place.
+        # libmilter forgets this, and lets an MTA wait that sends the body after DATA.
+        if declined & _SKIPPED_BY.get(state + 1, 0) or state == DATA:
             legal[state] |= legal[state + 1]
     return tuple(legal)
 

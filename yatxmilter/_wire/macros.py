@@ -8,13 +8,14 @@ as libmilter's ``mi_clr_macros`` does.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from yatxmilter import constants as c
 from yatxmilter._wire.payloads import decode_macros
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["MacroStore", "mta_flavour"]
+__all__ = ["MacroStore", "RecipientMissed", "mta_flavour"]
 
 # libmilter's order of look-up, from the end: connect, helo, envfrom, envrcpt, data, eoh, eom.
 _STAGES: Final = {
@@ -31,6 +32,11 @@ _STAGES: Final = {
         )
     )
 }
+
+
+_RCPT: Final = _STAGES[c.SMFIC_RCPT]
+# Sendmail has had milters from this release on; Postfix is far from it.
+_FIRST_SENDMAIL: Final = 8
 
 
 def _normal(name: str) -> str:
@@ -95,6 +101,13 @@ class MacroStore:
         for stage in range(first, 7):
             payloads[stage] = None
 
+    @property
+    def recipient(self) -> bytes | None:
+        """
+        The macros of the last recipient, as they came.
+        """
+        return self._payloads[_RCPT]
+
     def copy(self) -> MacroStore:
         """
         Keep what is there now.
@@ -148,6 +161,43 @@ class MacroStore:
         return found
 
 
+class RecipientMissed(MacroStore):
+    """
+    The macros of a connection for a milter that was not shown its last recipients.
+
+    :param store: What comes from the MTA.
+    :param recipient: The macros of the last recipient that the milter was shown, as they came.
+    """
+
+    __slots__ = ("_recipient", "_store")
+
+    def __init__(self, store: MacroStore, recipient: bytes | None) -> None:
+        super().__init__()
+        self._store = store
+        self._recipient = recipient
+
+    def _follow(self) -> None:
+        payloads = self._store._payloads.copy()
+        payloads[_RCPT] = self._recipient
+        if any(one is not other for one, other in zip(payloads, self._payloads, strict=True)):
+            self._payloads = payloads
+            self._tables = None
+
+    def get(self, symname: str) -> str | None:
+        """
+        Look a macro up as the milter would find it if it were alone.
+        """
+        self._follow()
+        return super().get(symname)
+
+    def of_stage(self, letter: int) -> dict[str, str] | None:
+        """
+        Give the macros of one stage.
+        """
+        self._follow()
+        return super().of_stage(letter)
+
+
 def _read(payload: bytes) -> dict[str, str | None]:
     table: dict[str, str | None] = {}
     for name, value in decode_macros(payload[1:]).items():
@@ -160,9 +210,12 @@ def mta_flavour(version: str | None, hostname: str | None) -> str:
     """
     Tell the MTAs apart by their macros: ``"postfix"`` or ``"sendmail"``.
 
-    :param version: The macro ``v``. Postfix always gives it. Sendmail does when asked, and then a
-        bare number; else it only gives its name.
+    :param version: The macro ``v``. Postfix always gives it, with any text that the administrator
+        likes. Sendmail does when asked, and then a bare number; else it only gives its name.
     :param hostname: The macro ``j``. Where nothing is known the plain rules are expected.
     """
-    is_sendmail = version[:1].isdigit() if version else hostname is not None
+    if not version:
+        return "postfix" if hostname is None else "sendmail"
+    release = re.match("[0-9]+", version, re.ASCII)
+    is_sendmail = release is not None and int(release[0][:9]) >= _FIRST_SENDMAIL
     return "sendmail" if is_sendmail else "postfix"

@@ -67,7 +67,7 @@ class PacketSplitter:
         self._buffer = b""
         self._position = 0
         self._queue: list[bytes] = []
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._missing = 0
         self._letter = 0
         self.taken = 0
@@ -185,7 +185,13 @@ class PacketSplitter:
         self._missing -= taken
         if self._missing:
             if len(self._pieces) > _MAX_PIECES:
-                self._pieces = [b"".join(self._pieces)]
+                # Into the first one, which grows: to join all of them anew each time would take
+                # time with the square of the packet's size.
+                first = self._pieces[0]
+                if not isinstance(first, bytearray):
+                    first = bytearray(first)
+                first += b"".join(self._pieces[1:])
+                self._pieces = [first]
             return None
         payload = b"".join(self._pieces)
         self._pieces = []

@@ -13,6 +13,7 @@ import socket
 from struct import Struct
 from typing import Final, NamedTuple
 
+from yatxmilter._describing import described
 from yatxmilter._wire.packets import PacketSplitter, encode_packet
 from yatxmilter.constants import (
     MILTER_OPTLEN,
@@ -85,11 +86,11 @@ def text_argument(what: str, value: object) -> bytes:
     :raises ValueNotSendable: when it is neither str nor bytes, or has characters of no encoding.
     """
     if not isinstance(value, (str, bytes)):
-        raise ValueNotSendable(f"{what} {value!r} is not str or bytes")
+        raise ValueNotSendable(f"{what} {described(value)} is not str or bytes")
     try:
         return from_text(value)
     except UnicodeEncodeError as error:
-        raise ValueNotSendable(f"{what} {value!r} cannot be encoded: {error}") from None
+        raise ValueNotSendable(f"{what} {described(value)} cannot be encoded: {error}") from None
 
 
 # ---- payloads of several kinds of packet
@@ -318,11 +319,12 @@ def split_symbol_lists(payload: bytes) -> dict[int, str]:
     :raises ProtocolError: when a list is cut.
     """
     lists: dict[int, str] = {}
-    rest = payload[MILTER_OPTLEN:]
-    while rest:
-        names, nul, tail = rest[4:].partition(b"\0")
-        if len(rest) < 5 or not nul:
-            raise ProtocolError(f"OPTNEG answer with a cut symbol list: {rest[:80]!r}")
-        lists[_U32.unpack_from(rest)[0]] = to_text(names)
-        rest = tail
+    start = MILTER_OPTLEN
+    while start < len(payload):
+        end = payload.find(b"\0", start + 4)
+        if end < 0:
+            rest = payload[start : start + 80]
+            raise ProtocolError(f"OPTNEG answer with a cut symbol list: {rest!r}")
+        lists[_U32.unpack_from(payload, start)[0]] = to_text(payload[start + 4 : end])
+        start = end + 1
     return lists

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from yatxmilter._describing import described
 from yatxmilter._wire.payloads import text_argument
 from yatxmilter.constants import MAXREPLIES, MAXREPLYLEN
 from yatxmilter.errors import ValueNotSendable
@@ -25,7 +26,7 @@ _ENDS_LINE: Final = re.compile(rb"[\r\n\0]")
 def _checked_code(what: str, value: object, pattern: re.Pattern[bytes], shape: str) -> bytes:
     code = text_argument(what, value)
     if not pattern.fullmatch(code):
-        raise ValueNotSendable(f"{what} {value!r} is not {shape}")
+        raise ValueNotSendable(f"{what} {described(value)} is not {shape}")
     return code
 
 
@@ -42,7 +43,7 @@ def _line(value: object) -> bytes:
     if len(line) > MAXREPLYLEN:
         raise ValueNotSendable(f"reply text of {len(line)} bytes, at most {MAXREPLYLEN} per line")
     if _ENDS_LINE.search(line):
-        raise ValueNotSendable(f"reply text {value!r} has a CR, LF or NUL in it")
+        raise ValueNotSendable(f"reply text {described(value)} has a CR, LF or NUL in it")
     return line
 
 

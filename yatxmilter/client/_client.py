@@ -25,7 +25,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import ClientFactory
 
+from yatxmilter._mail.bounds import MAX_EDIT_BYTES, MAX_NEW_BODY
 from yatxmilter._mail.delivery import apply_edits
+from yatxmilter._options import limit_option
 from yatxmilter._wire import commands
 from yatxmilter._wire.actions import (
     AddHeader,
@@ -158,16 +160,28 @@ class MilterClientFactory(ClientFactory):
         timeout: float | None = 300.0,
         clock: IReactorTime | None = None,
         progress: Callable[[str], object] | None = None,
+        max_edit_bytes: int | None = MAX_EDIT_BYTES,
+        max_body: int | None = MAX_NEW_BODY,
     ) -> None:
+        limit_option("max_edit_bytes", max_edit_bytes)
+        limit_option("max_body", max_body)
         self.timeout = timeout
         self.clock = clock
         self.progress = progress
+        self.max_edit_bytes = max_edit_bytes
+        self.max_body = max_body
 
     def buildProtocol(self, addr: IAddress | None) -> MilterClient:
         """
         Build the client of one connection.
         """
-        client = self.protocol(timeout=self.timeout, clock=self.clock, progress=self.progress)
+        client = self.protocol(
+            timeout=self.timeout,
+            clock=self.clock,
+            progress=self.progress,
+            max_edit_bytes=self.max_edit_bytes,
+            max_body=self.max_body,
+        )
         client.factory = self
         return client
 
@@ -178,18 +192,27 @@ def connect_milter(
     timeout: float | None = 300.0,
     clock: IReactorTime | None = None,
     progress: Callable[[str], object] | None = None,
+    max_edit_bytes: int | None = MAX_EDIT_BYTES,
+    max_body: int | None = MAX_NEW_BODY,
     reactor: Any = None,
 ) -> Deferred[MilterClient]:
     """
     Connect to a milter.
 
     :param where: An endpoint, or an address for `client_endpoint`.
-    :param timeout: And ``clock`` and ``progress``: see `MilterClient`.
+    :param timeout: And ``clock``, ``progress``, ``max_edit_bytes`` and ``max_body``: see
+        `MilterClient`.
     :param reactor: Needed for an address, by default the global one.
     """
     if isinstance(where, str):
         if reactor is None:
             from twisted.internet import reactor
         where = client_endpoint(reactor, where)
-    factory = MilterClientFactory(timeout=timeout, clock=clock, progress=progress)
+    factory = MilterClientFactory(
+        timeout=timeout,
+        clock=clock,
+        progress=progress,
+        max_edit_bytes=max_edit_bytes,
+        max_body=max_body,
+    )
     return cast(Deferred[MilterClient], where.connect(factory))

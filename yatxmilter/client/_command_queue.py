@@ -6,6 +6,9 @@ answers decide whether it is sent at all. So everything that depends on the agre
 the milter has said of this message, is decided when a command's turn comes. A failure - the milter
 breaks the protocol, is late, or goes away - fails everything that waits, and the connection stays
 failed.
+
+Whatever the milter sends has a bound: what belongs to no command fails at once, and what belongs to
+one is counted before it is kept.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._mail.bounds import MAX_EDIT_BYTES, MAX_NEW_BODY
+from yatxmilter._options import limit_option
 from yatxmilter._wire.actions import (
     NOT_AWAITED,
     Agreement,
@@ -48,6 +53,7 @@ from yatxmilter._wire.commands import (
 from yatxmilter._wire.negotiation import data_size
 from yatxmilter._wire.payloads import PacketSplitter, decode_offer, encode_macros, encode_packet
 from yatxmilter.errors import PeerError, ProtocolError, ValueNotSendable
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["CommandQueue"]
 
@@ -57,6 +63,13 @@ _LIMIT: Final = c.MILTER_MDS_1M
 
 # How long, in seconds, a milter has to close the connection after QUIT before we do.
 _QUIT_GRACE: Final = 5.0
+
+# How often a milter may say that it is at work, for one command: once a second makes a day of it.
+_MOST_PROGRESS: Final = 100_000
+
+# An edit that is kept takes some memory of its own, however short it is.
+_LEAST_EDIT: Final = 64
+_FEW_EDITS: Final = 1_000
 
 # Until something is agreed, everything is sent and answered, and nothing may be edited.
 _NOTHING_AGREED: Final = Agreement(c.SMFI_PROT_VERSION, 0, 0, {})
@@ -77,6 +90,9 @@ class _Pending:
     result: Deferred[Any]
     chunks: deque[bytes] = field(default_factory=deque)
     edits: list[Edit] = field(default_factory=list)
+    edit_count: int = 0
+    edit_bytes: int = 0
+    body_bytes: int = 0
     progress: int = 0
 
 
@@ -87,6 +103,10 @@ class CommandQueue(Protocol):
     :param timeout: Seconds to wait for an answer, anew after each PROGRESS; ``None`` for ever.
     :param clock: Where time comes from, by default the reactor.
     :param progress: Called with the command's name at each PROGRESS.
+    :param max_edit_bytes: Bytes of edits that the milter may make of one message, the new body
+        aside; ``None`` for any number. Small edits count as if they had 64 bytes once there are
+        more than a thousand.
+    :param max_body: Bytes of the new body that it may give a message; ``None`` for any number.
     :ivar agreement: What was negotiated, ``None`` before.
     :ivar standing: The stage and response with which CONNECT or HELO settled all that follows;
         ``None`` while messages are to be sent.
@@ -98,10 +118,14 @@ class CommandQueue(Protocol):
         timeout: float | None = 300.0,
         clock: IReactorTime | None = None,
         progress: Callable[[str], object] | None = None,
+        max_edit_bytes: int | None = MAX_EDIT_BYTES,
+        max_body: int | None = MAX_NEW_BODY,
     ) -> None:
         self.timeout = timeout
+        self.max_edit_bytes = limit_option("max_edit_bytes", max_edit_bytes)
+        self.max_body = limit_option("max_body", max_body)
         self.agreement: Agreement | None = None
-        self._clock = clock
+        self._clock = None if clock is None else cast(IReactorTime, steady(clock))
         self._progress = progress
         self._splitter = PacketSplitter(_LIMIT, strict=True)
         self.standing: tuple[str, Response] | None = None
@@ -113,6 +137,8 @@ class CommandQueue(Protocol):
         self._failure: PeerError | None = None
         self._pumping = False
         self._body_skipped = False
+        # How many PROGRESS nobody had asked for came since the last command was sent.
+        self._unasked = 0
 
     # ---- asking
 
@@ -199,6 +225,7 @@ class CommandQueue(Protocol):
 
     def _send(self, pending: _Pending, size: int, *, awaited: bool) -> None:
         row, payload = pending.row, pending.payload
+        self._unasked = 0
         starts = range(0, len(payload), size) if row is BODY_ROW and payload else (0,)
         pending.chunks.extend(payload[start : start + size] for start in starts)
         if not awaited:
@@ -243,6 +270,9 @@ class CommandQueue(Protocol):
         """
         Take in what the milter sent.
         """
+        if self._failure is not None:
+            # Not every transport is quiet at once; what is not looked at is not kept either.
+            return
         self._splitter.feed(data)
         try:
             while self._failure is None and (packet := self._splitter.next_packet()) is not None:
@@ -256,8 +286,10 @@ class CommandQueue(Protocol):
         pending = self._current
         if pending is None:
             # libmilter's smfi_progress() sends from any callback, those not answered included.
+            self._unasked += 1
             if letter != c.SMFIR_PROGRESS:
                 raise PeerError(f"the milter sent {chr(letter)!r} unasked")
+            _check_progress(self._unasked)
             return
         row = pending.row
         if row is QUIT_ROW:
@@ -272,12 +304,42 @@ class CommandQueue(Protocol):
                 name = ACTIONS[letter].name
                 raise PeerError(f"the milter sent {name} in answer to {row.name}")
             agreed = (self.agreement or _NOTHING_AGREED).actions
-            pending.edits.append(read_edit(letter, payload, agreed))
+            edit = read_edit(letter, payload, agreed)
+            self._count_edit(pending, letter, payload)
+            self._keep_edit(pending, edit)
         else:
             self._answered(pending, read_response(letter, payload))
 
+    def _count_edit(self, pending: _Pending, letter: int, payload: bytes) -> None:
+        pending.edit_count += 1
+        if letter == c.SMFIR_REPLBODY:
+            pending.body_bytes += len(payload)
+        else:
+            pending.edit_bytes += len(payload)
+        if pending.body_bytes > self.max_body:
+            raise PeerError(
+                f"the milter sent a new body of more than {self.max_body} bytes (see max_body)"
+            )
+        if pending.edit_bytes > self.max_edit_bytes:
+            raise PeerError(
+                f"the milter sent edits of more than {self.max_edit_bytes} bytes"
+                " (see max_edit_bytes)"
+            )
+        if pending.edit_count > max(_FEW_EDITS, self.max_edit_bytes // _LEAST_EDIT):
+            raise PeerError(
+                f"the milter sent {pending.edit_count} edits, of {_LEAST_EDIT} bytes at least"
+                f" together more than {self.max_edit_bytes} (see max_edit_bytes)"
+            )
+
+    def _keep_edit(self, pending: _Pending, edit: Edit) -> None:
+        """
+        Keep an edit for the answer to the end of the message.
+        """
+        pending.edits.append(edit)
+
     def _note_progress(self, pending: _Pending) -> None:
         pending.progress += 1
+        _check_progress(pending.progress)
         self._await_answer()
         if self._progress is not None:
             self._progress(pending.row.name)
@@ -320,7 +382,7 @@ class CommandQueue(Protocol):
         if self._clock is None:
             from twisted.internet import reactor
 
-            self._clock = cast(IReactorTime, reactor)
+            self._clock = cast(IReactorTime, steady(reactor))
         self._timer = self._clock.callLater(seconds, call)
 
     def _stop_timer(self) -> None:
@@ -350,6 +412,7 @@ class CommandQueue(Protocol):
 
     def _end(self, error: PeerError) -> None:
         self._failure = error
+        self._splitter.clear()
         self._stop_timer()
         waiting = [self._current] if self._current is not None else []
         waiting.extend(self._inner or ())
@@ -358,6 +421,8 @@ class CommandQueue(Protocol):
         # One by one: a callback may cancel what waits behind it.
         while self._queue:
             pending = self._queue.popleft()
+            # The error's traceback may be kept for long, and leads here.
+            pending.edits.clear()
             if pending.row is QUIT_ROW:
                 pending.result.callback(None)
             else:
@@ -371,3 +436,8 @@ class CommandQueue(Protocol):
             error = PeerError(f"the milter closed the connection{self._awaited()}")
             error.__cause__ = reason.value
             self._end(error)
+
+
+def _check_progress(count: int) -> None:
+    if count > _MOST_PROGRESS:
+        raise PeerError(f"the milter said more than {_MOST_PROGRESS} times that it is at work")

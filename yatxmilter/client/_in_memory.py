@@ -58,6 +58,7 @@ class InMemoryTransport:
         self._host = host
         self._peer = peer
         self._incoming: deque[bytes] = deque()
+        self._unread = 0
         self._paused = False
         self._producer: Any = None
         self._streaming = self._stalled = False
@@ -75,6 +76,7 @@ class InMemoryTransport:
         if self.disconnecting or self._end is not None or not data:
             return
         self.other._incoming.append(data)
+        self.other._unread += len(data)
         if self._producer is not None and not self._stalled and self.other._unread > _FULL:
             self._stalled = True
             self._producer.pauseProducing()
@@ -158,16 +160,13 @@ class InMemoryTransport:
 
     # ---- the way of the bytes
 
-    @property
-    def _unread(self) -> int:
-        return sum(map(len, self._incoming))
-
     def _finish(self, ours: Exception, theirs: Exception) -> None:
         # Each is told once, and of what came first.
         for side, reason in ((self, ours), (self.other, theirs)):
             if side._end is None:
                 side._end = reason
                 side._incoming.clear()
+                side._unread = 0
         self._connection.schedule()
 
     def step(self) -> bool:
@@ -177,7 +176,9 @@ class InMemoryTransport:
         if self._end is not None:
             return self._tell_end()
         if self._incoming and not self._paused:
-            self._read(self._incoming.popleft())
+            data = self._incoming.popleft()
+            self._unread -= len(data)
+            self._read(data)
             return True
         if self.disconnecting and not self.other._incoming and self._producer is None:
             self._finish(ConnectionDone(), ConnectionDone())

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
+from yatxmilter._mail.envelope import bare_address
 from yatxmilter._mail.rfc5322 import Field, split_mail, wire_body
 from yatxmilter._wire.actions import Agreement, Edit, EndOfMessage, Quarantine, Response
 from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS
@@ -201,7 +202,7 @@ class _Transaction:
 
     async def _sender(self) -> EndOfMessage | None:
         sender = self._envelope.sender
-        macros = self._macros(c.SMFIM_ENVFROM, mail_addr=_bare(sender))
+        macros = self._macros(c.SMFIM_ENVFROM, mail_addr=bare_address(sender))
         return self._settled(
             await self._dialogue.mail(sender, *self._envelope.sender_args, macros=macros)
         )
@@ -210,7 +211,7 @@ class _Transaction:
         self.stage = "rcpt"
         addresses = self._envelope.recipients
         for number, address in enumerate(addresses, 1):
-            macros = self._macros(c.SMFIM_ENVRCPT, rcpt_addr=_bare(address))
+            macros = self._macros(c.SMFIM_ENVRCPT, rcpt_addr=bare_address(address))
             args = self._envelope.recipient_args.get(address, ())
             response = await self._dialogue.rcpt(address, *args, macros=macros)
             self.recipients.append(Recipient(address, response))
@@ -254,7 +255,3 @@ class _Transaction:
             return None
         macros = self._macros(c.SMFIM_EOM)
         return self._settled(await self._dialogue.body(body, macros=macros))
-
-
-def _bare(address: str) -> str:
-    return address.strip().removeprefix("<").removesuffix(">")

@@ -4,12 +4,14 @@ Who sends a message to whom, and what can be answered to each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
 
 from yatxmilter import constants as c
+from yatxmilter._mail.envelope import address_key, bare_address
 from yatxmilter._wire.actions import AddRecipient, DeleteRecipient, Edit
 from yatxmilter._wire.payloads import text_argument
 from yatxmilter.constants import ReturnCode
@@ -19,13 +21,6 @@ __all__ = ["Client", "Recipient", "Recipients", "Verdict", "bare_address", "brac
 
 #: Sets the SMTP reply: code, enhanced status code, lines.
 SetReply = Callable[[str, str, list[str]], None]
-
-
-def bare_address(address: str) -> str:
-    """
-    Take the angle brackets off an address.
-    """
-    return address[1:-1] if address[:1] == "<" and address[-1:] == ">" else address
 
 
 def bracketed(what: str, address: object) -> str:
@@ -175,25 +170,34 @@ class Recipients:
     def __init__(self, set_reply: SetReply, allow: Callable[[str, int, int], None]) -> None:
         self._set_reply = set_reply
         self._allow = allow
-        self._received: list[Recipient] = []
-        self._list: list[Recipient] = []
+        # Dictionaries, so that each is found at once; by their addresses, too.
+        self._received: dict[Recipient, None] = {}
+        self._list: dict[Recipient, None] = {}
+        self._named: dict[Hashable, dict[Recipient, None]] = {}
+        # Those received that are left out, by how they were given.
+        self._removed: dict[tuple[str, tuple[str, ...]], Recipient] = {}
 
     def receive(self, argv: Sequence[str]) -> Recipient:
         """
         Take one that the client names.
         """
         recipient = Recipient(self._set_reply, argv[0], argv[1:])
-        self._received.append(recipient)
-        self._list.append(recipient)
+        self._received[recipient] = None
+        self._enter(recipient)
         return recipient
 
     def refuse(self, recipient: Recipient) -> None:
         """
         Forget one that is refused.
         """
-        self._received.remove(recipient)
+        del self._received[recipient]
         if recipient in self._list:
-            self._list.remove(recipient)
+            del self._list[recipient]
+            del self._named[address_key(recipient.address)][recipient]
+
+    def _enter(self, recipient: Recipient) -> None:
+        self._list[recipient] = None
+        self._named.setdefault(address_key(recipient.address), {})[recipient] = None
 
     def __iter__(self) -> Iterator[Recipient]:
         return iter(self._list)
@@ -202,7 +206,7 @@ class Recipients:
         return len(self._list)
 
     def __contains__(self, address: object) -> bool:
-        return isinstance(address, str) and any(map(_names(address), self._list))
+        return isinstance(address, str) and bool(self._named.get(address_key(address)))
 
     def add(self, address: str, args: str | None = None) -> None:
         """
@@ -220,8 +224,8 @@ class Recipients:
             return
         flag = c.SMFIF_ADDRCPT_PAR if words else c.SMFIF_ADDRCPT
         self._allow(f"adding recipient {given}", flag, len(given) + len(args or "") + 2)
-        before = [r for r in self._received if r.given == given and r.args == tuple(words)]
-        self._list.append(before[0] if before else Recipient(self._set_reply, given, words))
+        before = self._removed.get((given, tuple(words)))
+        self._enter(Recipient(self._set_reply, given, words) if before is None else before)
 
     def remove(self, address: str) -> None:
         """
@@ -229,13 +233,15 @@ class Recipients:
 
         :raises ValueNotSendable: when there is none of this address.
         """
-        left = [recipient for recipient in self._list if not _names(address)(recipient)]
-        if len(left) == len(self._list):
-            raise ValueNotSendable(
-                f"recipient {address!r} is not one of {', '.join(r.address for r in self._list)}"
-            )
+        if address not in self:
+            some = ", ".join(recipient.address for recipient in islice(self._list, 10))
+            more = " ..." if len(self._list) > 10 else ""
+            raise ValueNotSendable(f"recipient {address!r} is not one of {some}{more}")
         self._allow(f"removing recipient {address}", c.SMFIF_DELRCPT, 0)
-        self._list = left
+        for recipient in self._named.pop(address_key(address)):
+            del self._list[recipient]
+            if recipient in self._received:
+                self._removed.setdefault((recipient.given, recipient.args), recipient)
 
     def edits(self) -> list[Edit]:
         """
@@ -251,16 +257,3 @@ class Recipients:
             if recipient not in self._received:
                 edits.append(AddRecipient(recipient.given, " ".join(recipient.args) or None))
         return edits
-
-
-def _names(address: str) -> Callable[[Recipient], bool]:
-    """
-    Tell recipients of an address: the local part counts as it is, the domain in any case.
-    """
-    local, at, domain = bare_address(address).rpartition("@")
-
-    def is_named(recipient: Recipient) -> bool:
-        other = recipient.address.rpartition("@")
-        return (local, at, domain.lower()) == (other[0], other[1], other[2].lower())
-
-    return is_named

@@ -196,7 +196,7 @@ def _arrange(
         else:
             continue
         slots.append(slot)
-    header.slots = top + slots
+    header.slots = slots[: header.top] + top + slots[header.top :]
 
 
 def _slot(field: Wanted) -> Slot:

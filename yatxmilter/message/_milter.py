@@ -17,6 +17,8 @@ from twisted.internet.interfaces import IAddress
 
 from yatxmilter import constants as c
 from yatxmilter._engine.chain_edits import make_edit
+from yatxmilter._engine.on_error import answer_for, on_error_option
+from yatxmilter._wire.commands import RCPT_ROW
 from yatxmilter._wire.macros import mta_flavour
 from yatxmilter.constants import action_names
 from yatxmilter.defaults import CallbackResult, Milter
@@ -256,7 +258,8 @@ async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
     message = self._message
     recipient = message.recipients.receive(argv)
     # The answer if the hook fails.
-    code = getattr(self.factory, "on_error", c.SMFIS_TEMPFAIL)
+    on_error = on_error_option("on_error", getattr(self.factory, "on_error", c.SMFIS_TEMPFAIL))
+    code = answer_for(RCPT_ROW, on_error).code
     try:
         result: Any = None
         if message.code is None:

@@ -1,19 +1,26 @@
 """
-Who may connect, and how often.
+Who may connect, and how often; and telling of those who may not.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from yatxmilter._options import count_option
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Refusals"]
+
+_log = Logger()
+
+# Seconds for which refusals are counted before they are told.
+_PERIOD: Final = 60.0
 
 
 def _host(address: object) -> str:
@@ -84,6 +91,72 @@ class Admission:
         self._by_peer[host] -= 1
         if not self._by_peer[host]:
             del self._by_peer[host]
+
+
+class Refusals:
+    """
+    Tells of refused connections: of the first at once, of those that follow how many there were,
+    once a minute, so that nobody fills the log by knocking.
+
+    :param clock: Gives what keeps time; not asked before there is something to count.
+    """
+
+    def __init__(self, clock: Callable[[], IReactorTime]) -> None:
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+        self._since = 0.0
+        # By reason, how many have not been told, and where the last came from.
+        self._untold: dict[str, tuple[int, str]] = {}
+
+    def add(self, mta: str, refusal: str) -> None:
+        """
+        Take note of one.
+
+        :param mta: Where it came from.
+        :param refusal: Why it is refused.
+        """
+        if refusal in self._untold:
+            self._untold[refusal] = self._untold[refusal][0] + 1, mta
+            return
+        self._untold[refusal] = 0, mta
+        _log.warn("Refusing the connection from {mta}: {refusal}", mta=mta, refusal=refusal)
+        if self._timer is None:
+            self._count_on()
+
+    def _count_on(self) -> None:
+        clock = self._clock()
+        self._since = clock.seconds()
+        self._timer = clock.callLater(_PERIOD, self._tell)
+
+    def _tell(self) -> None:
+        self._timer = None
+        seconds = self._clock().seconds() - self._since
+        untold, self._untold = self._untold, {}
+        for refusal, (count, mta) in untold.items():
+            if count:
+                _log.warn(
+                    "Refused {count} more connections in {seconds:.0f} seconds, the last from"
+                    " {mta}: {refusal}",
+                    count=count,
+                    seconds=seconds,
+                    mta=mta,
+                    refusal=refusal,
+                )
+                self._untold[refusal] = 0, mta
+        if self._untold:
+            self._count_on()
+
+    def flush(self) -> None:
+        """
+        Tell what has not been told, and begin anew.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._tell()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._untold.clear()
 
 
 def _network(value: Any) -> IPv4Network | IPv6Network:

@@ -68,7 +68,7 @@ class TransportLine(Protocol):
         self._closing: Deadline | None = None
         self._away: Deadline | None = None
         self._conversation = Conversation(
-            self, self._clock, options.merge, options.progress_interval, options.spool_memory
+            self, self._clock, options.merge, options.progress_interval, options.limits
         )
         macros = self._conversation.session.macros
         macros.most = options.max_macros
@@ -150,11 +150,14 @@ class TransportLine(Protocol):
         """
         self._stop_watching()
         self._unsent = None
-        self._conversation.lost(reason)
-        if self.factory is not None:
-            self.factory.connection_lost(self, self.transport.getPeer())
-        if self._served is not None:
-            self._served.release()
+        try:
+            self._conversation.lost(reason)
+        finally:
+            # Whatever happens: one that stays counted is a place that is never free again.
+            if self.factory is not None:
+                self.factory.connection_lost(self, self.transport.getPeer())
+            if self._served is not None:
+                self._served.release()
 
     def _expired(self, fault: str) -> None:
         if self._conversation.waiting:

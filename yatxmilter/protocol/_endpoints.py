@@ -9,17 +9,23 @@ read, by a ValueError that names it.
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any, Final, NamedTuple
 
 from twisted.internet import endpoints
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import (
     IReactorPluggableNameResolver,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from zope.interface import implementer
+
+from yatxmilter.protocol._proxy import WrappingFactory
+from yatxmilter.protocol._socket_file import SocketFile, find_group, find_user, open_socket_file
 
 __all__ = ["check_client_spec", "client_endpoint", "parse_address", "server_endpoint"]
 
@@ -81,17 +87,21 @@ def server_endpoint(reactor: Any, spec: str, *, backlog: int = 50) -> IStreamSer
     """
     Make the endpoint on which a milter listens; without a host, on all addresses.
 
-    A UNIX socket that a dead process has left behind is taken over.
+    A UNIX socket that a dead process has left behind is taken over. Its owner and group may
+    connect, unless the address says otherwise.
 
-    :param spec: As for `client_endpoint`, or a server endpoint of Twisted, such as
-        ``tcp:8891:interface=127.0.0.1`` or ``unix:/path:mode=660``.
+    :param spec: As for `client_endpoint`; ``unix:/path:mode=660:owner=milter:group=postfix``, any
+        of these options; or a server endpoint of Twisted, such as
+        ``tcp:8891:interface=127.0.0.1``.
     :param backlog: How many connections may wait; a Twisted endpoint says so by itself.
     :raises ValueError: when it is none of these.
     """
     address = _read(spec)
     endpoint: IStreamServerEndpoint
     if isinstance(address, _Path):
-        endpoint = _make.UNIXServerEndpoint(reactor, address.path, backlog, wantPID=True)
+        endpoint = _SocketFileEndpoint(reactor, SocketFile(address.path, backlog))
+    elif address is None and spec.startswith("unix:"):
+        endpoint = _SocketFileEndpoint(reactor, _read_socket_file(spec))
     elif isinstance(address, _Inet):
         inet = address.kind == "inet"
         kind = _make.TCP4ServerEndpoint if inet else _make.TCP6ServerEndpoint
@@ -99,7 +109,31 @@ def server_endpoint(reactor: Any, spec: str, *, backlog: int = 50) -> IStreamSer
         endpoint = kind(reactor, address.port, backlog, host)
     else:
         endpoint = _from_twisted(_make.serverFromString, reactor, spec)
+        if getattr(endpoint, "_wrapperFactory", None) is HAProxyWrappingFactory:
+            # Twisted's does not bear a factory that refuses a connection.
+            endpoint._wrapperFactory = WrappingFactory  # type: ignore[attr-defined]
     return endpoint
+
+
+@implementer(IStreamServerEndpoint)
+class _SocketFileEndpoint:
+    """
+    Listens on a UNIX socket.
+    """
+
+    def __init__(self, reactor: Any, file: SocketFile) -> None:
+        self._reactor = reactor
+        self._file = file
+
+    def listen(self, protocolFactory: Any) -> Deferred[Any]:
+        """
+        Listen.
+        """
+        # Where sockets are shared, or their owners are known, somebody else opens them.
+        own = getattr(self._reactor, "open_socket_file", None)
+        if own is not None:
+            return execute(own, self._file, protocolFactory)
+        return execute(open_socket_file, self._reactor, self._file, protocolFactory)
 
 
 def check_client_spec(spec: str) -> None:
@@ -176,6 +210,38 @@ def _read_path(spec: str, path: str) -> _Path:
     if size > _MAX_UNIX_PATH:
         raise ValueError(f"{spec!r}: a path of {size} bytes, at most {_MAX_UNIX_PATH} are possible")
     return _Path(path)
+
+
+_OPTIONS: Final = ("mode", "backlog", "lockfile", "owner", "group")
+
+
+def _read_socket_file(spec: str) -> SocketFile:
+    """
+    Read ``unix:`` with options behind the path; a backslash takes a colon's meaning away.
+    """
+    parts = [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^:\\]|\\.)+", spec)[1:]]
+    if not parts:
+        raise _bad(spec, ": no path")
+    path = _read_path(spec, parts[0].removeprefix("address=")).path
+    options: dict[str, Any] = {}
+    for part in parts[1:]:
+        name, equals, value = part.partition("=")
+        if name not in _OPTIONS or not equals or name in options:
+            raise _bad(spec, f": {part!r}, expected each of {', '.join(_OPTIONS)} once at most")
+        options[name] = value
+    mode, backlog = options.get("mode", "666"), options.get("backlog", "50")
+    if not re.fullmatch("0?[0-7]{3}", mode, re.ASCII):
+        raise _bad(spec, f": mode {mode!r} is no octal number such as 660")
+    if not re.fullmatch("[0-9]{1,9}", backlog) or options.get("lockfile", "1") not in ("0", "1"):
+        raise _bad(spec, ": backlog has to be a number, lockfile 0 or 1")
+    return SocketFile(
+        path,
+        int(backlog),
+        int(mode, 8) if "mode" in options else None,
+        options.get("lockfile", "1") == "1",
+        find_user(f"{spec!r}: owner", options["owner"]).pw_uid if "owner" in options else None,
+        find_group(f"{spec!r}: group", options["group"]) if "group" in options else None,
+    )
 
 
 def _read_inet(spec: str, kind: str, rest: str) -> _Inet:

@@ -9,26 +9,41 @@ server have in common.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from yatxmilter._describing import described, text_of
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import wanted_callbacks
-from yatxmilter._engine.shadow_statistics import code_for_missing
+from yatxmilter._engine.on_error import answer_for, on_error_option
+from yatxmilter._engine.shadow_statistics import on_error_for_missing
+from yatxmilter._mail.bounds import (
+    MAX_BODY,
+    MAX_EDIT_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_RECIPIENTS,
+    SPOOL_MEMORY,
+    Limits,
+)
 from yatxmilter._options import choice_option, limit_option, seconds_option
+from yatxmilter._wire.commands import CONNECT_ROW
 from yatxmilter.defaults import Milter
 from yatxmilter.interfaces import IMilter, IMilterFactory
-from yatxmilter.protocol._admission import Admission
+from yatxmilter.protocol._admission import Admission, Refusals
 from yatxmilter.protocol._connection import TransportLine
 from yatxmilter.protocol._descriptor_set import ConnectionSet, Served, adoptable
 from yatxmilter.protocol._draining import Drains
-from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Unannounced
+from yatxmilter.protocol._life_cycle import FAILED, IDLE, STARTED, STARTING, Lives, Waiting
+from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Lobby, Unannounced
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
@@ -51,7 +66,8 @@ class MilterProtocol(TransportLine):
         Begin; behind HAProxy, when it has said who connects.
         """
         if isinstance(transport, HAProxyProtocolWrapper):
-            waiting = Unannounced(self, self._clock, self._options.command_timeout)
+            options = self._options
+            waiting = Unannounced(self, self._clock, options.command_timeout, options.lobby)
             Protocol.makeConnection(waiting, transport)
         else:
             Protocol.makeConnection(self, transport)
@@ -67,7 +83,7 @@ class MilterProtocol(TransportLine):
         :raises RuntimeError: when the MTA has begun to talk.
         """
         if not IMilter.providedBy(milter):
-            raise TypeError(f"{milter!r} does not provide IMilter")
+            raise TypeError(f"{described(milter)} does not provide IMilter")
         member = self._conversation.add(milter, wanted_callbacks(milter, Milter))
         if isinstance(milter, Milter):
             milter._context = member.context
@@ -90,11 +106,14 @@ class MilterProtocol(TransportLine):
                 return member.context
         raise ValueError(f"{milter!r} is not on this connection")
 
-    def refuse(self, code: int) -> None:
+    def refuse(self, on_error: Any) -> None:
         """
-        Have the connection answered with a return code in the place of a milter that is missing.
+        Have the connection answered in the place of a milter that is missing.
+
+        :param on_error: What is answered, as for `MilterFactory`.
         """
-        self._conversation.refuse(code)
+        on_error = on_error_option("on_error", on_error)
+        self._conversation.refuse(answer_for(CONNECT_ROW, on_error))
 
 
 class MilterProtocolFactory(Factory):
@@ -119,14 +138,26 @@ class MilterProtocolFactory(Factory):
     :param max_macros: How many macros there may be for one stage.
     :param max_macro_bytes: How many bytes of macros there may be for one connection.
     :param max_buffered: Bytes that may wait for a milter before reading is paused.
+    :param max_header_bytes: Bytes of header fields that a chain keeps of one message.
+    :param max_recipients: Recipients of one message that a chain takes.
+    :param max_edit_bytes: Bytes of one milter's edits of one message, a new body aside.
+    :param max_body: Bytes of a body that a chain keeps in all, or that a milter puts in.
     :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
-    :param reactor: The clock (``IReactorTime``); by default Twisted's reactor.
+    :param start_timeout: Seconds that the ``start()`` of a milter factory may take.
+    :param stop_timeout: Seconds that the ``stop()`` of one may take.
+    :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
+        from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
     :ivar connections: The connections there are.
+    :ivar limits: How much of one message may be kept; milters find it in their context, too.
     """
 
     noisy = False
+
+    #: Whether it drains by itself when the reactor stops while milter factories run that have to
+    #: be stopped; else whoever stops the reactor has to see to it.
+    drains_with_reactor = True
 
     #: Whether connections are served by a descriptor set of our own where that can be.
     fast_path = True
@@ -146,7 +177,13 @@ class MilterProtocolFactory(Factory):
         max_macros: int | None = 512,
         max_macro_bytes: int | None = 512 * 1024,
         max_buffered: int | None = 256 * 1024,
-        spool_memory: int | None = 1024 * 1024,
+        max_header_bytes: int | None = MAX_HEADER_BYTES,
+        max_recipients: int | None = MAX_RECIPIENTS,
+        max_edit_bytes: int | None = MAX_EDIT_BYTES,
+        max_body: int | None = MAX_BODY,
+        spool_memory: int | None = SPOOL_MEMORY,
+        start_timeout: float | None = 60,
+        stop_timeout: float | None = 10,
         reactor: IReactorTime | None = None,
     ) -> None:
         self.milter_factories: list[Any] = []
@@ -158,12 +195,34 @@ class MilterProtocolFactory(Factory):
         self.max_macros = limit_option("max_macros", max_macros)
         self.max_macro_bytes = limit_option("max_macro_bytes", max_macro_bytes)
         self.max_buffered = limit_option("max_buffered", max_buffered)
+        self.max_header_bytes = limit_option("max_header_bytes", max_header_bytes)
+        self.max_recipients = limit_option("max_recipients", max_recipients)
+        self.max_edit_bytes = limit_option("max_edit_bytes", max_edit_bytes)
+        self.max_body = limit_option("max_body", max_body)
         self.spool_memory = limit_option("spool_memory", spool_memory)
+        self.limits = Limits(
+            self.max_header_bytes,
+            self.max_recipients,
+            self.max_edit_bytes,
+            self.max_body,
+            self.spool_memory,
+        )
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[MilterProtocol] = set()
-        self._clock = reactor
+        self._clock = None if reactor is None else steady(reactor)
         self._draining = False
+        self._closing = False
         self._drains = Drains(lambda: self.clock)
+        self._refusals = Refusals(lambda: self.clock)
+        self.lobby = Lobby(self.admission, self._refused, self._one_gone)
+        self._lives = Lives(
+            lambda: self.clock,
+            seconds_option("start_timeout", start_timeout),
+            seconds_option("stop_timeout", stop_timeout),
+            self._reactor_stops,
+        )
+        self._early: list[Waiting] = []
+        self._emptied: list[Deferred[None]] = []
         self._connection_set: ConnectionSet | None = None
         self.addMilterFactory(milter_factories)
 
@@ -176,14 +235,17 @@ class MilterProtocolFactory(Factory):
             # Not at the top: to import the reactor is to install it, which is the user's choice.
             from twisted.internet import reactor
 
-            self._clock = cast(IReactorTime, reactor)
-        return self._clock
+            self._clock = steady(reactor)
+        return cast(IReactorTime, self._clock)
 
     def addMilterFactory(self, milter_factories: Any) -> None:
         """
         Add one milter factory, or several; connections that come later have their milters too.
 
+        One that has a ``start()`` is added when it has started, if the others are started.
+
         :raises TypeError: for what is no `IMilterFactory`; then none is added.
+        :raises StartError: when one fails to start at once; then none is added either.
         """
         one = IMilterFactory.providedBy(milter_factories) or not isinstance(
             milter_factories, Iterable
@@ -192,43 +254,136 @@ class MilterProtocolFactory(Factory):
         for milter_factory in added:
             if not IMilterFactory.providedBy(milter_factory):
                 raise TypeError(f"{milter_factory!r} does not provide IMilterFactory")
-        self.milter_factories += added
+        if self._lives.state in (STARTED, STARTING):
+            started = self._lives.add(added)
+            started.addCallback(lambda _: self.milter_factories.extend(added))
+            _raise_or_log(started, "it is not added")
+        else:
+            self.milter_factories += added
 
-    def buildProtocol(self, addr: IAddress | None) -> MilterProtocol | None:
+    # ---- the life cycle of the milter factories
+
+    def start(self) -> Deferred[None]:
+        """
+        Start the milter factories: call the ``start()`` of those that have one.
+
+        Twisted does it, by `startFactory`, when a port is opened; whoever wants to know when they
+        are started, or to open the port only then, calls this before. Once is enough.
+
+        :return: A Deferred that fires when they are started. It fails with a `StartError` when one
+            of them does not start; those that had started have been stopped by then.
+        """
+        self._draining = self._closing = False
+        started = self._lives.start(self.milter_factories)
+        return started.addBoth(self._let_in)
+
+    def _let_in(self, result: Any) -> Any:
+        early, self._early = self._early, []
+        for waiting in early:
+            waiting.go_on()
+        return result
+
+    def stop(self) -> Deferred[None]:
+        """
+        Stop the milter factories when the last connection has gone, unless they are started again
+        before.
+
+        Twisted does it, by `stopFactory`, when the last port is closed.
+
+        :return: A Deferred that fires when they have stopped, or are not to be stopped any more.
+            It does not fail: what goes wrong is logged, and what takes longer than ``stop_timeout``
+            is not waited for.
+        """
+        self._closing = True
+        self._refusals.flush()
+        if self.connections or self.lobby.inside:
+            emptied: Deferred[None] = Deferred()
+            self._emptied.append(emptied)
+            return emptied.addCallback(lambda _: self._stop_now())
+        return self._stop_now()
+
+    def _stop_now(self) -> Deferred[None]:
+        if not self._closing:
+            return succeed(None)
+        self._turn_away()
+        return self._lives.stop()
+
+    def _turn_away(self) -> None:
+        early, self._early = self._early, []
+        for waiting in early:
+            waiting.close()
+
+    def _reactor_stops(self) -> Deferred[Any]:
+        if self._draining:
+            # Somebody else brings it to its end, with more patience, or less.
+            return self.drain()
+        return self.drain(self._lives.stop_timeout) if self.drains_with_reactor else succeed(None)
+
+    def startFactory(self) -> None:
+        """
+        Take connections (again); those that come while milter factories are being started wait.
+
+        :raises StartError: when one of them fails to start at once. When it fails later, it is
+            logged, and connections are refused.
+        """
+        _raise_or_log(self.start(), "connections are refused")
+
+    def stopFactory(self) -> None:
+        """
+        Have the milter factories stopped when the last connection has gone.
+        """
+        self.stop()
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """
         Build a connection with its milters; refuse it when there are too many.
 
         A milter that cannot be built is logged, and its factory's ``on_error`` is what the
         connection is answered with in its place.
+
+        :return: A `MilterProtocol`; ``None`` for a connection that is refused; or, while the milter
+            factories are being started, a protocol that waits and becomes either.
         """
         refusal = "it is shutting down" if self._draining else self.admission.refusal(addr)
+        if refusal is None and self._lives.state != STARTED:
+            if self._lives.state == IDLE:
+                # By other means than a port of Twisted's, which would have started them.
+                self.start().addErrback(lambda failure: None)
+            if self._lives.state == STARTING:
+                return Waiting(
+                    partial(self.buildProtocol, addr), self._came_early, self._gone_early
+                )
+            if self._lives.state == FAILED:
+                refusal = self._lives.reason
         if refusal is not None:
-            _log.warn(
-                "Refusing the connection from {mta}: {refusal}",
-                mta=describe_address(addr),
-                refusal=refusal,
-            )
+            self._refused(addr, refusal)
             return None
         protocol = MilterProtocol(self)
         for milter_factory in self.milter_factories:
             try:
                 protocol.addMilter(milter_factory.build_milter(protocol))
-            except Exception:
-                code = code_for_missing(milter_factory)
+            except BaseException:
+                on_error = on_error_for_missing(milter_factory)
                 _log.failure(
                     "Milter {milter} could not be built for {mta}; answering {code} for it",
-                    milter=getattr(milter_factory, "name", milter_factory),
+                    milter=text_of(milter_factory, "name") or described(milter_factory),
                     mta=describe_address(addr),
-                    code=code,
+                    code=answer_for(CONNECT_ROW, on_error).described,
                 )
-                protocol.refuse(code)
+                protocol.refuse(on_error)
         return protocol
 
-    def startFactory(self) -> None:
-        """
-        Take connections (again).
-        """
-        self._draining = False
+    def _refused(self, addr: object, refusal: str) -> None:
+        self._refusals.add(describe_address(addr), refusal)
+
+    def _came_early(self, waiting: Waiting) -> None:
+        self._early.append(waiting)
+        self.admission.enter(None)
+
+    def _gone_early(self, waiting: Waiting) -> None:
+        if waiting in self._early:
+            self._early.remove(waiting)
+        self.admission.leave(None)
 
     def serve(self, transport: Any) -> Served | None:
         """
@@ -255,6 +410,13 @@ class MilterProtocolFactory(Factory):
         self.connections.discard(protocol)
         self.admission.leave(peer)
         self._drains.gone(protocol)
+        self._one_gone()
+
+    def _one_gone(self) -> None:
+        if not self.connections and not self.lobby.inside:
+            emptied, self._emptied = self._emptied, []
+            for one in emptied:
+                one.callback(None)
 
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """
@@ -265,13 +427,39 @@ class MilterProtocolFactory(Factory):
         owed, and closed. The port is the caller's to close, before this.
 
         :param timeout: Seconds; ``None`` for any time.
-        :return: A Deferred that fires when all connections are gone.
+        :return: A Deferred that fires when all connections are gone, and the milter factories have
+            stopped. It does not fail.
         :raises TypeError: for a time-out that is no number.
         :raises ValueError: for one that is no time.
         """
         seconds = seconds_option("timeout", timeout)
         self._draining = True
         drained = self._drains.start(self.connections, seconds)
+        self._turn_away()
+        self.lobby.close()
         for protocol in list(self.connections):
             protocol.drain()
-        return drained
+        return drained.addCallback(self._drained)
+
+    def _drained(self, result: None) -> Deferred[None]:
+        # Connections may be taken again meanwhile.
+        return self.stop() if self._draining else succeed(None)
+
+
+def _raise_or_log(started: Deferred[None], so: str) -> None:
+    """
+    Raise why factories do not start, if that is known at once; log it when it turns out later.
+    """
+    failures: list[Failure] = []
+    begun = False
+
+    def failed(failure: Failure) -> None:
+        if not begun:
+            failures.append(failure)
+        elif not failure.check(CancelledError):
+            _log.critical("{error}; {so}", error=failure.getErrorMessage(), so=so)
+
+    started.addErrback(failed)
+    begun = True
+    if failures:
+        failures[0].raiseException()

@@ -2,23 +2,117 @@
 Connections behind HAProxy, which says in front of the first bytes who has connected to it.
 
 Twisted's wrapper, the endpoint ``haproxy:``, makes the connection before that line has come, when
-it does not know the peer. Here the milter's protocol waits for what follows the line.
+it does not know the peer. Here the milter's protocol waits for what follows the line. Whoever can
+reach the port can write that line: how many may take how long over it is bounded, and nothing is
+taken from it that is not an address.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, Final
 
+from twisted.internet import address
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 
 # Twisted exports the function that wraps an endpoint only; the class tells such a connection.
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.python.failure import Failure
 
 from yatxmilter.protocol._time_limits import Deadline
 
-__all__ = ["HAProxyProtocolWrapper", "Unannounced"]
+if TYPE_CHECKING:
+    from yatxmilter.protocol._admission import Admission
+
+__all__ = ["HAProxyProtocolWrapper", "Lobby", "Unannounced", "WrappingFactory"]
+
+#: How many connections may be there at once of which HAProxy has not said whose they are; and
+#: for how many seconds, where the time for a command is longer.
+MOST: Final = 1000
+PATIENCE: Final = 30.0
+
+_FAMILIES: Final = {address.IPv4Address: IPv4Address, address.IPv6Address: IPv6Address}
+
+
+def _is_address(peer: Any) -> bool:
+    """
+    Tell whether this is an address that a connection can come from.
+    """
+    family = _FAMILIES.get(type(peer))
+    if family is None:
+        # A UNIX socket's; or HAProxy's own address, where it names no other.
+        return True
+    try:
+        # What stands behind a per cent sign is no part of it, and could be any text.
+        return str(family(peer.host)).find("%") < 0 and 0 <= peer.port <= 0xFFFF
+    except ValueError:
+        return False
+
+
+class WrappingFactory(HAProxyWrappingFactory):
+    """
+    Twisted's wrapper, for factories that refuse connections, too.
+    """
+
+    noisy = False
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """
+        Build a connection, unless it is refused.
+        """
+        protocol = self.wrappedFactory.buildProtocol(addr)
+        make: Any = self.protocol
+        return None if protocol is None else make(self, protocol)
+
+
+class Lobby:
+    """
+    Those of whom HAProxy has not said who they are.
+
+    :param admission: Counts them among all connections.
+    :param refused: Told of those who may not stay: where they came from, and why.
+    :param left: Called when one is no more here.
+    :ivar inside: Those who are here.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        refused: Callable[[object, str], None],
+        left: Callable[[], None],
+    ) -> None:
+        self._admission = admission
+        self._left = left
+        self.refused = refused
+        self.inside: set[Unannounced] = set()
+
+    def enter(self, one: Unannounced) -> bool:
+        """
+        Take one more, if there is room.
+        """
+        if len(self.inside) >= MOST:
+            return False
+        self.inside.add(one)
+        # Not by its address: that is HAProxy's.
+        self._admission.enter(None)
+        return True
+
+    def leave(self, one: Unannounced) -> None:
+        """
+        Let one go.
+        """
+        self.inside.remove(one)
+        self._admission.leave(None)
+        self._left()
+
+    def close(self) -> None:
+        """
+        Send all away.
+        """
+        for one in self.inside.copy():
+            one.give_up()
 
 
 class Unannounced(Protocol):
@@ -28,30 +122,55 @@ class Unannounced(Protocol):
     A connection that is lost before has never been one.
 
     :param protocol: Whose place it takes.
-    :param seconds: How long HAProxy may take; ``None`` for any time.
+    :param seconds: How long a command may take; ``None`` for any time.
+    :param lobby: Where it waits.
     """
 
     transport: Any
 
-    def __init__(self, protocol: Protocol, clock: IReactorTime, seconds: float | None) -> None:
+    def __init__(
+        self, protocol: Protocol, clock: IReactorTime, seconds: float | None, lobby: Lobby
+    ) -> None:
         self._protocol = protocol
-        self._waiting = Deadline(clock, seconds, self._late, "")
+        self._lobby = lobby
+        self._announced = False
+        self._waiting = Deadline(clock, min(seconds or PATIENCE, PATIENCE), self._late, "")
 
     def connectionMade(self) -> None:
         """
         Take the place.
         """
-        self.transport.wrappedProtocol = self
+        transport = self.transport
+        transport.wrappedProtocol = self
+        if not self._lobby.enter(self):
+            self._refuse(f"{MOST} connections have not said the PROXY line yet")
+            return
+        # What its parser cannot read it raises as it likes; the reactor would log all of it.
+        transport.dataReceived = self._guarded
         self._waiting.start()
+
+    def _guarded(self, data: bytes) -> None:
+        try:
+            type(self.transport).dataReceived(self.transport, data)
+        except Exception:
+            if self._announced:
+                raise
+            self._refuse("its PROXY line cannot be read")
 
     def dataReceived(self, data: bytes) -> None:
         """
         Give the place back: these are the first bytes of the MTA.
         """
-        self._waiting.cancel()
+        if self not in self._lobby.inside:
+            return
         transport = self.transport
+        if not _is_address(transport.getPeer()):
+            self._refuse("its PROXY line names no address")
+            return
+        self._announced = True
         transport.wrappedProtocol = protocol = self._protocol
         Protocol.makeConnection(protocol, transport)
+        self._leave()
         if not transport.disconnecting:
             protocol.dataReceived(data)
 
@@ -59,7 +178,25 @@ class Unannounced(Protocol):
         """
         Wait no more.
         """
+        self._leave()
+
+    def _leave(self) -> None:
+        if self in self._lobby.inside:
+            del self.transport.dataReceived
+            self._lobby.leave(self)
         self._waiting.cancel()
 
+    def _refuse(self, why: str) -> None:
+        self._lobby.refused(self.transport.transport.getPeer(), why)
+        self._leave()
+        self.transport.abortConnection()
+
     def _late(self, fault: str) -> None:
+        self.give_up()
+
+    def give_up(self) -> None:
+        """
+        End the connection.
+        """
+        self._leave()
         self.transport.abortConnection()

@@ -4,7 +4,6 @@ What a callback of pymilter's is given first: ``milter.Context``, the handle on 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,6 @@ from yatxmilter.pymilter._arguments import body, number, optional_text, text
 __all__ = ["Context", "Error", "diagnosis", "error_class"]
 
 _MOST_LINES: Final = 32
-# A line break that would not leave a header value one field.
-_BREAK: Final = re.compile(r"\r\n|\n")
-_UNFOLDED: Final = re.compile(r"\n(?![ \t])")
 
 _made: Final = count(1)
 _closed: Final = count(1)
@@ -183,9 +179,9 @@ class Context:
         idx = number(idx)
         with _failing("cannot add header"):
             if idx < 0:
-                self._use().addheader(field, _folded(value))
+                self._use().addheader(field, value)
             else:
-                self._use().insheader(idx, field, _folded(value))
+                self._use().insheader(idx, field, value)
 
     def chgheader(self, field: str, idx: int, value: str | None, /) -> None:
         """
@@ -194,7 +190,7 @@ class Context:
         field, idx = text("chgheader", 1, field), number(idx)
         value = optional_text("chgheader", 3, value)
         with _failing("cannot change header"):
-            self._use().chgheader(field, idx, None if value is None else _folded(value))
+            self._use().chgheader(field, idx, value)
 
     def addrcpt(self, rcpt: str, params: str | None = None, /) -> None:
         """
@@ -241,12 +237,3 @@ class Context:
 
 
 Context.__module__ = "milter"
-
-
-def _folded(value: str) -> str:
-    """
-    Leave a value with line breaks one field, as MTAs do.
-    """
-    if "\n" not in value:
-        return value
-    return _UNFOLDED.sub("\n\t", _BREAK.sub("\n", value))

@@ -16,7 +16,9 @@ from typing import Any
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from yatxmilter import constants as c
-from yatxmilter._options import name_option, seconds_option
+from yatxmilter._engine.on_error import OnError
+from yatxmilter._mail.bounds import MAX_EDIT_BYTES, MAX_NEW_BODY
+from yatxmilter._options import count_option, name_option, seconds_option
 from yatxmilter.defaults import MilterFactory
 from yatxmilter.protocol._endpoints import check_client_spec
 from yatxmilter.remote._member import RemoteMilter
@@ -30,12 +32,15 @@ class RemoteMilterFactory(MilterFactory):
     Builds, for each MTA connection, the stand-in of a milter that runs elsewhere.
 
     :param where: Its address, such as ``inet:8891@127.0.0.1`` or ``unix:/run/x``; or an endpoint.
-    :param on_error: The return code that stands for its answers, from the command on where it
-        cannot be reached, is late or breaks the protocol, to the end of the MTA connection;
-        SMFIS_CONTINUE goes on without it.
+    :param on_error: What stands for its answers, from the command on where it cannot be reached,
+        is late or breaks the protocol, to the end of the MTA connection; SMFIS_CONTINUE goes on
+        without it. As for `MilterFactory`.
     :param timeout: Seconds it may take for one answer, anew after each PROGRESS; ``None`` for any
         time.
     :param connect_timeout: Seconds a connection to it may take; the MTA is waiting meanwhile.
+    :param max_edit_bytes: Bytes of edits that it may make of one message, the new body aside;
+        ``None`` for any number. Above that it has failed.
+    :param max_body: Bytes of the new body that it may give one message, likewise.
     :param reuse: Whether a connection to it may serve one SMTP connection after the other, if the
         milter can do that.
     :param name: Its name in logs and metrics; by default its address.
@@ -49,9 +54,11 @@ class RemoteMilterFactory(MilterFactory):
         self,
         where: str | IStreamClientEndpoint,
         *,
-        on_error: int = c.SMFIS_TEMPFAIL,
+        on_error: OnError = c.SMFIS_TEMPFAIL,
         timeout: float | None = 300,
         connect_timeout: float = 5,
+        max_edit_bytes: int | None = MAX_EDIT_BYTES,
+        max_body: int | None = MAX_NEW_BODY,
         reuse: bool = False,
         name: str | None = None,
         reactor: Any = None,
@@ -63,6 +70,8 @@ class RemoteMilterFactory(MilterFactory):
         seconds = seconds_option("connect_timeout", connect_timeout)
         if seconds is None:
             raise TypeError("connect_timeout is None, expected seconds")
+        count_option("max_edit_bytes", max_edit_bytes)
+        count_option("max_body", max_body)
         if not isinstance(reuse, bool):
             raise TypeError(f"reuse is {reuse!r}, expected True or False")
         # The limit on a callback stays open: the one on an answer knows of PROGRESS.
@@ -74,6 +83,8 @@ class RemoteMilterFactory(MilterFactory):
             connect_timeout=seconds,
             reuse=reuse,
             reactor=reactor,
+            max_edit_bytes=max_edit_bytes,
+            max_body=max_body,
         )
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ before anything else is sent.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -24,7 +23,9 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.chain_edits import make_edit
-from yatxmilter._engine.return_codes import ends_message, fallback
+from yatxmilter._engine.on_error import answer_for, lets_pass
+from yatxmilter._engine.return_codes import ON_ERROR, ends_message, fallback
+from yatxmilter._escaping import printable
 from yatxmilter._wire import commands
 from yatxmilter._wire.actions import (
     AddHeader,
@@ -40,7 +41,7 @@ from yatxmilter.client import MilterClient
 from yatxmilter.client._commands import Macros
 from yatxmilter.constants import ReturnCode
 from yatxmilter.defaults import Milter
-from yatxmilter.errors import MilterError, NegotiationError, PeerError
+from yatxmilter.errors import NegotiationError, PeerError
 from yatxmilter.remote._pool import Connections, RemoteClient, ignore
 
 __all__ = ["RemoteMilter"]
@@ -55,6 +56,11 @@ _Ask = Callable[[RemoteClient, Macros | None], Deferred[_Answer]]
 _OURS: Final = c.ALL_NO_STEPS | c.ALL_NR_STEPS | c.SMFIP_SKIP
 # These an MTA that does not know them need not offer.
 _OPTIONAL: Final = c.SMFIP_NODATA | c.SMFIP_NOUNKNOWN
+# How many PROGRESS of one message are passed on as they come, and the seconds between the others.
+_PROGRESS_BURST: Final = 100
+_PROGRESS_PAUSE: Final = 1.0
+# Where a packet has its letter.
+_LETTER: Final = c.MILTER_LEN_BYTES
 _CANCELLED: Final = (CancelledError, ConnectingCancelledError)
 
 
@@ -64,11 +70,15 @@ class _Message:
 
     :ivar over: The code with which that one has ended it.
     :ivar macros: Those that it was sent, by the letter of their command.
+    :ivar progress: How often that one has said that it is at work; ``told``: when that was passed
+        on.
     """
 
     def __init__(self) -> None:
         self.over: ReturnCode | None = None
         self.macros: dict[int, Macros] = {}
+        self.progress = 0
+        self.told = 0.0
 
 
 def _passed_on(row: Command, ask: Callable[..., Deferred[Response]]) -> Callable[..., Any]:
@@ -106,7 +116,7 @@ class RemoteMilter(Milter):
 
     # ---- negotiation
 
-    async def xxfi_negotiate(self, actions: int, steps: int) -> tuple[int, int, int]:
+    async def xxfi_negotiate(self, actions: int, steps: int) -> Any:
         """
         Offer the remote milter what the MTA offers, and ask for what it wants.
         """
@@ -121,13 +131,15 @@ class RemoteMilter(Milter):
             raise
         except Exception as error:
             self._fail(commands.OPTNEG_ROW, error)
+            if answer_for(commands.OPTNEG_ROW, self.factory.on_error).disconnects:
+                return ON_ERROR
             return c.SMFIS_CONTINUE, 0, self._steps_without() & (steps | _OPTIONAL)
         self._agreed = agreement.actions, agreement.steps
         return c.SMFIS_CONTINUE, agreement.actions, agreement.steps & (steps | _OPTIONAL)
 
     def _steps_without(self) -> int:
         # Nothing is asked for but what is needed to answer each message.
-        if self.factory.on_error in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
+        if lets_pass(self.factory.on_error):
             return c.ALL_NO_STEPS
         return c.ALL_NO_STEPS & ~c.SMFIP_NOMAIL
 
@@ -137,7 +149,15 @@ class RemoteMilter(Milter):
         self._message = _Message()
 
     def _pass_progress(self) -> None:
-        if self._ctx().editing:
+        if not self._ctx().editing:
+            return
+        message = self._message
+        message.progress += 1
+        now = self._connections.clock.seconds()
+        # The MTA need not hear all of a flood: what it does not read would pile up here. (A clock
+        # may also be set back.)
+        if message.progress <= _PROGRESS_BURST or not 0 <= now - message.told < _PROGRESS_PAUSE:
+            message.told = now
             self.smfi_progress()
 
     async def _reopen(self, row: Command) -> None:
@@ -183,23 +203,21 @@ class RemoteMilter(Milter):
 
     async def xxfi_eom(self) -> ReturnCode:
         """
-        Pass the end of the message on, and make the edits of the remote milter.
+        Pass the end of the message on; the edits of the remote milter are made as they come.
         """
         row = commands.EOM_ROW
         end: EndOfMessage | ReturnCode = await self._pass(
             row, lambda client, macros: client.end_of_message(macros=macros)
         )
         self._message = _Message()
-        if not isinstance(end, EndOfMessage):
-            return end
-        try:
-            for edit in end.edits:
-                self._edit(edit)
-        except MilterError as error:
-            # All or none: half of them may be worse than nothing.
-            self._ctx().take_edits()
-            return self._fail(row, error)
-        return self._answer(end.response)
+        if isinstance(end, EndOfMessage):
+            return self._answer(end.response)
+        # What it did before it failed stands where mail passes, or a sender who makes it fail gets
+        # rid of its marks. Of a body there may be but a part, and that is worse than the old one.
+        context = self._ctx()
+        edits = context.take_edits()
+        context.outbox = [one for one in edits if one[_LETTER] != c.SMFIR_REPLBODY]
+        return end
 
     def xxfi_abort(self) -> None:
         """
@@ -215,6 +233,7 @@ class RemoteMilter(Milter):
         End the SMTP connection for the remote milter.
         """
         self._closed = True
+        self._message = _Message()
         client = self._client
         self._client = None
         if client is not None:
@@ -266,6 +285,8 @@ class RemoteMilter(Milter):
     async def _ask(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
         client.resting = False
         message = self._message
+        if row is commands.EOM_ROW:
+            client.on_edit = lambda edit: self._edit(message, edit)
 
         def note(answer: _Answer) -> _Answer:
             response = answer.response if isinstance(answer, EndOfMessage) else answer
@@ -300,22 +321,23 @@ class RemoteMilter(Milter):
     def _answer(self, response: Response) -> ReturnCode:
         if response.text is not None:
             # As it came: the functions would not let every text pass.
-            self._ctx().reply = from_text(response.text)
+            self._ctx().answer_with(from_text(response.text))
         return response.code
 
-    def _edit(self, edit: Edit) -> None:
+    def _edit(self, message: _Message, edit: Edit) -> None:
+        if self._message is not message:
+            # Somebody else has decided meanwhile.
+            return
         if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
-            edit = edit._replace(value=_folded(edit.value))
+            edit = edit._replace(value=_ended(edit.value))
         make_edit(self._ctx(), edit)
 
     # ---- failures
 
     def _absent(self, row: Command) -> ReturnCode:
         silent = self._agreed is not None and self._agreed[1] & row.nr
-        if silent:
-            # The next step that is answered says it.
-            return c.SMFIS_CONTINUE
-        return fallback(row, self.factory.on_error)
+        # Where it is silent the next step that is answered says it.
+        return c.SMFIS_CONTINUE if silent else ON_ERROR
 
     def _fail(self, row: Command, error: Exception) -> ReturnCode:
         """
@@ -331,11 +353,11 @@ class RemoteMilter(Milter):
             " answering {code} for it",
             milter=self.factory.name,
             stage=row.callback,
-            queue_id=self.smfi_getsymval("i") or "unknown",
+            queue_id=printable(self.smfi_getsymval("i") or "unknown"),
             mta=describe_address(self.protocol.transport.getPeer()),
             connection=self.protocol.number,
-            error=str(error) or type(error).__name__,
-            code=code,
+            error=printable(str(error)) or type(error).__name__,
+            code=answer_for(row, self.factory.on_error).described if code is ON_ERROR else code,
         )
         return code
 
@@ -360,8 +382,8 @@ def _unless_cancelled(answer: Deferred[_Answer]) -> Deferred[_Answer]:
     return waiting
 
 
-def _folded(value: str) -> str:
+def _ended(value: str) -> str:
     """
-    Fold a header value as MTAs do where a milter has not: each line but the first is indented.
+    Take the line end away that some milters put behind a header value.
     """
-    return re.sub(r"\n(?![ \t])", "\n\t", value.replace("\r\n", "\n").rstrip("\n"))
+    return value.replace("\r\n", "\n").rstrip("\n")

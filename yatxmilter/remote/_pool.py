@@ -25,10 +25,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter import constants as c
-from yatxmilter._wire.actions import Agreement
+from yatxmilter._escaping import printable
+from yatxmilter._wire.actions import Agreement, Edit
 from yatxmilter.client import MilterClient, MilterClientFactory
-from yatxmilter.errors import PeerError
+from yatxmilter.errors import MilterError, PeerError
 from yatxmilter.protocol._endpoints import client_endpoint
+from yatxmilter.protocol._steady_clock import steady
 
 __all__ = ["Connections", "RemoteClient"]
 
@@ -50,6 +52,8 @@ class RemoteClient(MilterClient):
     :ivar kept: Whether it has served another SMTP connection, and nothing was heard of it since.
     :ivar resting: Whether the last that was said was the end of a message, answered CONTINUE.
     :ivar on_progress: Called at each PROGRESS in answer to an end of message.
+    :ivar on_edit: Called with each edit as it comes; a `MilterError` that it raises is a failure of
+        the milter. Edits are not in the answer.
     """
 
     offer: Offer = (0, 0)
@@ -59,6 +63,7 @@ class RemoteClient(MilterClient):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "progress": self._pass_on})
         self.on_progress: Callable[[], object] | None = None
+        self.on_edit: Callable[[Edit], object] = _forget
         self._expiry: IDelayedCall | None = None
         self._full = False
         self._writer: Deferred[None] | None = None
@@ -80,6 +85,14 @@ class RemoteClient(MilterClient):
     def _pass_on(self, command: str) -> None:
         if command == "BODYEOB" and self.on_progress is not None:
             self.on_progress()
+
+    def _keep_edit(self, pending: object, edit: Edit) -> None:
+        # A message's edits are made while they come, a read at a time: to make them all at once
+        # would hold up everybody else.
+        try:
+            self.on_edit(edit)
+        except MilterError as error:
+            raise PeerError(str(error)) from error
 
     # ---- where no answer is waited for, the milter's reading is
 
@@ -163,6 +176,7 @@ class Connections:
     :param connect_timeout: Seconds that a connection may take, and the first answer on one that
         was kept.
     :param reuse: Whether connections are kept.
+    :param max_edit_bytes: And ``max_body``: see `MilterClient`.
     """
 
     def __init__(
@@ -173,6 +187,8 @@ class Connections:
         timeout: float | None,
         connect_timeout: float,
         reuse: bool,
+        max_edit_bytes: int | None,
+        max_body: int | None,
         reactor: Any = None,
     ) -> None:
         self.timeout = timeout
@@ -181,6 +197,8 @@ class Connections:
         self._where = where
         self._name = name
         self._reactor = reactor
+        self._max_edit_bytes = max_edit_bytes
+        self._max_body = max_body
         self._idle: list[RemoteClient] = []
 
     @property
@@ -188,12 +206,19 @@ class Connections:
         """
         What keeps time.
         """
+        return cast(IReactorTime, steady(self.reactor))
+
+    @property
+    def reactor(self) -> Any:
+        """
+        What connects.
+        """
         if self._reactor is None:
             # Not at the top: to import the reactor is to install it, which is the user's choice.
             from twisted.internet import reactor
 
             self._reactor = reactor
-        return cast(IReactorTime, self._reactor)
+        return self._reactor
 
     async def get(self, offer: Offer) -> RemoteClient:
         """
@@ -221,8 +246,13 @@ class Connections:
         clock = self.clock
         endpoint = self._where
         if isinstance(endpoint, str):
-            endpoint = client_endpoint(clock, endpoint, timeout=self.connect_timeout)
-        factory = MilterClientFactory(timeout=self.timeout, clock=clock)
+            endpoint = client_endpoint(self.reactor, endpoint, timeout=self.connect_timeout)
+        factory = MilterClientFactory(
+            timeout=self.timeout,
+            clock=clock,
+            max_edit_bytes=self._max_edit_bytes,
+            max_body=self._max_body,
+        )
         factory.protocol = RemoteClient
         connecting = cast(Deferred[RemoteClient], endpoint.connect(factory))
         client = await connecting.addTimeout(self.connect_timeout, clock, _too_late)
@@ -246,7 +276,7 @@ class Connections:
                 "Milter {milter} cannot be given another SMTP connection on one connection"
                 " ({error}): from now on each has its own",
                 milter=self._name,
-                error=str(error),
+                error=printable(str(error)),
             )
         self.reuse = False
         self.close()
@@ -256,13 +286,17 @@ class Connections:
         Take a connection that is needed no more: keep it, or end it.
         """
         client.on_progress = None
+        client.on_edit = _forget
+        for one in [one for one in self._idle if not one.alive]:
+            # Else its time would come, when it is no longer among them.
+            one.stop_expiry()
+            self._idle.remove(one)
         if not self._fit(client) or len(self._idle) >= _MOST_IDLE:
             client.leave()
             return
         client.quit_nc()
         client.resting = False
         client.kept = True
-        self._idle = [one for one in self._idle if one.alive]
         self._idle.append(client)
         client.expire(self.clock, lambda: self._expired(client))
 
@@ -288,6 +322,12 @@ class Connections:
 
 def _too_late(result: RemoteClient | Failure, seconds: float) -> RemoteClient:
     raise TimeoutError(f"no connection within {seconds} s")
+
+
+def _forget(edit: Edit) -> None:
+    """
+    Do nothing about the edit of a message that is over.
+    """
 
 
 def ignore(failure: Failure) -> None:

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._socket_file import SocketFile, open_socket_file
 
 __all__ = ["Adopter", "Opener", "adopt", "close_port", "open_port"]
 
@@ -92,11 +93,19 @@ class Opener:
     Opens ports; else it is the reactor.
 
     :param mode: Permissions of UNIX sockets, where the endpoint has no others.
+    :param owner: The user whom they are given to, likewise.
+    :param group: The group that they are given to, likewise.
     """
 
-    def __init__(self, reactor: Any, mode: int | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        mode: int | None = None,
+        owner: int | None = None,
+        group: int | None = None,
+    ) -> None:
         self._reactor = reactor
-        self._mode = mode
+        self._usual = {"mode": mode, "owner": owner, "group": group}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -105,11 +114,18 @@ class Opener:
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: Any = 0
     ) -> Any:
         """
+        Open a UNIX socket for an endpoint of Twisted's, whose own default lets everybody in.
+        """
+        own = None if mode == 0o666 else mode
+        return self.open_socket_file(SocketFile(address, backlog, own, bool(wantPID)), factory)
+
+    def open_socket_file(self, file: SocketFile, factory: Any) -> Any:
+        """
         Open a UNIX socket, in the place of one that nobody listens on any more.
         """
-        _remove_stale(address)
-        wanted = self._mode if self._mode is not None and mode == 0o666 else mode
-        return self._reactor.listenUNIX(address, factory, backlog, wanted, wantPID)
+        _remove_stale(file.path)
+        usual: Any = {n: v for n, v in self._usual.items() if getattr(file, n) is None}
+        return open_socket_file(self._reactor, file._replace(**usual), factory)
 
     def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> Any:
         """
@@ -145,6 +161,12 @@ class Adopter:
         """
         return self._adopt(factory)
 
+    def open_socket_file(self, file: SocketFile, factory: Any) -> Any:
+        """
+        Listen on the descriptor.
+        """
+        return self._adopt(factory)
+
     def listenSSL(
         self, port: int, factory: Any, contextFactory: Any, *options: Any, **named: Any
     ) -> Any:
@@ -163,18 +185,28 @@ class Adopter:
         return self._adopt(factory)
 
 
-def open_port(reactor: Any, spec: str, factory: Any = None, *, mode: int | None = None) -> Any:
+def open_port(
+    reactor: Any,
+    spec: str,
+    factory: Any = None,
+    *,
+    mode: int | None = None,
+    owner: int | None = None,
+    group: int | None = None,
+) -> Any:
     """
     Listen where an address says, as `server_endpoint` reads it.
 
     :param factory: Builds the connections; without one none is taken, as for a socket that other
         processes share.
-    :param mode: Permissions of a UNIX socket.
+    :param mode: Permissions of a UNIX socket, where the address says nothing of them.
+    :param owner: Its owner, likewise; ``None`` for nobody in particular.
+    :param group: Its group, likewise.
     :return: The port.
     :raises CannotListenError: when that cannot be.
     :raises ValueError: for what is no address.
     """
-    endpoint = server_endpoint(Opener(reactor, mode), spec)
+    endpoint = server_endpoint(Opener(reactor, mode, owner, group), spec)
     results: list[Any] = []
     endpoint.listen(ServerFactory() if factory is None else factory).addBoth(results.append)
     if not results:
@@ -194,14 +226,16 @@ def close_port(port: Any) -> Deferred[None]:
     :return: A Deferred that fires when the port is closed. It does not fail: a socket that cannot
         be removed, for one, is logged, and keeps nobody from coming to an end.
     """
+    # A port that is closed does not know any more where it was.
+    where = port.getHost() if hasattr(port, "getHost") else port
     closed: Deferred[Any] = maybeDeferred(port.stopListening)
-    return closed.addCallbacks(lambda _: None, partial(_not_closed, port))
+    return closed.addCallbacks(lambda _: None, partial(_not_closed, where))
 
 
-def _not_closed(port: Any, failure: Failure) -> None:
+def _not_closed(where: object, failure: Failure) -> None:
     _log.warn(
         "{where} could not be closed: {error}",
-        where=port.getHost(),
+        where=where,
         error=failure.getErrorMessage(),
     )
 

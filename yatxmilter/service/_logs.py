@@ -1,7 +1,9 @@
 """
-Log observers for who runs milters: one JSON object a line, and addresses replaced on demand.
+Log observers for those who run milters: one JSON object a line, and addresses replaced on demand.
 
-Observers of `twisted.logger`; events are written down here and nowhere changed.
+Observers of `twisted.logger`; events are written down here and nowhere changed. Values in an event
+may be a stranger's: whatever they contain, they stay on the line of the event, and do nothing to
+the terminal on which it is read.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from yatxmilter._escaping import printable
+
 __all__ = ["FIELDS", "JournalLog", "JsonLog", "Redactor", "TextLog"]
 
 #: The fields of our events that are written by name, where an event has them.
@@ -31,7 +35,7 @@ FIELDS: Final = (
 # From the start of a word on alone: no text takes more than one look at each of its characters.
 _WORD: Final = r"[^\s<>\"'(),;:@\[\]]"
 _LOCAL: Final = rf"(?:\"[^\"\n]{{1,256}}\"|(?<!{_WORD}){_WORD}+)"
-_MAIL: Final = rf"(?P<mail>{_LOCAL}@(?:\[[^\]\s]*\]|[\w.-]+))"
+_MAIL: Final = rf"(?P<mail>{_LOCAL}@(?:\[[^\]\s]{{0,256}}\]|[\w.-]+))"
 _IP4: Final = r"(?P<ip4>(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]))"
 _IP6: Final = r"(?P<ip6>(?<!\w)(?=[0-9A-Fa-f.]{0,4}:[0-9A-Fa-f.]{0,45}:)[0-9A-Fa-f:.]{2,45}(?!\w))"
 _HOST: Final = r"(?P<host>(?<![\w./-])(?:[\w-]+\.)+[A-Za-z][\w-]*[A-Za-z0-9]\b)"
@@ -87,9 +91,52 @@ def _level(event: LogEvent) -> str:
     return "info" if level is None else str(level.name)
 
 
-def _text(event: LogEvent, redact: Callable[[str], str]) -> str:
-    text = "\n".join(filter(None, (formatEvent(event), _traceback(event))))
-    return redact(text).rstrip("\n")
+class _Value:
+    """
+    A value of an event, which is escaped when it is formatted, as is all that it leads to.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __format__(self, spec: str) -> str:
+        return printable(format(self._value, spec))
+
+    def __str__(self) -> str:
+        return printable(str(self._value))
+
+    def __repr__(self) -> str:
+        return printable(repr(self._value))
+
+    def __getattr__(self, name: str) -> _Value:
+        return _Value(getattr(self._value, name))
+
+    def __getitem__(self, key: Any) -> _Value:
+        value: Any = self._value
+        return _Value(value[key])
+
+    def __call__(self) -> _Value:
+        value: Any = self._value
+        return _Value(value())
+
+
+def _message(event: LogEvent) -> str:
+    """
+    Format an event: its own lines, with nothing of a value on a line of its own.
+    """
+    # What a program has printed or logged as text is its own in full.
+    own = ("log_format", "log_flattened", "log_text")
+    values = {name: v if name in own else _Value(v) for name, v in event.items()}
+    return formatEvent(values)
+
+
+def _lines(event: LogEvent, redact: Callable[[str], str], out: TextIO) -> list[str]:
+    encoding = getattr(out, "encoding", None)
+    text = "\n".join(filter(None, (_message(event), _traceback(event))))
+    lines = redact(text).rstrip("\n").split("\n")
+    return [printable(line, encoding, keep="\t") for line in lines]
 
 
 @implementer(ILogObserver)
@@ -113,7 +160,7 @@ class JsonLog:
             "time": _time(event),
             "level": _level(event),
             "namespace": str(event.get("log_namespace", "-")),
-            "message": self._redact(formatEvent(event)),
+            "message": self._redact(_message(event)),
         }
         for name in FIELDS:
             if event.get(name) is not None:
@@ -121,7 +168,8 @@ class JsonLog:
         traceback = _traceback(event)
         if traceback is not None:
             record["traceback"] = self._redact(traceback)
-        self._out.write(json.dumps(record) + "\n")
+        # The one control character that JSON lets stand.
+        self._out.write(json.dumps(record).replace("\x7f", "\\u007f") + "\n")
         self._out.flush()
 
     def _plain(self, value: object) -> object:
@@ -148,8 +196,8 @@ class TextLog:
         Write an event.
         """
         # A line of a message must not pass for an event of its own.
-        lines = _text(event, self._redact).replace("\n", "\n\t")
-        namespace = event.get("log_namespace", "-")
+        lines = "\n\t".join(_lines(event, self._redact, self._out))
+        namespace = printable(str(event.get("log_namespace", "-")))
         self._out.write(f"{_time(event)} [{namespace}#{_level(event)}] {lines}\n")
         self._out.flush()
 
@@ -157,7 +205,8 @@ class TextLog:
 @implementer(ILogObserver)
 class JournalLog:
     """
-    Writes each event as journald wants it: syslog's severity before each line, and no time.
+    Writes each event as journald wants it: syslog's severity before each line, and no time. The
+    lines after the first begin with a tab.
 
     :param out: Where to.
     :param redact: Changes each text, such as a `Redactor`.
@@ -172,6 +221,6 @@ class JournalLog:
         Write an event.
         """
         mark = f"<{_SEVERITIES[_level(event)]}>"
-        lines = _text(event, self._redact).splitlines()
-        self._out.write("".join(f"{mark}{line}\n" for line in lines))
+        lines = f"\n{mark}\t".join(_lines(event, self._redact, self._out))
+        self._out.write(f"{mark}{lines}\n")
         self._out.flush()

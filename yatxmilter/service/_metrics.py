@@ -94,11 +94,12 @@ class MilterMetrics:
         self._factories.append(factory)
         build = factory.buildProtocol
 
-        def observed(addr: Any) -> MilterProtocol | None:
+        def observed(addr: Any) -> Any:
             protocol = build(addr)
             if protocol is None:
                 self._add("yatxmilter_connections_refused")
-            else:
+            elif isinstance(protocol, MilterProtocol):
+                # One that waits for the milters to start is built once more.
                 self._add("yatxmilter_connections")
                 self._observe(protocol)
             return protocol
@@ -234,7 +235,7 @@ class MilterMetrics:
         async def awaited(start: float, coroutine: CoroutineType[Any, Any, object]) -> object:
             try:
                 result = await coroutine
-            except Exception:
+            except BaseException:
                 over(start, Failure())
                 raise
             if isinstance(result, Deferred):
@@ -245,7 +246,7 @@ class MilterMetrics:
             start = clock()
             try:
                 result = callback(*arguments)
-            except Exception:
+            except BaseException:
                 over(start, Failure())
                 raise
             if isinstance(result, CoroutineType):

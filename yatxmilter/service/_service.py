@@ -8,14 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.application.internet import StreamServerEndpointService
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.base import ReactorBase
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import react
+from twisted.python.failure import Failure
 
 from yatxmilter._options import seconds_option
+from yatxmilter.errors import StartError
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.service._ending import GRACE, LONGEST, end_within
 
 __all__ = ["MilterService", "run_milters"]
 
@@ -44,6 +48,26 @@ class MilterService(StreamServerEndpointService):
         StreamServerEndpointService.__init__(self, endpoint, factory)
         self.drain_timeout = seconds_option("drain_timeout", drain_timeout)
 
+    def startService(self) -> None:
+        """
+        Start the milter factories, and listen.
+
+        Connections that come before the factories have started wait for it. When one does not
+        start, which is logged, the port is closed.
+        """
+        StreamServerEndpointService.startService(self)
+        waiting: Any = self._waitingForPort
+        waiting.addCallback(self._listening)
+
+    def _listening(self, port: Any) -> Any:
+        if port is not None:
+            self.factory.start().addErrback(self._not_started)
+        return port
+
+    def _not_started(self, failure: Failure) -> None:
+        if self.running and not failure.check(CancelledError):
+            StreamServerEndpointService.stopService(self)
+
     def stopService(self) -> Deferred[Any]:
         """
         Stop listening, and drain.
@@ -66,7 +90,8 @@ def run_milters(
     """
     Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
 
-    It runs the reactor, and ends the process behind it.
+    It runs the reactor, and ends the process behind it, whatever threads the milters have left at
+    work.
 
     :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
         string of Twisted.
@@ -74,7 +99,8 @@ def run_milters(
     :param drain_timeout: As for `MilterService`.
     :raises TypeError: for a factory that is none, or a time-out that is no number.
     :raises ValueError: for an address that is none, or a time-out that is no time.
-    :raises SystemExit: always: with 0, or saying why it could not listen.
+    :raises SystemExit: always: with 0, or saying why it could not listen, or which milter could not
+        start.
     """
     from twisted.internet import reactor
 
@@ -83,15 +109,27 @@ def run_milters(
 
 
 async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
+    ports: list[Any] = []
+
+    async def end() -> None:
+        for port in ports:
+            await maybeDeferred(port.stopListening)
+        await service.factory.drain(service.drain_timeout)
+        if isinstance(reactor, ReactorBase):
+            end_within(LONGEST)
+
+    if isinstance(reactor, ReactorBase):
+        reactor.addSystemEventTrigger("during", "shutdown", end_within, GRACE)
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(end()))
     try:
-        port = await service.endpoint.listen(service.factory)
+        await service.factory.start()
+        ports.append(await service.endpoint.listen(service.factory))
+    except StartError as error:
+        raise SystemExit(str(error)) from None
     except (CannotListenError, OSError) as error:
         reason = getattr(error, "socketError", error)
         raise SystemExit(f"cannot listen on {spec}: {reason}") from None
-
-    async def end() -> None:
-        await maybeDeferred(port.stopListening)
-        await service.factory.drain(service.drain_timeout)
-
-    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(end()))
+    except CancelledError:
+        # It was told to end before it had begun.
+        pass
     await Deferred()

@@ -11,15 +11,23 @@ import json
 import os
 import re
 import signal
+import sys
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
+from twisted.internet.base import ReactorBase
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
 
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
 from yatxmilter.service._listening import Adopter
+
+_log = Logger()
 
 __all__ = ["SOCKETS", "TELLING", "TOLD", "work"]
 
@@ -42,18 +50,45 @@ class _Orders(LineOnlyReceiver):
     transport: Any
 
     def __init__(
-        self, reactor: Any, factory: Any, ports: list[Any], drain_timeout: float | None
+        self, reactor: Any, factory: Any, specs: list[str], drain_timeout: float | None
     ) -> None:
         self._reactor = reactor
         self._factory = factory
-        self._ports = ports
+        self._specs = specs
+        self._ports: list[Any] = []
         self._drain_timeout = drain_timeout
+        self._draining = False
+        self.status = 0
 
     def connectionMade(self) -> None:
-        self.send({"ready": os.getpid()})
         signal.signal(signal.SIGTERM, self._terminated)
+        started = maybeDeferred(getattr(self._factory, "start", _nothing))
+        started.addCallback(self._listen).addErrback(self._failed)
+
+    def _listen(self, _: object) -> None:
+        if self._draining:
+            return
+        for number, spec in enumerate(self._specs):
+            adopter = Adopter(self._reactor, SOCKETS + number)
+            # systemd gave its sockets to the supervisor, which is why we could not find them.
+            spec = _SYSTEMD.sub("tcp:0", spec)
+            listening = server_endpoint(adopter, spec).listen(self._factory)
+            listening.addCallbacks(self._ports.append, self._failed)
+        self.send({"ready": os.getpid()})
+
+    def _failed(self, failure: Failure) -> None:
+        if self._draining:
+            # It was not to be any more.
+            return
+        reason = failure.getErrorMessage()
+        _log.critical("{error}", error=reason)
+        self.status = 1
+        self.send({"failed": reason})
+        # When that is written: it is lost, and with it the worker.
+        self.transport.loseConnection()
 
     def _terminated(self, *_: object) -> None:
+        self._hurry_if_twice()
         self._reactor.callFromThread(self.drain, self._drain_timeout)
 
     def send(self, message: Any) -> None:
@@ -62,6 +97,7 @@ class _Orders(LineOnlyReceiver):
     def lineReceived(self, line: bytes) -> None:
         order = json.loads(line)
         if order["do"] == "drain":
+            self._hurry_if_twice()
             self.drain(order["timeout"])
         elif order["do"] == "reload":
             getattr(self._factory, "reload", _nothing)(*order["arguments"])
@@ -72,19 +108,34 @@ class _Orders(LineOnlyReceiver):
         return {"connections": len(self._factory.connections)}
 
     def drain(self, timeout: float | None) -> None:
+        self._draining = True
         ports, self._ports = self._ports, []
         for port in ports:
             port.stopListening()
         self._factory.drain(timeout).addCallback(self._end)
 
+    def _hurry_if_twice(self) -> None:
+        if self._draining:
+            self._end_within(AT_ONCE)
+
+    def _end_within(self, seconds: float) -> None:
+        # A reactor that only stands for one is not a process's own.
+        if isinstance(self._reactor, ReactorBase):
+            end_within(seconds)
+
     def _end(self, _: object) -> None:
+        self._end_within(LONGEST)
         # Who drains twice, since it is told to hurry, comes to its end twice.
         with suppress(ReactorNotRunning):
             self._reactor.stop()
 
     def connectionLost(self, reason: Any = None) -> None:
-        # The supervisor is gone: nobody would ever tell us to end.
-        self.drain(self._drain_timeout)
+        if self.status:
+            # Nothing has begun that would have to come to an end.
+            self._end(None)
+        else:
+            # The supervisor is gone: nobody would ever tell us to end.
+            self.drain(self._drain_timeout)
 
 
 def _nothing(*_: object) -> None:
@@ -109,13 +160,11 @@ def work(start: str) -> None:
     from twisted.internet.stdio import StandardIO
 
     reactor_: Any = reactor
-    ports: list[Any] = []
-    for number, spec in enumerate(what["specs"]):
-        adopter = Adopter(reactor, SOCKETS + number)
-        # systemd gave its sockets to the supervisor, which is why we could not find them.
-        spec = _SYSTEMD.sub("tcp:0", spec)
-        server_endpoint(adopter, spec).listen(factory).addCallback(ports.append)
-    orders = _Orders(reactor, factory, ports, what["drain_timeout"])
+    if isinstance(reactor_, ReactorBase):
+        reactor_.addSystemEventTrigger("during", "shutdown", end_within, GRACE)
+    orders = _Orders(reactor, factory, what["specs"], what["drain_timeout"])
     # After the reactor's own signal handlers are there, one of which is replaced.
     reactor_.callLater(0, StandardIO, orders, stdin=TOLD, stdout=TELLING)
     reactor_.run()
+    if orders.status:
+        sys.exit(orders.status)

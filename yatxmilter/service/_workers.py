@@ -23,6 +23,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
 from yatxmilter._options import count_option, seconds_option
+from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._worker import SOCKETS, TELLING, TOLD
 
@@ -30,7 +31,11 @@ __all__ = ["WorkerService"]
 
 _log = Logger()
 
-_PROGRAM: Final = "import sys; from yatxmilter.service._worker import work; work(sys.argv[1])"
+# Not what happens to be in the working directory, but what the supervisor would import.
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    " from yatxmilter.service._worker import work; work(sys.argv[1])"
+)
 # A worker that lives so many seconds is restarted at once when it dies.
 _STEADY: Final = 10.0
 _LONGEST_PAUSE: Final = 60.0
@@ -39,6 +44,8 @@ _LONGEST_LINE: Final = 65536
 _LONGEST_MESSAGE: Final = 2**24
 # Seconds beyond the drain's time-out after which a worker is killed.
 _GRACE: Final = 10.0
+# Seconds that a worker has which is told to hurry.
+_HURRY: Final = 3.0
 # Seconds within which a worker must answer a question.
 _PATIENCE: Final = 5.0
 
@@ -88,11 +95,11 @@ class _Worker(ProcessProtocol):
                 "Worker {worker} cannot be started: {error}", worker=self.number, error=error
             )
             self.failures += 1
-            self.timer = self.service.reactor.callLater(self._pause(), self.start)
+            self.timer = self.service.clock.callLater(self._pause(), self.start)
 
     def connectionMade(self) -> None:
         self.running = True
-        self.started = self.service.reactor.seconds()
+        self.started = self.service.clock.seconds()
         self._told = _Lines(self._told_line, _LONGEST_MESSAGE)
         self._said = _Lines(lambda line: self.service.said(self.number, _text(line)))
 
@@ -104,6 +111,8 @@ class _Worker(ProcessProtocol):
         if "ready" in message:
             self.ready = True
             self.service.worker_ready()
+        elif "failed" in message:
+            self.service.worker_failed(self.number, message["failed"])
         else:
             self._asked.pop(0).callback(message["answer"])
 
@@ -117,7 +126,7 @@ class _Worker(ProcessProtocol):
         answer: Deferred[Any] = Deferred()
         self._asked.append(answer)
         self.tell(do="ask", what=what)
-        answer.addTimeout(_PATIENCE, self.service.reactor)
+        answer.addTimeout(_PATIENCE, self.service.clock)
         # Its answer may yet come, and is then for nobody.
         return answer.addErrback(lambda failure: failure.trap(TimeoutError) and None)
 
@@ -132,11 +141,24 @@ class _Worker(ProcessProtocol):
             return gone
         self.tell(do="drain", timeout=timeout)
         if timeout is not None:
-            self.timer = self.service.reactor.callLater(timeout + _GRACE, self.kill)
+            self.timer = self.service.clock.callLater(timeout + _GRACE, self.kill)
         return gone
+
+    def hurry(self) -> None:
+        self.tell(do="drain", timeout=0.001)
+        if self.running and self.gone is not None:
+            if self.timer is not None:
+                self.timer.cancel()
+            self.timer = self.service.reactor.callLater(_HURRY, self.kill)
 
     def kill(self) -> None:
         self.timer = None
+        _log.error(
+            "Worker {worker} (process {pid}) does not come to its end and is killed; the messages"
+            " that it had are left to the MTA",
+            worker=self.number,
+            pid=self.pid,
+        )
         self.transport.signalProcess("KILL")
 
     def _pause(self) -> float:
@@ -152,7 +174,7 @@ class _Worker(ProcessProtocol):
                 self.timer.cancel()
             self.gone.callback(None)
             return
-        lived = self.service.reactor.seconds() - self.started
+        lived = self.service.clock.seconds() - self.started
         self.failures = 0 if lived >= _STEADY else self.failures + 1
         pause = self._pause()
         _log.error(
@@ -163,7 +185,7 @@ class _Worker(ProcessProtocol):
             reason=_reason(reason.value),
             pause=pause,
         )
-        self.timer = self.service.reactor.callLater(pause, self.start)
+        self.timer = self.service.clock.callLater(pause, self.start)
 
 
 def _reason(value: Any) -> str:
@@ -183,14 +205,20 @@ class WorkerService(Service):
     :param specs: Where to listen, as `server_endpoint` reads it.
     :param builder: ``module:function``, called in each worker; it returns a
         `MilterProtocolFactory`, or another factory with ``drain(timeout)``. What it may have
-        besides: ``reload()``, called by `reload`, ``numbers()``, a dict of numbers that `numbers`
-        adds up, and whatever else `ask` is to call.
+        besides: ``start()``, called before it listens, which may return a Deferred; ``reload()``,
+        called by `reload`; ``numbers()``, a dict of numbers that `numbers` adds up; and whatever
+        else `ask` is to call.
     :param arguments: What the function is called with; JSON carries it.
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.
-    :param mode: Permissions of UNIX sockets.
+    :param mode: Permissions of UNIX sockets, where their addresses say nothing of them.
+    :param owner: Their owner, likewise, as a number; ``None`` for nobody in particular.
+    :param group: Their group, likewise.
     :param said: Called with a worker's number and each line it writes on its standard output or
         error; by default it is logged.
+    :param ready: Called each time that all workers take connections.
+    :param failed: Called with a worker's number and the reason when what it serves cannot start. It
+        is started anew later, all the same.
     :param reactor: By default the global one.
     :raises TypeError: for an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -205,13 +233,17 @@ class WorkerService(Service):
         count: int = 2,
         drain_timeout: float | None = 30,
         mode: int | None = None,
+        owner: int | None = None,
+        group: int | None = None,
         said: Callable[[int, str], None] | None = None,
         ready: Callable[[], None] | None = None,
+        failed: Callable[[int, str], None] | None = None,
         reactor: Any = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.reactor: Any = reactor
+        self.clock = steady(reactor)
         self.specs = [specs] if isinstance(specs, str) else list(specs)
         if builder.count(":") != 1:
             raise ValueError(f"builder is {builder!r}, expected 'module:function'")
@@ -222,7 +254,8 @@ class WorkerService(Service):
             "specs": self.specs,
             "drain_timeout": self.drain_timeout,
         }
-        self._mode = mode
+        self._permissions = {"mode": mode, "owner": owner, "group": group}
+        self.worker_failed = _nothing if failed is None else failed
         self.said = _log_line if said is None else said
         self._ready = ready
         self._ports: list[Any] = []
@@ -240,7 +273,7 @@ class WorkerService(Service):
         Open the sockets.
         """
         if not self._ports:
-            self._ports = [open_port(self.reactor, s, mode=self._mode) for s in self.specs]
+            self._ports = [open_port(self.reactor, s, **self._permissions) for s in self.specs]
 
     def startService(self) -> None:
         """
@@ -311,7 +344,7 @@ class WorkerService(Service):
         Have workers that drain come to their end now.
         """
         for worker in self._workers:
-            worker.tell(do="drain", timeout=0.001)
+            worker.hurry()
 
     def stopService(self) -> Deferred[Any]:
         """
@@ -327,6 +360,12 @@ class WorkerService(Service):
 
 def _log_line(number: int, line: str) -> None:
     _log.info("Worker {worker}: {line}", worker=number, line=line)
+
+
+def _nothing(number: int, reason: str) -> None:
+    """
+    The worker has said it in its own log.
+    """
 
 
 def _sum(numbers: list[Mapping[str, float]]) -> dict[str, float]:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
+
+from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter._mail.body_spool import BodySpool
+from yatxmilter._mail.bounds import MAX_HEADER_BYTES
 from yatxmilter._mail.header_models import HeaderModel, header_model
 from yatxmilter._mail.rfc5322 import Field, split_mail
 from yatxmilter._wire.actions import Edit, ReplaceBody
 
 __all__ = ["Content"]
 
-# The header's size, in bytes, from which on a message is refused.
-_MOST_HEADER: Final = 1024 * 1024
+_log = Logger()
 
 # What a mailbox file has between messages.
 _MAILBOX_LINE: Final = re.compile(rb">*From ")
@@ -33,18 +36,24 @@ class Content:
 
     :param memory: How many bytes of the body are kept in memory.
     :param most: How many bytes it may have.
+    :param most_header: How many bytes the names and values of its header may have.
     :ivar fault: The SMTP reply with which it has to be refused, whatever milters say.
     """
 
-    def __init__(self, memory: int, most: int) -> None:
+    def __init__(self, memory: int, most: int, most_header: int = MAX_HEADER_BYTES) -> None:
         self.fault: bytes | None = None
         self.body = BodySpool(memory, "postfix")
         self._most = most
-        self._lines: list[bytes] = []
-        self._size = 0
+        self._most_header = most_header
+        self._fields: list[Field] = []
+        # The field that is coming: its name, and its value's lines.
+        self._name = b""
+        self._value: list[bytes] = []
+        self._size = self._header_size = 0
         self._in_header = True
+        # Whether all lines of the header so far are such as a mailbox file has between messages.
+        self._between_messages = True
         self._separated = False
-        self._fields: list[Field] | None = None
         self._model: HeaderModel | None = None
 
     # ---- taking it in
@@ -56,35 +65,76 @@ class Content:
         A lone LF ends a line too, as in Postfix: what leaves this server has no LF for the next
         one to take for a line's end, where milters and this server saw none.
         """
-        if self.fault is None:
+        try:
             for part in line.split(b"\n"):
-                self._add(part)
+                if self.fault is None:
+                    self._add(part)
+        except OSError:
+            self._no_room()
+
+    def _no_room(self) -> None:
+        _log.failure("A message's body cannot be written to a temporary file")
+        self.refuse(b"452 4.3.1 Insufficient system storage")
+
+    def refuse(self, reply: bytes) -> None:
+        """
+        Keep no more of the message, which is refused at its end.
+
+        :param reply: What the client will be told, unless there is a reason already.
+        """
+        self.fault = self.fault or reply
+        self._fields.clear()
+        self._value.clear()
+        self.close()
 
     def _add(self, line: bytes) -> None:
         self._size += len(line) + 2
         if self._size > self._most:
-            self.fault = b"552 5.3.4 Message too large"
+            self.refuse(b"552 5.3.4 Message too large")
             return
-        if self._in_header and not self._is_header(line):
+        if self._in_header and self._add_to_header(line):
+            if self._header_size > self._most_header:
+                self.refuse(b"552 5.3.4 Message header too large")
+            return
+        if self._in_header:
             self._in_header = False
             self._separated = not line
             if self._separated:
                 return
-        if not self._in_header:
-            self.body.write(line + b"\r\n")
-            return
-        if _MAILBOX_LINE.match(line):
-            line = b"X-Mailbox-Line: " + line
-        self._lines.append(line)
-        if self._size > _MOST_HEADER:
-            self.fault = b"552 5.3.4 Message header too large"
+        self.body.write(line + b"\r\n")
 
-    def _is_header(self, line: bytes) -> bool:
+    def _add_to_header(self, line: bytes) -> bool:
+        """
+        Take a line of the header.
+
+        :return: Whether it is one.
+        """
         if line[:1] in (b" ", b"\t"):
-            return bool(self._lines)
-        if _MAILBOX_LINE.match(line):
-            return all(old.startswith(b"X-Mailbox-Line: ") for old in self._lines)
-        return bool(split_mail(line).fields)
+            if not self._value:
+                return False
+            self._between_messages = False
+            self._value.append(line)
+            # What stands between the lines of a value is part of it.
+            self._header_size += len(line) + 1
+            return True
+        if not _MAILBOX_LINE.match(line):
+            self._between_messages = False
+        elif self._between_messages:
+            line = b"X-Mailbox-Line: " + line
+        fields = split_mail(line).fields
+        if not fields:
+            return False
+        self._end_field()
+        self._name = fields[0].name
+        self._value = [fields[0].value]
+        # All but the colon.
+        self._header_size += len(line) - 1
+        return True
+
+    def _end_field(self) -> None:
+        if self._value:
+            self._fields.append(Field(self._name, b"\n".join(self._value)))
+            self._value = []
 
     # ---- showing and editing it
 
@@ -93,8 +143,7 @@ class Content:
         """
         The header, as it came.
         """
-        if self._fields is None:
-            self._fields = split_mail(b"\r\n".join(self._lines)).fields
+        self._end_field()
         return self._fields
 
     def edit(self, edits: Iterable[Edit], *, leading_space: bool) -> None:
@@ -103,16 +152,18 @@ class Content:
 
         :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed.
         """
-        model = self._begin(leading_space=leading_space)
         chunks: list[bytes] = []
         replaced = False
         for edit in edits:
-            model.apply(edit)
+            self._begin(leading_space=leading_space).apply(edit)
             if isinstance(edit, ReplaceBody):
                 replaced = True
                 chunks.append(edit.chunk)
         if replaced:
-            self.body.replace(chunks)
+            try:
+                self.body.replace(chunks)
+            except OSError:
+                self._no_room()
 
     def _begin(self, *, leading_space: bool) -> HeaderModel:
         if self._model is None:
@@ -129,11 +180,11 @@ class Content:
 
         Milters are not shown that one, and what they put on top of the header stands above it.
         """
-        for slot in self._begin(leading_space=True).slots:
-            if not slot.shown:
+        for field in self._delivered_fields():
+            if field is None:
                 yield None
             else:
-                yield from (slot.name + b":" + (slot.value or b"")).split(b"\n")
+                yield from (field.name + b":" + field.value).split(b"\n")
         if self._separated or self.body.size:
             yield b""
         # What is joined once costs no more however long a line is; each ends in CR LF.
@@ -145,8 +196,19 @@ class Content:
                 pieces = [rest]
                 yield from lines
 
+    def _delivered_fields(self) -> Iterator[Field | None]:
+        if self._model is None:
+            # Most messages are not edited.
+            yield None
+            yield from self.fields
+            return
+        for slot in self._model.slots:
+            yield Field(slot.name, slot.value or b"") if slot.shown else None
+
     def close(self) -> None:
         """
         Give the memory, or the file, back.
         """
-        self.body.close()
+        # What could not be written to a full disk is tried once more by some.
+        with suppress(OSError):
+            self.body.close()

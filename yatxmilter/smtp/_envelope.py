@@ -6,14 +6,23 @@ milters' edits make of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import twisted.mail.smtp
 from twisted.mail.smtp import Address, User
 
+from yatxmilter._mail.controls import is_clean_text
+from yatxmilter._mail.envelope import bare_address, edit_recipients
 from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient, Edit, Quarantine
 from yatxmilter._wire.payloads import from_text, to_text
 
-__all__ = ["Envelope", "Mailbox", "bracketed", "quarantine_reason"]
+__all__ = ["Envelope", "Mailbox", "bracketed", "parse_path", "quarantine_reason"]
+
+# Twisted has no types for it.
+AddressError: Any = twisted.mail.smtp.AddressError
+
+# RFC 5321 has 256 octets at least. Twisted takes the square of the length to parse one.
+_LONGEST_PATH: Final = 1000
 
 
 class Mailbox(NamedTuple):
@@ -42,26 +51,24 @@ class Envelope(NamedTuple):
         """
         Make milters' edits; with another sender the delivery has to be asked about everyone anew.
 
-        :raises AddressError: for what is no address to Twisted.
+        :raises AddressError: for what is no address to Twisted, or to this server.
         """
+        edits = list(edits)
         origin = self.origin
-        mailboxes = list(self.mailboxes)
         for edit in edits:
-            match edit:
-                case ChangeSender(address):
-                    origin = Address(_path(address), protocol.host)
-                case AddRecipient(address):
-                    user = User(_path(address), self.helo, protocol, origin)
-                    if all(_key(user.dest) != _key(old.user.dest) for old in mailboxes):
-                        mailboxes.append(Mailbox(user, None))
-                case DeleteRecipient(address):
-                    gone = _key(Address(_path(address), protocol.host))
-                    mailboxes = [old for old in mailboxes if _key(old.user.dest) != gone]
+            # What no milter may name is refused before anything is made of it.
+            if isinstance(edit, (AddRecipient, DeleteRecipient)):
+                parse_path(_path(edit.address), protocol.host)
+            elif isinstance(edit, ChangeSender):
+                origin = parse_path(_path(edit.address), protocol.host)
+
+        def make(edit: AddRecipient) -> Mailbox:
+            return Mailbox(User(_path(edit.address), self.helo, protocol, origin), None)
+
+        left = edit_recipients(self.mailboxes, edits, _address_of, make)
         if origin is not self.origin:
-            mailboxes = [
-                Mailbox(User(old.user.dest, self.helo, protocol, origin), None) for old in mailboxes
-            ]
-        return Envelope(self.helo, origin, mailboxes)
+            left = [Mailbox(User(old.user.dest, self.helo, protocol, origin), None) for old in left]
+        return Envelope(self.helo, origin, left)
 
 
 def quarantine_reason(edits: Iterable[Edit]) -> str | None:
@@ -79,10 +86,24 @@ def bracketed(address: Any) -> str:
     return f"<{to_text(bytes(address))}>"
 
 
+def parse_path(path: bytes, host: bytes) -> Address:
+    """
+    Parse an address, in brackets or not, as Twisted does.
+
+    :param host: The domain of one that has none.
+    :raises AddressError: for what is no address to Twisted, has control characters, is not UTF-8,
+        or is very long.
+    """
+    if len(path) > _LONGEST_PATH or not is_clean_text(path):
+        raise AddressError(
+            f"{path[:_LONGEST_PATH]!r} is not an address of at most {_LONGEST_PATH} printable bytes"
+        )
+    return Address(path, host)
+
+
 def _path(address: str) -> bytes:
-    # Brackets may be there or not.
-    return b"<" + from_text(address).strip().removeprefix(b"<").removesuffix(b">") + b">"
+    return b"<" + from_text(bare_address(address)) + b">"
 
 
-def _key(address: Address) -> tuple[bytes, bytes]:
-    return address.local, address.domain.lower()
+def _address_of(mailbox: Mailbox) -> str:
+    return to_text(bytes(mailbox.user.dest))

@@ -5,16 +5,21 @@ A factory for SMTP servers that ask milters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import twisted.mail.smtp
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, ISSLTransport
+from twisted.internet.protocol import Protocol
 from twisted.mail.interfaces import IMessageDelivery, IMessageDeliveryFactory
 
+from yatxmilter._engine.addresses import describe_address
+from yatxmilter.protocol._admission import Admission, Refusals
 from yatxmilter.smtp._milters import SMTPMilters
 from yatxmilter.smtp._server import MilterESMTP
 
 __all__ = ["MilterSMTPFactory"]
+
 
 # Twisted has no types for it.
 SMTPFactory: Any = twisted.mail.smtp.SMTPFactory
@@ -31,7 +36,11 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
     :param challengers: The ways to log in, as for ``ESMTP``: ``{b"PLAIN": PLAINCredentials}``.
     :param contextFactory: For STARTTLS, as for ``ESMTP``.
     :param domain: This server's name; by default the host's.
+    :param max_connections: How many clients there may be at once; ``None`` for any number. Those
+        above it are told 421.
+    :param max_connections_per_peer: How many from one IP address, likewise.
     :raises TypeError: for what is none of these.
+    :raises ValueError: for a number out of range.
     """
 
     noisy = False
@@ -46,6 +55,8 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
         challengers: Mapping[bytes, Callable[[], Any]] | None = None,
         contextFactory: Any = None,
         domain: bytes | None = None,
+        max_connections: int | None = None,
+        max_connections_per_peer: int | None = None,
     ) -> None:
         super().__init__(portal)
         if not isinstance(milters, SMTPMilters):
@@ -61,11 +72,34 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
         self.contextFactory = contextFactory
         if domain is not None:
             self.domain = domain
+        self._admission = Admission(None, max_connections, max_connections_per_peer)
+        self._refusals = Refusals(lambda: milters.clock)
 
-    def buildProtocol(self, addr: IAddress | None) -> MilterESMTP:
+    def startFactory(self) -> None:
         """
-        Build the server of one connection.
+        Start the milters' factories; SMTP clients that come before that is done wait.
+
+        :raises StartError: when one of them fails to start at once.
         """
+        super().startFactory()
+        self.milters.open_port()
+
+    def stopFactory(self) -> None:
+        """
+        Have the milters' factories stopped when the last client has gone.
+        """
+        super().stopFactory()
+        self.milters.close_port()
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """
+        Build the server of one connection; of one too many, what sends the client away.
+        """
+        refusal = self._admission.refusal(addr)
+        if refusal is not None:
+            self._refusals.add(describe_address(addr), refusal)
+            return _TooMany(self.domain)
+        self._admission.enter(addr)
         server: MilterESMTP = super().buildProtocol(addr)
         server.milters = self.milters
         if self._makes:
@@ -74,4 +108,26 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
             server.delivery = self.delivery
         server.challengers = self.challengers
         server.ctx = self.contextFactory
+        server.gone = partial(self._admission.leave, addr)
         return server
+
+
+class _TooMany(Protocol):
+    """
+    Sends a client away.
+    """
+
+    def __init__(self, domain: bytes) -> None:
+        self._domain = domain
+
+    def connectionMade(self) -> None:
+        """
+        Tell the client to come back later, without waiting for it in any way.
+        """
+        transport: Any = self.transport
+        if ISSLTransport.providedBy(transport):
+            # A handshake takes as long as the client likes.
+            transport.abortConnection()
+        else:
+            transport.write(b"421 4.3.2 %s has too many connections\r\n" % self._domain)
+            transport.loseConnection()

@@ -21,8 +21,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
+from yatxmilter._engine.on_error import Reply
+from yatxmilter._escaping import printable
 from yatxmilter._wire.actions import NOT_AWAITED, Agreement, EndOfMessage, Response
-from yatxmilter._wire.payloads import from_text
+from yatxmilter._wire.payloads import from_text, to_text
 from yatxmilter.client import MilterClient
 from yatxmilter.client._message import select_macros, shown_fields
 from yatxmilter.constants import ReturnCode
@@ -41,6 +43,8 @@ _SETTLES: Final = (c.SMFIS_ACCEPT, c.SMFIS_DISCARD)
 _TOO_LARGE: Final = Response(
     c.SMFIS_REJECT, c.SMFIR_REPLYCODE, "552 5.3.4 Message header too large"
 )
+# After so many header fields other connections have their turn.
+_FIELDS_IN_A_TURN: Final = 100
 _UNSPOKEN: Final = Agreement(c.SMFI_PROT_VERSION, 0, 0, {})
 
 _Ask = Callable[..., Deferred[Any]]
@@ -61,16 +65,22 @@ class Filtering:
     One SMTP connection, for its milters.
 
     :param client: The connection to them.
-    :param on_error: The return code that stands for their answers once the connection fails.
+    :param on_error: What stands for their answers once the connection fails.
     :param clock: Whose turns are used.
     :ivar values: What macros there are, by name.
     """
 
-    def __init__(self, client: MilterClient, on_error: ReturnCode, clock: IReactorTime) -> None:
+    def __init__(
+        self, client: MilterClient, on_error: ReturnCode | Reply, clock: IReactorTime
+    ) -> None:
         self.values: dict[str, str] = {}
         self._client = client
         self._clock = clock
-        self._on_error = Response(on_error)
+        self._on_error = (
+            Response(on_error.code, c.SMFIR_REPLYCODE, to_text(on_error.text))
+            if isinstance(on_error, Reply)
+            else Response(on_error)
+        )
         self._failed = False
         self._open = False
         # The answer that was the milters' last in this message.
@@ -103,7 +113,7 @@ class Filtering:
             _log.error(
                 "The milters of {client} cannot be asked (queue id {queue_id}): {error};"
                 " answering {code} for them",
-                client=self.values.get("_", "unknown"),
+                client=printable(self.values.get("_", "unknown")),
                 queue_id=self.values.get("i", "unknown"),
                 error=error,
                 code=self._on_error.code,
@@ -228,15 +238,15 @@ class Filtering:
     async def _content(self, content: Content) -> EndOfMessage:
         if self._settled is not None:
             return EndOfMessage(self._settled)
-        for stage, ask, arguments in self._commands(content):
+        for number, (stage, ask, arguments) in enumerate(self._commands(content), 1):
             response = await self._ask(stage, ask, *arguments)
             if response.code == c.SMFIS_SKIP:
                 # At the body, of which no more is wanted.
                 break
             if response.code != c.SMFIS_CONTINUE:
                 return EndOfMessage(response)
-            if stage == c.SMFIM_EOM:
-                # The body may be large: let other connections have their turn.
+            if stage == c.SMFIM_EOM or number % _FIELDS_IN_A_TURN == 0:
+                # The message may be large: let other connections have their turn.
                 await deferLater(self._clock, 0)
         end = await self._ask(c.SMFIM_EOM, self._client.end_of_message)
         if not isinstance(end, EndOfMessage):

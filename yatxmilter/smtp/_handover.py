@@ -4,6 +4,7 @@ The message as milters have left it, handed over to the deliveries of Twisted's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from yatxmilter._mail.controls import CONTROLS
 from yatxmilter.smtp._content import Content
 from yatxmilter.smtp._envelope import Envelope
 
@@ -19,8 +21,12 @@ __all__ = ["HandOver"]
 
 _log = Logger()
 
-# So many bytes are handed over in one turn of the reactor.
+# So much is handed over in one turn of the reactor: the bytes, and a fixed price for each line.
 _TURN: Final = 1024 * 1024
+_LINE: Final = 64
+
+_FIRST_LINE: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
+_LINE_END: Final = re.compile(rb"\r\n|[\r\n]")
 
 
 class HandOver:
@@ -40,16 +46,16 @@ class HandOver:
         self._envelope = envelope
         self._received = received
         self._clock = clock
-        # Message objects, and the header field of each.
-        self._messages: list[tuple[Any, Any]] = []
+        # Message objects, and the lines of the header field of each.
+        self._messages: list[tuple[Any, list[bytes]]] = []
 
     def add(self, message: Any, users: Sequence[Any]) -> None:
         """
         Take the message object for one user, or for several.
         """
-        self._messages.append((message, None))
+        self._messages.append((message, []))
         received = self._received(self._envelope.helo, self._envelope.origin, users)
-        self._messages[-1] = message, received
+        self._messages[-1] = message, _field_lines(received)
 
     async def give(self, content: Content) -> list[Deferred[Any]]:
         """
@@ -62,9 +68,10 @@ class HandOver:
             for message, received in self._messages:
                 if line is not None:
                     message.lineReceived(line)
-                elif received:
-                    message.lineReceived(received)
-            size += len(line or b"")
+                else:
+                    for one in received:
+                        message.lineReceived(one)
+            size += (len(line or b"") + _LINE) * len(self._messages)
             if size >= _TURN:
                 size = 0
                 await deferLater(self._clock, 0)
@@ -78,5 +85,29 @@ class HandOver:
         for message, _ in self._messages:
             try:
                 message.connectionLost()
-            except Exception:
+            except BaseException:
+                # The others are told all the same.
                 _log.failure("A message object could not be told that its message is lost")
+
+
+def _field_lines(received: Any) -> list[bytes]:
+    """
+    Split what `receivedHeader` has given: it is one field, whatever a client has put into it.
+
+    :raises TypeError: for what is not bytes.
+    :raises ValueError: for what does not begin with a field's name.
+    """
+    if not received:
+        return []
+    if not isinstance(received, bytes):
+        raise TypeError(f"receivedHeader gave {received!r}, expected a header field as bytes")
+    lines = [line for line in _LINE_END.split(received) if line.strip()]
+    if not lines or not _FIRST_LINE.match(lines[0]):
+        raise ValueError(f"receivedHeader gave {received!r}, expected one field: 'Name: value'")
+    # A line that does not begin with a blank would be a field, or the body, of its own.
+    folded = [line if line[:1] in (b" ", b"\t") else b"\t" + line for line in lines[1:]]
+    return [CONTROLS.sub(_printable, line) for line in (lines[0], *folded)]
+
+
+def _printable(control: re.Match[bytes]) -> bytes:
+    return b"\t" if control[0] == b"\t" else b"?"

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from time import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from yatxmilter import constants as c
+from yatxmilter._engine.on_error import Reply
+from yatxmilter._mail import bounds
 from yatxmilter._options import code_option, limit_option, name_option, seconds_option
 from yatxmilter.client import MilterClient
 from yatxmilter.client._in_memory import connect_in_memory
@@ -30,9 +33,9 @@ class SMTPMilters:
         of this process, and `RemoteMilterFactory` for others.
     :param merge: How several answers become one, as for `MilterProtocolFactory`. With ``"chain"``
         it is as if an MTA ran one after the other.
-    :param on_error: The return code that stands for the answers of all of them when they cannot be
-        asked: a milter refuses negotiation, or is silent for too long. Each factory's own
-        ``on_error`` counts before that.
+    :param on_error: The return code, or the `yatxmilter.Reply`, that stands for the answers of all
+        of them when they cannot be asked: a milter refuses negotiation, disconnects, or is silent
+        for too long. Each factory's own ``on_error`` counts before that.
     :param timeout: Seconds that they may take for one answer, anew after each PROGRESS; ``None``
         for any time. Each factory's own ``timeout`` should be shorter.
     :param quarantine: Takes a message that milters want to be held: called with the reason, the
@@ -40,7 +43,12 @@ class SMTPMilters:
         Without it such a message is refused for now.
     :param daemon_name: The macro ``{daemon_name}``.
     :param spool_memory: Bytes of a body that are kept in memory; more go to a temporary file.
-    :param max_size: Bytes that a message may have; ``None`` for any number.
+    :param max_size: Bytes that a message may have, which clients are told as SIZE; ``None`` for any
+        number. A larger one is answered with 552.
+    :param max_recipients: Recipients that a message may have; ``None`` for any number. Those above
+        it are answered with 452, and the client sends them another message.
+    :param max_header_bytes: Bytes that the header fields of a message may have, names and values;
+        ``None`` for any number. A larger header is answered with 552.
     :param reactor: What keeps time; by default Twisted's reactor.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -52,15 +60,20 @@ class SMTPMilters:
         milter_factories: Any,
         *,
         merge: str = "chain",
-        on_error: int = c.SMFIS_TEMPFAIL,
+        on_error: int | Reply = c.SMFIS_TEMPFAIL,
         timeout: float | None = 600,
         quarantine: Callable[[str, Any, Sequence[Any]], Any] | None = None,
         daemon_name: str = "smtpd",
-        spool_memory: int | None = 1024 * 1024,
-        max_size: int | None = None,
+        spool_memory: int | None = bounds.SPOOL_MEMORY,
+        max_size: int | None = bounds.SMTP_MAX_SIZE,
+        max_recipients: int | None = bounds.SMTP_MAX_RECIPIENTS,
+        max_header_bytes: int | None = bounds.MAX_HEADER_BYTES,
         reactor: Any = None,
     ) -> None:
-        self.on_error = code_option("on_error", on_error)
+        # Behind this server there is no MTA whose default action could decide.
+        self.on_error = (
+            on_error if isinstance(on_error, Reply) else code_option("on_error", on_error)
+        )
         self.timeout = seconds_option("timeout", timeout)
         if quarantine is not None and not callable(quarantine):
             raise TypeError(f"quarantine is {quarantine!r}, expected a callable or None")
@@ -68,6 +81,10 @@ class SMTPMilters:
         self.daemon_name = name_option("daemon_name", daemon_name) or "smtpd"
         self.spool_memory = limit_option("spool_memory", spool_memory)
         self.max_size = limit_option("max_size", max_size)
+        self.max_recipients = limit_option("max_recipients", max_recipients)
+        self.max_header_bytes = limit_option("max_header_bytes", max_header_bytes)
+        #: What clients are told.
+        self.announced_size = max_size
         # Both ends are here: no limits are needed between them.
         self._factory = MilterProtocolFactory(
             milter_factories,
@@ -75,6 +92,10 @@ class SMTPMilters:
             timeout=None,
             command_timeout=None,
             write_timeout=None,
+            # What the server takes is within its own bounds already.
+            max_header_bytes=None,
+            max_recipients=None,
+            max_body=max_size,
             spool_memory=spool_memory,
             reactor=reactor,
         )
@@ -90,11 +111,32 @@ class SMTPMilters:
         """
         return self._factory.clock
 
+    def open_port(self) -> None:
+        """
+        Take note that a port is opened whose clients ask these milters; start their factories.
+
+        `MilterSMTPFactory` does it. Another factory need not: the first connection starts them, and
+        `drain` stops them.
+
+        :raises StartError: when one of them fails to start at once.
+        """
+        self._draining = False
+        factory: Any = self._factory
+        factory.doStart()
+
+    def close_port(self) -> None:
+        """
+        Take note that a port is closed. Behind the last one the milters' factories are stopped.
+        """
+        factory: Any = self._factory
+        factory.doStop()
+
     def next_queue_id(self) -> str:
         """
         Make a name for a message, which no other one of this server has or had.
         """
-        return f"{int(self.clock.seconds() * 1000):011X}{next(self._numbers) & 0xFFFF:04X}"
+        # By the calendar: the clock for time-outs begins anew with the machine.
+        return f"{int(time() * 1000):011X}{next(self._numbers) & 0xFFFF:04X}"
 
     def filtering(self, transport: Any) -> Filtering:
         """

@@ -9,6 +9,9 @@ still, and when too much is waiting nothing more is read. A reply is known by it
 Whatever takes time is a coroutine, of which there is one at a time; it is cancelled when the client
 goes, and nothing is sent from then on.
 
+Nothing that ends a line, or moves a cursor, is part of a command. A client that reads no replies is
+cut off, and so is one that does not let its connection be closed.
+
 A server that is to leave does so as soon as no message is open: the client is told 421, unasked if
 need be.
 """
@@ -24,14 +27,21 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yatxmilter._engine.addresses import describe_address
+from yatxmilter._mail.bounds import MAX_UNREAD_REPLIES
+from yatxmilter._mail.controls import has_controls
 from yatxmilter._wire.payloads import from_text
+from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.smtp._lines import LineBuffer
+from yatxmilter.smtp._unread import UnreadReplies
 
-__all__ = ["COMMAND", "DATA", "PacedESMTP", "SMTPServerError"]
+__all__ = ["AUTH", "COMMAND", "DATA", "PacedESMTP", "SMTPBadSender", "SMTPServerError"]
 
 # Twisted has no types for these.
 ESMTP: Any = twisted.mail.smtp.ESMTP
 SMTPServerError: Any = twisted.mail.smtp.SMTPServerError
+SMTPBadSender: Any = twisted.mail.smtp.SMTPBadSender
+AUTH: Any = twisted.mail.smtp.AUTH
 COMMAND: Any = twisted.mail.smtp.COMMAND
 DATA: Any = twisted.mail.smtp.DATA
 
@@ -39,6 +49,10 @@ _log = Logger()
 
 # So many bytes may wait for an answer before reading is paused.
 _MOST_WAITING: Final = 256 * 1024
+
+# After so many bytes of replies the reactor has a turn. It writes between its turns only, and a
+# client that reads is not to be taken for one that does not.
+_REPLIES_IN_A_ROW: Final = 16 * 1024
 
 
 class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
@@ -49,10 +63,17 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
     transport: Any
     _from: Any
     _to: list[Any]
+    _helo: tuple[Any, Any]
+    _onLogout: Any
+    authenticated: bool
+    delivery: Any
+    deliveryFactory: Any
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._lines = LineBuffer(self.MAX_LENGTH)
+        self._unread = UnreadReplies()
+        self._clock: Any = None
         self._job: Deferred[Any] | None = None
         self._gone = self._ended = self._pumping = self._paused = self._hangs_up = False
         self._leaving = False
@@ -61,15 +82,35 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         # The client is owed a reply, the greeting at first.
         self._owed = True
         self._line = b""
+        # How much has been replied in a row, and the call behind that.
+        self._said = 0
+        self._next_turn: Any = None
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         Give up what is being done.
         """
         self._gone = True
+        self._unread.stopProducing()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         if self._job is not None:
             self._job.cancel()
-        super().connectionLost(reason)
+        try:
+            super().connectionLost(reason)
+        except BaseException:
+            _log.failure("The end of an SMTP connection could not be handled")
+
+    def callLater(self, period: float, func: Callable[[], object]) -> Any:
+        """
+        Have something called later, for Twisted's time-outs.
+        """
+        if self._clock is None:
+            from twisted.internet import reactor
+
+            self._clock = steady(reactor)
+        return self._clock.callLater(period, func)
 
     # ---- one thing at a time
 
@@ -80,16 +121,22 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         self._run(coroutine).addErrback(self._broken)
 
     def _broken(self, failure: Failure) -> None:
-        if failure.check(SMTPServerError):
+        if failure.check(SMTPServerError) and self._owed:
             self._refuse(failure)
-        else:
-            _log.failure("A command of an SMTP client could not be handled", failure)
+            return
+        _log.failure("A command of an SMTP client could not be handled", failure)
+        if self._owed:
             self.sendCode(451, b"Requested action aborted: local error in processing")
 
     def _refuse(self, failure: Failure) -> None:
         error: Any = failure.value
-        text = from_text(error.resp) if isinstance(error.resp, str) else error.resp
-        self.sendCode(error.code, text)
+        code, text = error.code, error.resp
+        if isinstance(text, str):
+            text = from_text(text)
+        if isinstance(code, int) and isinstance(text, bytes):
+            self.sendCode(code, text)
+        else:
+            self._broken(Failure(TypeError(f"{error!r} has no code and text for a reply")))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         """
@@ -151,32 +198,45 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
             return
         self._lines.feed(data)
         self._pump()
-        if self._owed and len(self._lines) > _MOST_WAITING and not self._paused:
+        busy = self._owed or self._next_turn is not None
+        if busy and len(self._lines) > _MOST_WAITING and not self._paused:
             self._paused = True
             self.transport.pauseProducing()
 
     def _pump(self) -> None:
-        if self._pumping:
+        if self._pumping or self._next_turn is not None:
             return
         self._pumping = True
         while not (self._owed or self._ended or self._gone or self._may_leave):
+            if self._said > _REPLIES_IN_A_ROW:
+                self._next_turn = self.callLater(0, self._go_on)
+                break
             line = self._lines.next_line()
             if line is None:
                 break
             # Within a message only its end is answered.
             self._owed = self.mode != DATA or line == b"."
             self._line = line
-            if self._lines.too_long:
-                self.lineLengthExceeded(line)
-            else:
-                self.lineReceived(line)
+            try:
+                if self._lines.too_long:
+                    self.lineLengthExceeded(line)
+                else:
+                    self.lineReceived(line)
+            except BaseException:
+                # Whatever it is, it is not the other connections' matter, and is answered.
+                self._broken(Failure())
         self._pumping = False
         if self._owed:
             # It is we who take our time.
             self.setTimeout(None)
-        elif self._paused:
+        elif self._paused and self._next_turn is None:
             self._paused = False
             self.transport.resumeProducing()
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        self._said = 0
+        self._pump()
 
     def _unhurried(self, reply: Callable[[], None]) -> None:
         """
@@ -207,7 +267,18 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         """
         if self._gone:
             return
+        self._unread.before_write(self.transport)
         super().sendLine(line)
+        self._unread.after_write(len(line) + 2, self.callLater)
+        self._said += len(line) + 2
+        if self._unread.size > MAX_UNREAD_REPLIES:
+            _log.warn(
+                "The SMTP client at {client} does not read what it is told; closing the connection",
+                client=describe_address(self.transport.getPeer()),
+            )
+            self._ended = self._gone = True
+            self.transport.abortConnection()
+            return
         if line[3:4] != b"-":
             self._owed = False
             self.setTimeout(self.timeout)
@@ -220,7 +291,8 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         """
         Handle a command.
         """
-        if b"\0" in line:
+        # A tab stands for a blank between words; where it stands in one is seen later.
+        if has_controls(line.replace(b"\t", b" ")):
             self.sendSyntaxError()
         else:
             super().state_COMMAND(line)
@@ -252,7 +324,10 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
 
     def timeoutConnection(self) -> None:
         """
-        End the connection of a client that is silent.
+        End the connection of a client that is silent, or does not let it be closed.
         """
+        if self._ended:
+            self.transport.abortConnection()
+            return
         self._ended = True
         super().timeoutConnection()

@@ -9,28 +9,45 @@ envelope and with the content as edited.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.mail.imap4 import IllegalClientResponse
+from twisted.mail.smtp import quoteaddr
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._escaping import printable
+from yatxmilter._mail.controls import has_controls, is_clean_text
 from yatxmilter._wire.actions import Edit, Response
-from yatxmilter._wire.payloads import to_text
+from yatxmilter._wire.payloads import from_text, to_text
 from yatxmilter.smtp._content import Content
-from yatxmilter.smtp._envelope import Envelope, Mailbox, bracketed, quarantine_reason
+from yatxmilter.smtp._envelope import (
+    AddressError,
+    Envelope,
+    Mailbox,
+    bracketed,
+    parse_path,
+    quarantine_reason,
+)
 from yatxmilter.smtp._filtering import refusal
 from yatxmilter.smtp._handover import HandOver
 from yatxmilter.smtp._milters import SMTPMilters
-from yatxmilter.smtp._pacing import COMMAND, DATA, PacedESMTP, SMTPServerError
-from yatxmilter.smtp._values import auth_values, connect_values, tls_values
+from yatxmilter.smtp._pacing import AUTH, COMMAND, DATA, PacedESMTP, SMTPBadSender, SMTPServerError
+from yatxmilter.smtp._values import AUTH_NAMES, auth_values, connect_values, tls_values
 
 __all__ = ["MilterESMTP"]
 
 _log = Logger()
+
+# RFC 1870.
+_SIZE_ARGUMENT: Final = re.compile(rb"SIZE(?:=(.*))?", re.IGNORECASE | re.DOTALL)
+_SIZE_VALUE: Final = re.compile(rb"[0-9]{1,20}")
 
 
 class _Refused(SMTPServerError):  # type: ignore[misc]  # Twisted has no types for it
@@ -53,17 +70,23 @@ class MilterESMTP(PacedESMTP):
 
     milters: SMTPMilters | None = None
     queue_id = ""
+    #: Called when the client has gone; whoever counts connections sets it.
+    gone: Callable[[], object] = staticmethod(lambda: None)
 
     def connectionMade(self) -> None:
         """
         Tell the milters of the connection, and greet the client when they have answered.
         """
         self._milters = SMTPMilters(()) if self.milters is None else self.milters
+        self._clock = self._milters.clock
         self._filtering = self._milters.filtering(self.transport)
         self._content: Content | None = None
         self._mechanism = b""
         self._asking = False
         self._credentials: Any = None
+        self._warned = False
+        # What is asked while nobody has logged in.
+        self._for_strangers = self.delivery, self.deliveryFactory
         if self._milters.enter(self):
             self._do(self._greet(super().connectionMade))
         else:
@@ -71,7 +94,7 @@ class MilterESMTP(PacedESMTP):
 
     async def _greet(self, greet: Any) -> None:
         transport = self.transport
-        name: Any = await maybeDeferred(self.clientName)
+        name = await self._checked_client_name()
         self._filtering.values.update(
             connect_values(transport, to_text(self.host), name, self._milters.daemon_name)
         )
@@ -87,6 +110,18 @@ class MilterESMTP(PacedESMTP):
             self.give_up()
         else:
             self._unhurried(greet)
+
+    async def _checked_client_name(self) -> str:
+        try:
+            name: Any = await maybeDeferred(self.clientName)
+        except BaseException:
+            if self._gone:
+                raise
+            _log.failure("A client could not be named")
+            return "unknown"
+        # Whoever has an address has its name in the DNS, with any octets in it.
+        clean = isinstance(name, str) and name and is_clean_text(from_text(name))
+        return name if clean else "unknown"
 
     def clientName(self) -> str | Deferred[str]:
         """
@@ -127,11 +162,18 @@ class MilterESMTP(PacedESMTP):
     async def _helo_command(self, command: Any, rest: bytes) -> None:
         self._filtering.abort()
         self._filtering.values.update(tls_values(self.transport))
-        response = await self._filtering.helo(to_text(rest))
+        response = await self._filtering.helo(to_text(b" ".join(rest.split())))
         # Any other refusal is told at MAIL.
         if not (self._note(response) and response.closes):
             self._instead = None
-        command(rest)
+        command(b" ".join(rest.split()))
+
+    def extensions(self) -> Any:
+        """
+        Tell which extensions there are, SIZE with the most that a message may have.
+        """
+        most = self._milters.announced_size
+        return {b"SIZE": None if most is None else [b"%d" % most], **super().extensions()}
 
     def ext_STARTTLS(self, rest: bytes) -> None:
         """
@@ -144,9 +186,19 @@ class MilterESMTP(PacedESMTP):
             self._forget()
 
     def _forget(self) -> None:
+        # Whoever is between the client and this server may have said it.
         self._filtering.abort()
         self._from = None
         self._to = []
+        self._helo = b"", self._helo[1]
+        if self.authenticated:
+            self.authenticated = False
+            self._credentials = None
+            for name in AUTH_NAMES:
+                self._filtering.values.pop(name, None)
+            self.delivery, self.deliveryFactory = self._for_strangers
+            log_out, self._onLogout = self._onLogout, None
+            log_out()
 
     def ext_AUTH(self, rest: bytes) -> None:
         """
@@ -154,6 +206,9 @@ class MilterESMTP(PacedESMTP):
         """
         if not rest:
             self.sendCode(501, b"Syntax error in parameters or arguments")
+            return
+        if self._from is not None:
+            self.sendCode(503, b"5.5.1 A message is open")
             return
         if not self.authenticated:
             self._mechanism = rest.split()[0]
@@ -164,14 +219,53 @@ class MilterESMTP(PacedESMTP):
         Note who it is, for the macro.
         """
         self._credentials = self.challenger
-        super().state_AUTH(response)
+        try:
+            if response is not None and has_controls(response):
+                raise IllegalClientResponse(response)
+            super().state_AUTH(response)
+        except BaseException as error:
+            self._end_exchange()
+            if not isinstance(error, IllegalClientResponse):
+                raise
+            self.sendCode(501, b"Syntax error in parameters or arguments")
+
+    def _end_exchange(self) -> None:
+        self.mode = COMMAND
+        self.challenger = None
 
     def do_MAIL(self, rest: bytes) -> None:
         """
         Begin a message.
         """
-        self._arguments = _arguments(self.mail_re.match(rest))
+        match = None if self._from else self.mail_re.match(rest)
+        if match is not None:
+            fault = self._path_fault(match, b"7 Bad sender") or self._size_fault(match)
+            if fault is not None:
+                self.sendCode(*fault)
+                return
+        self._arguments = _arguments(match)
+        self._warned = False
         super().do_MAIL(rest)
+
+    def _path_fault(self, match: Any, what: bytes) -> tuple[int, bytes] | None:
+        try:
+            parse_path(match["path"], self.host)
+        except AddressError:
+            # Not Twisted's text, which has all of it, twice.
+            return 501, b"5.1.%s address syntax" % what
+        return None
+
+    def _size_fault(self, match: Any) -> tuple[int, bytes] | None:
+        most = self._milters.announced_size
+        for argument in (match["opts"] or b"").split():
+            given = _SIZE_ARGUMENT.fullmatch(argument)
+            if given is None:
+                continue
+            if not _SIZE_VALUE.fullmatch(given[1] or b""):
+                return 501, b"5.5.4 Bad message size syntax"
+            if most is not None and int(given[1]) > most:
+                return 552, b"5.3.4 Message size exceeds fixed limit"
+        return None
 
     def validateFrom(self, helo: Any, origin: Any) -> Deferred[Any]:
         """
@@ -203,8 +297,50 @@ class MilterESMTP(PacedESMTP):
         """
         Add a recipient.
         """
-        self._arguments = _arguments(self.rcpt_re.match(rest))
+        match = self.rcpt_re.match(rest) if self._from else None
+        if match is not None:
+            fault = self._path_fault(match, b"3 Bad recipient") or self._count_fault()
+            if fault is not None:
+                self.sendCode(*fault)
+                return
+        self._arguments = _arguments(match)
         super().do_RCPT(rest)
+
+    def _count_fault(self) -> tuple[int, bytes] | None:
+        if len(self._to) < self._milters.max_recipients:
+            return None
+        if not self._warned:
+            self._warned = True
+            self._warn(f"has more than {self._milters.max_recipients} recipients")
+        # The client sends those in a message of their own.
+        return 452, b"4.5.3 Too many recipients"
+
+    def _warn(self, what: str) -> None:
+        _log.warn(
+            "Message {queue_id} of {client} {what}",
+            queue_id=self.queue_id,
+            client=self._filtering.values["_"],
+            what=what,
+        )
+
+    def _ebFromValidate(self, failure: Failure) -> None:
+        """
+        Answer what the delivery, or the milters, have against a sender.
+        """
+        if failure.check(SMTPBadSender):
+            error: Any = failure.value
+            # Without the address where it cannot be written.
+            with suppress(Exception):
+                text = error.resp if isinstance(error.resp, str) else to_text(error.resp)
+                where = f"Cannot receive from specified address {to_text(quoteaddr(error.addr))}: "
+                failure = Failure(SMTPServerError(error.code, where + text))
+        self._broken(failure)
+
+    def _ebToValidate(self, failure: Failure) -> None:
+        """
+        Answer what the delivery, or the milters, have against a recipient.
+        """
+        self._broken(failure)
 
     def validateTo(self, user: Any) -> Deferred[Any]:
         """
@@ -254,6 +390,12 @@ class MilterESMTP(PacedESMTP):
         else:
             self._do(self._begin_content())
 
+    def _broken(self, failure: Failure) -> None:
+        if self._content is not None and self.mode == DATA:
+            # Some of it may be missing.
+            self._content.refuse(b"451 4.3.0 Requested action aborted: local error in processing")
+        super()._broken(failure)
+
     async def _begin_content(self) -> None:
         self._check(await self._filtering.data())
         self._envelope = Envelope(
@@ -261,7 +403,8 @@ class MilterESMTP(PacedESMTP):
         )
         self._from = None
         self._to = []
-        self._content = Content(self._milters.spool_memory, self._milters.max_size)
+        milters = self._milters
+        self._content = Content(milters.spool_memory, milters.max_size, milters.max_header_bytes)
         self.mode = DATA
         self.sendCode(354, b"Continue")
 
@@ -270,9 +413,11 @@ class MilterESMTP(PacedESMTP):
         Refuse a command that is too long; a message with such a line is refused at its end.
         """
         if self._content is not None and self.mode == DATA:
-            self._content.fault = b"500 5.5.2 Line too long"
-        else:
-            self.sendCode(500, b"Line too long")
+            self._content.refuse(b"500 5.5.2 Line too long")
+            return
+        if self.mode == AUTH:
+            self._end_exchange()
+        self.sendCode(500, b"Line too long")
 
     def state_DATA(self, line: bytes) -> None:
         """
@@ -287,21 +432,27 @@ class MilterESMTP(PacedESMTP):
 
     async def _finish(self, content: Content) -> None:
         try:
-            if content.fault is not None:
-                self._filtering.abort()
-                self._instead = content.fault
-                raise _Refused
+            self._check_content(content)
             end = await self._filtering.content(content)
             self._check(end.response)
             results: list[Deferred[Any]] = []
             if end.response.code != c.SMFIS_DISCARD:
                 content.edit(end.edits, leading_space=self._filtering.leading_space)
+                self._check_content(content)
                 results = await self._hand_over(content, end.edits)
         finally:
             self._content = None
             content.close()
         # Not part of this coroutine: what has been handed over is not taken back.
-        DeferredList(results, consumeErrors=True).addCallback(self._messageHandled)
+        handled: Deferred[Any] = DeferredList(results, consumeErrors=True)
+        handled.addCallback(self._messageHandled).addErrback(self._broken)
+
+    def _check_content(self, content: Content) -> None:
+        if content.fault is not None:
+            self._filtering.abort()
+            self._instead = content.fault
+            self._warn(f"is refused: {to_text(content.fault)}")
+            raise _Refused
 
     async def _hand_over(self, content: Content, edits: Sequence[Edit]) -> list[Deferred[Any]]:
         before = self._envelope
@@ -327,7 +478,7 @@ class MilterESMTP(PacedESMTP):
                 "Milters want message {queue_id} to be held, but SMTPMilters has no quarantine:"
                 " {reason}",
                 queue_id=self.queue_id,
-                reason=reason,
+                reason=printable(reason),
             )
             raise SMTPServerError(451, "4.7.1 Service unavailable - try again later")
         users = [user for user, _ in envelope.mailboxes]
@@ -347,13 +498,18 @@ class MilterESMTP(PacedESMTP):
         """
         Give up what is open, and tell the milters.
         """
-        # What is being done looks at the content.
-        super().connectionLost(reason)
-        if self._content is not None:
-            self._content.close()
-        self._filtering.close()
-        self._milters.leave(self)
+        try:
+            # What is being done looks at the content.
+            super().connectionLost(reason)
+            if self._content is not None:
+                self._content.close()
+            self._filtering.close()
+        finally:
+            # Whatever else has failed, it is not counted for ever.
+            self._milters.leave(self)
+            self.gone()
 
 
 def _arguments(match: Any) -> list[str]:
-    return to_text(match["opts"] or b"").split() if match else []
+    # Not as text, where there are more blanks.
+    return [to_text(argument) for argument in (match["opts"] or b"").split()] if match else []

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from yatxmilter._wire.payloads import to_text
+from yatxmilter._mail.controls import CONTROLS
+from yatxmilter._wire.payloads import from_text, to_text
 
-__all__ = ["auth_values", "connect_values", "tls_values"]
+__all__ = ["AUTH_NAMES", "auth_values", "connect_values", "tls_values"]
 
 #: What it says it is; `Chain` takes what does not begin with a number for a server like Postfix.
 _SOFTWARE: Final = "yatxmilter"
+
+#: The macros of a client that has logged in.
+AUTH_NAMES: Final = ("auth_type", "auth_authen")
 
 
 def connect_values(transport: Any, host: str, name: str, daemon_name: str) -> dict[str, str]:
@@ -51,7 +55,9 @@ def auth_values(mechanism: bytes, credentials: Any) -> dict[str, str]:
     values = {"auth_type": to_text(mechanism.upper())}
     username = getattr(credentials, "username", None)
     if username is not None:
-        values["auth_authen"] = username if isinstance(username, str) else to_text(username)
+        raw = from_text(username) if isinstance(username, str) else username
+        # A client chooses it, where the portal lets it in.
+        values["auth_authen"] = to_text(CONTROLS.sub(b"?", raw))
     return values
 
 

@@ -54,6 +54,9 @@ class InMemoryMTA:
     """
     An MTA that asks milters, without sockets and without a reactor.
 
+    Milter factories that have a ``start()`` are started at once, those that have a ``stop()`` are
+    stopped by `finish`. While one starts, sessions wait.
+
     :param milters: A `Milter` class, a milter factory, or several of both.
     :param flavour: Whose habits it has: ``"postfix"`` or ``"sendmail"``.
     :param clock: What keeps time, by default one of its own.
@@ -61,6 +64,7 @@ class InMemoryMTA:
     :param options: Those of `MilterProtocolFactory`, such as ``merge``.
     :raises ValueError: for another flavour, or an option out of range.
     :raises TypeError: for what makes no milters.
+    :raises StartError: when a milter factory fails to start at once.
     :ivar clock: Advance time with `advance`.
     """
 
@@ -88,6 +92,7 @@ class InMemoryMTA:
         self._sessions: list[Session] = []
         self._own: Session | None = None
         self._watch = ErrorWatch()
+        self.factory.startFactory()
         self._watch.start()
 
     # ---- what happened
@@ -204,8 +209,8 @@ class InMemoryMTA:
         """
         End the test.
 
-        :raises MilterTestFailure: when a milter had an error, has not answered, or when a session
-            was left open.
+        :raises MilterTestFailure: when a milter had an error, has not answered, when a session was
+            left open, or a milter factory has not stopped.
         """
         if self._own is not None:
             self._own.quit()
@@ -216,8 +221,12 @@ class InMemoryMTA:
         for link in self._links:
             link.mta.abortConnection()
         self.flush()
+        stopped: list[object] = []
+        self.factory.stop().addCallback(stopped.append)
         self._watch.stop()
         problems = [*self._watch.errors, *waiting]
+        if not stopped:
+            problems.append("a milter factory has not stopped: its stop() has no result yet")
         if left:
             problems.append(f"{len(left)} session(s) left open: end them with quit() or vanish()")
         if problems:

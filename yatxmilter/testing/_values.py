@@ -9,8 +9,9 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import NamedTuple
 
+from yatxmilter._mail.envelope import edit_recipients
 from yatxmilter._mail.rfc5322 import split_mail
-from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient, Edit
+from yatxmilter._wire.actions import AddRecipient, ChangeSender, Edit
 from yatxmilter._wire.payloads import to_text
 
 __all__ = ["Call", "Delivered", "Path", "deliver_envelope"]
@@ -97,16 +98,14 @@ def deliver_envelope(
 
     :param merges: Whether a recipient that is there already is not added again.
     """
-    left = list(recipients)
+    edits = list(edits)
     for edit in edits:
         if isinstance(edit, ChangeSender):
             args = tuple(edit.args.split()) if edit.args else sender.args
             sender = Path(bracketed(edit.address), args)
-        elif isinstance(edit, AddRecipient):
-            added = Path(bracketed(edit.address), tuple((edit.args or "").split()))
-            if not merges or added.address not in [path.address for path in left]:
-                left.append(added)
-        elif isinstance(edit, DeleteRecipient):
-            gone = bracketed(edit.address).lower()
-            left = [path for path in left if path.address.lower() != gone]
+    left = edit_recipients(recipients, edits, lambda path: path.address, _added, merges=merges)
     return sender, tuple(left)
+
+
+def _added(edit: AddRecipient) -> Path:
+    return Path(bracketed(edit.address), tuple((edit.args or "").split()))

@@ -1,15 +1,14 @@
-// The benchmark's milter on emersion's go-milter: every method defined, each reads its arguments.
+// The benchmark's milter on d--j's go-milter: every method defined, each reads its arguments.
 package main
 
 import (
 	"net"
-	"net/textproto"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/emersion/go-milter"
+	"github.com/d--j/go-milter"
 )
 
 var (
@@ -21,41 +20,49 @@ type bench struct {
 	seen int
 }
 
-func (b *bench) Connect(host, family string, port uint16, addr net.IP, m *milter.Modifier) (milter.Response, error) {
+func (b *bench) NewConnection(m milter.Modifier) error {
+	return nil
+}
+
+func (b *bench) Connect(host, family string, port uint16, addr string, m milter.Modifier) (*milter.Response, error) {
 	b.seen += len(host) + len(addr)
 	return milter.RespContinue, nil
 }
 
-func (b *bench) Helo(name string, m *milter.Modifier) (milter.Response, error) {
+func (b *bench) Helo(name string, m milter.Modifier) (*milter.Response, error) {
 	b.seen += len(name)
 	return milter.RespContinue, nil
 }
 
-func (b *bench) MailFrom(from string, m *milter.Modifier) (milter.Response, error) {
-	b.seen += len(from)
+func (b *bench) MailFrom(from, esmtpArgs string, m milter.Modifier) (*milter.Response, error) {
+	b.seen += len(from) + len(esmtpArgs)
 	return milter.RespContinue, nil
 }
 
-func (b *bench) RcptTo(rcptTo string, m *milter.Modifier) (milter.Response, error) {
-	b.seen += len(rcptTo)
+func (b *bench) RcptTo(rcptTo, esmtpArgs string, m milter.Modifier) (*milter.Response, error) {
+	b.seen += len(rcptTo) + len(esmtpArgs)
 	return milter.RespContinue, nil
 }
 
-func (b *bench) Header(name, value string, m *milter.Modifier) (milter.Response, error) {
+func (b *bench) Data(m milter.Modifier) (*milter.Response, error) {
+	return milter.RespContinue, nil
+}
+
+func (b *bench) Header(name, value string, m milter.Modifier) (*milter.Response, error) {
 	b.seen += len(name) + len(value)
 	return milter.RespContinue, nil
 }
 
-func (b *bench) Headers(h textproto.MIMEHeader, m *milter.Modifier) (milter.Response, error) {
+func (b *bench) Headers(m milter.Modifier) (*milter.Response, error) {
 	return milter.RespContinue, nil
 }
 
-func (b *bench) BodyChunk(chunk []byte, m *milter.Modifier) (milter.Response, error) {
+func (b *bench) BodyChunk(chunk []byte, m milter.Modifier) (*milter.Response, error) {
 	b.seen += len(chunk) + int(chunk[0])
 	return milter.RespContinue, nil
 }
 
-func (b *bench) Body(m *milter.Modifier) (milter.Response, error) {
+func (b *bench) EndOfMessage(m milter.Modifier) (*milter.Response, error) {
 	if wait > 0 {
 		time.Sleep(wait)
 	}
@@ -65,6 +72,18 @@ func (b *bench) Body(m *milter.Modifier) (milter.Response, error) {
 		}
 	}
 	return milter.RespContinue, nil
+}
+
+func (b *bench) Abort(m milter.Modifier) error {
+	return nil
+}
+
+func (b *bench) Unknown(cmd string, m milter.Modifier) (*milter.Response, error) {
+	b.seen += len(cmd)
+	return milter.RespContinue, nil
+}
+
+func (b *bench) Cleanup(m milter.Modifier) {
 }
 
 func main() {
@@ -80,9 +99,14 @@ func main() {
 	if err != nil {
 		panic(err)
 	}
-	server := milter.Server{
-		NewMilter: func() milter.Milter { return &bench{} },
-		Actions:   milter.OptAddHeader,
+	var protocol milter.OptProtocol
+	if os.Getenv("BENCH_NOREPLY") == "1" {
+		protocol = milter.OptNoHeaderReply
 	}
+	server := milter.NewServer(
+		milter.WithMilter(func() milter.Milter { return &bench{} }),
+		milter.WithAction(milter.OptAddHeader),
+		milter.WithProtocols(protocol),
+	)
 	panic(server.Serve(listener))
 }

@@ -1,0 +1,203 @@
+"""
+UNIX sockets as files: whose they are, and who may connect.
+
+A socket has its permissions from the moment it is there, and its owner before anybody can connect.
+What stands in its folder is not trusted: no link is followed.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from twisted.internet import tcp, unix
+from twisted.internet.error import CannotListenError
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.logger import Logger
+from twisted.python import lockfile
+
+__all__ = ["DEFAULT_MODE", "SocketFile", "find_group", "find_user", "open_socket_file"]
+
+_log = Logger()
+
+#: The owner and the group may connect.
+DEFAULT_MODE: Final = 0o660
+
+# Parts of Twisted that are not annotated.
+_TCP_PORT: Final[Any] = tcp.Port
+_UNIX_PORT: Final[Any] = unix.Port
+_RESERVED: Final[Any] = getattr(tcp, "_reservedFD", None)
+
+
+class SocketFile(NamedTuple):
+    """
+    A UNIX socket to listen on.
+
+    :ivar mode: Its permissions; ``None`` for what is usual.
+    :ivar takes_over: Whether one that a dead process has left behind is replaced.
+    :ivar owner: The user whom it is given to; ``None`` for nobody in particular.
+    :ivar group: The group that it is given to, likewise.
+    """
+
+    path: str
+    backlog: int = 50
+    mode: int | None = None
+    takes_over: bool = True
+    owner: int | None = None
+    group: int | None = None
+
+
+def find_user(name: str, value: str) -> pwd.struct_passwd:
+    """
+    Look up a user by name or number.
+
+    :param name: The option that names the user.
+    :raises ValueError: for one that this system does not have.
+    """
+    with suppress(KeyError, ValueError, OverflowError):
+        return pwd.getpwnam(value)
+    with suppress(KeyError, ValueError, OverflowError):
+        return pwd.getpwuid(int(value))
+    raise ValueError(f"{name} is {value!r}, expected a user that this system has")
+
+
+def find_group(name: str, value: str) -> int:
+    """
+    Look up a group by name or number.
+
+    :param name: The option that names the group.
+    :raises ValueError: for one that this system does not have.
+    """
+    with suppress(KeyError, ValueError, OverflowError):
+        return grp.getgrnam(value).gr_gid
+    with suppress(KeyError, ValueError, OverflowError):
+        return grp.getgrgid(int(value)).gr_gid
+    raise ValueError(f"{name} is {value!r}, expected a group that this system has")
+
+
+def open_socket_file(reactor: Any, file: SocketFile, factory: Any) -> Any:
+    """
+    Listen on a UNIX socket.
+
+    :return: The port.
+    :raises CannotListenError: when that cannot be.
+    """
+    mode = DEFAULT_MODE if file.mode is None else file.mode
+    if mode & stat.S_IWOTH:
+        _log.warn(
+            "Every user of this machine may connect to {path}, which has mode {mode}; 660 and the"
+            " MTA's group let in the MTA alone",
+            path=file.path,
+            mode=f"{mode:o}",
+        )
+    if not isinstance(reactor, PosixReactorBase):
+        # A reactor in memory, or one that has no UNIX sockets of Twisted's.
+        return reactor.listenUNIX(file.path, factory, file.backlog, mode, file.takes_over)
+    port = _Port(file.path, factory, file.backlog, mode, reactor, file.takes_over)
+    port.owner = -1 if file.owner is None else file.owner
+    port.group = -1 if file.group is None else file.group
+    port.startListening()
+    return port
+
+
+class _Port(_UNIX_PORT):  # type: ignore[misc]
+    """
+    A port that makes its file itself, and removes no other.
+    """
+
+    owner = group = -1
+    # Device and number of the file.
+    _file: tuple[int, int] | None = None
+    _bindPath: bytes
+    factory: Any
+    lockFile: Any
+
+    def startListening(self) -> None:
+        """
+        Make the file, and listen.
+        """
+        if _RESERVED is not None:
+            _RESERVED.reserve()
+        if self.wantPID:
+            self._lock()
+        # Refused by a factory that cannot start, it leaves nothing behind.
+        try:
+            self.socket = self.createInternetSocket()
+            self._bind()
+            self.socket.listen(self.backlog)
+            self.factory.doStart()
+        except BaseException as error:
+            self.socket.close()
+            self._remove()
+            if isinstance(error, OSError):
+                raise CannotListenError(None, self._bindPath, error) from None
+            raise
+        self.connected = True
+        self.fileno = self.socket.fileno
+        self.numberAccepts = 100
+        self.startReading()
+
+    def _lock(self) -> None:
+        self.lockFile = lockfile.FilesystemLock(self._bindPath + b".lock")
+        if not self.lockFile.lock():
+            self.lockFile = None
+            raise CannotListenError(None, self._bindPath, OSError("another process has its lock"))
+        if not self.lockFile.clean:
+            with suppress(OSError):
+                if stat.S_ISSOCK(os.lstat(self._bindPath).st_mode):
+                    os.unlink(self._bindPath)
+
+    def _bind(self) -> None:
+        if self._bindPath.startswith(b"\0"):
+            # It has no file.
+            self.socket.bind(self._bindPath)
+            return
+        before = os.umask(0o777 & ~self.mode)
+        try:
+            self.socket.bind(self._bindPath)
+        finally:
+            os.umask(before)
+        found = os.lstat(self._bindPath)
+        self._file = found.st_dev, found.st_ino
+        if (self.owner, self.group) != (-1, -1):
+            self._give()
+
+    def _give(self) -> None:
+        # By a descriptor: the name may be another file's by now.
+        descriptor = os.open(self._bindPath, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            found = os.fstat(descriptor)
+            if (found.st_dev, found.st_ino) != self._file:
+                raise OSError("its file was replaced by another")
+            os.chown(f"/proc/self/fd/{descriptor}", self.owner, self.group)
+        except PermissionError as error:
+            raise OSError(
+                f"it cannot be given to user {self.owner}, group {self.group}: {error.strerror}"
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    def _remove(self) -> None:
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                found = os.lstat(self._bindPath)
+                if (found.st_dev, found.st_ino) == file:
+                    os.unlink(self._bindPath)
+        finally:
+            if self.lockFile is not None:
+                self.lockFile.unlock()
+                self.lockFile = None
+
+    def connectionLost(self, reason: Any) -> None:
+        """
+        Remove the file, and tell the factory.
+        """
+        try:
+            self._remove()
+        finally:
+            _TCP_PORT.connectionLost(self, reason)
