@@ -64,6 +64,10 @@ PUBLIC = {
         "WrongStage",
         "WrongThread",
     ],
+    "yatxmilter.pymilter": [
+        "factory",
+        "install",
+    ],
     "yatxmilter.conditions": [
         "Condition",
         "MailView",

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from yatxmilter import __version__
-from yatxmilter._cli import demo, replay, send, serve, trace
+from yatxmilter._cli import demo, pymilter, replay, send, serve, trace
 from yatxmilter.service._ending import GRACE, end_behind_main
 
 __all__ = ["main"]
@@ -44,6 +44,12 @@ Nothing is delivered, and nothing is left running.
   NO_COLOR=1 python -m yatxmilter demo        without colour on a terminal""",
     ),
     _Row("serve", serve, "run milters as a daemon", serve.DESCRIPTION),
+    _Row(
+        "pymilter",
+        pymilter,
+        "run a program that is written for pymilter",
+        pymilter.DESCRIPTION,
+    ),
     _Row("send", send, "send messages to any milter, and see what it does", send.DESCRIPTION),
     _Row("trace", trace, "show, and record, what an MTA and a milter say", trace.DESCRIPTION),
     _Row(
@@ -59,6 +65,7 @@ Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's A
 
   python -m yatxmilter demo              see two milters at work on a message
   python -m yatxmilter serve             run milters as a daemon
+  python -m yatxmilter pymilter          run a program that is written for pymilter
   python -m yatxmilter send              send messages to any milter, and see what it does
   python -m yatxmilter trace             show, and record, what an MTA and a milter say
   python -m yatxmilter replay            send what was recorded to a milter once more

@@ -125,6 +125,15 @@ class Context:
 
     # ---- for the library
 
+    def claim(self) -> None:
+        """
+        Be used by this thread from now on.
+
+        For callbacks that run in threads while the conversation waits for them
+        (`yatxmilter.pymilter`): nobody else uses it in the meantime.
+        """
+        self._thread = get_ident()
+
     def take_reply(self, code: ReturnCode) -> bytes | None:
         """
         Give up the stored reply text, if it is of the class of ``code`` (5xx reject, 4xx tempfail).
@@ -179,6 +188,13 @@ class Context:
         Look macros up there from now on.
         """
         self._macros = macros
+
+    @property
+    def macros(self) -> MacroStore:
+        """
+        The macros as they are now, for a callback that runs later.
+        """
+        return self._macros.copy()
 
     def macros_of(self, letter: int) -> dict[str, str] | None:
         """
@@ -307,11 +323,12 @@ class Context:
         self.bodies += 1
         self._body_bytes += len(body)
 
-    def progress(self) -> None:
+    def progress(self, *, any_stage: bool = False) -> None:
         """
         ``smfi_progress``.
         """
-        self._check_stage("smfi_progress")
+        if not any_stage:
+            self._check_stage("smfi_progress")
         self._progress()
 
     # ---- checks
