@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from yatxmilter import __version__
-from yatxmilter._cli import demo, replay, send, serve, trace
+from yatxmilter._cli import demo, doctor, replay, send, serve, trace
 
 __all__ = ["main"]
 
@@ -51,6 +51,7 @@ Nothing is delivered, and nothing is left running.
         "send what was recorded to a milter once more",
         replay.DESCRIPTION,
     ),
+    _Row("doctor", doctor, "see whether an MTA and its milters fit together", doctor.DESCRIPTION),
 )
 
 _DESCRIPTION: Final = """\
@@ -61,6 +62,7 @@ Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's A
   python -m yatxmilter send              send messages to any milter, and see what it does
   python -m yatxmilter trace             show, and record, what an MTA and a milter say
   python -m yatxmilter replay            send what was recorded to a milter once more
+  python -m yatxmilter doctor            see whether an MTA and its milters fit together
   python -m yatxmilter COMMAND --help    what a command does, with examples"""
 
 
