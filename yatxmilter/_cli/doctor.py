@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -28,12 +27,13 @@ from yatxmilter._cli.doctor_findings import (
     FULL_OFFER,
     ConfigurationError,
     Finding,
+    InetAddress,
     Reading,
     Use,
 )
-from yatxmilter._cli.doctor_paths import Identity, check_socket, identity_of
+from yatxmilter._cli.doctor_paths import check_socket, identity_of
 from yatxmilter._cli.doctor_postfix_reading import find_postconf, read_postfix
-from yatxmilter._cli.doctor_probe import Answer, Target, probe, target_of
+from yatxmilter._cli.doctor_probe import Answer, Target, probe
 from yatxmilter._cli.doctor_report import Patient, Report, as_json, tell
 from yatxmilter._cli.doctor_sendmail import read_sendmail
 from yatxmilter._cli.running import Interrupted, run_reactor
@@ -170,20 +170,23 @@ async def examine(reactor: Any, reading: Reading, seconds: float, needs: list[st
     for (text, finding), where in broken.items():
         report.patients.append(Patient(text, where, [finding]))
     places = reading.places()
-    sockets = {use: list(_check_socket(reading, use)) for use in places}
-    # What is not there, or is no socket, need not be asked.
-    asked = [use for use in places if not _is_hopeless(sockets[use])]
-    targets = {target_of(use) for use in asked}
+    found: dict[Use, list[Finding]] = {}
+    targets: dict[Use, Target] = {}
+    for use in places:
+        found[use], address = _locate(reading, use)
+        # What is not there, or is not a socket, need not be asked.
+        if address is not None:
+            targets[use] = address, use.offer
     # What does not answer an old version may answer the newest one.
-    targets |= {(address, FULL_OFFER) for address, offer in targets if offer != FULL_OFFER}
-    answers = await _ask_all(reactor, sorted(targets, key=repr), seconds)
+    asked = {*targets.values(), *((address, FULL_OFFER) for address, _ in targets.values())}
+    answers = await _ask_all(reactor, sorted(asked, key=repr), seconds)
     for use, where in places.items():
-        findings = sockets[use]
+        findings = found[use]
         down = list(check_action(reading, use))
         agreement = None
-        if use in asked:
-            address, _ = target_of(use)
-            answer = answers[target_of(use)]
+        if use in targets:
+            address, _ = targets[use]
+            answer = answers[targets[use]]
             agreement = answer.agreement
             meanwhile = down[0].what.removeprefix("while the milter is down ")
             findings += check_answer(use, answer, answers[address, FULL_OFFER], meanwhile)
@@ -192,7 +195,7 @@ async def examine(reactor: Any, reading: Reading, seconds: float, needs: list[st
         findings += check_times(reading, use)
         findings += check_macros(reading, use, agreement, needs)
         report.patients.append(Patient(use.title, where, findings))
-    by_use = {use: answers[target_of(use)] for use in asked}
+    by_use = {use: answers[target] for use, target in targets.items()}
     report.general += check_configured_macros(reading)
     report.general += check_lists(reading, by_use)
     return report
@@ -203,23 +206,17 @@ async def _ask_all(reactor: Any, targets: list[Target], seconds: float) -> dict[
     return dict(zip(targets, await gatherResults(asking), strict=True))
 
 
-def _is_hopeless(findings: list[Finding]) -> bool:
-    return any(
-        finding.check in ("socket-missing", "socket-chroot", "socket-type") for finding in findings
-    )
-
-
-def _check_socket(reading: Reading, use: Use) -> Iterator[Finding]:
-    if not isinstance(use.address, str):
-        return
-    who: Identity | None = None
+def _locate(reading: Reading, use: Use) -> tuple[list[Finding], InetAddress | str | None]:
+    """
+    Find where a milter is; say what is wrong with the way to it.
+    """
+    if isinstance(use.address, InetAddress):
+        return [], use.address
     try:
         who = identity_of(use.view.user, use.view.group)
     except KeyError:
-        yield Finding(
-            "note",
-            "user-unknown",
-            f"{use.view.user} is not a user of this machine: whether it may connect is not known",
-            "run doctor on the machine of the MTA",
-        )
-    yield from check_socket(reading, use, who)
+        findings, path = check_socket(reading, use, None)
+        what = f"{use.view.user} is not a user of this machine: whether it may connect is not known"
+        todo = "run doctor on the machine of the MTA"
+        return [*findings, Finding("note", "user-unknown", what, todo)], path
+    return check_socket(reading, use, who)

@@ -46,7 +46,7 @@ def postfix_address(text: str, protocols: frozenset[str] = frozenset({"all"})) -
     if kind == "inet6":
         raise Misspelt(
             f"{text}: Postfix has no transport inet6; {_UNUSABLE}",
-            f"write inet:[address]:port, here {_as_postfix(endpoint)}",
+            f"write {_as_postfix(endpoint)}",
         )
     if not endpoint:
         meant = f"unix:{text}" if text.startswith("/") else "inet:host:port or unix:path"

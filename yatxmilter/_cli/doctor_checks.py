@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from yatxmilter import constants as c
-from yatxmilter._cli.doctor_findings import STAGES, Finding, InetAddress, Reading, Use
+from yatxmilter._cli.doctor_findings import STAGES, Finding, InetAddress, Reading, Use, braced
 from yatxmilter._cli.doctor_postfix import MACRO_PARAMETERS
 from yatxmilter._cli.doctor_probe import Answer
 from yatxmilter._cli.doctor_sendmail import MACRO_OPTIONS
@@ -301,8 +301,8 @@ def check_macros(
             " the headers: Sendmail then forgets the former",
             "let the milter name both lists",
         )
-    everything = {_braced(name) for names in sent.values() for name in names}
-    for name in map(_braced, needs):
+    everything = {braced(name) for names in sent.values() for name in names}
+    for name in map(braced, needs):
         if name not in everything:
             yield _needed(reading, name, asked, dict(use.macros))
 
@@ -319,11 +319,6 @@ def check_configured_macros(reading: Reading) -> Iterator[Finding]:
                 if finding not in said:
                     said.add(finding)
                     yield finding
-
-
-def _braced(name: str) -> str:
-    bare = name.strip("{}")
-    return bare if len(bare) == 1 else f"{{{bare}}}"
 
 
 def _setting(reading: Reading, stage: int) -> str:

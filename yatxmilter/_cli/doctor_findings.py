@@ -25,6 +25,7 @@ __all__ = [
     "Reading",
     "Use",
     "View",
+    "braced",
     "unix_path",
     "worst",
 ]
@@ -186,6 +187,14 @@ class Reading:
                 if place not in where:
                     where.append(place)
         return found
+
+
+def braced(name: str) -> str:
+    """
+    Spell a macro as the MTAs do: a longer name has braces, one of a letter has none.
+    """
+    bare = name.strip("{}")
+    return bare if len(bare) == 1 else f"{{{bare}}}"
 
 
 def unix_path(use: Use) -> str:

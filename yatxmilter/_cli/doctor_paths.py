@@ -152,47 +152,42 @@ def _look(path: str) -> _Step:
     return _Step(path, status, acl)
 
 
-def check_socket(reading: Reading, use: Use, who: Identity | None) -> Iterator[Finding]:
+def check_socket(
+    reading: Reading, use: Use, who: Identity | None
+) -> tuple[list[Finding], str | None]:
     """
     Say whether a socket is there, and whether the MTA's user may connect to it.
 
     :param who: The user, if there is such a one on this machine.
+    :return: What was found, and where the socket is for the whole machine, symbolic links followed
+        as the MTA follows them; ``None`` if there is none.
     """
     assert isinstance(use.address, str)
     path, view = use.address, use.view
-    root = view.root or "/"
     # What has no leading slash begins in the queue directory, with and without a chroot.
     start = path if path.startswith("/") or view.root else unix_path(use)
-    steps: list[_Step] = []
     try:
-        for step in _walk(root, start):
-            steps.append(step)
+        *folders, last = _walk(view.root or "/", start)
     except _Hidden as error:
-        yield Finding(
-            "note",
-            "socket-hidden",
-            f"{error} cannot be looked at by the user who runs this",
-            "run doctor as root",
-        )
-        return
+        what = f"{error} cannot be looked at by the user who runs this"
+        return [Finding("note", "socket-hidden", what, "run doctor as root")], None
     except _Missing as error:
-        yield _missing(use, str(error))
-        return
-    *folders, last = steps
+        return [_missing(use, str(error))], None
     if not stat.S_ISSOCK(last.status.st_mode):
         kind = "a folder" if stat.S_ISDIR(last.status.st_mode) else "a file"
-        yield Finding(
+        finding = Finding(
             "error",
             "socket-type",
             f"{last.path} is {kind} and not a socket",
             "see what made it, and let the milter listen at a path of its own",
         )
-        return
+        return [finding], None
+    findings: list[Finding] = []
     if reading.mta == "sendmail":
-        yield from _unsafe(reading, use, folders)
-    if who is None:
-        return
-    yield from _denied(folders, last, who)
+        findings += _unsafe(reading, use, folders)
+    if who is not None:
+        findings.append(_reach(folders, last, who))
+    return findings, last.path
 
 
 def _missing(use: Use, where: str) -> Finding:
@@ -215,26 +210,24 @@ def _missing(use: Use, where: str) -> Finding:
     )
 
 
-def _denied(folders: list[_Step], last: _Step, who: Identity) -> Iterator[Finding]:
+def _reach(folders: list[_Step], last: _Step, who: Identity) -> Finding:
     for step in folders:
         if not may(step.status, who, 1, step.acl):
-            yield Finding(
+            return Finding(
                 "error",
                 "socket-permission",
                 f"the user {who.name} may not enter the folder {step.path} ({_rights(step)})",
                 f"chmod o+x {step.path}, or give the folder a group in which {who.name} is",
             )
-            return
     if not may(last.status, who, 2, last.acl):
-        yield Finding(
+        return Finding(
             "error",
             "socket-permission",
             f"the user {who.name} may not write to the socket {last.path} ({_rights(last)})",
             f"let the milter make it with mode 660 and a group in which {who.name} is"
             " (yatxmilter: unix:path:mode=660, in a folder with that group and mode 2750)",
         )
-        return
-    yield Finding("ok", "socket-permission", f"{last.path}: the user {who.name} may connect")
+    return Finding("ok", "socket-permission", f"{last.path}: the user {who.name} may connect")
 
 
 def _rights(step: _Step) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "read_seconds",
     "references",
     "split_list",
+    "split_words",
 ]
 
 #: What may stand behind a milter's address in braces.
@@ -300,28 +301,37 @@ def read_seconds(text: str, what: str) -> float:
     return seconds
 
 
-def split_list(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """
-    Split a list, at commas and blanks that are not in braces.
-
-    :raises Misspelt: for braces that do not match.
+    Split at commas and blanks that are not in braces.
     """
-    items = [""]
+    words = [""]
     depth = 0
     for character in text:
         depth += {"{": 1, "}": -1}.get(character, 0)
-        if character in _SEPARATORS and not depth:
-            items.append("")
+        if character in _SEPARATORS and depth <= 0:
+            words.append("")
         else:
-            items[-1] += character
-    found = [item for item in items if item]
-    if depth or any(each[0] == "{" and _closing(each, 0) != len(each) for each in found):
-        raise Misspelt(
-            f"{text.strip()}: a brace has no other one, or something stands right behind it; smtpd"
-            " ends at the first connection, and no mail comes in",
-            "write { inet:host:port, name=value, name=value }",
-        )
-    return found
+            words[-1] += character
+    return [word for word in words if word]
+
+
+def split_list(text: str) -> list[str]:
+    """
+    Split a list of milters.
+
+    :raises Misspelt: for braces that do not match.
+    """
+    items = split_words(text)
+    for item in items:
+        single = not item.startswith("{") or _closing(item, 0) == len(item)
+        if not single or item.count("{") != item.count("}"):
+            raise Misspelt(
+                f"{text.strip()}: a brace has no other one, or something stands right behind it;"
+                " smtpd ends at the first connection, and no mail comes in",
+                "write { inet:host:port, name=value, name=value }",
+            )
+    return items
 
 
 def read_entry(item: str) -> Entry:

@@ -26,6 +26,7 @@ from yatxmilter._cli.doctor_findings import (
     Reading,
     Use,
     View,
+    braced,
 )
 from yatxmilter._cli.doctor_postfix import (
     MACRO_PARAMETERS,
@@ -37,6 +38,7 @@ from yatxmilter._cli.doctor_postfix import (
     read_seconds,
     references,
     split_list,
+    split_words,
 )
 from yatxmilter._wire.payloads import Offer
 from yatxmilter.client._profiles import FLAVOURS
@@ -160,8 +162,8 @@ class _Reader:
         for name in ("ipc_timeout", "daemon_timeout"):
             reading.limits[name] = self._seconds(name, None)
         reading.defaults = tuple(
-            item.strip("{} ").partition("=")[0].strip(" {}")
-            for item in split_list(self._value("milter_macro_defaults"))
+            braced(item.strip("{ ").partition("=")[0].strip())
+            for item in split_words(self._value("milter_macro_defaults"))
         )
         for service in self._services:
             program = PurePosixPath(service.command).name
@@ -356,7 +358,7 @@ class _Reader:
     def _maps(self, service: Service) -> None:
         place = self._place("smtpd_milter_maps", service)
         value = self._value("smtpd_milter_maps", service)
-        for table in split_list(value):
+        for table in split_words(value):
             rows = self._table(table)
             if rows is None:
                 self._reading.findings.append(
@@ -379,7 +381,7 @@ class _Reader:
     def _table(self, table: str) -> list[tuple[str, str]] | None:
         kind, _, name = table.strip("{}").partition(":")
         if kind == "inline":
-            items = split_list(name[1:-1] if name.startswith("{") else name)
+            items = split_words(name[1:-1] if name.startswith("{") else name)
             pairs = [item.strip("{} ").partition("=") for item in items]
             return [(key.strip(), value.strip()) for key, _, value in pairs]
         if kind not in _TEXT_TABLES:

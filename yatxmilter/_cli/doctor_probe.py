@@ -14,15 +14,16 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, U
 from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import implementer
 
-from yatxmilter._cli.doctor_findings import InetAddress, Use, unix_path
+from yatxmilter._cli.doctor_findings import InetAddress
 from yatxmilter._wire.payloads import Offer
 from yatxmilter.client import Agreement, MilterClient, PeerError, connect_milter
 
-__all__ = ["Answer", "Target", "probe", "target_of"]
+__all__ = ["Answer", "Target", "probe"]
 
 #: Seconds for a milter to close the connection once it was told QUIT.
 _GRACE: Final = 0.5
 
+#: A TCP address or the path of a socket, and what the MTA offers there.
 Target = tuple[InetAddress | str, Offer]
 
 
@@ -39,13 +40,6 @@ class Answer(NamedTuple):
     agreement: Agreement | None
     kind: str = ""
     text: str = ""
-
-
-def target_of(use: Use) -> Target:
-    """
-    Tell what has to be asked for a use; several may have the same.
-    """
-    return (unix_path(use) if isinstance(use.address, str) else use.address), use.offer
 
 
 async def probe(reactor: Any, target: Target, seconds: float) -> Answer:

@@ -80,8 +80,9 @@ def tell(page: Page, report: Report) -> None:
     counts = dict.fromkeys(LEVELS, 0)
     for finding in report.findings():
         counts[finding.level] += 1
+    count = len(report.patients)
     page.line(
-        f"{len(report.patients)} milters: "
+        f"{count} milter{'' if count == 1 else 's'}: "
         + ", ".join(f"{counts[level]} {level}" for level in reversed(LEVELS)),
         _COLOURS[report.level],
     )
