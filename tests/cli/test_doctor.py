@@ -569,7 +569,7 @@ class CheckTests(MilterCase):
             "smtpd_milters = { unix:x, command_timeout=100s, content_timeout=50s }\nipc_timeout=75"
         )
         self.assertIn("content_timeout is 50 s", run["timeout-short"]["what"])
-        self.assertIn("write {unix:x, content_timeout=180s}", run["timeout-short"]["todo"])
+        self.assertIn("write content_timeout=180s in the braces", run["timeout-short"]["todo"])
         self.assertIn("warning timeout-order", run.checks)
         self.assertIn(
             "command_timeout is 100 s, and ipc_timeout is 75", run["timeout-long"]["what"]

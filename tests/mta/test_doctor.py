@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -404,3 +405,49 @@ class SendmailTests(RealCase):
         for name in ("group", "all"):
             expected[name] = (True, {"error answer-refused"}, True)
         self.assertEqual(found, expected, complaints)
+
+
+class PageTests(RealCase):
+    """
+    The manual's page about it.
+    """
+
+    mta_class = Postfix
+
+    def test_example(self) -> None:
+        """
+        The page's configuration gets the findings that the page shows.
+        """
+        page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"```\{code-block\} text\n:caption: (.*)\n([^`]*)```", page)
+        (_, main), (command, shown) = blocks
+        queue, run = self.folder / "queue", self.folder / "run"
+        (queue / "milters").parent.mkdir()
+        run.mkdir()
+        self.start_milters(queue / "milters")
+        (queue / "milters" / "good").rename(queue / "milters" / "signer.sock")
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(run / "filter.sock"))
+        conf = self.folder / "conf"
+        conf.mkdir()
+        paths = {"/run/milters": run, "/var/spool/postfix": queue, "/etc/postfix": conf}
+        for shorter, path in paths.items():
+            main = main.replace(shorter, str(path))
+        (conf / "main.cf").write_text(
+            f"compatibility_level = 3.6\nqueue_directory = {queue}\n{main}"
+        )
+        (conf / "master.cf").write_text(
+            "smtp inet n - y - - smtpd\ncleanup unix n - y - 0 cleanup\n"
+        )
+        words = command.removeprefix("yatxmilter ").split()
+        printed = subprocess.run(
+            [sys.executable, "-m", "yatxmilter", *words, "--postfix", conf],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        for shorter, path in paths.items():
+            printed = printed.replace(str(path), shorter)
+        version = r"^Postfix [\d.]+"
+        self.assertEqual(re.sub(version, "Postfix", shown), re.sub(version, "Postfix", printed))

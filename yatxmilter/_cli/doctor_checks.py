@@ -238,7 +238,7 @@ def check_times(reading: Reading, use: Use) -> Iterator[Finding]:
     """
     if reading.mta == "postfix":
         command, content = "command_timeout", "content_timeout"
-        example = "{ADDRESS, NAME=SECONDSs}".replace("ADDRESS", use.text)
+        example = "NAME=SECONDSs in the braces of the milter, or milter_NAME = SECONDSs for all"
     else:
         command, content = "R", "E"
         example = "T=NAME:SECONDSs"
