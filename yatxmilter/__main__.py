@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from yatxmilter import __version__
-from yatxmilter._cli import demo, doctor, replay, send, serve, trace
+from yatxmilter._cli import demo, dev, doctor, replay, send, serve, trace
 
 __all__ = ["main"]
 
@@ -42,6 +42,7 @@ Nothing is delivered, and nothing is left running.
   python -m yatxmilter demo message.eml       with one of your own
   NO_COLOR=1 python -m yatxmilter demo        without colour on a terminal""",
     ),
+    _Row("dev", dev, "run a milter while you write it", dev.DESCRIPTION),
     _Row("serve", serve, "run milters as a daemon", serve.DESCRIPTION),
     _Row("send", send, "send messages to any milter, and see what it does", send.DESCRIPTION),
     _Row("trace", trace, "show, and record, what an MTA and a milter say", trace.DESCRIPTION),
@@ -58,6 +59,7 @@ _DESCRIPTION: Final = """\
 Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's API.
 
   python -m yatxmilter demo              see two milters at work on a message
+  python -m yatxmilter dev               run a milter while you write it
   python -m yatxmilter serve             run milters as a daemon
   python -m yatxmilter send              send messages to any milter, and see what it does
   python -m yatxmilter trace             show, and record, what an MTA and a milter say

@@ -6,9 +6,8 @@ Nothing is changed, and nobody is spoken to but the milters in the configuration
 
 from __future__ import annotations
 
-import math
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -37,6 +36,7 @@ from yatxmilter._cli.doctor_probe import Answer, Target, probe
 from yatxmilter._cli.doctor_report import Patient, Report, as_json, tell
 from yatxmilter._cli.doctor_sendmail import read_sendmail
 from yatxmilter._cli.running import Interrupted, run_reactor
+from yatxmilter._cli.send_options import read_seconds
 from yatxmilter._cli.terminal import Page
 
 __all__ = ["DESCRIPTION", "add_arguments", "examine", "run"]
@@ -95,21 +95,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=read_seconds,
         default=5.0,
         help="to connect to a milter, and to wait for its answer (default: %(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if 0 < seconds < math.inf:
-        return seconds
-    raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def run(arguments: Namespace, *, reactor: Any = None, out: TextIO | None = None) -> int:
