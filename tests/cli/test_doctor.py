@@ -334,6 +334,27 @@ class SocketTests(MilterCase):
             run = self.postfix(f"smtpd_milters = unix:{path}\n", master=master)
             self.assertEqual(run.checks, {"note local-mail"}, (master, path))
 
+    def test_long_in_chroot(self) -> None:
+        """
+        A path that is short enough inside the chroot may be longer outside.
+        """
+        deep = self.folder / ("x" * 80)
+        deep.mkdir()
+        (deep / ("y" * 40)).mkdir()
+        factory = offering()
+        listening = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listening.close)
+        here = os.open(deep / ("y" * 40), os.O_RDONLY)
+        self.addCleanup(os.close, here)
+        listening.bind(f"/proc/self/fd/{here}/m.sock")
+        listening.listen()
+        listening.setblocking(False)
+        self.reactor.adoptStreamPort(listening.fileno(), socket.AF_UNIX, factory)
+        main = f"queue_directory = {deep}\nsmtpd_milters = unix:/{'y' * 40}/m.sock\n"
+        run = self.postfix(main, master=CHROOTED)
+        self.assertEqual(run.checks, {"note local-mail"})
+        self.assertEqual(factory.letters, "OQ")
+
     def test_default_of_chroot(self) -> None:
         """
         What "-" in the chroot column means depends on the compatibility level.

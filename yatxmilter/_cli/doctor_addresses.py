@@ -13,12 +13,9 @@ from typing import Final
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 
-from yatxmilter._cli.doctor_findings import InetAddress, Misspelt
+from yatxmilter._cli.doctor_findings import MAX_UNIX_PATH, InetAddress, Misspelt
 
 __all__ = ["postfix_address", "sendmail_address"]
-
-# sizeof(sun_path) less the closing NUL.
-_MAX_UNIX_PATH: Final = 107
 
 _NO_SMTPD: Final = "smtpd ends at the first connection, and no mail comes in"
 _UNUSABLE: Final = "mail gets what milter_default_action says"
@@ -147,9 +144,9 @@ def sendmail_address(text: str) -> InetAddress | str:
 
 def _socket_path(text: str, path: str) -> str:
     size = len(path.encode("utf-8", "surrogateescape"))
-    if size > _MAX_UNIX_PATH:
+    if size > MAX_UNIX_PATH:
         raise Misspelt(
-            f"{text}: the path has {size} bytes, and a UNIX socket's can have {_MAX_UNIX_PATH}",
+            f"{text}: the path has {size} bytes, and a UNIX socket's can have {MAX_UNIX_PATH}",
             "let the milter listen at a shorter path",
         )
     return path

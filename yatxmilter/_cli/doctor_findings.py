@@ -17,6 +17,7 @@ from yatxmilter._wire.payloads import Offer
 __all__ = [
     "FULL_OFFER",
     "LEVELS",
+    "MAX_UNIX_PATH",
     "STAGES",
     "ConfigurationError",
     "Finding",
@@ -32,6 +33,9 @@ __all__ = [
 
 #: From the best to the worst.
 LEVELS: Final = ("ok", "note", "warning", "error")
+
+#: How long the path of a UNIX socket may be: sizeof(sun_path) less the closing NUL.
+MAX_UNIX_PATH: Final = 107
 
 #: What an MTA offers that has been told nothing else.
 FULL_OFFER: Final = Offer(c.SMFI_PROT_VERSION, c.SMFI_CURR_ACTS, c.SMFI_CURR_PROT)

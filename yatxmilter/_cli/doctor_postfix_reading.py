@@ -131,7 +131,8 @@ def _ask(postconf: str, folder: Path, *words: str) -> str:
         raise ConfigurationError(f"cannot run {postconf}: {error}") from error
     if run.returncode:
         said = run.stderr.decode("utf-8", "surrogateescape").strip()
-        raise ConfigurationError(f"postconf -c {folder} fails: {said.splitlines()[-1:]}")
+        last = [f"status {run.returncode}", *said.splitlines()][-1]
+        raise ConfigurationError(f"postconf -c {folder} fails: {last}")
     return run.stdout.decode("utf-8", "surrogateescape")
 
 

@@ -4,7 +4,10 @@ Does a milter answer? Asked as the MTA would ask it: connect, negotiate, and go.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
 from twisted.internet import error as errors
@@ -14,7 +17,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, U
 from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import implementer
 
-from yatxmilter._cli.doctor_findings import InetAddress
+from yatxmilter._cli.doctor_findings import MAX_UNIX_PATH, InetAddress
 from yatxmilter._wire.payloads import Offer
 from yatxmilter.client import Agreement, MilterClient, PeerError, connect_milter
 
@@ -75,7 +78,8 @@ async def _connect(reactor: Any, address: InetAddress | str, seconds: float) -> 
     Connect to the first address that takes the connection.
     """
     if isinstance(address, str):
-        return await connect_milter(UNIXClientEndpoint(reactor, address, seconds), timeout=None)
+        with _short(address) as path:
+            return await connect_milter(UNIXClientEndpoint(reactor, path, seconds), timeout=None)
     failure: Exception = errors.DNSLookupError(f"no address of {address.host} was found")
     for found in await _resolve(reactor, address):
         kind = TCP6ClientEndpoint if isinstance(found, IPv6Address) else TCP4ClientEndpoint
@@ -85,6 +89,21 @@ async def _connect(reactor: Any, address: InetAddress | str, seconds: float) -> 
         except errors.ConnectError as error:
             failure = error
     raise failure
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """
+    Give a path that a socket may have: inside a chroot it is shorter than for us.
+    """
+    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
+        yield path
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)
 
 
 def _resolve(reactor: Any, address: InetAddress) -> Deferred[list[Any]]:
