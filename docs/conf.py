@@ -42,7 +42,7 @@ nitpicky = True
 nitpick_ignore = [
     ("py:class", "yatxmilter.defaults._AnyCallback"),
     ("py:class", "MacroStore"),
-    *(("py:class", name) for name in ("Allow", "Macros", "Received", "SetReply")),
+    *(("py:class", name) for name in ("Allow", "Macros", "Octets", "Received", "SetReply")),
     # Made by the library, not by its users.
     *(("py:class", name) for name in ("Stage", "Transaction", "InMemoryConnection", "Flavour")),
     *(("py:class", name) for name in ("Clock", "Deferred", "contextlib.AbstractContextManager")),
