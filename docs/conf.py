@@ -48,6 +48,9 @@ nitpick_ignore = [
     *(("py:class", name) for name in ("Clock", "Deferred", "contextlib.AbstractContextManager")),
 ]
 
+# Two classes are called Reply; an annotation does not say of which package it is.
+suppress_warnings = ["ref.python"]
+
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
