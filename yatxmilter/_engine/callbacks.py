@@ -11,7 +11,6 @@ mail of other connections, with it. Nor must an object that raises when it is lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import CoroutineType
 from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
@@ -23,7 +22,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.on_error import answer_for
-from yatxmilter._engine.pending import Pending, run_coroutine
+from yatxmilter._engine.pending import Pending, outcome_of
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
@@ -113,8 +112,7 @@ class Caller:
         :return: As `call`.
         """
         try:
-            if isinstance(result, CoroutineType):
-                result = run_coroutine(result)
+            result = outcome_of(result)
             if isinstance(result, Deferred):
                 if result.called and not result.paused and not isinstance(result.result, Failure):
                     # It has fired long since.
