@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
+from yatxmilter._mail.delivery import Delivery
 from yatxmilter._mail.envelope import bare_address
 from yatxmilter._mail.rfc5322 import Field, split_mail, wire_body
-from yatxmilter._wire.actions import Agreement, Edit, EndOfMessage, Quarantine, Response
+from yatxmilter._wire.actions import Agreement, Edit, EndOfMessage, Response
 from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.client._commands import Dialogue
@@ -85,8 +86,7 @@ class Outcome(NamedTuple):
         """
         The reason for which the message is held, the last one where there are several.
         """
-        reasons = [edit.reason for edit in self.edits if isinstance(edit, Quarantine)]
-        return reasons[-1] if reasons else None
+        return Delivery(self.edits).held
 
 
 class Envelope(NamedTuple):

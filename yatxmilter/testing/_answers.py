@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from yatxmilter._wire.actions import NOT_AWAITED, Edit, Quarantine, Response
+from yatxmilter._mail.delivery import Delivery
+from yatxmilter._wire.actions import NOT_AWAITED, Edit, Response
 from yatxmilter.client._profiles import Reply
 from yatxmilter.constants import SMFIS_ACCEPT, SMFIS_DISCARD, ReturnCode
 from yatxmilter.testing._values import Delivered, Path
@@ -179,8 +180,7 @@ class Sent(Answer):
         """
         Why the message is held, if it is.
         """
-        reasons = [edit.reason for edit in self.edits if isinstance(edit, Quarantine)]
-        return reasons[-1] if reasons and self.accepted else None
+        return Delivery(self.edits).held if self.accepted else None
 
     @property
     def recipients(self) -> list[str]:
