@@ -257,9 +257,7 @@ class PropertyTests(SynchronousTestCase):
         applied = apply_edits(message, edits, leading_space=leading_space)
         # Behind a header that came without one there is an empty line only if a body follows.
         has_body = any(isinstance(edit, ReplaceBody) and edit.chunk for edit in edits)
-        self.assertEqual(
-            given_out, applied if lines or has_body else applied.removesuffix(b"\r\n")
-        )
+        self.assertEqual(given_out, applied if lines or has_body else applied.removesuffix(b"\r\n"))
 
 
 class RefusedContentTests(SynchronousTestCase):

@@ -59,8 +59,10 @@ class Delivery:
         match edit:
             case Quarantine(reason):
                 self.held = reason
-            case ChangeSender():
-                self.sender = edit
+            case ChangeSender(address, args):
+                # ESMTP arguments that are there stay where no others are given.
+                before = None if self.sender is None else self.sender.args
+                self.sender = ChangeSender(address, args or before)
             case AddRecipient() | DeleteRecipient():
                 self.recipients.append(edit)
             case ReplaceBody(chunk):

@@ -160,7 +160,7 @@ class MilterESMTP(PacedESMTP):
         self._do(self._helo_command(super().do_EHLO, rest))
 
     async def _helo_command(self, command: Any, rest: bytes) -> None:
-        self._filtering.abort()
+        self._filtering.give_up()
         self._filtering.values.update(tls_values(self.transport))
         response = await self._filtering.helo(to_text(b" ".join(rest.split())))
         # Any other refusal is told at MAIL.
@@ -187,7 +187,7 @@ class MilterESMTP(PacedESMTP):
 
     def _forget(self) -> None:
         # Whoever is between the client and this server may have said it.
-        self._filtering.abort()
+        self._filtering.give_up()
         self._from = None
         self._to = []
         self._helo = b"", self._helo[1]
@@ -290,7 +290,10 @@ class MilterESMTP(PacedESMTP):
         if self.authenticated:
             filtering.values.update(auth_values(self._mechanism, self._credentials))
         result = await self._ask_about_sender(helo, origin)
-        self._check(await filtering.mail(bracketed(origin), *self._arguments))
+        response = await filtering.mail(bracketed(origin), *self._arguments)
+        if self._note(response):
+            filtering.give_up()
+            raise _Refused
         return result
 
     def do_RCPT(self, rest: bytes) -> None:
@@ -362,7 +365,7 @@ class MilterESMTP(PacedESMTP):
         """
         Give the message up.
         """
-        self._filtering.abort()
+        self._filtering.give_up()
         super().do_RSET(rest)
 
     def do_UNKNOWN(self, rest: bytes) -> None:
@@ -450,7 +453,7 @@ class MilterESMTP(PacedESMTP):
 
     def _check_content(self, content: Content) -> None:
         if content.fault is not None:
-            self._filtering.abort()
+            self._filtering.give_up()
             self._instead = content.fault
             self._warn(f"is refused: {to_text(content.fault)}")
             raise _Refused
