@@ -37,6 +37,7 @@ PUBLIC = {
     "yatxmilter.defaults": [
         "Milter",
         "MilterFactory",
+        "MilterObserver",
         "Shadow",
         "noreply",
     ],
@@ -48,6 +49,7 @@ PUBLIC = {
     "yatxmilter.interfaces": [
         "IMilter",
         "IMilterFactory",
+        "IMilterObserver",
     ],
     "yatxmilter.errors": [
         "LimitExceeded",
@@ -63,6 +65,10 @@ PUBLIC = {
         "ValueNotSendable",
         "WrongStage",
         "WrongThread",
+    ],
+    "yatxmilter.pymilter": [
+        "factory",
+        "install",
     ],
     "yatxmilter.conditions": [
         "Condition",

@@ -20,7 +20,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from yatxmilter import MilterFactory, MilterProtocolFactory, constants
 from yatxmilter._mail.bounds import BOUNDS
-from yatxmilter._wire.commands import ACTIONS, ALL_COMMANDS, CALLBACK_STEPS, Command, legal_commands
+from yatxmilter._wire.actions import ACTIONS
+from yatxmilter._wire.commands import ALL_COMMANDS, CALLBACK_STEPS, Command, legal_commands
 from yatxmilter.constants import ReturnCode
 
 ROOT = Path(__file__).parent.parent.parent
@@ -124,11 +125,15 @@ def actions() -> Table:
     """
     The modification actions.
     """
-    return ("letter", "action", "function", "flag"), (
+    return ("letter", "action", "function", "arguments on the wire", "flag"), (
         (
             letter(each.letter),
             each.name,
             code(each.function),
+            ", ".join(
+                kind if number < each.required else f"[{kind}]"
+                for number, kind in enumerate(each.arguments)
+            ),
             code(constants.action_names(each.flag)) if each.flag else "none is needed",
         )
         for each in ACTIONS.values()

@@ -84,6 +84,9 @@ class OptionTests(SynchronousTestCase):
             (packet("h", b"X-Spam\0yes\0"), "smfi_addheader('X-Spam', 'yes')"),
             (packet("+", b"<a@example.com>\0"), "smfi_addrcpt('<a@example.com>')"),
             (packet("b", b"12345"), "smfi_replacebody(5 bytes)"),
+            (packet("m", b"\0\0\0\2X\0new\0"), "smfi_chgheader('X', 2, 'new')"),
+            (packet("i", b"\0\0\0\2X\0new\0"), "smfi_insheader(2, 'X', 'new')"),
+            (packet("2", b"<a@b>\0RET=HDRS\0"), "smfi_addrcpt_par('<a@b>', 'RET=HDRS')"),
             (packet("q", b"h\xc3\xa9\0"), "smfi_quarantine('h\\xe9')"),
         ]
         for edit, expected in cases:

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
 from yatxmilter._wire import commands, payloads
+from yatxmilter._wire.actions import SUBJECTS, AddRecipient, action_of
 from yatxmilter._wire.commands import (
     ACTIONS,
     ALL_COMMANDS,
@@ -337,3 +338,21 @@ class ActionTableTests(SynchronousTestCase):
         """
         flags = {row.flag for row in ACTIONS.values()}
         self.assertEqual(sum(flags), c.SMFI_CURR_ACTS & ~c.SMFIF_SETSYMLIST)
+
+    def test_subjects(self) -> None:
+        """
+        Each thing that can be edited has the flags of all its actions, and no flag is left over.
+        """
+        self.assertEqual(
+            dict(SUBJECTS),
+            {"headers": 0x11, "body": 0x02, "sender": 0x40, "recipients": 0x8C, "quarantine": 0x20},
+        )
+
+    def test_action_of_an_edit(self) -> None:
+        """
+        A recipient is added by the action that was agreed; ESMTP arguments need one of their own.
+        """
+        plain, both = AddRecipient("<a@b>"), AddRecipient("<a@b>", "NOTIFY=NEVER")
+        self.assertEqual(action_of(plain).function, "smfi_addrcpt")
+        self.assertEqual(action_of(plain, c.SMFIF_ADDRCPT_PAR).function, "smfi_addrcpt_par")
+        self.assertEqual(action_of(both, c.SMFIF_ADDRCPT).function, "smfi_addrcpt_par")

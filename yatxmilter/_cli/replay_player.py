@@ -10,7 +10,7 @@ session, earlier than it was recorded; then what an MTA would not send is not se
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
@@ -29,14 +29,19 @@ from yatxmilter._wire.commands import (
     OPTNEG_ROW,
     QUIT_NC_ROW,
     QUIT_ROW,
-    RCPT_ROW,
     UNKNOWN_ROW,
 )
 from yatxmilter._wire.payloads import encode_packet
 from yatxmilter.client import EndOfMessage, MilterClient, MilterClientFactory
+from yatxmilter.client._profiles import find_flavour
+from yatxmilter.client._session_script import MessageState
 from yatxmilter.errors import PeerError, ValueNotSendable
 
 __all__ = ["Part", "Player", "Result", "play_session"]
+
+
+# What is not sent after an answer is what Postfix would not send.
+_HABITS: Final = find_flavour("postfix")
 
 
 @dataclass
@@ -129,10 +134,11 @@ class _Play:
         self.result = Result(session)
         self._part = Part(0, session.line)
         self.result.parts.append(self._part)
-        # In the record a message is open; what is left of it is not to be sent; the milter has it.
-        self._open = self._skipping = self._in_message = False
+        # In the record a message is open; the milter has it.
+        self._open = self._in_message = False
         self._hung_up = False
-        self._recipients: list[bool] = []
+        # Of the message that is open; what it does not ask for is not to be sent.
+        self._state = MessageState(_HABITS.skips)
 
     @property
     def _live_steps(self) -> int:
@@ -172,7 +178,7 @@ class _Play:
         if row is MAIL_ROW or (row.in_message and not self._open):
             self._part = Part(self._part.message + 1, step.line)
             self.result.parts.append(self._part)
-            self._open, self._skipping, self._recipients = True, False, []
+            self._open, self._state = True, MessageState(_HABITS.skips)
         if self._part.message and self._open:
             self._part.queue_id = step.queue_id or self._part.queue_id
         if row in (EOM_ROW, ABORT_ROW, QUIT_NC_ROW):
@@ -181,17 +187,13 @@ class _Play:
     def _is_skipped(self, step: Step) -> bool:
         row = step.row
         if not row.in_message and row is not UNKNOWN_ROW:
-            self._skipping = False
+            self._state = MessageState(_HABITS.skips)
         standing = self._client.standing
         if standing is not None and row not in (QUIT_ROW, QUIT_NC_ROW):
             return not (row is HELO_ROW and standing[0] == "helo")
         if step.refused_by_mta and not self._live_steps & c.SMFIP_RCPT_REJ:
             return True
-        # Without a recipient there is no content.
-        content = row in CALLBACK_STEPS and row.index > RCPT_ROW.index
-        if content and row.in_message and self._recipients and not any(self._recipients):
-            return True
-        return self._skipping
+        return not self._state.asks(row)
 
     async def _play_step(self, step: Step) -> None:
         row, client = step.row, self._client
@@ -220,23 +222,10 @@ class _Play:
             return
         self._compare(step, client.heard)
         response = answer.response if isinstance(answer, EndOfMessage) else answer
-        self._follow(step, response.code)
+        if row.in_message:
+            self._state.heard(row, response, by_mta=step.refused_by_mta)
+            self._in_message = self._in_message and self._state.settled is None
         self._hung_up = response.closes
-
-    def _follow(self, step: Step, code: c.ReturnCode) -> None:
-        """
-        Do as the MTA does after an answer.
-        """
-        goes_on = code in (c.SMFIS_CONTINUE, c.SMFIS_SKIP)
-        if step.row is RCPT_ROW and code in (
-            c.SMFIS_CONTINUE,
-            c.SMFIS_REJECT,
-            c.SMFIS_TEMPFAIL,
-        ):
-            self._recipients.append(goes_on and not step.refused_by_mta)
-        elif step.row.in_message and not goes_on and step.row is not EOM_ROW:
-            self._skipping = True
-            self._in_message = False
 
     def _adapted(self, step: Step) -> bytes:
         """

@@ -10,9 +10,10 @@ from typing import Final
 from yatxmilter import constants as c
 from yatxmilter._cli.differing import unified_lines
 from yatxmilter._cli.terminal import Page
-from yatxmilter._mail.envelope import bare_address, edit_recipients
+from yatxmilter._mail.delivery import Delivery
+from yatxmilter._mail.envelope import bare_address
 from yatxmilter._mail.rfc5322 import split_mail
-from yatxmilter._wire.actions import ChangeSender, Edit
+from yatxmilter._wire.actions import Edit
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.client._message import Outcome
 from yatxmilter.constants import ReturnCode
@@ -89,13 +90,11 @@ def edited_envelope(
     """
     Give sender and recipients as edits make them, with ESMTP arguments where these were given.
     """
-    edits = list(edits)
-    for edit in edits:
-        if isinstance(edit, ChangeSender):
-            sender = _with(edit.address, edit.args)
-    people = edit_recipients(
+    delivery = Delivery(edits)
+    if delivery.sender is not None:
+        sender = _with(*delivery.sender)
+    people = delivery.edit_recipients(
         [(address, address) for address in recipients],
-        edits,
         lambda person: person[0],
         lambda edit: (edit.address, _with(edit.address, edit.args)),
     )
@@ -122,11 +121,13 @@ def _envelope_lines(sender: str, recipients: Sequence[str]) -> list[str]:
     return [f"MAIL FROM:{sender}", *(f"RCPT TO:{address}" for address in recipients)]
 
 
-def tell_difference(page: Page, before: bytes, after: bytes) -> None:
+def tell_difference(
+    page: Page, before: bytes, after: bytes, title: str = "The message before and after"
+) -> None:
     """
     Tell how a message was changed, as a unified diff.
     """
-    page.title("The message before and after")
+    page.title(title)
     if before == after:
         page.line("  no difference", "dim")
         return

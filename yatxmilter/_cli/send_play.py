@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
-from yatxmilter import constants as c
 from yatxmilter._cli.messages import Source
-from yatxmilter._wire.commands import ABORT_ROW, EOM_ROW, MAIL_ROW, RCPT_ROW, Command
-from yatxmilter._wire.payloads import to_text
-from yatxmilter.client import MilterClient, MilterClientFactory, Recipient, apply_edits
-from yatxmilter.client._message import Outcome
-from yatxmilter.client._profiles import Flavour, find_flavour
+from yatxmilter.client import MilterClient, MilterClientFactory, apply_edits
+from yatxmilter.client._message import Envelope, Outcome, play
+from yatxmilter.client._profiles import find_flavour
+from yatxmilter.client._session_script import SessionScript
 from yatxmilter.errors import PeerError, ValueNotSendable
 from yatxmilter.protocol._endpoints import client_endpoint
 from yatxmilter.protocol._steady_clock import steady
@@ -96,60 +94,6 @@ class Result:
         return self.outcome is not None and self.outcome.response.closes
 
 
-class _Client(MilterClient):
-    """
-    A client with the habits of an MTA: which macros go with which command, and when it aborts.
-
-    :ivar values: What there is to know of the message, by macro name without braces.
-    """
-
-    flavour: Flavour
-    forced: Mapping[int, Mapping[str, str]]
-    values: Mapping[str, str]
-    _has_id = _is_finished = False
-
-    def _ask(
-        self,
-        row: Command,
-        payload: bytes = b"",
-        macros: Mapping[str, str] | None = None,
-        *,
-        inner: bool = False,
-    ) -> Deferred[Any]:
-        if row is MAIL_ROW:
-            self._has_id, self._is_finished = self.flavour.early_queue_id, False
-        if row is ABORT_ROW and self._is_finished and not self.flavour.aborts_finished:
-            return succeed(None)
-        macros = self._macros(row, payload)
-        return super()._ask(row, payload, macros, inner=inner).addCallback(self._note, row)
-
-    def _macros(self, row: Command, payload: bytes) -> dict[str, str] | None:
-        names = self.flavour.macro_names(row.letter, self.agreement)
-        more = self.forced.get(row.letter, {})
-        if names is None and not more:
-            return None
-        known = dict(self.values)
-        if row in _ADDRESS_MACROS:
-            address = to_text(payload.partition(b"\0")[0])
-            known.setdefault(_ADDRESS_MACROS[row], address.removeprefix("<").removesuffix(">"))
-        if row in (MAIL_ROW, RCPT_ROW) and not self._has_id:
-            known.pop("i", None)
-        for name in more:
-            known.pop(name.strip("{}"), None)
-        pairs = {name: known.get(name.strip("{}")) for name in names or ()}
-        return {name: value for name, value in pairs.items() if value is not None} | dict(more)
-
-    def _note(self, result: Any, row: Command) -> Any:
-        if row is RCPT_ROW and Recipient("", result).accepted:
-            self._has_id = True
-        elif row is EOM_ROW:
-            self._is_finished = True
-        return result
-
-
-_ADDRESS_MACROS: Final = {MAIL_ROW: "mail_addr", RCPT_ROW: "rcpt_addr"}
-
-
 class _Line:
     """
     One worker's connection to the milter, made when it is needed.
@@ -158,59 +102,55 @@ class _Line:
     def __init__(self, session: Session, reactor: Any) -> None:
         self._session = session
         self._reactor = reactor
-        self._client: _Client | None = None
+        self._client: MilterClient | None = None
+        self._script: SessionScript | None = None
 
     async def play(self, result: Result) -> None:
         """
         Play a message, and note what became of it.
         """
         session = self._session
-        client = self._client
-        if client is None:
-            client = await self._begin()
-        own = {"i": f"SEND{result.number:06}", "msg_id": result.message_id}
-        client.values = {**own, **session.macros}
-        outcome = await client.send_message(
-            result.message,
-            result.sender,
-            result.recipients,
-            sender_args=session.sender_args,
-            recipient_args=dict.fromkeys(result.recipients, session.recipient_args),
-        )
+        script = self._script or await self._begin()
+        known = {"i": f"SEND{result.number:06}", "msg_id": result.message_id, **session.macros}
+        queue_id = known.pop("i")
+        script.values.update(known)
+        arguments = dict.fromkeys(result.recipients, session.recipient_args)
+        envelope = Envelope(result.sender, result.recipients, session.sender_args, arguments)
+        outcome = await play(script, result.message, envelope, queue_id)
         result.outcome = outcome
         result.after = result.message
         if outcome.edits:
-            assert client.agreement is not None
             result.after = apply_edits(
                 result.message,
                 outcome.edits,
-                leading_space=bool(client.agreement.steps & c.SMFIP_HDR_LEADSPC),
+                leading_space=script.leading_space,
                 flavour=session.flavour,
             )
 
-    async def _begin(self) -> _Client:
+    async def _begin(self) -> SessionScript:
         session = self._session
         timeout = min(session.timeout, _CONNECTING)
         endpoint: Any = client_endpoint(self._reactor, session.where, timeout=timeout)
         factory = MilterClientFactory(timeout=session.timeout, clock=self._reactor)
-        factory.protocol = _Client
         try:
-            client: _Client = await endpoint.connect(cast(Factory, factory))
+            client: MilterClient = await endpoint.connect(cast(Factory, factory))
         except (ConnectError, OSError) as error:
             raise _Unreachable(f"cannot connect to {session.where}: {error}") from error
         self._client = client
-        client.flavour = find_flavour(session.flavour)
-        client.forced, client.values = session.forced, session.macros
-        await client.negotiate(*client.flavour.offer)
-        await client.connect(session.hostname, session.address)
-        await client.helo(session.helo)
-        return client
+        profile = find_flavour(session.flavour)
+        script = SessionScript(client, profile, session.macros, forced=session.forced)
+        await script.negotiate()
+        await script.connect(session.hostname, session.address)
+        await script.helo(session.helo)
+        self._script = script
+        return script
 
     async def close(self) -> None:
         """
         End the connection as an MTA does.
         """
         client, self._client = self._client, None
+        self._script = None
         if client is not None:
             await client.quit()
 
@@ -219,6 +159,7 @@ class _Line:
         End the connection at once.
         """
         client, self._client = self._client, None
+        self._script = None
         if client is not None and client.transport is not None:
             cast(Any, client.transport).abortConnection()
 

@@ -16,27 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from yatxmilter import constants as c
-from yatxmilter._engine.context import Context
 from yatxmilter._mail.header_models import HeaderModel
-from yatxmilter._wire.actions import (
-    AddHeader,
-    AddRecipient,
-    ChangeHeader,
-    ChangeSender,
-    DeleteRecipient,
-    Edit,
-    InsertHeader,
-    ReplaceBody,
-)
-from yatxmilter._wire.payloads import (
-    encode_indexed_header,
-    encode_packet,
-    encode_strings,
-    from_text,
-)
+from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader, edit_packet
 
-__all__ = ["ChainEdits", "edit_packet", "make_edit"]
+__all__ = ["ChainEdits"]
 
 _OfHeader = (AddHeader, InsertHeader, ChangeHeader)
 
@@ -131,48 +114,3 @@ class ChainEdits:
         ):
             self._edits[last] = None
             self._shortened = True
-
-
-def edit_packet(edit: Edit) -> bytes:
-    """
-    Write an edit of the header as a packet.
-    """
-    match edit:
-        case InsertHeader(index, name, value):
-            payload = encode_indexed_header(index, from_text(name), from_text(value))
-            return encode_packet(c.SMFIR_INSHEADER, payload)
-        case ChangeHeader(index, name, value):
-            payload = encode_indexed_header(index, from_text(name), from_text(value))
-            return encode_packet(c.SMFIR_CHGHEADER, payload)
-        case AddHeader(name, value):
-            return encode_packet(
-                c.SMFIR_ADDHEADER, encode_strings(from_text(name), from_text(value))
-            )
-    raise TypeError(edit)
-
-
-def make_edit(context: Context, edit: Edit) -> None:
-    """
-    Have a milter make an edit, by the function of libmilter's that is for it.
-
-    :raises UsageError: as that function does.
-    """
-    match edit:
-        case AddHeader(name, value):
-            context.addheader(name, value)
-        case InsertHeader(index, name, value):
-            context.insheader(index, name, value)
-        case ChangeHeader(index, name, value):
-            context.chgheader(name, index, value)
-        case AddRecipient(address, None) if context.actions & c.SMFIF_ADDRCPT:
-            context.addrcpt(address)
-        case AddRecipient(address, args):
-            context.addrcpt_par(address, args)
-        case DeleteRecipient(address):
-            context.delrcpt(address)
-        case ChangeSender(address, args):
-            context.chgfrom(address, args)
-        case ReplaceBody(body):
-            context.replacebody(body)
-        case _:
-            context.quarantine(edit.reason)

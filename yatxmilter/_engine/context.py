@@ -9,22 +9,16 @@ that cannot do what it is asked raises `UsageError` where libmilter answers ``MI
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, type_name
 from yatxmilter._mail.bounds import Limits
-from yatxmilter._wire.commands import ACTIONS
+from yatxmilter._wire.actions import ACTIONS, Action, Edit, ReplaceBody, action_of
 from yatxmilter._wire.macros import MacroStore
-from yatxmilter._wire.payloads import (
-    encode_indexed_header,
-    encode_packet,
-    encode_strings,
-    text_argument,
-    to_text,
-)
+from yatxmilter._wire.payloads import encode_packet, text_argument, to_text
 from yatxmilter._wire.replies import format_multiline_reply, format_reply
 from yatxmilter.constants import ReturnCode, action_names
 from yatxmilter.errors import (
@@ -125,6 +119,15 @@ class Context:
 
     # ---- for the library
 
+    def claim(self) -> None:
+        """
+        Be used by this thread from now on.
+
+        For callbacks that run in threads while the conversation waits for them
+        (`yatxmilter.pymilter`): nobody else uses it in the meantime.
+        """
+        self._thread = get_ident()
+
     def take_reply(self, code: ReturnCode) -> bytes | None:
         """
         Give up the stored reply text, if it is of the class of ``code`` (5xx reject, 4xx tempfail).
@@ -179,6 +182,13 @@ class Context:
         Look macros up there from now on.
         """
         self._macros = macros
+
+    @property
+    def macros(self) -> MacroStore:
+        """
+        The macros as they are now, for a callback that runs later.
+        """
+        return self._macros.copy()
 
     def macros_of(self, letter: int) -> dict[str, str] | None:
         """
@@ -236,57 +246,49 @@ class Context:
         """
         ``smfi_addheader``.
         """
-        payload = encode_strings(_header_name(headerf), self._value(headerv))
-        self._edit(c.SMFIR_ADDHEADER, payload)
+        self._edit(ACTIONS[c.SMFIR_ADDHEADER], headerf, headerv)
 
     def insheader(self, hdridx: int, headerf: Text, headerv: Text) -> None:
         """
         ``smfi_insheader``.
         """
-        name = _header_name(headerf)
-        payload = encode_indexed_header(_index(hdridx), name, self._value(headerv))
-        self._edit(c.SMFIR_INSHEADER, payload)
+        self._edit(ACTIONS[c.SMFIR_INSHEADER], hdridx, headerf, headerv)
 
     def chgheader(self, headerf: Text, hdridx: int, headerv: Text | None) -> None:
         """
         ``smfi_chgheader``.
         """
-        name = _header_name(headerf)
-        # Nothing, not even the blank that others need, stands for deletion.
-        value = b""
-        if headerv is not None and text_argument("header value", headerv):
-            value = self._value(headerv)
-        self._edit(c.SMFIR_CHGHEADER, encode_indexed_header(_index(hdridx), name, value))
+        self._edit(ACTIONS[c.SMFIR_CHGHEADER], hdridx, headerf, headerv)
 
     def chgfrom(self, mail: Text, args: Text | None) -> None:
         """
         ``smfi_chgfrom``.
         """
-        self._edit(c.SMFIR_CHGFROM, self._address(mail, args))
+        self._edit(ACTIONS[c.SMFIR_CHGFROM], mail, args)
 
     def addrcpt(self, rcpt: Text) -> None:
         """
         ``smfi_addrcpt``.
         """
-        self._edit(c.SMFIR_ADDRCPT, self._address(rcpt, None))
+        self._edit(ACTIONS[c.SMFIR_ADDRCPT], rcpt)
 
     def addrcpt_par(self, rcpt: Text, args: Text | None) -> None:
         """
         ``smfi_addrcpt_par``.
         """
-        self._edit(c.SMFIR_ADDRCPT_PAR, self._address(rcpt, args))
+        self._edit(ACTIONS[c.SMFIR_ADDRCPT_PAR], rcpt, args)
 
     def delrcpt(self, rcpt: Text) -> None:
         """
         ``smfi_delrcpt``.
         """
-        self._edit(c.SMFIR_DELRCPT, self._address(rcpt, None))
+        self._edit(ACTIONS[c.SMFIR_DELRCPT], rcpt)
 
     def quarantine(self, reason: Text) -> None:
         """
         ``smfi_quarantine``.
         """
-        self._edit(c.SMFIR_QUARANTINE, encode_strings(self._string("reason", reason)))
+        self._edit(ACTIONS[c.SMFIR_QUARANTINE], reason)
 
     def replacebody(self, bodyp: Text | bytearray | memoryview) -> None:
         """
@@ -303,21 +305,44 @@ class Context:
             )
         size = c.MILTER_CHUNK_SIZE
         for start in range(0, len(body) or 1, size):
-            self._edit(c.SMFIR_REPLBODY, body[start : start + size])
+            self._send(ACTIONS[c.SMFIR_REPLBODY], body[start : start + size])
         self.bodies += 1
         self._body_bytes += len(body)
 
-    def progress(self) -> None:
+    def progress(self, *, any_stage: bool = False) -> None:
         """
         ``smfi_progress``.
         """
-        self._check_stage("smfi_progress")
+        if not any_stage:
+            self._check_stage("smfi_progress")
         self._progress()
+
+    def make_edit(self, edit: Edit) -> None:
+        """
+        Make an edit, by the function of libmilter's that is for it.
+
+        :raises UsageError: as that function does.
+        """
+        if isinstance(edit, ReplaceBody):
+            self.replacebody(edit.chunk)
+            return
+        action = action_of(edit, self.actions)
+        self._edit(action, *edit[: len(action.arguments)])
 
     # ---- checks
 
-    def _edit(self, letter: int, payload: bytes) -> None:
-        action = ACTIONS[letter]
+    def _edit(self, action: Action, *values: Any) -> None:
+        """
+        Make an edit other than one of the body.
+
+        :param values: One for each of the action's arguments.
+        """
+        checked = [
+            _CHECKS[kind](self, value) for kind, value in zip(action.arguments, values, strict=True)
+        ]
+        self._send(action, action.encode(*checked))
+
+    def _send(self, action: Action, payload: bytes) -> None:
         self._check_stage(action.function)
         if not self.actions & action.flag:
             raise NotNegotiated(
@@ -328,8 +353,8 @@ class Context:
             raise ValueNotSendable(
                 f"{action.function}() of {len(payload)} bytes; a packet takes {self.max_payload}"
             )
-        packet = encode_packet(letter, payload)
-        if letter != c.SMFIR_REPLBODY:
+        packet = encode_packet(action.letter, payload)
+        if action.letter != c.SMFIR_REPLBODY:
             size = self._edit_bytes + len(packet)
             if size > self.limits.max_edit_bytes:
                 raise LimitExceeded(
@@ -372,28 +397,47 @@ class Context:
             data = _LINE_END.sub(b"\n\t", data)
         return b" " + data if self.adds_space else data
 
-    def _address(self, address: Text, args: Text | None) -> bytes:
-        strings = [self._string("address", address)]
-        if args is not None:
-            strings.append(self._string("ESMTP arguments", args, empty=True))
-        return encode_strings(*strings)
+    def _new_value(self, value: Text | None) -> bytes:
+        # Nothing, not even the blank that others need, stands for deletion.
+        if value is None or not text_argument("header value", value):
+            return b""
+        return self._value(value)
+
+    def _address(self, address: Text) -> bytes:
+        return self._string("address", address)
+
+    def _parameters(self, args: Text | None) -> bytes | None:
+        return None if args is None else self._string("ESMTP arguments", args, empty=True)
+
+    def _reason(self, reason: Text) -> bytes:
+        return self._string("reason", reason)
+
+    def _header_name(self, name: Text) -> bytes:
+        data = text_argument("header name", name)
+        if not data:
+            raise ValueNotSendable("header name is empty")
+        # RFC 5322, 2.2: anything else would make another field of it, or none.
+        if not _FIELD_NAME.fullmatch(data):
+            raise ValueNotSendable(
+                f"header name {described(name)} is not printable ASCII without blanks and colons"
+            )
+        return data
+
+    def _index(self, index: int) -> int:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= _MAX_INDEX:
+            raise ValueNotSendable(
+                f"header index {described(index)} is not a number from 0 to {_MAX_INDEX}"
+            )
+        return index
 
 
-def _header_name(name: Text) -> bytes:
-    data = text_argument("header name", name)
-    if not data:
-        raise ValueNotSendable("header name is empty")
-    # RFC 5322, 2.2: anything else would make another field of it, or none.
-    if not _FIELD_NAME.fullmatch(data):
-        raise ValueNotSendable(
-            f"header name {described(name)} is not printable ASCII without blanks and colons"
-        )
-    return data
-
-
-def _index(index: int) -> int:
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= _MAX_INDEX:
-        raise ValueNotSendable(
-            f"header index {described(index)} is not a number from 0 to {_MAX_INDEX}"
-        )
-    return index
+# How an argument of an action is checked and encoded, by its kind.
+_CHECKS: Final[Mapping[str, Callable[[Context, Any], bytes | int | None]]] = {
+    "index": Context._index,
+    "name": Context._header_name,
+    "value": Context._value,
+    "value or nothing": Context._new_value,
+    "address": Context._address,
+    "parameters": Context._parameters,
+    "reason": Context._reason,
+}

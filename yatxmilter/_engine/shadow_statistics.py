@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yatxmilter._engine.on_error import on_error_option
-from yatxmilter._wire.commands import ACTIONS
-from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_TEMPFAIL, ReturnCode
+from yatxmilter._engine.return_codes import word_of
+from yatxmilter._wire.actions import describe, read_edit
+from yatxmilter.constants import SMFI_CURR_ACTS, SMFIS_CONTINUE, SMFIS_TEMPFAIL, ReturnCode
 
 __all__ = ["Report", "Shadow", "describe_edit", "on_error_for_missing", "shadow_option"]
-
-#: How much of one value of an edit is logged, in characters.
-_SHOWN = 200
 
 
 class Shadow:
@@ -82,6 +80,15 @@ class Report:
         return self.verdict not in (None, SMFIS_CONTINUE) or bool(self.recipients)
 
     @property
+    def word(self) -> str:
+        """
+        Say in a word, as a label, what the verdict is.
+        """
+        if self.cut_off:
+            return "cut_off"
+        return "undecided" if self.verdict is None else word_of(self.verdict)
+
+    @property
     def outcome(self) -> str:
         """
         Say in a word what the verdict is.
@@ -95,21 +102,7 @@ def describe_edit(packet: bytes) -> str:
     """
     Write an edit, given as it goes over the wire, as the call that made it.
     """
-    action = ACTIONS[packet[4]]
-    arguments: tuple[Any, ...] = action.decode(packet[5:]) or ()
-    return f"{action.function}({', '.join(map(_describe, _flat(arguments)))})"
-
-
-def _flat(arguments: tuple[Any, ...]) -> list[Any]:
-    # Addresses and their ESMTP arguments are decoded as one list.
-    return [one for value in arguments for one in (value if isinstance(value, list) else [value])]
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
-    text = ascii(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+    return describe(read_edit(packet[4], packet[5:], SMFI_CURR_ACTS))
 
 
 def shadow_option(name: str, value: bool) -> Shadow | None:

@@ -1,19 +1,105 @@
 """
-The message as it is delivered: modification actions applied to it by an MTA's rules.
+What an MTA makes of a message when it makes a milter's edits: header, body, envelope, quarantine.
 
-The header follows the rules of the model that ``merge="chain"`` uses, so what is tried here is what
-milters in a chain see. Fields that only the MTA knows are not in the result.
+`Delivery` is the one place that says so; the kits differ in what they keep a message in. The header
+follows the rules of the model that ``merge="chain"`` uses, so what is tried here is what milters in
+a chain see. Fields that only the MTA knows are not in the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from yatxmilter._mail.header_models import header_model
-from yatxmilter._mail.rfc5322 import Mail, split_mail, wire_body
-from yatxmilter._wire.actions import Edit, ReplaceBody
+from yatxmilter._mail.envelope import edit_recipients
+from yatxmilter._mail.header_models import HeaderModel, header_model
+from yatxmilter._mail.rfc5322 import Field, Mail, split_mail, wire_body
+from yatxmilter._wire.actions import (
+    AddHeader,
+    AddRecipient,
+    ChangeHeader,
+    ChangeSender,
+    DeleteRecipient,
+    Edit,
+    InsertHeader,
+    Quarantine,
+    ReplaceBody,
+)
 
-__all__ = ["apply_edits"]
+__all__ = ["Delivery", "apply_edits"]
+
+T = TypeVar("T")
+
+
+class Delivery:
+    """
+    Edits, and what an MTA makes of a message with them.
+
+    :ivar held: The reason for which the message is held, the last one where there are several;
+        ``None`` if it is not.
+    :ivar sender: The new envelope sender, ``None`` where the old one stays.
+    :ivar recipients: The edits of the recipients.
+    :ivar header: The edits of the header.
+    :ivar body: The new body in chunks, ``None`` where the old one stays.
+    """
+
+    def __init__(self, edits: Iterable[Edit] = ()) -> None:
+        self.held: str | None = None
+        self.sender: ChangeSender | None = None
+        self.recipients: list[AddRecipient | DeleteRecipient] = []
+        self.header: list[AddHeader | InsertHeader | ChangeHeader] = []
+        self.body: list[bytes] | None = None
+        for edit in edits:
+            self.add(edit)
+
+    def add(self, edit: Edit) -> None:
+        """
+        Add an edit behind the others.
+        """
+        match edit:
+            case Quarantine(reason):
+                self.held = reason
+            case ChangeSender(address, args):
+                # ESMTP arguments that are there stay where no others are given.
+                before = None if self.sender is None else self.sender.args
+                self.sender = ChangeSender(address, args or before)
+            case AddRecipient() | DeleteRecipient():
+                self.recipients.append(edit)
+            case ReplaceBody(chunk):
+                # The first takes the old body's place, the next ones follow it.
+                if self.body is None:
+                    self.body = []
+                self.body.append(chunk)
+            case _:
+                self.header.append(edit)
+
+    def edit_header(
+        self, fields: Iterable[Field], *, leading_space: bool, flavour: str
+    ) -> HeaderModel:
+        """
+        Edit the header of a message.
+
+        :raises ValueError: for a flavour that there is not.
+        """
+        model = header_model(flavour, leading_space=leading_space)
+        for field in fields:
+            model.receive_field(field)
+        for edit in self.header:
+            model.apply(edit)
+        return model
+
+    def edit_recipients(
+        self,
+        recipients: Iterable[T],
+        address_of: Callable[[T], str],
+        make: Callable[[AddRecipient], T],
+        *,
+        merges: bool = True,
+    ) -> list[T]:
+        """
+        Edit the recipients; the arguments are those of `envelope.edit_recipients`.
+        """
+        return edit_recipients(recipients, self.recipients, address_of, make, merges=merges)
 
 
 def apply_edits(
@@ -37,15 +123,7 @@ def apply_edits(
     if leading_space is None:
         leading_space = bool(getattr(edits, "leading_space", False))
     mail = split_mail(message)
-    header = header_model(flavour, leading_space=leading_space)
-    for field in mail.fields:
-        header.receive_field(field)
-    body: list[bytes] = []
-    replaced = False
-    for edit in edits:
-        header.apply(edit)
-        if isinstance(edit, ReplaceBody):
-            replaced = True
-            body.append(edit.chunk)
-    new_body = wire_body(b"".join(body)) if replaced else mail.body
-    return Mail(header.fields(), mail.separated, new_body, mail.line_end).join()
+    delivery = Delivery(edits)
+    header = delivery.edit_header(mail.fields, leading_space=leading_space, flavour=flavour)
+    body = mail.body if delivery.body is None else wire_body(b"".join(delivery.body))
+    return Mail(header.fields(), mail.separated, body, mail.line_end).join()

@@ -1,28 +1,35 @@
 """
 What a milter sends, as the MTA's side sees it: responses, modification actions, the agreement.
 
-All of it is named tuples, made by the three readers at the end of the file. They are strict where
-both Postfix and Sendmail are, or where only one of them copes by chance: a milter that passes here
-passes there. Text is decoded as in `yatxmilter._wire.payloads`, so any byte survives the round
-trip.
+`ACTIONS` is the table of the modification actions: one row for each, from which follow the checks
+and the packets of the milter's side, the reading at the MTA's, what is told of an edit, the words
+of ``may_edit`` and the tables of the manual. What an MTA does on an edit is in
+`yatxmilter._mail.delivery`.
+
+All that is read is named tuples, made by three readers. They are strict where both Postfix and
+Sendmail are, or where only one of them copes by chance: a milter that passes here passes there.
+Text is decoded as in `yatxmilter._wire.payloads`, so any byte survives the round trip.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from yatxmilter import constants as c
 from yatxmilter._wire import payloads
-from yatxmilter._wire.commands import ACTIONS
 from yatxmilter._wire.payloads import Offer
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import PeerError, ProtocolError
 
 __all__ = [
     "Edits",
+    "ACTIONS",
     "NOT_AWAITED",
+    "SUBJECTS",
+    "Action",
     "AddHeader",
     "AddRecipient",
     "Agreement",
@@ -35,6 +42,9 @@ __all__ = [
     "Quarantine",
     "ReplaceBody",
     "Response",
+    "action_of",
+    "describe",
+    "edit_packet",
     "read_agreement",
     "read_edit",
     "read_response",
@@ -290,30 +300,140 @@ def _read_reply(payload: bytes) -> Response:
 
 # ---- modification actions
 
-_EDITS: Final[Mapping[int, Callable[..., Edit]]] = {
-    c.SMFIR_ADDHEADER: AddHeader,
-    c.SMFIR_INSHEADER: InsertHeader,
-    c.SMFIR_CHGHEADER: ChangeHeader,
-    c.SMFIR_ADDRCPT: AddRecipient,
-    c.SMFIR_ADDRCPT_PAR: AddRecipient,
-    c.SMFIR_DELRCPT: DeleteRecipient,
-    c.SMFIR_CHGFROM: ChangeSender,
-    c.SMFIR_REPLBODY: ReplaceBody,
-    c.SMFIR_QUARANTINE: Quarantine,
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Action:
+    """
+    One modification action, or progress.
+
+    :ivar function: The ``smfi_*`` function that sends it; it is named here without a flag too.
+    :ivar flag: The ``SMFIF_*`` flag that must have been negotiated.
+    :ivar decode: How its payload is read by whoever takes what libmilter's reader takes.
+    :ivar edit: What it is read as; ``None`` for progress.
+    :ivar subject: What of a message it is about, as ``may_edit`` has it.
+    :ivar arguments: The kinds of its arguments, in the order of the wire; those of an edit have
+        the same order, and the names of the edit's fields say what they are.
+    :ivar required: How many of them there must be.
+    """
+
+    letter: int
+    name: str
+    function: str
+    flag: int
+    decode: Callable[[bytes], tuple[Any, ...] | None]
+    edit: type[Edit] | None = None
+    subject: str = ""
+    arguments: tuple[str, ...] = ()
+    required: int = 0
+
+    def encode(self, *values: Any) -> bytes:
+        """
+        Write the payload.
+
+        :param values: One for each of `arguments`: bytes, an index, ``None`` for what is left out.
+        """
+        if self.arguments == _BODY:
+            chunk: bytes = values[0]
+            return chunk
+        if self.arguments[0] == "index":
+            return payloads.encode_indexed_header(*values)
+        return payloads.encode_strings(*values if values[-1] is not None else values[:-1])
+
+    def read(self, payload: bytes) -> Edit:
+        """
+        Read the payload as an MTA does.
+
+        :raises PeerError: when it is malformed.
+        """
+        if self.arguments == _BODY:
+            return ReplaceBody(payload)
+        start = 4 if self.arguments[0] == "index" else 0
+        strings = payload[start:]
+        count = strings.count(b"\0") + (start > 0)
+        if not strings.endswith(b"\0") or not self.required <= count <= len(self.arguments):
+            raise PeerError(f"the milter sent a malformed {self.name}: {payload[:80]!r}")
+        values: list[Any] = payloads.to_text(strings[:-1]).split("\0")
+        if start:
+            values.insert(0, int.from_bytes(payload[:4], "big"))
+        assert self.edit is not None
+        return self.edit(*values)
+
+
+_BODY: Final = ("body",)
+_FIELD: Final = ("name", "value")
+# An empty value deletes the field.
+_CHANGE: Final = ("index", "name", "value or nothing")
+_PATH: Final = ("address", "parameters")
+
+# fmt: off
+_ROWS: Final = (
+    Action(c.SMFIR_ADDHEADER, "ADDHEADER", "smfi_addheader", c.SMFIF_ADDHDRS,
+           payloads.decode_header, AddHeader, "headers", _FIELD, 2),
+    Action(c.SMFIR_INSHEADER, "INSHEADER", "smfi_insheader", c.SMFIF_ADDHDRS,
+           payloads.decode_indexed_header, InsertHeader, "headers", ("index", *_FIELD), 3),
+    Action(c.SMFIR_CHGHEADER, "CHGHEADER", "smfi_chgheader", c.SMFIF_CHGHDRS,
+           payloads.decode_indexed_header, ChangeHeader, "headers", _CHANGE, 3),
+    Action(c.SMFIR_REPLBODY, "REPLBODY", "smfi_replacebody", c.SMFIF_CHGBODY,
+           payloads.decode_raw, ReplaceBody, "body", _BODY, 1),
+    Action(c.SMFIR_ADDRCPT, "ADDRCPT", "smfi_addrcpt", c.SMFIF_ADDRCPT,
+           payloads.decode_strings, AddRecipient, "recipients", ("address",), 1),
+    Action(c.SMFIR_ADDRCPT_PAR, "ADDRCPT_PAR", "smfi_addrcpt_par", c.SMFIF_ADDRCPT_PAR,
+           payloads.decode_strings, AddRecipient, "recipients", _PATH, 1),
+    Action(c.SMFIR_DELRCPT, "DELRCPT", "smfi_delrcpt", c.SMFIF_DELRCPT,
+           payloads.decode_strings, DeleteRecipient, "recipients", ("address",), 1),
+    Action(c.SMFIR_CHGFROM, "CHGFROM", "smfi_chgfrom", c.SMFIF_CHGFROM,
+           payloads.decode_strings, ChangeSender, "sender", _PATH, 1),
+    Action(c.SMFIR_QUARANTINE, "QUARANTINE", "smfi_quarantine", c.SMFIF_QUARANTINE,
+           payloads.decode_string, Quarantine, "quarantine", ("reason",), 1),
+    Action(c.SMFIR_PROGRESS, "PROGRESS", "smfi_progress", c.SMFIF_NONE, payloads.decode_nothing),
+)
+# fmt: on
+
+#: By letter.
+ACTIONS: Final[Mapping[int, Action]] = {action.letter: action for action in _ROWS}
+
+_OF_EDIT: Final[Mapping[type[Edit], tuple[Action, ...]]] = {
+    edit: tuple(action for action in _ROWS if action.edit is edit)
+    for edit in dict.fromkeys(action.edit for action in _ROWS)
+    if edit is not None
 }
 
-# Letter -> how many strings may follow (the index of a header action left out).
-_STRINGS: Final[Mapping[int, tuple[int, ...]]] = {
-    c.SMFIR_ADDHEADER: (2,),
-    c.SMFIR_INSHEADER: (2,),
-    c.SMFIR_CHGHEADER: (2,),
-    c.SMFIR_ADDRCPT: (1,),
-    c.SMFIR_ADDRCPT_PAR: (1, 2),
-    c.SMFIR_DELRCPT: (1,),
-    c.SMFIR_CHGFROM: (1, 2),
-    c.SMFIR_QUARANTINE: (1,),
+
+def _flags(subject: str) -> int:
+    flags = 0
+    for action in _ROWS:
+        if action.subject == subject:
+            flags |= action.flag
+    return flags
+
+
+#: What of a message can be edited, and the ``SMFIF_*`` flags that it takes.
+SUBJECTS: Final[Mapping[str, int]] = {
+    subject: _flags(subject)
+    for subject in ("headers", "body", "sender", "recipients", "quarantine")
 }
-_INDEXED: Final = (c.SMFIR_INSHEADER, c.SMFIR_CHGHEADER)
+
+
+def action_of(edit: Edit, agreed: int = c.SMFI_CURR_ACTS) -> Action:
+    """
+    Give the action that makes an edit.
+
+    :param agreed: The ``SMFIF_*`` actions of which one is preferred, where there are two.
+    """
+    rows = _OF_EDIT[type(edit)]
+    for action in rows:
+        if action.flag & agreed and all(value is None for value in edit[len(action.arguments) :]):
+            return action
+    return rows[-1]
+
+
+def edit_packet(edit: Edit) -> bytes:
+    """
+    Write an edit as a packet, as it is read by `read_edit`.
+    """
+    action = action_of(edit)
+    values = [payloads.from_text(value) if isinstance(value, str) else value for value in edit]
+    return payloads.encode_packet(action.letter, action.encode(*values[: len(action.arguments)]))
 
 
 def read_edit(letter: int, payload: bytes, agreed: int) -> Edit:
@@ -328,12 +448,28 @@ def read_edit(letter: int, payload: bytes, agreed: int) -> Edit:
     if not action.flag & agreed:
         flag = c.action_names(action.flag)
         raise PeerError(f"the milter sent {action.name}, but {flag} was not agreed")
-    if letter == c.SMFIR_REPLBODY:
-        return ReplaceBody(payload)
-    strings = payload[4:] if letter in _INDEXED else payload
-    if not strings.endswith(b"\0") or strings.count(b"\0") not in _STRINGS[letter]:
-        raise PeerError(f"the milter sent a malformed {action.name}: {payload[:80]!r}")
-    values: list[Any] = payloads.to_text(strings[:-1]).split("\0")
-    if letter in _INDEXED:
-        values.insert(0, int.from_bytes(payload[:4], "big"))
-    return _EDITS[letter](*values)
+    return action.read(payload)
+
+
+# How many characters of a value are told.
+_SHOWN: Final = 200
+
+
+def describe(edit: Edit) -> str:
+    """
+    Write an edit as the call of libmilter's that makes it; values of any length are safe in logs.
+    """
+    action = action_of(edit)
+    values = list(edit[: len(action.arguments)])
+    if action.letter == c.SMFIR_CHGHEADER:
+        # The function takes the name first.
+        values[:2] = reversed(values[:2])
+    told = [_told(value) for value in values if value is not None]
+    return f"{action.function}({', '.join(told)})"
+
+
+def _told(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"

@@ -1,12 +1,12 @@
 """
-The two tables of the protocol: one row for each command, one for each action.
+The table of the commands: one row for each.
 
 `COMMANDS` says of each command from the MTA which callback it means, how its payload is read,
 which protocol steps decline it or promise no reply, which return codes are legal, which macros it
 makes stale, and which state it leads to. `_NEXT` says which commands are legal in which state, as
-libmilter's engine does. `ACTIONS` says of each modification action which flag it needs and how its
-payload is read. Everything else - session, plan, negotiation, client, manual - follows from the
-rows.
+libmilter's engine does. Everything else - session, plan, negotiation, client, manual - follows
+from the rows. `ACTIONS` is the other table of the protocol; it stands in
+`yatxmilter._wire.actions`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from yatxmilter import constants as c
 from yatxmilter._wire import payloads
+from yatxmilter._wire.actions import ACTIONS
 from yatxmilter.constants import ReturnCode
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "ALL_COMMANDS",
     "CALLBACK_STEPS",
     "COMMANDS",
-    "Action",
     "Command",
     "legal_commands",
 ]
@@ -174,49 +174,3 @@ def legal_commands(declined: int) -> tuple[int, ...]:
         if declined & _SKIPPED_BY.get(state + 1, 0) or state == DATA:
             legal[state] |= legal[state + 1]
     return tuple(legal)
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """
-    One modification action, or progress.
-
-    :ivar function: The ``smfi_*`` function that sends it; it is named here without a flag too.
-    :ivar flag: The ``SMFIF_*`` flag that must have been negotiated.
-    :ivar decode: How its payload is read, for the MTA's side.
-    """
-
-    letter: int
-    name: str
-    function: str
-    flag: int
-    decode: Callable[[bytes], tuple[Any, ...] | None]
-
-
-# fmt: off
-ACTIONS: Final = {
-    action.letter: action
-    for action in (
-        Action(c.SMFIR_ADDHEADER, "ADDHEADER", "smfi_addheader",
-               c.SMFIF_ADDHDRS, payloads.decode_header),
-        Action(c.SMFIR_INSHEADER, "INSHEADER", "smfi_insheader",
-               c.SMFIF_ADDHDRS, payloads.decode_indexed_header),
-        Action(c.SMFIR_CHGHEADER, "CHGHEADER", "smfi_chgheader",
-               c.SMFIF_CHGHDRS, payloads.decode_indexed_header),
-        Action(c.SMFIR_REPLBODY, "REPLBODY", "smfi_replacebody",
-               c.SMFIF_CHGBODY, payloads.decode_raw),
-        Action(c.SMFIR_ADDRCPT, "ADDRCPT", "smfi_addrcpt",
-               c.SMFIF_ADDRCPT, payloads.decode_strings),
-        Action(c.SMFIR_ADDRCPT_PAR, "ADDRCPT_PAR", "smfi_addrcpt_par",
-               c.SMFIF_ADDRCPT_PAR, payloads.decode_strings),
-        Action(c.SMFIR_DELRCPT, "DELRCPT", "smfi_delrcpt",
-               c.SMFIF_DELRCPT, payloads.decode_strings),
-        Action(c.SMFIR_CHGFROM, "CHGFROM", "smfi_chgfrom",
-               c.SMFIF_CHGFROM, payloads.decode_strings),
-        Action(c.SMFIR_QUARANTINE, "QUARANTINE", "smfi_quarantine",
-               c.SMFIF_QUARANTINE, payloads.decode_string),
-        Action(c.SMFIR_PROGRESS, "PROGRESS", "smfi_progress",
-               c.SMFIF_NONE, payloads.decode_nothing),
-    )
-}
-# fmt: on

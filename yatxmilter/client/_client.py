@@ -45,7 +45,9 @@ from yatxmilter._wire.actions import (
 )
 from yatxmilter.client._command_queue import CommandQueue
 from yatxmilter.client._commands import Dialogue, Macros
-from yatxmilter.client._message import Envelope, Outcome, Recipient, play, select_macros
+from yatxmilter.client._message import Envelope, Outcome, Recipient, play
+from yatxmilter.client._profiles import CLIENT
+from yatxmilter.client._session_script import SessionScript, select_macros
 from yatxmilter.errors import PeerError
 from yatxmilter.protocol._endpoints import client_endpoint
 
@@ -117,31 +119,21 @@ class MilterClient(CommandQueue, Dialogue):
         if not addresses:
             raise ValueError("a message needs a recipient")
         envelope = Envelope(sender, addresses, tuple(sender_args), recipient_args or {})
-        return Deferred.fromCoroutine(self._play(message, envelope, dict(macros or {})))
+        script = SessionScript(self, CLIENT, macros or {}, inner=True)
+        return Deferred.fromCoroutine(self._play(script, message, envelope))
 
-    async def _play(self, message: bytes, envelope: Envelope, macros: Macros) -> Outcome:
+    async def _play(
+        self,
+        script: SessionScript,
+        message: bytes,
+        envelope: Envelope,
+        queue_id: str | None = None,
+    ) -> Outcome:
         await self._hold()
         try:
-            if self.standing is not None:
-                stage, response = self.standing
-                return Outcome(response.code, stage, response)
-            return await play(_Lane(self), self.agreement, message, envelope, macros)
+            return await play(script, message, envelope, queue_id)
         finally:
             self._release()
-
-
-class _Lane(Dialogue):
-    """
-    The way by which a message's own commands pass those that wait behind the message.
-    """
-
-    def __init__(self, client: MilterClient) -> None:
-        self._client = client
-
-    def _ask(
-        self, row: commands.Command, payload: bytes = b"", macros: Macros | None = None
-    ) -> Deferred[Any]:
-        return self._client._ask(row, payload, macros, inner=True)
 
 
 class MilterClientFactory(ClientFactory):

@@ -1,31 +1,27 @@
 """
-One message played to a milter as Postfix plays it.
+One whole message played to a milter, and what became of it.
 
-The commands come in Postfix's order, each with its macros, and stop where Postfix stops: at an
-answer that settles the message, or when every recipient has been refused. ABORT ends each
-transaction, as it does there, the finished ones included. Which macros go with a command is the
-milter's choice where it has asked for a list, otherwise the usual default.
+The steps are those of `yatxmilter.client._session_script`. They stop at an answer that settles the
+message, or when every recipient has been refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
-from yatxmilter._mail.envelope import bare_address
-from yatxmilter._mail.rfc5322 import Field, split_mail, wire_body
-from yatxmilter._wire.actions import Agreement, Edit, EndOfMessage, Quarantine, Response
-from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS
-from yatxmilter._wire.payloads import to_text
-from yatxmilter.client._commands import Dialogue
+from yatxmilter._mail.delivery import Delivery
+from yatxmilter._mail.rfc5322 import split_mail, wire_body
+from yatxmilter._wire.actions import Edit, EndOfMessage, Response
+from yatxmilter._wire.commands import HEADER_ROW, RCPT_ROW
+from yatxmilter.client._session_script import REFUSES, MessageState, SessionScript
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ValueNotSendable
 
-__all__ = ["Envelope", "Outcome", "Recipient", "play", "select_macros", "shown_fields"]
+__all__ = ["Envelope", "Outcome", "Recipient", "play"]
 
 _GOES_ON: Final = (c.SMFIS_CONTINUE, c.SMFIS_SKIP)
-_REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
 
 
 class Recipient(NamedTuple):
@@ -43,7 +39,7 @@ class Recipient(NamedTuple):
         """
         Whether the MTA accepts this recipient.
         """
-        return self.response is None or self.response.code not in _REFUSES
+        return self.response is None or self.response.code not in REFUSES
 
 
 class Outcome(NamedTuple):
@@ -85,8 +81,7 @@ class Outcome(NamedTuple):
         """
         The reason for which the message is held, the last one where there are several.
         """
-        reasons = [edit.reason for edit in self.edits if isinstance(edit, Quarantine)]
-        return reasons[-1] if reasons else None
+        return Delivery(self.edits).held
 
 
 class Envelope(NamedTuple):
@@ -100,158 +95,78 @@ class Envelope(NamedTuple):
     recipient_args: Mapping[str, Sequence[str]]
 
 
-def select_macros(
-    agreement: Agreement | None, stage: int, values: Mapping[str, str]
-) -> dict[str, str]:
-    """
-    Choose the macros that are sent at a stage, as Postfix does: those of the milter's list for it,
-    of the default list where it gave none, and of these the ones that have a value.
-
-    :param values: What is known, by name; ``i`` and ``{i}`` are the same.
-    """
-    asked = agreement.symbol_lists.get(stage) if agreement is not None else None
-    known = {name.strip("{}"): value for name, value in values.items()}
-    names = asked or DEFAULT_SYMBOLS[stage].split()
-    return {name: known[bare] for name in names if (bare := name.strip("{}")) in known}
-
-
-def shown_fields(fields: Iterable[Field], *, leading_space: bool) -> Iterator[tuple[str, str]]:
-    """
-    Give the names and values of a message's header as an MTA shows them to its first milter.
-
-    :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed.
-    """
-    for field in fields:
-        value = field.value if leading_space else field.bare_value()
-        # Inside the MTA these are C strings: they end at a NUL.
-        yield to_text(field.name), to_text(value).partition("\0")[0]
-
-
 async def play(
-    dialogue: Dialogue,
-    agreement: Agreement | None,
-    message: bytes,
-    envelope: Envelope,
-    macros: Mapping[str, str],
+    script: SessionScript, message: bytes, envelope: Envelope, queue_id: str | None = None
 ) -> Outcome:
     """
     Play a message to a milter, and say what became of it.
 
+    :param queue_id: As for `SessionScript.mail`.
     :raises ValueNotSendable: for a header field that does not fit into a packet.
     """
-    transaction = _Transaction(dialogue, agreement, message, envelope, macros)
+    if script.standing is not None:
+        stage, response = script.standing
+        return Outcome(response.code, stage, response)
     try:
-        end = await transaction.run()
+        outcome = await _Transaction(script, message, envelope).run(queue_id)
     except ValueNotSendable:
-        await dialogue.abort()
+        await script.abort()
         raise
-    await dialogue.abort()
-    return Outcome(
-        end.response.code,
-        transaction.stage,
-        end.response,
-        tuple(transaction.recipients),
-        end.edits,
-        end.progress,
-    )
+    await script.abort()
+    return outcome
 
 
 class _Transaction:
     """
-    A message on its way; each step answers with the end, or with ``None`` to go on.
+    A whole message on its way.
     """
 
-    def __init__(
-        self,
-        dialogue: Dialogue,
-        agreement: Agreement | None,
-        message: bytes,
-        envelope: Envelope,
-        macros: Mapping[str, str],
-    ) -> None:
-        self._dialogue = dialogue
-        self._agreement = agreement
+    def __init__(self, script: SessionScript, message: bytes, envelope: Envelope) -> None:
+        self._script = script
         self._mail = split_mail(message)
         self._envelope = envelope
-        self._values = macros
-        self.stage = "mail"
-        self.recipients: list[Recipient] = []
+        self._recipients: list[Recipient] = []
 
-    async def run(self) -> EndOfMessage:
-        for step in (self._sender, self._recipients, self._data, self._header, self._body):
-            end = await step()
-            if end is not None:
-                return end
-        self.stage = "eom"
-        return await self._dialogue.end_of_message(macros=self._macros(c.SMFIM_EOM))
+    async def run(self, queue_id: str | None) -> Outcome:
+        script, envelope = self._script, self._envelope
+        response = await script.mail(envelope.sender, *envelope.sender_args, queue_id=queue_id)
+        message = script.message
+        if message is None:
+            return self._outcome("mail", EndOfMessage(response))
+        for address in envelope.recipients:
+            await self._recipient(message, address)
+            if message.settled is not None and message.settled[1].code in REFUSES:
+                break
+        if message.settled is None and not message.accepted:
+            # The last refusal is the reason that there is no message.
+            refused = self._recipients[-1].response
+            assert refused is not None
+            return self._outcome("rcpt", EndOfMessage(refused))
+        end = await self._content(message)
+        stage, response = message.settled or ("eom", end.response)
+        return self._outcome(stage, end._replace(response=response))
 
-    def _macros(self, stage: int, **more: str) -> dict[str, str]:
-        return select_macros(self._agreement, stage, {**more, **self._values})
-
-    def _settled(self, response: Response) -> EndOfMessage | None:
-        if response.code in _GOES_ON:
-            return None
-        if response.code not in _REFUSES:
-            # The milter is out of the message; the MTA takes the other recipients by itself.
-            tried = len(self.recipients)
-            self._take(self._envelope.recipients[tried:])
-        return EndOfMessage(response)
-
-    def _take(self, addresses: Iterable[str]) -> None:
-        self.recipients.extend(map(Recipient, addresses))
-
-    async def _sender(self) -> EndOfMessage | None:
-        sender = self._envelope.sender
-        macros = self._macros(c.SMFIM_ENVFROM, mail_addr=bare_address(sender))
-        return self._settled(
-            await self._dialogue.mail(sender, *self._envelope.sender_args, macros=macros)
-        )
-
-    async def _recipients(self) -> EndOfMessage | None:
-        self.stage = "rcpt"
-        addresses = self._envelope.recipients
-        for number, address in enumerate(addresses, 1):
-            macros = self._macros(c.SMFIM_ENVRCPT, rcpt_addr=bare_address(address))
+    async def _recipient(self, message: MessageState, address: str) -> None:
+        # Once the milter is out of the message the MTA takes the others by itself.
+        response = None
+        if message.asks(RCPT_ROW):
             args = self._envelope.recipient_args.get(address, ())
-            response = await self._dialogue.rcpt(address, *args, macros=macros)
-            self.recipients.append(Recipient(address, response))
-            if response.code in _REFUSES and not response.closes:
-                continue
-            if response.code == c.SMFIS_SKIP:
-                # Postfix sends no more recipients then.
-                self._take(addresses[number:])
+            response = await self._script.rcpt(address, *args)
+        self._recipients.append(Recipient(address, response))
+
+    async def _content(self, message: MessageState) -> EndOfMessage:
+        script = self._script
+        await script.data()
+        for field in self._mail.fields:
+            if not message.asks(HEADER_ROW):
                 break
-            end = self._settled(response)
-            if end is not None:
-                return end
-        if any(recipient.accepted for recipient in self.recipients):
-            return None
-        return self._settled(response)
+            await script.header(field)
+        await script.eoh()
+        if body := wire_body(self._mail.body):
+            await script.body(body)
+        return await script.end()
 
-    async def _data(self) -> EndOfMessage | None:
-        self.stage = "data"
-        return self._settled(await self._dialogue.data(macros=self._macros(c.SMFIM_DATA)))
-
-    async def _header(self) -> EndOfMessage | None:
-        self.stage = "header"
-        leading_space = self._agreement is not None and (
-            self._agreement.steps & c.SMFIP_HDR_LEADSPC
-        )
-        macros = self._macros(c.SMFIM_EOH)
-        for name, value in shown_fields(self._mail.fields, leading_space=bool(leading_space)):
-            response = await self._dialogue.header(name, value, macros=macros)
-            end = self._settled(response)
-            if end is not None:
-                return end
-            if response.code == c.SMFIS_SKIP:
-                break
-        self.stage = "eoh"
-        return self._settled(await self._dialogue.eoh(macros=macros))
-
-    async def _body(self) -> EndOfMessage | None:
-        self.stage = "body"
-        body = wire_body(self._mail.body)
-        if not body:
-            return None
-        macros = self._macros(c.SMFIM_EOM)
-        return self._settled(await self._dialogue.body(body, macros=macros))
+    def _outcome(self, stage: str, end: EndOfMessage) -> Outcome:
+        response = end.response
+        recipients = tuple(self._recipients)
+        return Outcome(response.code, stage, response, recipients, end.edits, end.progress)

@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 
 from yatxmilter import constants as c
 from yatxmilter._wire.actions import Agreement, Response
+from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS
 from yatxmilter._wire.payloads import Offer
 
-__all__ = ["FLAVOURS", "Flavour", "Reply", "find_flavour"]
+__all__ = ["CLIENT", "FLAVOURS", "SERVER", "Flavour", "Reply", "find_flavour"]
 
 _TLS_MACROS: Final = (
     "{tls_version}",
@@ -60,6 +61,9 @@ class Flavour(NamedTuple):
     :ivar early_queue_id: Whether the queue id is known at MAIL; if not, it is once a recipient is
         accepted.
     :ivar aborts_finished: Whether ABORT follows each message, a finished one too.
+    :ivar keeps_helo_refusal: Whether a refusal of HELO stands, whatever HELO comes behind it.
+    :ivar skips: What is kept from a milter that answers SKIP: by the letter of the command that was
+        answered, the letter of the commands that are not sent any more.
     :ivar whole_unknown: Whether an unknown command comes as a whole line, not its first word.
     :ivar content_code: Of the reply to the end of data after a bare REJECT.
     :ivar tempfail: The text after a bare TEMPFAIL.
@@ -77,6 +81,8 @@ class Flavour(NamedTuple):
     sends_empty: bool
     early_queue_id: bool
     aborts_finished: bool
+    keeps_helo_refusal: bool
+    skips: Mapping[int, int]
     whole_unknown: bool
     content_code: int
     tempfail: str
@@ -188,6 +194,12 @@ _POSTFIX: Final = Flavour(
     sends_empty=True,
     early_queue_id=False,
     aborts_finished=True,
+    keeps_helo_refusal=True,
+    skips={
+        c.SMFIC_RCPT: c.SMFIC_RCPT,
+        c.SMFIC_HEADER: c.SMFIC_HEADER,
+        c.SMFIC_BODY: c.SMFIC_BODY,
+    },
     whole_unknown=False,
     content_code=550,
     tempfail="4.7.1 Service unavailable - try again later",
@@ -232,6 +244,8 @@ _SENDMAIL: Final = Flavour(
     sends_empty=False,
     early_queue_id=True,
     aborts_finished=False,
+    keeps_helo_refusal=True,
+    skips=dict.fromkeys((c.SMFIC_HEADER, c.SMFIC_EOH, c.SMFIC_BODY), c.SMFIC_BODY),
     whole_unknown=True,
     content_code=554,
     tempfail="4.3.2 Please try again later",
@@ -247,6 +261,18 @@ _SENDMAIL: Final = Flavour(
         "unknown": Reply(500, ('5.5.1 Command unrecognized: "{line}"',)),
         "no recipients": Reply(503, ("5.0.0 Need RCPT (recipient)",)),
     },
+)
+
+#: `MilterClient.send_message`: as Postfix, with the default macros of both MTAs, and all that the
+#: caller knows from the start.
+CLIENT: Final = _POSTFIX._replace(
+    symbols={stage: tuple(names.split()) for stage, names in DEFAULT_SYMBOLS.items()}
+)
+
+#: `yatxmilter.smtp`, likewise; its messages have a queue id at once, it sends ABORT for what is
+#: given up only, and lets a client try another name after a refused HELO.
+SERVER: Final = CLIENT._replace(
+    early_queue_id=True, aborts_finished=False, keeps_helo_refusal=False, whole_unknown=True
 )
 
 #: By name.

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Final, cast
 from twisted.internet.interfaces import IAddress
 
 from yatxmilter import constants as c
-from yatxmilter._engine.chain_edits import make_edit
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._mail.bounds import MAX_BODY, MAX_HEADER_BYTES, MAX_RECIPIENTS, SPOOL_MEMORY
+from yatxmilter._wire.actions import SUBJECTS
 from yatxmilter._wire.commands import RCPT_ROW
 from yatxmilter._wire.macros import mta_flavour
 from yatxmilter._wire.payloads import from_text
@@ -30,17 +30,6 @@ from yatxmilter.message._headers import Headers
 from yatxmilter.message._mail import Macros, Message, Received
 
 __all__ = ["MessageMilter"]
-
-#: What may be edited, by the words of ``may_edit``.
-_FLAGS: Final = MappingProxyType(
-    {
-        "headers": c.SMFIF_ADDHDRS | c.SMFIF_CHGHDRS,
-        "body": c.SMFIF_CHGBODY,
-        "sender": c.SMFIF_CHGFROM,
-        "recipients": c.SMFIF_ADDRCPT | c.SMFIF_DELRCPT | c.SMFIF_ADDRCPT_PAR,
-        "quarantine": c.SMFIF_QUARANTINE,
-    }
-)
 
 #: The class attributes that are bounds.
 _BOUNDS: Final = (
@@ -105,11 +94,11 @@ class MessageMilter(Milter):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        unknown = [] if cls.may_edit is None else [w for w in cls.may_edit if w not in _FLAGS]
+        unknown = [] if cls.may_edit is None else [w for w in cls.may_edit if w not in SUBJECTS]
         if isinstance(cls.may_edit, str) or unknown:
             raise TypeError(
                 f"{cls.__qualname__}.may_edit is {cls.may_edit!r}, expected a list of"
-                f" {', '.join(_FLAGS)}"
+                f" {', '.join(SUBJECTS)}"
             )
         for option in _BOUNDS:
             bound = getattr(cls, option)
@@ -183,7 +172,7 @@ class MessageMilter(Milter):
         if self.may_edit is not None:
             wanted = 0
             for word in self.may_edit:
-                wanted |= _FLAGS[word]
+                wanted |= SUBJECTS[word]
             self.xxfi_flags = actions & wanted
 
     def _allow(self, what: str, flags: int, size: int) -> None:
@@ -385,7 +374,7 @@ async def _eom(self: MessageMilter) -> Any:
         if code in (*_GOES_ON, c.SMFIS_ACCEPT):
             flavour = mta_flavour(self.smfi_getsymval("v"), self.smfi_getsymval("j"))
             for edit in message.edits(flavour, self._ctx().actions):
-                make_edit(self._ctx(), edit)
+                self._ctx().make_edit(edit)
         return code
     finally:
         received.forget()

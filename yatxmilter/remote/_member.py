@@ -22,7 +22,6 @@ from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter._engine.chain_edits import make_edit
 from yatxmilter._engine.on_error import answer_for, lets_pass
 from yatxmilter._engine.return_codes import ON_ERROR, ends_message, fallback
 from yatxmilter._escaping import printable
@@ -330,7 +329,7 @@ class RemoteMilter(Milter):
             return
         if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
             edit = edit._replace(value=_ended(edit.value))
-        make_edit(self._ctx(), edit)
+        self._ctx().make_edit(edit)
 
     # ---- failures
 

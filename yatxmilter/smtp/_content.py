@@ -9,7 +9,7 @@ holds memory. What is a header, and what an edit does to it, is decided by the m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -18,9 +18,9 @@ from twisted.logger import Logger
 from yatxmilter import constants as c
 from yatxmilter._mail.body_spool import BodySpool
 from yatxmilter._mail.bounds import MAX_HEADER_BYTES
-from yatxmilter._mail.header_models import HeaderModel, header_model
+from yatxmilter._mail.delivery import Delivery
+from yatxmilter._mail.header_models import HeaderModel
 from yatxmilter._mail.rfc5322 import Field, split_mail
-from yatxmilter._wire.actions import Edit, ReplaceBody
 
 __all__ = ["Content"]
 
@@ -145,31 +145,21 @@ class Content:
         self._end_field()
         return self._fields
 
-    def edit(self, edits: Iterable[Edit], *, leading_space: bool) -> None:
+    def edit(self, delivery: Delivery, *, leading_space: bool) -> None:
         """
         Make the edits of the header and the body; the others leave the content alone.
 
         :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed.
         """
-        chunks: list[bytes] = []
-        replaced = False
-        for edit in edits:
-            self._begin(leading_space=leading_space).apply(edit)
-            if isinstance(edit, ReplaceBody):
-                replaced = True
-                chunks.append(edit.chunk)
-        if replaced:
+        if delivery.header:
+            self._model = delivery.edit_header(
+                self.fields, leading_space=leading_space, flavour="postfix"
+            )
+        if delivery.body is not None:
             try:
-                self.body.replace(chunks)
+                self.body.replace(delivery.body)
             except OSError:
                 self._no_room()
-
-    def _begin(self, *, leading_space: bool) -> HeaderModel:
-        if self._model is None:
-            self._model = header_model("postfix", leading_space=leading_space)
-            for field in self.fields:
-                self._model.receive_field(field)
-        return self._model
 
     # ---- giving it out
 

@@ -5,18 +5,19 @@ milters' edits make of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import twisted.mail.smtp
 from twisted.mail.smtp import Address, User
 
 from yatxmilter._mail.controls import is_clean_text
-from yatxmilter._mail.envelope import bare_address, edit_recipients
-from yatxmilter._wire.actions import AddRecipient, ChangeSender, DeleteRecipient, Edit, Quarantine
+from yatxmilter._mail.delivery import Delivery
+from yatxmilter._mail.envelope import bare_address
+from yatxmilter._wire.actions import AddRecipient
 from yatxmilter._wire.payloads import from_text, to_text
 
-__all__ = ["Envelope", "Mailbox", "bracketed", "parse_path", "quarantine_reason"]
+__all__ = ["Envelope", "Mailbox", "bracketed", "parse_path"]
 
 # Twisted has no types for it.
 AddressError: Any = twisted.mail.smtp.AddressError
@@ -47,36 +48,26 @@ class Envelope(NamedTuple):
     origin: Any
     mailboxes: list[Mailbox]
 
-    def edited(self, edits: Iterable[Edit], protocol: Any) -> Envelope:
+    def edited(self, delivery: Delivery, protocol: Any) -> Envelope:
         """
         Make milters' edits; with another sender the delivery has to be asked about everyone anew.
 
         :raises AddressError: for what is no address to Twisted, or to this server.
         """
-        edits = list(edits)
         origin = self.origin
-        for edit in edits:
+        if delivery.sender is not None:
+            origin = parse_path(_path(delivery.sender.address), protocol.host)
+        for edit in delivery.recipients:
             # What no milter may name is refused before anything is made of it.
-            if isinstance(edit, (AddRecipient, DeleteRecipient)):
-                parse_path(_path(edit.address), protocol.host)
-            elif isinstance(edit, ChangeSender):
-                origin = parse_path(_path(edit.address), protocol.host)
+            parse_path(_path(edit.address), protocol.host)
 
         def make(edit: AddRecipient) -> Mailbox:
             return Mailbox(User(_path(edit.address), self.helo, protocol, origin), None)
 
-        left = edit_recipients(self.mailboxes, edits, _address_of, make)
+        left = delivery.edit_recipients(self.mailboxes, _address_of, make)
         if origin is not self.origin:
             left = [Mailbox(User(old.user.dest, self.helo, protocol, origin), None) for old in left]
         return Envelope(self.helo, origin, left)
-
-
-def quarantine_reason(edits: Iterable[Edit]) -> str | None:
-    """
-    Give the reason for which a message is to be held, the last one where there are several.
-    """
-    reasons = [edit.reason for edit in edits if isinstance(edit, Quarantine)]
-    return reasons[-1] if reasons else None
 
 
 def bracketed(address: Any) -> str:

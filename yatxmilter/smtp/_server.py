@@ -10,7 +10,7 @@ envelope and with the content as edited.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -24,7 +24,8 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._escaping import printable
 from yatxmilter._mail.controls import has_controls, is_clean_text
-from yatxmilter._wire.actions import Edit, Response
+from yatxmilter._mail.delivery import Delivery
+from yatxmilter._wire.actions import Response
 from yatxmilter._wire.payloads import from_text, to_text
 from yatxmilter.smtp._content import Content
 from yatxmilter.smtp._envelope import (
@@ -33,7 +34,6 @@ from yatxmilter.smtp._envelope import (
     Mailbox,
     bracketed,
     parse_path,
-    quarantine_reason,
 )
 from yatxmilter.smtp._filtering import refusal
 from yatxmilter.smtp._handover import HandOver
@@ -161,7 +161,7 @@ class MilterESMTP(PacedESMTP):
         self._do(self._helo_command(rest, extended=True))
 
     async def _helo_command(self, rest: bytes, *, extended: bool) -> None:
-        self._filtering.abort()
+        self._filtering.give_up()
         self._filtering.values.update(tls_values(self.transport))
         name = b" ".join(rest.split())
         response = await self._filtering.helo(to_text(name))
@@ -195,7 +195,7 @@ class MilterESMTP(PacedESMTP):
 
     def _forget(self) -> None:
         # Whoever is between the client and this server may have said it.
-        self._filtering.abort()
+        self._filtering.give_up()
         self._from = None
         self._to = []
         self._helo = b"", self._helo[1]
@@ -298,7 +298,10 @@ class MilterESMTP(PacedESMTP):
         if self.authenticated:
             filtering.values.update(auth_values(self._mechanism, self._credentials))
         result = await self._ask_about_sender(helo, origin)
-        self._check(await filtering.mail(bracketed(origin), *self._arguments))
+        response = await filtering.mail(bracketed(origin), *self._arguments)
+        if self._note(response):
+            filtering.give_up()
+            raise _Refused
         return result
 
     def do_RCPT(self, rest: bytes) -> None:
@@ -372,7 +375,7 @@ class MilterESMTP(PacedESMTP):
         """
         Give the message up.
         """
-        self._filtering.abort()
+        self._filtering.give_up()
         super().do_RSET(rest)
 
     def do_UNKNOWN(self, rest: bytes) -> None:
@@ -447,9 +450,10 @@ class MilterESMTP(PacedESMTP):
             self._check(end.response)
             results: list[Deferred[Any]] = []
             if end.response.code != c.SMFIS_DISCARD:
-                content.edit(end.edits, leading_space=self._filtering.leading_space)
+                delivery = Delivery(end.edits)
+                content.edit(delivery, leading_space=self._filtering.leading_space)
                 self._check_content(content)
-                results = await self._hand_over(content, end.edits)
+                results = await self._hand_over(content, delivery)
         finally:
             self._content = None
             content.close()
@@ -459,19 +463,18 @@ class MilterESMTP(PacedESMTP):
 
     def _check_content(self, content: Content) -> None:
         if content.fault is not None:
-            self._filtering.abort()
+            self._filtering.give_up()
             self._instead = content.fault
             self._warn(f"is refused: {to_text(content.fault)}")
             raise _Refused
 
-    async def _hand_over(self, content: Content, edits: Sequence[Edit]) -> list[Deferred[Any]]:
+    async def _hand_over(self, content: Content, delivery: Delivery) -> list[Deferred[Any]]:
         before = self._envelope
-        envelope = before.edited(edits, self)
+        envelope = before.edited(delivery, self)
         hand_over = HandOver(envelope, self.receivedHeader, self._milters.clock)
-        reason = quarantine_reason(edits)
         try:
-            if reason is not None:
-                self._quarantine(hand_over, envelope, reason)
+            if delivery.held is not None:
+                self._quarantine(hand_over, envelope, delivery.held)
             else:
                 if envelope.origin is not before.origin:
                     await self._ask_about_sender(envelope.helo, envelope.origin)

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from yatxmilter._wire.actions import NOT_AWAITED, Edit, Quarantine, Response
+from yatxmilter._mail.delivery import Delivery
+from yatxmilter._wire.actions import NOT_AWAITED, Edit, Response
 from yatxmilter.client._profiles import Reply
-from yatxmilter.constants import SMFIS_ACCEPT, SMFIS_DISCARD, ReturnCode
+from yatxmilter.constants import ReturnCode
 from yatxmilter.testing._values import Delivered, Path
 from yatxmilter.testing._watching import MilterTestFailure
 
@@ -120,27 +121,15 @@ class Answer:
 @dataclass
 class Transaction:
     """
-    A message on its way.
-
-    :ivar quiet: Whether the milters are out of it.
+    What came of a message.
     """
 
     sender: Path
     recipients: list[Path] = field(default_factory=list)
     refused: dict[str, Reply] = field(default_factory=dict)
-    quiet: bool = False
-    discarded: bool = False
     edits: tuple[Edit, ...] = ()
     progress: int = 0
     delivered: Delivered | None = None
-
-    def note(self, response: Response) -> None:
-        """
-        Remember whether the milters are out of it now.
-        """
-        self.discarded = self.discarded or response.code == SMFIS_DISCARD
-        if response.code in (SMFIS_ACCEPT, SMFIS_DISCARD):
-            self.quiet = True
 
 
 class Sent(Answer):
@@ -179,8 +168,7 @@ class Sent(Answer):
         """
         Why the message is held, if it is.
         """
-        reasons = [edit.reason for edit in self.edits if isinstance(edit, Quarantine)]
-        return reasons[-1] if reasons and self.accepted else None
+        return Delivery(self.edits).held if self.accepted else None
 
     @property
     def recipients(self) -> list[str]:

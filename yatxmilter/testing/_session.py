@@ -13,22 +13,22 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IAddress
 
-from yatxmilter import constants as c
+from yatxmilter._mail.envelope import bare_address
 from yatxmilter._mail.rfc5322 import Field, split_mail, wire_body
 from yatxmilter._wire.actions import NOT_AWAITED, Agreement, Response
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.client import MilterClient
 from yatxmilter.client._in_memory import InMemoryConnection
 from yatxmilter.client._profiles import Flavour, Reply
+from yatxmilter.client._session_script import REFUSES, SessionScript
+from yatxmilter.constants import SMFIS_ACCEPT
 from yatxmilter.testing._answers import Answer, Result, Sent, Stage, Told, Transaction
 from yatxmilter.testing._content import Content, make_field
-from yatxmilter.testing._lane import Lane
 from yatxmilter.testing._values import Path, bracketed
 from yatxmilter.testing._watching import MilterTestFailure
 
 __all__ = ["Session"]
 
-_REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
 _OK: Final = Reply(250, ("2.0.0 Ok",))
 _SEQUENCE: Final = Reply(503, ("5.5.1 Bad sequence of commands",))
 
@@ -56,11 +56,8 @@ class Session:
         self._client = client
         self._link = link
         self._flavour = flavour
-        self._values = {name.strip("{}"): value for name, value in values.items()}
-        self._lane = Lane(client, flavour, self._values)
+        self._script = SessionScript(client, flavour, values)
         self._lock = DeferredLock()
-        self._off = False
-        self._standing: Told | None = None
         self._message: Transaction | None = None
         self._text: Content | None = None
         self._headed = False
@@ -97,7 +94,7 @@ class Session:
 
     def _good(self, stage: str, **values: str) -> Reply:
         reply = self._flavour.accepted[stage]
-        known = {"i": self._values.get("i", ""), **values}
+        known = {"i": self._script.values.get("i", ""), **values}
         return Reply(reply.code, tuple(line.format(**known) for line in reply.lines))
 
     # ---- the connection
@@ -108,13 +105,11 @@ class Session:
         """
 
         async def opening() -> Told:
-            offer = self._flavour.offer
-            await self._lane.negotiate(offer.version, offer.actions, offer.steps)
-            response = await self._lane.connect(hostname, address)
-            result = self._stand("connect", response)
-            if helo is not None and not self._off:
-                result = await self._helo(helo)
-            return result
+            await self._script.negotiate()
+            response = await self._script.connect(hostname, address)
+            if helo is None or response.code == SMFIS_ACCEPT:
+                return self._greeted("connect", response)
+            return await self._helo(helo)
 
         return self._run("the connection", opening)
 
@@ -125,18 +120,20 @@ class Session:
         return self._run("HELO", lambda: self._helo(name))
 
     async def _helo(self, name: str) -> Told:
-        if self._standing is not None:
-            return self._standing
-        response = NOT_AWAITED if self._off else await self._lane.helo(name)
-        return self._stand("helo", response)
+        return self._greeted("helo", await self._script.helo(name))
 
-    def _stand(self, stage: str, response: Response) -> Told:
-        result = (Reply(220 if stage == "connect" else 250, ("ok",)), response, stage)
-        if response.code in _REFUSES:
-            self._standing = (self._flavour.refusal(stage, response), response, stage)
-            return self._standing
-        self._off = self._off or response.code == c.SMFIS_ACCEPT
-        return result
+    def _greeted(self, stage: str, response: Response) -> Told:
+        if response.code in REFUSES:
+            return self._refused()
+        return Reply(220 if stage == "connect" else 250, ("ok",)), response, stage
+
+    def _refused(self) -> Told:
+        """
+        Give the answer that CONNECT or HELO had, which stands for the session.
+        """
+        assert self._script.standing is not None
+        stage, response = self._script.standing
+        return self._flavour.refusal(stage, response), response, stage
 
     def unknown(self, line: str) -> Answer:
         """
@@ -144,10 +141,8 @@ class Session:
         """
 
         async def saying() -> Told:
-            text = line if self._flavour.whole_unknown else line.split(" ")[0]
-            asked = not self._off and self._standing is None
-            response = await self._lane.unknown(text) if asked else NOT_AWAITED
-            if response.code in _REFUSES:
+            response = await self._script.unknown(line)
+            if response.code in REFUSES:
                 return self._flavour.refusal("unknown", response), response, "unknown"
             return self._good("unknown", line=line), response, "unknown"
 
@@ -159,17 +154,11 @@ class Session:
         """
 
         async def resetting() -> Told:
-            await self._over()
+            self._message = self._text = None
+            await self._script.abort()
             return _OK, NOT_AWAITED, "rset"
 
         return self._run("RSET", resetting)
-
-    async def _over(self) -> None:
-        open_message, self._message = self._message, None
-        self._text = None
-        self._values.pop("i", None)
-        if open_message is not None or self._flavour.aborts_finished:
-            await self._lane.abort()
 
     def quit(self) -> None:
         """
@@ -272,64 +261,54 @@ class Session:
                 result = await self._data()
             if result[0].code == 354:
                 return await self._content(message)
-            await self._over()
+            self._message = self._text = None
+            await self._script.abort()
             return result
 
         return Sent(self._mta, self._queue(sending), transaction)
 
     async def _mail(self, path: Path, transaction: Transaction | None = None) -> Told:
-        if self._standing is not None:
-            return self._standing
-        self._messages += 1
-        queue_id = f"4TEST{self._messages:04}"
+        script = self._script
         self._text = None
-        for name in ("i", "msg_id"):
-            self._values.pop(name, None)
-        if self._flavour.early_queue_id:
-            self._values["i"] = queue_id
-        self._queue_id = queue_id
-        message = self._message = transaction or Transaction(path)
-        message.quiet = self._off
-        response = NOT_AWAITED
-        if not message.quiet:
-            macros = {**_resolved("mail", path)}
-            response = await self._lane.mail(path.address, *path.args, macros=macros)
-        if response.code in _REFUSES:
-            reply = self._flavour.refusal("mail", response, path.address)
-            await self._over()
-            return reply, response, "mail"
-        message.note(response)
-        return self._good("mail", address=path.address), response, "mail"
+        script.values.pop("msg_id", None)
+        self._messages += 1
+        self._message = transaction or Transaction(path)
+        response = await script.mail(
+            path.address,
+            *path.args,
+            queue_id=f"4TEST{self._messages:04}",
+            **_resolved("mail", path),
+        )
+        if script.message is not None:
+            return self._good("mail", address=path.address), response, "mail"
+        self._message = None
+        if script.standing is not None:
+            return self._refused()
+        await script.abort()
+        return self._flavour.refusal("mail", response, path.address), response, "mail"
 
     async def _rcpt(self, path: Path) -> Told:
         message = self._message
         if message is None:
             return _SEQUENCE, NOT_AWAITED, "rcpt"
-        response = NOT_AWAITED
-        if not message.quiet:
-            response = await self._lane.rcpt(
-                path.address, *path.args, macros=_resolved("rcpt", path)
-            )
-        if response.code in _REFUSES:
+        response = await self._script.rcpt(path.address, *path.args, **_resolved("rcpt", path))
+        if response.code in REFUSES:
             reply = self._flavour.refusal("rcpt", response, path.address)
             message.refused[path.address] = reply
             return reply, response, "rcpt"
-        message.note(response)
-        self._values.setdefault("i", self._queue_id)
         message.recipients.append(path)
         return self._good("rcpt", address=path.address), response, "rcpt"
 
     async def _data(self) -> Told:
-        message = self._message
-        if message is None:
+        message, state = self._message, self._script.message
+        if message is None or state is None:
             return _SEQUENCE, NOT_AWAITED, "data"
         if not message.recipients:
             return self._good("no recipients"), NOT_AWAITED, "data"
-        response = NOT_AWAITED if message.quiet else await self._lane.data()
-        if response.code in _REFUSES:
+        response = await self._script.data()
+        if response.code in REFUSES:
             return self._flavour.refusal("data", response), response, "data"
-        message.note(response)
-        self._text = Content(self._lane, message, self._client.agreement, self._flavour)
+        self._text = Content(self._script, state, message)
         return self._good("data"), response, "data"
 
     async def _content(self, data: bytes) -> Told:
@@ -347,18 +326,17 @@ class Session:
 
     def _learn(self, field: Field) -> None:
         if field.name.lower() == b"message-id":
-            self._values["msg_id"] = to_text(field.value.strip())
+            self._script.values["msg_id"] = to_text(field.value.strip())
 
     async def _finish(self) -> Told:
         text = self._text
         if text is None:
             return _SEQUENCE, NOT_AWAITED, "eom"
         response, stage = await text.end()
-        refused = response.code in _REFUSES
+        refused = response.code in REFUSES
         reply = self._flavour.refusal(stage, response) if refused else self._good("eom")
         self._message = self._text = None
-        if self._flavour.aborts_finished or stage != "eom":
-            await self._lane.abort()
+        await self._script.abort()
         return reply, response, stage
 
     def _part(self, stage: str, send: Callable[[Content], Coroutine[Any, Any, Any]]) -> Answer:
@@ -367,16 +345,14 @@ class Session:
             if text is None:
                 return _SEQUENCE, NOT_AWAITED, stage
             response = await send(text)
-            if response.code not in _REFUSES:
+            if response.code not in REFUSES:
                 return None, response, stage
-            settled, at = text.settled or (response, stage)
+            at, settled = text.state.settled or (stage, response)
             return self._flavour.refusal(at, settled), settled, at
 
         return self._run(stage, sending)
 
 
 def _resolved(kind: str, path: Path) -> dict[str, str]:
-    address = path.address.removeprefix("<").removesuffix(">")
-    domain = address.rpartition("@")[2]
-    found = {f"{kind}_mailer": "smtp" if domain else "local", f"{kind}_addr": address}
-    return {**found, f"{kind}_host": domain}
+    domain = bare_address(path.address).rpartition("@")[2]
+    return {f"{kind}_mailer": "smtp" if domain else "local", f"{kind}_host": domain}

@@ -9,9 +9,9 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import NamedTuple
 
-from yatxmilter._mail.envelope import edit_recipients
+from yatxmilter._mail.delivery import Delivery
 from yatxmilter._mail.rfc5322 import split_mail
-from yatxmilter._wire.actions import AddRecipient, ChangeSender, Edit
+from yatxmilter._wire.actions import AddRecipient, Edit
 from yatxmilter._wire.payloads import to_text
 
 __all__ = ["Call", "Delivered", "Path", "deliver_envelope"]
@@ -98,12 +98,11 @@ def deliver_envelope(
 
     :param merges: Whether a recipient that is there already is not added again.
     """
-    edits = list(edits)
-    for edit in edits:
-        if isinstance(edit, ChangeSender):
-            args = tuple(edit.args.split()) if edit.args else sender.args
-            sender = Path(bracketed(edit.address), args)
-    left = edit_recipients(recipients, edits, lambda path: path.address, _added, merges=merges)
+    delivery = Delivery(edits)
+    if delivery.sender is not None:
+        address, args = delivery.sender
+        sender = Path(bracketed(address), tuple(args.split()) if args else sender.args)
+    left = delivery.edit_recipients(recipients, lambda path: path.address, _added, merges=merges)
     return sender, tuple(left)
 
 
