@@ -24,7 +24,7 @@ from yatxmilter._engine.connection import MERGES
 
 from .choices import Choices
 from .model import EDITS, Model, Packet
-from .scripted import NO, Script, milter_factory
+from .scripted import IN_MESSAGE, NO, Script, milter_factory
 
 _MAX_BUFFERED = 2000
 _READ = 400
@@ -273,6 +273,9 @@ class World:
         alone = self.exact and not self.lost and not self.gave_up and len(self.milters) == 1
         # One that fails to negotiate may be out for good.
         alone = alone and not hasattr(type(self.milters[0]), "negotiates")
+        # To a chain, a message is no milter's before one step of it comes that the milter wants.
+        wants_all = alone and set(IN_MESSAGE) <= set(self.milters[0].wanted)
+        alone = alone and (self.factory.merge != "chain" or wants_all)
         closings = self._judge().closings if self.exact else 99
         if not self.lost:
             self._lose()
