@@ -51,6 +51,11 @@ def _script(name: str, *requirements: str) -> Callable[[], Command]:
     return make
 
 
+def _on_ours(*options: str) -> Callable[[], Command]:
+    program = str(HERE / "peers" / "with_pymilter.py")
+    return lambda: [sys.executable, "-m", "yatxmilter", "pymilter", *options, program]
+
+
 _ONLY_OURS = frozenset({"BENCH_MILTERS", "BENCH_STYLE", "BENCH_MERGE"})
 
 
@@ -94,6 +99,18 @@ PEERS = {
         ),
         Peer("pymilter", "pymilter", _script("with_pymilter.py", "pymilter==1.0.5"), _ONLY_OURS),
         Peer("go-milter", "go-milter (d--j)", _go_milter, _ONLY_OURS),
+        Peer(
+            "unchanged",
+            "pymilter's program on yatxmilter",
+            _on_ours("--inline"),
+            _ONLY_OURS,
+        ),
+        Peer(
+            "unchanged-threads",
+            "pymilter's program on yatxmilter, in threads",
+            _on_ours(),
+            _ONLY_OURS,
+        ),
         Peer(
             "go-milter-emersion",
             "go-milter (emersion)",

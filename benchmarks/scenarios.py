@@ -83,6 +83,9 @@ _STYLES = (
     Variant("yatxmilter", "coroutines", {"BENCH_STYLE": "coroutine"}),
 )
 
+#: The same program on the real pymilter, and on ours.
+_UNCHANGED = _variants("unchanged", "unchanged-threads", "pymilter")
+
 _THREE = {"BENCH_MILTERS": "3"}
 _CHAIN = (
     Variant("yatxmilter", "three milters, first", _THREE),
@@ -108,6 +111,27 @@ SCENARIOS = {
         Scenario("small-tcp", "Small messages, a connection each, TCP", _SMALL, _ALL, tcp=True),
         Scenario("reuse-unix", "Small messages, 50 on a connection, UNIX", _REUSE, _ALL),
         Scenario("reuse-tcp", "Small messages, 50 on a connection, TCP", _REUSE, _ALL, tcp=True),
+        Scenario(
+            "pymilter",
+            "A program for pymilter, unchanged: small messages, a connection each, UNIX",
+            _SMALL,
+            _UNCHANGED,
+        ),
+        Scenario(
+            "pymilter-reuse",
+            "A program for pymilter, unchanged: 50 messages on a connection, UNIX",
+            _REUSE,
+            _UNCHANGED,
+        ),
+        Scenario(
+            "pymilter-waiting",
+            "A program for pymilter, unchanged: 1,000 connections, each message waits 100 ms",
+            {"connections": 1000, "headers": 20, "body": 4096},
+            _UNCHANGED[1:],
+            {"BENCH_WAIT": "100"},
+            seconds=12,
+            compared=("rate", "p99", "cpu"),
+        ),
         Scenario(
             "styles",
             "Several milters; callbacks that return Deferreds or are coroutines, and do not wait",

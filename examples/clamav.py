@@ -9,7 +9,6 @@ off. Messages above 25 MB, which clamd of any version takes by default, pass wit
 
 import struct
 import sys
-from io import BytesIO
 
 from twisted.internet import endpoints, reactor
 from twisted.internet.defer import Deferred
@@ -40,10 +39,9 @@ class Clamd(Protocol):
         self.answer = Deferred()
         self.received = b""
 
-    async def scan(self, *files):
+    async def scan(self, file):
         self.transport.write(b"zINSTREAM\0")
-        for file in files:
-            await FileSender().beginFileTransfer(file, self.transport, framed)
+        await FileSender().beginFileTransfer(file, self.transport, framed)
         self.transport.write(framed(b""))
 
     def dataReceived(self, data):
@@ -63,10 +61,8 @@ class VirusScanner(MessageMilter):
     max_size = 25_000_000
 
     async def message(self, msg):
-        fields = "".join(f"{field.name}: {field.raw}\n" for field in msg.headers) + "\n"
-        header = fields.encode("utf-8", "surrogateescape").replace(b"\n", b"\r\n")
-        with msg.open() as body:
-            said = await self.factory.scan(BytesIO(header), body)
+        with msg.open_bytes() as message:
+            said = await self.factory.scan(message)
         if said.endswith(" FOUND"):
             name = said.removesuffix(" FOUND").partition(": ")[2]
             return msg.reject(550, "5.7.1", f"refused: it contains {name}")
@@ -84,7 +80,7 @@ class VirusScannerFactory(MilterFactory):
         super().__init__(VirusScanner)
         self.clamd, self.clock, self.patience = clamd, clock, patience
 
-    async def scan(self, *files):
+    async def scan(self, file):
         """
         Give the daemon's answer, or nothing where there is none.
         """
@@ -94,7 +90,7 @@ class VirusScannerFactory(MilterFactory):
             return ""
         late = self.clock.callLater(self.patience, daemon.transport.abortConnection)
         # Not awaited: it may answer before it has read everything.
-        sending = Deferred.fromCoroutine(daemon.scan(*files))
+        sending = Deferred.fromCoroutine(daemon.scan(file))
         sending.addErrback(lambda failure: None)
         answer = await daemon.answer
         await sending

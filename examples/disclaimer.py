@@ -54,6 +54,8 @@ def put_under(part, add, disclaimer):
         return False
     try:
         changed.encode(charset)
+    except LookupError:
+        return False
     except UnicodeError:
         charset = "utf-8"
     if encoding == "7bit" and not changed.isascii():
@@ -62,6 +64,8 @@ def put_under(part, add, disclaimer):
     kept = {name: part[name] for name in ("Content-ID", "Content-Language") if name in part}
     flowed = {name: part.get_param(name) for name in ("format", "delsp") if part.get_param(name)}
     disposition = part.get_content_disposition()
+    if disposition not in ("inline", "attachment"):
+        disposition = None
     part.set_content(
         *(changed, part.get_content_subtype()),
         charset=charset,
@@ -86,12 +90,13 @@ class Disclaimer(MessageMilter):
         if msg.client.ip not in (None, "127.0.0.1", "::1") and "{auth_authen}" not in msg.macros:
             msg.accept()
 
-    def message(self, msg):
+    async def message(self, msg):
         if ARMOUR.encode() in msg.body or any(name in msg.headers for name in SIGNED):
             return
-        mail = msg.email()
-        if any(part.get_content_type() in SEALED for part in mail.walk()):
+        if any(part.content_type in SEALED for part in msg.walk()):
             return
+        # A large one is parsed in a thread, while other mail goes on.
+        mail = await msg.parsed()
         changed = False
         for kind, add in (("plain", add_text), ("html", add_html)):
             part = mail.get_body((kind,))

@@ -2,7 +2,8 @@
 Sign what our own users send: DKIM (RFC 6376) for mail from inside, or of those who logged in.
 
 Signing takes milliseconds of computing, so it is done in a thread. Let it be the last milter that
-changes anything: what is changed after it breaks the signature. Needs dkimpy.
+changes anything: what is changed after it breaks the signature. A message with lines that an MTA
+cuts is not signed, and the log says so. Needs dkimpy.
 
     python dkim_signer.py ENDPOINT DOMAIN SELECTOR KEY-FILE
 """
@@ -12,18 +13,27 @@ from pathlib import Path
 
 import dkim
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
+from yatxmilter.errors import NotOnce
 from yatxmilter.message import MessageMilter
 from yatxmilter.service import run_milters
 
+#: MTAs cut longer lines (RFC 5321, section 4.5.3.1.6), and a signature over them breaks.
+LONGEST = 998
 
-def octets(msg):
+log = Logger()
+
+
+def sign(message, *arguments):
     """
-    Give a message as it stands on the wire.
+    Give the field with the signature, or nothing for a message that would not arrive as it is.
     """
-    header = "".join(f"{field.name}: {field.raw}\n" for field in msg.headers) + "\n"
-    return header.encode("utf-8", "surrogateescape").replace(b"\n", b"\r\n") + msg.body
+    if max(map(len, message.split(b"\r\n"))) > LONGEST:
+        return None
+    # Relaxed: blanks and folds of the header may change on the way.
+    return dkim.sign(message, *arguments, canonicalize=(b"relaxed", b"relaxed"))
 
 
 class DkimSigner(MessageMilter):
@@ -39,15 +49,23 @@ class DkimSigner(MessageMilter):
 
     async def message(self, msg):
         signer = self.factory
-        addresses = getattr(msg.headers.get("From"), "addresses", ())
+        try:
+            addresses = msg.headers.only("From").addresses
+        except NotOnce:
+            return
         # A signature of another domain than the author's helps nobody.
         if signer.domain not in {address.domain.lower() for address in addresses}:
             return
-        # Relaxed: blanks and folds of the header may change on the way.
         field = await signer.in_thread(
-            *(dkim.sign, octets(msg), signer.selector.encode(), signer.domain.encode()),
-            *(signer.key, None, (b"relaxed", b"relaxed")),
+            *(sign, msg.bytes(), signer.selector.encode(), signer.domain.encode(), signer.key)
         )
+        if field is None:
+            log.warn(
+                "not signing {queue_id}: it has lines of more than {longest} octets",
+                queue_id=msg.queue_id,
+                longest=LONGEST,
+            )
+            return
         name, _, value = field.decode("ascii").strip().partition(": ")
         msg.headers.insert(0, name, value.replace("\r\n", "\n"), raw=True)
 

@@ -36,14 +36,15 @@ class ExternalTagger(MessageMilter):
         if "{auth_authen}" in msg.macros:
             msg.accept()
 
-    def message(self, msg):
+    async def message(self, msg):
         del msg.headers["X-Internal"]
         subject = msg.headers.get("Subject", "")
         if MARK not in subject:
             msg.headers["Subject"] = f"{MARK} {subject}".rstrip()
         if msg.headers.get("Content-Type", "").lower().startswith("multipart/signed"):
             return
-        mail = msg.email()
+        # A large one is parsed in a thread, while other mail goes on.
+        mail = await msg.parsed()
         part = mail.get_body(("plain",))
         if part is not None:
             try:

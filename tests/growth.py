@@ -41,13 +41,13 @@ def growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
 
     :param prepare: Makes the work for a size; only the work that it gives is measured. It must be
         good for several calls.
-    :param size: The size to begin with. It is doubled, at most ten times, until the work takes
-        long enough to be measured, so choose one that a fault would make slow, not unbearable.
+    :param size: The size to begin with. It grows, to a thousand times itself at most, until the
+        work takes long enough to be measured: choose one that a fault would make slow, not
+        unbearable.
     """
     small = cost(prepare(size))
-    for _ in range(10):
-        if small >= _WORTH_MEASURING:
-            break
+    largest = size * 1024
+    while small < _WORTH_MEASURING and size < largest:
         size *= 4 if small < _WORTH_MEASURING / 16 else 2
         small = cost(prepare(size))
     # What is clear is so at once. Else it may be a busy machine, or a step where memory is had in

@@ -190,6 +190,10 @@ class TableTests(SynchronousTestCase):
         self.assertIn("- a: because", markdown(TINY, {}, {"a": "because"}))
 
 
+#: Peers on this library.
+BY_US = ("yatxmilter", "workers", "unchanged", "unchanged-threads")
+
+
 class ScenarioTests(SynchronousTestCase):
     """
     The table of scenarios.
@@ -202,7 +206,7 @@ class ScenarioTests(SynchronousTestCase):
         figures = {column.name for column in COLUMNS}
         for name, scenario in SCENARIOS.items():
             self.assertEqual(name, scenario.name)
-            self.assertIn(scenario.variants[0].peer, ("yatxmilter", "workers"))
+            self.assertIn(scenario.variants[0].peer, BY_US)
             titles = [variant.title for variant in scenario.variants]
             self.assertEqual(len(set(titles)), len(titles))
             self.assertLessEqual({each.peer for each in scenario.variants}, PEERS.keys())

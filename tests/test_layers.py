@@ -41,6 +41,8 @@ LAYERS = (
     ("connspec", "logs", "metrics", "metrics_page", "workers"),
     # kits on top of both sides
     ("remote", "smtp", "testing"),
+    # programs that are written for pymilter
+    ("pymilter",),
     # the command
     ("_cli",),
     ("__main__",),

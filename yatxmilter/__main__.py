@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from yatxmilter import __version__
-from yatxmilter._cli import demo, replay, send, serve, trace
+from yatxmilter._cli import demo, dev, doctor, pymilter, replay, send, serve, trace
 from yatxmilter.service._ending import GRACE, end_behind_main
 
 __all__ = ["main"]
@@ -43,7 +43,14 @@ Nothing is delivered, and nothing is left running.
   python -m yatxmilter demo message.eml       with one of your own
   NO_COLOR=1 python -m yatxmilter demo        without colour on a terminal""",
     ),
+    _Row("dev", dev, "run a milter while you write it", dev.DESCRIPTION),
     _Row("serve", serve, "run milters as a daemon", serve.DESCRIPTION),
+    _Row(
+        "pymilter",
+        pymilter,
+        "run a program that is written for pymilter",
+        pymilter.DESCRIPTION,
+    ),
     _Row("send", send, "send messages to any milter, and see what it does", send.DESCRIPTION),
     _Row("trace", trace, "show, and record, what an MTA and a milter say", trace.DESCRIPTION),
     _Row(
@@ -52,16 +59,20 @@ Nothing is delivered, and nothing is left running.
         "send what was recorded to a milter once more",
         replay.DESCRIPTION,
     ),
+    _Row("doctor", doctor, "see whether an MTA and its milters fit together", doctor.DESCRIPTION),
 )
 
 _DESCRIPTION: Final = """\
 Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's API.
 
   python -m yatxmilter demo              see two milters at work on a message
+  python -m yatxmilter dev               run a milter while you write it
   python -m yatxmilter serve             run milters as a daemon
+  python -m yatxmilter pymilter          run a program that is written for pymilter
   python -m yatxmilter send              send messages to any milter, and see what it does
   python -m yatxmilter trace             show, and record, what an MTA and a milter say
   python -m yatxmilter replay            send what was recorded to a milter once more
+  python -m yatxmilter doctor            see whether an MTA and its milters fit together
   python -m yatxmilter COMMAND --help    what a command does, with examples"""
 
 

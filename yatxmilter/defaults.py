@@ -302,13 +302,16 @@ class Milter:
         """
         self._ctx().replacebody(bodyp)
 
-    def smfi_progress(self) -> None:
+    def smfi_progress(self, *, any_stage: bool = False) -> None:
         """
         Tell the MTA at once that ``xxfi_eom`` is still at work.
 
         The library does so by itself, every ``progress_interval`` seconds.
+
+        :param any_stage: Tell it in other callbacks, too, as libmilter does. Postfix then waits
+            longer for the answer; Sendmail takes it at the end of a message only.
         """
-        self._ctx().progress()
+        self._ctx().progress(any_stage=any_stage)
 
     def smfi_quarantine(self, reason: str | bytes) -> None:
         """

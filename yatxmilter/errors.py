@@ -13,6 +13,7 @@ __all__ = [
     "MilterError",
     "NegotiationError",
     "NotNegotiated",
+    "NotOnce",
     "PeerError",
     "ProtocolError",
     "ReturnCodeError",
@@ -93,4 +94,10 @@ class LimitExceeded(UsageError):
 class ReturnCodeError(UsageError):
     """
     A callback returned something that is not legal at its stage.
+    """
+
+
+class NotOnce(UsageError, LookupError):
+    """
+    A header field that was to be in the message once is not there, or is there several times.
     """

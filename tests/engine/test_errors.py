@@ -21,6 +21,8 @@ BASES = {
     "ValueNotSendable": (errors.UsageError, ValueError),
     "LimitExceeded": (errors.UsageError,),
     "ReturnCodeError": (errors.UsageError,),
+    "NotOnce": (errors.UsageError, LookupError),
+    "StartError": (errors.MilterError,),
 }
 
 

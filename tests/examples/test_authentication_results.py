@@ -5,19 +5,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dkim
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import maybeDeferred
 from twisted.names import dns
 from twisted.names.authority import FileAuthority
 from twisted.names.server import DNSServerFactory
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from examples.authentication_results import claims
+from examples import authentication_results as example
+from examples.authentication_results import AuthenticatorFactory, claims
 from tests.examples.test_dkim_signer import make_key
 from tests.programs import ROOT, ProgramTestCase
 from yatxmilter.client import apply_edits
+from yatxmilter.constants import SMFIP_HDR_LEADSPC
+from yatxmilter.testing import MilterTestMixin
 
 OUTSIDE = IPv4Address("TCP", "192.0.2.25", 4025)
 NAME = "mx.example.com"
@@ -79,12 +84,13 @@ class AuthenticationTests(ProgramTestCase):
         Send a message, and give it as it is delivered.
         """
         mta = await self.running.connect()
-        await mta.negotiate()
+        agreement = await mta.negotiate()
         await mta.connect("mail.good-mail.example", address)  # type: ignore[arg-type]
         await mta.helo("mail.good-mail.example")
         outcome = await mta.send_message(message, sender, ["<b@example.com>"], macros=macros)
         await mta.quit()
         self.assertTrue(outcome.accepted, outcome)
+        self.assertTrue(agreement.steps & SMFIP_HDR_LEADSPC)
         return apply_edits(message, outcome.edits)
 
     async def results(self, message: bytes, sender: str, **options: object) -> list[str]:
@@ -179,6 +185,111 @@ class AuthenticationTests(ProgramTestCase):
         delivered = await self.delivered(forged + forged + mail, "<a@example.com>")
         self.assertEqual(delivered.count(b"Authentication-Results"), 1)
         self.assertNotIn(b"dkim=pass", delivered)
+
+
+BLANKS = (
+    b"From:<a@good-mail.example>\r\nSubject:x\r\n",
+    b"From: <a@good-mail.example>\r\nSubject:\tx\r\n",
+    b"From: <a@good-mail.example>\r\nSubject:\r\n x\r\n",
+    b"From:  <a@good-mail.example>\r\nSubject:   x \r\n",
+    b"From: <a@good-mail.example>\r\nSubject:\r\n",
+    b"From: <a@good-mail.example>\r\nSubject: two\r\n\t lines\r\n",
+)
+
+
+class InMemoryTests(MilterTestMixin, SynchronousTestCase):
+    """
+    The example in this process; the keys are looked up here.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a key, and have all names that are asked for give it.
+        """
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path, self.record = make_key(folder)
+        self.key = path.read_bytes()
+        self.patch(example, "check_spf", lambda ip, sender, helo: "none")
+        self.patch(example, "check_dmarc", lambda author, passed: "none")
+        published = b"sel._domainkey.good-mail.example."
+        for verifier in (dkim.DKIM, dkim.ARC):
+            real = verifier.verify
+
+            def verify(self: Any, *args: Any, dnsfunc: Any = None, _real: Any = real) -> Any:
+                return _real(self, *args, dnsfunc=look_up)
+
+            self.patch(verifier, "verify", verify)
+
+        def look_up(name: bytes, timeout: int = 5) -> bytes | None:
+            return self.record if name == published else None
+
+    def results(self, message: bytes, **options: Any) -> tuple[bytes, list[str]]:
+        """
+        Send a message; give it as it is delivered, and the results on top, with what was found.
+        """
+        factory = AuthenticatorFactory(NAME, in_thread=maybeDeferred, **options)
+        delivered = self.milter_mta(factory).send(message, sender="<a@client.example>").delivered
+        fields = delivered.values("Authentication-Results")
+        return delivered.data, fields[0].replace("\n\t", " ").split("; ")[1:]
+
+    def test_simple(self) -> None:
+        """
+        A signature over each blank of the header (simple canonicalization) is verified, in whatever
+        form the white space comes.
+        """
+        for header in BLANKS:
+            message = header + b"\r\nHello.\r\n"
+            signature = dkim.sign(
+                *(message, b"sel", b"good-mail.example", self.key),
+                canonicalize=(b"simple", b"simple"),
+            )
+            self.assertIn(
+                "dkim=pass header.d=good-mail.example", self.results(signature + message)[1]
+            )
+            broken = (signature + message).replace(b"Subject:", b"Subject: ")
+            self.assertIn("dkim=fail header.d=good-mail.example", self.results(broken)[1])
+
+    def test_several_from(self) -> None:
+        """
+        Several From fields, none, and one without a domain fail; so none passes by the first.
+        """
+        self.patch(example, "check_dmarc", lambda author, passed: "pass")
+        one, other = b"From: <a@good-mail.example>\r\n", b"From : <b@client.example>\r\n"
+        for header, result in (
+            (one, "dmarc=pass header.from=good-mail.example"),
+            (one + other, "dmarc=fail"),
+            (b"X: 1\r\n" + other + one, "dmarc=fail"),
+            (b"Subject: x\r\n", "dmarc=fail"),
+            (b"From: nobody\r\n", "dmarc=fail"),
+        ):
+            self.assertEqual(self.results(header + b"\r\nHello.\r\n")[1][-1], result)
+        both = b"From: a@good-mail.example, b@client.example\r\n\r\nHello.\r\n"
+        self.assertEqual(self.results(both)[1], ["spf=none smtp.mailfrom=client.example"])
+
+    def test_seals(self) -> None:
+        """
+        A sealed message is told to be so, and sealed once more; a broken seal is told, too.
+        """
+        try:
+            import authres  # noqa: F401
+        except ImportError:
+            raise SkipTest("sealing needs authres") from None
+        seal = ("good-mail.example", "sel", self.key)
+        message = b"From: <a@good-mail.example>\r\nSubject:x\r\n\r\nHello.\r\n"
+        once, found = self.results(message, seal=seal)
+        self.assertNotIn(" arc=", " ".join(found))
+        self.assertTrue(once.startswith(b"ARC-Seal: i=1; cv=none"))
+        self.assertEqual(dkim.arc_verify(once)[0], dkim.CV_Pass)
+        twice, found = self.results(once, seal=seal)
+        self.assertIn("arc=pass", found)
+        self.assertTrue(twice.startswith(b"ARC-Seal: i=2; cv=pass"))
+        self.assertEqual(dkim.arc_verify(twice)[0], dkim.CV_Pass)
+        broken, found = self.results(once.replace(b"Hello", b"Howdy"), seal=seal)
+        self.assertIn("arc=fail", found)
+        self.assertTrue(broken.startswith(b"ARC-Seal: i=2; cv=fail"))
+        many = b"ARC-Seal: i=1; cv=none\r\n" * 11 + message
+        self.assertIn("arc=fail", self.results(many)[1])
 
 
 class ClaimTests(SynchronousTestCase):

@@ -12,6 +12,7 @@ from pathlib import Path
 import dkim
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import maybeDeferred
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from examples.dkim_signer import DkimSignerFactory
@@ -96,6 +97,29 @@ class SigningTests(MilterTestMixin, SynchronousTestCase):
         mta = self.milter_mta(self.factory, macros={"{auth_authen}": "user"})
         for author in (b"From: a@example.org", b"From:", b"Sender: a@example.com"):
             self.assertEqual(mta.send(author + b"\r\n\r\nHello.\r\n").edits, (), author)
+
+    def test_several_authors_fields(self) -> None:
+        """
+        Mail with two From fields is not signed: nobody knows which of them is shown.
+        """
+        mta = self.milter_mta(self.factory, macros={"{auth_authen}": "user"})
+        self.assertEqual(mta.send(b"From: a@example.com\r\n" + MESSAGE).edits, ())
+
+    def test_long_lines(self) -> None:
+        """
+        A message with a line that MTAs cut is not signed, and the log says so.
+        """
+        told: list[str] = []
+        observer = globalLogPublisher
+        watch = lambda event: told.append(formatEvent(event))  # noqa: E731
+        observer.addObserver(watch)
+        self.addCleanup(observer.removeObserver, watch)
+        mta = self.milter_mta(self.factory, macros={"{auth_authen}": "user"})
+        for long in (MESSAGE + b"x" * 999 + b"\r\n", b"X-Long: " + b"y" * 991 + b"\r\n" + MESSAGE):
+            told.clear()
+            self.assertEqual(mta.send(long).edits, ())
+            self.assertTrue(any("more than 998 octets" in line for line in told), told)
+        self.assertTrue(self.verifies(mta.send(MESSAGE + b"x" * 998 + b"\r\n").delivered.data))
 
     def test_bad_key(self) -> None:
         """

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install what tests/mta needs, as root on Debian or Ubuntu: Postfix, miltertest, OpenDKIM, Sendmail,
 # HAProxy, PostgreSQL, Redis, ClamAV's daemon (without its database: the tests bring one of their own),
-# pymilter; and a Chromium without a window, for the test that opens the manual.
+# pymilter, and programs written for it from PyPI and Debian; and a Chromium without a window, for the test that opens the manual.
 #
 # Debian lets only one MTA be installed at a time, so Sendmail's packages are unpacked into a
 # folder of their own, from which the tests start it. It may be run again: what is there stays.
@@ -48,9 +48,30 @@ if [ ! -x "$sendmail/usr/libexec/sendmail/sendmail" ]; then
     mv "$fresh" "$sendmail"
 fi
 
+# Programs written for pymilter, and pymilter's source, in a folder of their own.
+programs="${YATXMILTER_PYMILTER_PROGRAMS:-/var/cache/yatxmilter/pymilter}"
+if [ ! -d "$programs/pymilter" ]; then
+    fresh="$programs.$$"
+    mkdir -p "$fresh/debs" "$fresh/source"
+    python="${YATXMILTER_PYTHON:-python3}"
+    "$python" -m pip install -q --no-deps --target "$fresh/site" dkimpy-milter==1.2.3 \
+        spf-engine==3.1.0 no-ppap-milter==0.2.5 dkimpy dnspython authres pyspf
+    "$python" -m pip download -q --no-deps --no-binary :all: -d "$fresh/source" pymilter==1.0.5
+    tar -xzf "$fresh"/source/pymilter-*.tar.gz -C "$fresh"
+    mv "$fresh"/pymilter-* "$fresh/pymilter"
+    (
+        cd "$fresh/debs"
+        apt-get download -qq vrfydmn python3-srs
+        for deb in *.deb; do dpkg -x "$deb" "$fresh/debs"; done
+    )
+    rm -rf "$programs" "$fresh/source"
+    mkdir -p "$(dirname "$programs")"
+    mv "$fresh" "$programs"
+fi
+
 libraries=$(echo "$sendmail"/usr/lib/*-linux-gnu*)
 if LD_LIBRARY_PATH="$libraries" ldd "$sendmail/usr/libexec/sendmail/sendmail" | grep 'not found'; then
     echo "tests/mta/install.sh: libraries are missing for Sendmail" >&2
     exit 1
 fi
-echo "tests/mta: Postfix, miltertest, OpenDKIM, HAProxy, stores, ClamAV, pymilter, Chromium, Sendmail ($sendmail) are installed"
+echo "tests/mta: Postfix, miltertest, OpenDKIM, HAProxy, stores, ClamAV, pymilter and programs for it, Chromium, Sendmail ($sendmail) are installed"

@@ -6,6 +6,8 @@ message as the milter has left it.
 from __future__ import annotations
 
 import json
+import time
+from threading import Thread
 from typing import ClassVar
 
 from .bench import MESSAGE
@@ -52,6 +54,24 @@ def envelope(msg):
     msg.recipients.remove("rcpt@sink.example")
     msg.body = b"short\\n"
 
+def octets(msg):
+    # As it came to the octet, and put on top of itself.
+    msg.headers.insert(0, "X-Header", msg.header_bytes().hex(), raw=True)
+
+def prefixed(msg):
+    for field in list(msg.headers):
+        if field.name not in ("X-Case", "Received"):
+            field.value = "x " + field.value
+    msg.headers["Subject"] = "[list] cz\\u0142onk\\u00f3w: " + msg.headers["Subject"]
+
+def one_part(msg):
+    mail = msg.email()
+    mail.get_payload()[0].set_payload("new\\n")
+    msg.replace(mail)
+
+def slow(msg):
+    str(msg.headers["From"].addresses) + str(msg.headers["X-Long"]) + str(msg.email().keys())
+
 def dated(msg):
     del msg.headers["X-Dup"]
     msg.headers["Date"] = "Fri, 03 Jan 2025 03:04:05 +0000"
@@ -63,7 +83,7 @@ class Editor(MessageMilter):
         left = {
             "sender": msg.sender,
             "recipients": [recipient.address for recipient in msg.recipients],
-            "fields": [[field.name, field.raw] for field in msg.headers],
+            "fields": [[field.name, field.full] for field in msg.headers],
             "body": msg.body.decode("latin-1"),
         }
         with open(sys.argv[2], "w") as file:
@@ -75,6 +95,22 @@ reactor.run()
 """
 
 _DUPLICATES = b"X-Dup: 1\r\nX-Dup: 2\r\nX-Dup: 3\r\n"
+
+
+#: White space of all kinds behind the colon, and odd values.
+_ODD = (
+    # Sendmail writes fields with addresses anew itself.
+    b"From: <sender@client.example>\r\nTo: Reader <rcpt@sink.example>\r\nDate: Fri, 03 Jan 2025"
+    b" 03:04:05 +0000\r\nMessage-Id: <1@client.example>\r\nSubject:\r\n folded =?utf-8?q?=C3=A9?="
+    b"\r\nX-None:x\r\nX-Tab:\tx\r\nX-Two:  x\r\nX-Raw: \xe1rv\xedz\r\nX-Word: =?utf-8?b?aGkNCg==?="
+    b"\r\n\r\nbody\r\n"
+)
+_PARTS = (
+    b"From: <sender@client.example>\r\nTo: <rcpt@sink.example>\r\nDate: Fri, 03 Jan 2025 03:04:05"
+    b" +0000\r\nMessage-Id: <1@client.example>\r\nMIME-Version: 1.0\r\nContent-Type:"
+    b" multipart/mixed; boundary=b\r\n\r\npre\r\n--b\r\nX: 1\r\n\r\nold\r\n--b\r\nX:2\r\n\r\n"
+    b"odd\r\n--b--\r\nend\r\n"
+)
 
 
 class _Messages(HostCase):
@@ -95,8 +131,8 @@ class _Messages(HostCase):
         delivery = self.deliver(name + _DUPLICATES + message, door="example")
         left = json.loads((self.folder / "left").read_text())
         expected = [
-            (name, b" " + raw.encode("utf-8", "surrogateescape").replace(b"\n", b"\r\n"))
-            for name, raw in left["fields"]
+            (name, full.encode("utf-8", "surrogateescape").replace(b"\n", b"\r\n"))
+            for name, full in left["fields"]
         ]
         got = [field for field in delivery.fields if field[0] != "Received"]
         if tops:
@@ -116,6 +152,8 @@ class _Messages(HostCase):
         self.run_program("-c", _EDITOR, str(port), self.folder / "left")
         for case in ("nothing", "header", "mail", "envelope"):
             self.assertDeliveredAsLeft(case)
+        for case, message in (("octets", _ODD), ("prefixed", _ODD), ("one_part", _PARTS)):
+            self.assertDeliveredAsLeft(case, message)
         # Fields that the MTA would make itself: the message is to have one of each.
         bare = b"From: <sender@client.example>\r\n\r\nbody\r\n"
         self.assertDeliveredAsLeft("dated", bare, tops=2)
@@ -128,6 +166,46 @@ class PostfixTests(_Messages):
     """
 
     mta_class = Postfix
+
+    def test_long_fields(self) -> None:
+        """
+        A message whose fields are as long as they can be, and are read one after the other, is
+        accepted, and so is the mail of others meanwhile.
+
+        How long these wait is printed: ``python -m pytest -s``.
+        """
+        port = self.mta.addresses.example_port
+        self.run_program("-c", _EDITOR, str(port), self.folder / "left")
+        small = b"X-Case: nothing\r\n" + MESSAGE
+        alone = self.longest_wait(small)
+        for text in (b'"', b"a@b,", b"=?utf-8?q?=41?= ", b";"):
+            long = text * (43_000 // len(text))
+            message = b"X-Case: slow\r\nFrom: " + long + b" <sender@client.example>\r\n"
+            message += b"X-Long: " + long + b"\r\nContent-Type: text/plain" + long
+            message += b"\r\n\r\nx\r\n"
+            replies: list[object] = []
+
+            def send(message: bytes = message, replies: list[object] = replies) -> None:
+                replies.extend(self.send(message, door="example").code for _ in range(5))
+
+            sender = Thread(target=send)
+            sender.start()
+            wait = self.longest_wait(small)
+            sender.join()
+            self.assertEqual(replies, [250] * 5)
+            print(f"43 kB of {text!r}: others wait {wait:.2f} s at most, {alone:.2f} s without it")
+        self.assertNotIn("Traceback", self.log.read_text())
+
+    def longest_wait(self, message: bytes) -> float:
+        """
+        Send some messages; give the longest time that one took.
+        """
+        longest = 0.0
+        for _ in range(10):
+            start = time.monotonic()
+            self.assertEqual(self.send(message, door="example").code, 250)
+            longest = max(longest, time.monotonic() - start)
+        return longest
 
 
 class SendmailTests(_Messages):

@@ -121,11 +121,13 @@ def _envelope_lines(sender: str, recipients: Sequence[str]) -> list[str]:
     return [f"MAIL FROM:{sender}", *(f"RCPT TO:{address}" for address in recipients)]
 
 
-def tell_difference(page: Page, before: bytes, after: bytes) -> None:
+def tell_difference(
+    page: Page, before: bytes, after: bytes, title: str = "The message before and after"
+) -> None:
     """
     Tell how a message was changed, as a unified diff.
     """
-    page.title("The message before and after")
+    page.title(title)
     if before == after:
         page.line("  no difference", "dim")
         return

@@ -21,7 +21,7 @@ from yatxmilter._cli.send_results import EXPECTATIONS
 from yatxmilter.client._profiles import FLAVOURS
 from yatxmilter.protocol._endpoints import check_client_spec
 
-__all__ = ["add_arguments", "make_session"]
+__all__ = ["add_arguments", "add_session_arguments", "make_session", "read_seconds"]
 
 #: The stages at which macros can be given, and the letters of their commands.
 _STAGES: Final = {
@@ -66,11 +66,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=_spec,
         help="the milter: inet:port@host, inet6:port@host, unix:/path, or an endpoint of Twisted",
     )
+    add_session_arguments(parser)
+    _add_run(parser)
+    _add_output(parser)
+
+
+def add_session_arguments(parser: ArgumentParser) -> None:
+    """
+    Declare those of the session that `make_session` makes, all but the milter's address and the
+    time to wait.
+    """
     _add_client(parser)
     _add_envelope(parser)
     _add_macros(parser)
-    _add_run(parser)
-    _add_output(parser)
 
 
 def _add_client(parser: ArgumentParser) -> None:
@@ -159,12 +167,15 @@ def _add_run(parser: ArgumentParser) -> None:
     group.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=read_seconds,
         default=300.0,
         help="to wait for one answer (default: %(default)g); to connect 30 at most",
     )
     group.add_argument(
-        "--max-time", metavar="SECONDS", type=_seconds, help="for all of it; the rest is given up"
+        "--max-time",
+        metavar="SECONDS",
+        type=read_seconds,
+        help="for all of it; the rest is given up",
     )
 
 
@@ -306,7 +317,10 @@ def _port(text: str) -> int:
     raise ArgumentTypeError(f"{text!r} is no port: expected a number from 0 to 65535")
 
 
-def _seconds(text: str) -> float:
+def read_seconds(text: str) -> float:
+    """
+    Read a time that is more than none.
+    """
     try:
         seconds = float(text)
     except ValueError:

@@ -31,6 +31,7 @@ __all__ = [
     "result_word",
     "tell_result",
     "tell_summary",
+    "verdict_words",
 ]
 
 #: What can become of a message, in a word.
@@ -180,7 +181,7 @@ def tell_result(page: Page, result: Result, expected: bool | None, *, brief: boo
         return
     if brief:
         mark = " (unexpected)" if expected is False else ""
-        page.line(f"{result.name}: {_verdict(outcome)}{mark}", _COLOURS[result_word(outcome)])
+        page.line(f"{result.name}: {verdict_words(outcome)}{mark}", _COLOURS[result_word(outcome)])
         return
     page.line(f"{result.name}: from {result.sender} to {' '.join(result.recipients)}", "head")
     tell_outcome(page, outcome, result.message, result.after)
@@ -193,7 +194,10 @@ def tell_result(page: Page, result: Result, expected: bool | None, *, brief: boo
     page.line()
 
 
-def _verdict(outcome: Outcome) -> str:
+def verdict_words(outcome: Outcome) -> str:
+    """
+    Say in a line what became of a message.
+    """
     said = outcome.text or (outcome.quarantined if outcome.accepted else None) or ""
     count = len(outcome.edits) if outcome.accepted else 0
     edits = f", {count} edit{'s' * (count > 1)}" if count else ""

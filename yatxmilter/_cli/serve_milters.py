@@ -7,7 +7,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults, succeed
 from twisted.internet.protocol import Factory
@@ -23,6 +25,18 @@ from yatxmilter.protocol import MilterProtocolFactory
 __all__ = ["Reloadable", "build_factory", "may_import_from_here"]
 
 _log = Logger()
+#: What stands before the module of a class that is written for pymilter.
+_PYMILTER = "yatxmilter.pymilter"
+
+
+class _Foreign(NamedTuple):
+    """
+    A class that is written for another library.
+
+    :ivar make: Makes a milter factory of it, and takes the options that milters have.
+    """
+
+    make: Callable[..., Any]
 
 
 def may_import_from_here() -> None:
@@ -74,6 +88,8 @@ def _build(milter: dict[str, Any], anew: set[str] | None) -> Any:
     try:
         if isinstance(found, type) and IMilter.implementedBy(found):
             return MilterFactory(found, **options)
+        if isinstance(found, _Foreign):
+            return found.make(**options)
         made = found() if callable(found) and not IMilterFactory.providedBy(found) else found
         if not IMilterFactory.providedBy(made):
             raise ConfigurationError(
@@ -103,6 +119,12 @@ def _find(spec: str, anew: set[str] | None) -> Any:
     module, colon, name = spec.partition(":") if ":" in spec else spec.rpartition(".")
     if not module or not name:
         raise ConfigurationError(f"{spec!r} names no milter, expected module:name")
+    if module == _PYMILTER and ("." in name or ":" in name):
+        # A class of a program for pymilter; only now its imports can be found.
+        from yatxmilter.pymilter import factory, install
+
+        install()
+        return _Foreign(partial(factory, _find(name, anew)))
     try:
         before = sys.modules.get(module)
         if before is not None and anew is not None and module not in anew:

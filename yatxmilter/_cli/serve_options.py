@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +23,14 @@ from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.protocol._socket_file import find_group, find_user
 
-__all__ = ["OPTIONS", "ConfigurationError", "add_arguments", "read_settings"]
+__all__ = [
+    "OPTIONS",
+    "ConfigurationError",
+    "add_arguments",
+    "add_some",
+    "read_settings",
+    "read_some",
+]
 
 _FACTORY: Final = inspect.signature(MilterProtocolFactory).parameters
 
@@ -209,13 +216,46 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--milter", action="append", metavar="MODULE:NAME", help="a milter (repeatable, in order)")
     add("--config", metavar="FILE", help="read options from a TOML file")
     add("--check-config", action="store_true", help="check all, start nothing")
-    for row in OPTIONS:
+    add_some(parser, _ROWS)
+
+
+def add_some(parser: ArgumentParser, names: Iterable[str]) -> None:
+    """
+    Declare some of the options, for ``serve`` and for commands that serve as it does.
+    """
+    for row in map(_ROWS.__getitem__, names):
         flag = "--" + row.name.replace("_", "-")
         if row.check is _flag:
-            add(flag, action="store_true", default=None, help=row.help)
+            parser.add_argument(flag, action="store_true", default=None, help=row.help)
         else:
             many = "append" if row.check in (_listen, _networks) else "store"
-            add(flag, action=many, metavar=row.word, help=row.help)
+            parser.add_argument(flag, action=many, metavar=row.word, help=row.help)
+
+
+def read_some(arguments: Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """
+    Read what the command line says of some of the options; the rest of them have their defaults.
+
+    :raises ConfigurationError: that tells of every mistake.
+    """
+    errors: list[str] = []
+    settings = {name: _ROWS[name].default for name in names}
+    _read_words(arguments, settings, settings, errors)
+    if errors:
+        raise ConfigurationError("\n".join(errors))
+    return settings
+
+
+def _read_words(
+    arguments: Namespace, names: Iterable[str], settings: dict[str, Any], errors: list[str]
+) -> None:
+    for row in map(_ROWS.__getitem__, list(names)):
+        value = getattr(arguments, row.name)
+        if value is not None:
+            numeric = row.check in (count_option, seconds_option)
+            _check(
+                row.name, row.check, _number(value) if numeric else value, settings, errors, "--"
+            )
 
 
 def _number(text: Any) -> Any:
@@ -242,13 +282,7 @@ def read_settings(arguments: Namespace) -> dict[str, Any]:
     settings["milters"] = []
     if arguments.config is not None:
         _read_file(arguments.config, settings, errors)
-    for row in OPTIONS:
-        value = getattr(arguments, row.name)
-        if value is not None:
-            numeric = row.check in (count_option, seconds_option)
-            _check(
-                row.name, row.check, _number(value) if numeric else value, settings, errors, "--"
-            )
+    _read_words(arguments, _ROWS, settings, errors)
     if arguments.milter:
         settings["milters"] = [{"object": spec, "place": "--milter"} for spec in arguments.milter]
     place = arguments.config or "arguments"

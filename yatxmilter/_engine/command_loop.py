@@ -58,6 +58,7 @@ class Pulling(ABC):
     :ivar session: The connection's rules.
     :ivar stalled: While true nothing is pulled, because the MTA does not read what we write.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
+    :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
     """
 
     _opening: Opening
@@ -66,7 +67,7 @@ class Pulling(ABC):
 
     def __init__(self, line: Line) -> None:
         self.session = Session()
-        self.stalled = self.busy = False
+        self.stalled = self.busy = self.elsewhere = False
         self._line = line
         self._out: list[bytes] = []
         # Who answers commands; the first time somebody has to see to it that there is a plan.
@@ -105,7 +106,9 @@ class Pulling(ABC):
         """
         Whether a milter is waited for.
         """
-        return bool(self._opening.awaited or self._fanout.round or self._caller.settling)
+        return bool(
+            self.elsewhere or self._opening.awaited or self._fanout.round or self._caller.settling
+        )
 
     def receive(self, data: bytes) -> bool:
         """

@@ -54,6 +54,8 @@ class Context:
     :ivar negotiating: Whether its ``xxfi_negotiate`` is running.
     :ivar adds_space: Whether header values need a leading blank that the milter does not write,
         because another milter made the MTA leave blanks alone.
+    :ivar leading_space: Whether header values come with the white space behind the colon, and go
+        with it, because the milter asked for it.
     :ivar outbox: The edits made, as packets, in order.
     :ivar bodies: How many of them replace the body.
     :ivar limits: How much of one message may be kept.
@@ -77,6 +79,7 @@ class Context:
         "bodies",
         "early",
         "editing",
+        "leading_space",
         "limits",
         "max_payload",
         "mute",
@@ -105,6 +108,7 @@ class Context:
         self.editing = False
         self.negotiating = False
         self.adds_space = False
+        self.leading_space = False
         self.max_payload = c.MILTER_MAX_DATA_SIZE
         self.limits = Limits()
         self.outbox: list[bytes] = []
@@ -114,6 +118,15 @@ class Context:
         self.symbol_lists: dict[int, bytes] = {}
 
     # ---- for the library
+
+    def claim(self) -> None:
+        """
+        Be used by this thread from now on.
+
+        For callbacks that run in threads while the conversation waits for them
+        (`yatxmilter.pymilter`): nobody else uses it in the meantime.
+        """
+        self._thread = get_ident()
 
     def take_reply(self, code: ReturnCode) -> bytes | None:
         """
@@ -169,6 +182,13 @@ class Context:
         Look macros up there from now on.
         """
         self._macros = macros
+
+    @property
+    def macros(self) -> MacroStore:
+        """
+        The macros as they are now, for a callback that runs later.
+        """
+        return self._macros.copy()
 
     def macros_of(self, letter: int) -> dict[str, str] | None:
         """
@@ -289,11 +309,12 @@ class Context:
         self.bodies += 1
         self._body_bytes += len(body)
 
-    def progress(self) -> None:
+    def progress(self, *, any_stage: bool = False) -> None:
         """
         ``smfi_progress``.
         """
-        self._check_stage("smfi_progress")
+        if not any_stage:
+            self._check_stage("smfi_progress")
         self._progress()
 
     def make_edit(self, edit: Edit) -> None:

@@ -216,6 +216,9 @@ class Member:
         steps = self.steps
         if not steps & c.SMFIP_NOBODY:
             steps |= offer.steps & c.SMFIP_SKIP
+        header = self.callback("xxfi_header")
+        if getattr(header, "smfip_leading_space", False):
+            steps |= offer.steps & c.SMFIP_HDR_LEADSPC
         return Request(offer.actions if flags is None else flags, steps, {})
 
     def widened(self, request: Request, offer: Offer) -> Request:
@@ -231,6 +234,7 @@ class Member:
         self.request = request
         context = self.context
         context.actions = request.actions
+        context.leading_space = bool(agreement.steps & request.steps & c.SMFIP_HDR_LEADSPC)
         context.adds_space = bool(agreement.steps & ~request.steps & c.SMFIP_HDR_LEADSPC)
         context.max_payload = data_size(request.steps)
 

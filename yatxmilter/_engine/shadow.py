@@ -194,6 +194,9 @@ class _Shadow:
         if self._asked is not None and self._agreement is not None:
             self._ready = True
             self._session.decline(self._agreement.declined)
+            # What the MTA does with header fields is settled with the others.
+            context = self.member.context
+            context.leading_space &= bool(self._agreement.steps & c.SMFIP_HDR_LEADSPC)
             # Whatever the MTA does not wait for, an answer is an answer here.
             steps = self._agreement.steps & ~c.ALL_NR_STEPS
             self._answers.compile(steps, skip_offered=False)

@@ -106,7 +106,7 @@ def apply_edits(
     message: bytes,
     edits: Iterable[Edit],
     *,
-    leading_space: bool = False,
+    leading_space: bool | None = None,
     flavour: str = "postfix",
 ) -> bytes:
     """
@@ -116,10 +116,12 @@ def apply_edits(
 
     :param message: What the milter saw, in either kind of line end; the result has the same.
     :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed, so that the milter gave the blank
-        after the colon itself.
+        after the colon itself. By default what the edits of an `Outcome` say; of others, not.
     :param flavour: Whose rules: ``"postfix"`` or ``"sendmail"``.
     :raises ValueError: for another flavour.
     """
+    if leading_space is None:
+        leading_space = bool(getattr(edits, "leading_space", False))
     mail = split_mail(message)
     delivery = Delivery(edits)
     header = delivery.edit_header(mail.fields, leading_space=leading_space, flavour=flavour)

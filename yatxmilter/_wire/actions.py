@@ -36,6 +36,7 @@ __all__ = [
     "ChangeSender",
     "DeleteRecipient",
     "Edit",
+    "Edits",
     "EndOfMessage",
     "InsertHeader",
     "Quarantine",
@@ -162,6 +163,17 @@ Edit: TypeAlias = (
     | ReplaceBody
     | Quarantine
 )
+
+
+class Edits(tuple[Edit, ...]):
+    """
+    Edits as they came over the wire.
+
+    :ivar leading_space: Whether values of header fields come with the blank after the colon, since
+        SMFIP_HDR_LEADSPC was agreed.
+    """
+
+    leading_space = False
 
 
 class EndOfMessage(NamedTuple):

@@ -30,6 +30,7 @@ from yatxmilter._wire.actions import (
     NOT_AWAITED,
     Agreement,
     Edit,
+    Edits,
     EndOfMessage,
     Response,
     read_agreement,
@@ -347,7 +348,10 @@ class CommandQueue(Protocol):
     def _answered(self, pending: _Pending, response: Response) -> None:
         if pending.row is EOM_ROW:
             self._body_skipped = False
-            self._finish(pending, EndOfMessage(response, tuple(pending.edits), pending.progress))
+            edits = Edits(pending.edits)
+            steps = (self.agreement or _NOTHING_AGREED).steps
+            edits.leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
+            self._finish(pending, EndOfMessage(response, edits, pending.progress))
         elif pending.chunks and response.code == c.SMFIS_CONTINUE:
             self._send_next(pending)
             self._await_answer()

@@ -5,17 +5,24 @@ Override `MessageMilter.message`. What is edited on the object is sent as the le
 actions that do it, once the message has ended.
 """
 
+from yatxmilter._mail.addresses import Address, Group
+from yatxmilter._mail.fields import FieldValue
+from yatxmilter._mail.mime import Part
 from yatxmilter.message._envelope import Client, Recipient, Recipients
 from yatxmilter.message._headers import HeaderField, Headers
 from yatxmilter.message._mail import Message
 from yatxmilter.message._milter import MessageMilter
 
 __all__ = [
+    "Address",
     "Client",
+    "FieldValue",
+    "Group",
     "HeaderField",
     "Headers",
     "Message",
     "MessageMilter",
+    "Part",
     "Recipient",
     "Recipients",
 ]

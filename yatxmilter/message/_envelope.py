@@ -186,6 +186,13 @@ class Recipients:
         self._enter(recipient)
         return recipient
 
+    @property
+    def received(self) -> int:
+        """
+        How many the client has named that were not refused.
+        """
+        return len(self._received)
+
     def refuse(self, recipient: Recipient) -> None:
         """
         Forget one that is refused.

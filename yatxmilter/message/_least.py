@@ -147,6 +147,7 @@ def least_edits(
     *,
     adds: bool = True,
     changes: bool = True,
+    leading_space: bool = False,
 ) -> list[Edit]:
     """
     Give the edits that turn one header into another, as few as there can be.
@@ -154,8 +155,9 @@ def least_edits(
     :param flavour: The MTA: ``"postfix"`` or ``"sendmail"``.
     :param old: Names and values as the MTA has shown them.
     :param adds: Whether fields may be added; ``changes``: whether they may be changed or deleted.
+    :param leading_space: Whether values have the blank after the colon, as with SMFIP_HDR_LEADSPC.
     """
-    received = header_model(flavour, leading_space=False)
+    received = header_model(flavour, leading_space=leading_space)
     for name, value in old:
         received.receive(name, value)
     target = received.copy()
@@ -176,20 +178,21 @@ def _arrange(
     own = len(header.slots) - len(given)
     top: list[Slot] = []
     slots, old = header.slots[:own], header.slots[own:]
+    names = {slot.name.lower() for slot in old}
     # What comes before all fields comes before the MTA's own too.
     place = top if old else slots
     for i, j in pairs:
         if i is None:
             assert j is not None
-            made = _slot(new[j])
-            if not _stands_in(made, slots[:own], old):
+            made = _slot(header, new[j])
+            if not _stands_in(made, slots[:own], names):
                 place.append(made)
             continue
         place = slots
         slot = old[i]
         if j is not None:
             if new[j][1:] != given[i]:
-                made = _slot(new[j])
+                made = _slot(header, new[j])
                 slot.name, slot.value = made.name, made.value
         elif isinstance(header, SendmailHeader):
             slot.value = None
@@ -199,16 +202,18 @@ def _arrange(
     header.slots = slots[: header.top] + top + slots[header.top :]
 
 
-def _slot(field: Wanted) -> Slot:
-    return Slot(from_text(field.name), b" " + from_text(field.value), None, True)
+def _slot(header: HeaderModel, field: Wanted) -> Slot:
+    value = from_text(field.value)
+    raw = value if header.leading_space else b" " + value
+    return Slot(from_text(field.name), raw, None, True)
 
 
-def _stands_in(made: Slot, own: list[Slot], old: list[Slot]) -> bool:
+def _stands_in(made: Slot, own: list[Slot], names: set[bytes]) -> bool:
     # A field that Sendmail would make itself takes the place of that one.
     name = made.name.lower()
     for slot in own:
         if slot.is_named(name) and not slot.shown:
-            if name == b"received" or any(other.is_named(name) for other in old):
+            if name == b"received" or name in names:
                 return False
             slot.value, slot.shown = made.value, True
             return True

@@ -12,16 +12,21 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from email.message import EmailMessage
 from email.message import Message as AnyEmail
-from email.parser import BytesFeedParser
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.threads import deferToThread
 
 from yatxmilter import constants as c
-from yatxmilter._mail.rfc5322 import split_mail, wire_body
+from yatxmilter._mail.bounds import SPOOL_MEMORY
+from yatxmilter._mail.mime import Octets, Part, find_parts
+from yatxmilter._mail.rfc5322 import wire_body
 from yatxmilter._wire.actions import ChangeSender, Edit, Quarantine, ReplaceBody
-from yatxmilter._wire.payloads import from_text, text_argument, to_text
+from yatxmilter._wire.payloads import text_argument
 from yatxmilter.constants import ReturnCode
-from yatxmilter.errors import ValueNotSendable, WrongStage
-from yatxmilter.message._body import Body
+from yatxmilter.errors import LimitExceeded, ValueNotSendable, WrongStage
+from yatxmilter.message._body import Body, open_octets
+from yatxmilter.message._email import build_email, write_email
 from yatxmilter.message._envelope import (
     Client,
     Recipients,
@@ -32,11 +37,12 @@ from yatxmilter.message._envelope import (
 )
 from yatxmilter.message._headers import Allow, Headers
 from yatxmilter.message._least import Wanted, least_edits
-from yatxmilter.message._values import POLICY, write_email
 
 __all__ = ["Macros", "Message", "Received"]
 
 _BLOCK = 1 << 20
+#: `Message` has a method of this name.
+_Bytes = bytes
 
 
 class Macros:
@@ -72,13 +78,26 @@ class Received:
     """
     A message as it comes in.
 
+    :ivar fields: Names, and all that follows the colons.
+    :ivar leading_space: Whether the MTA tells the white space behind the colon; where it does not,
+        a blank stands for it.
     :ivar whole: Whether the end has come: the body is there.
     :ivar over: Whether the message is done with, and nothing of it can be used any more.
     :ivar headers: The header, once it is there.
+    :ivar max_email: The length of the largest body of which an object is made in between.
     """
 
-    def __init__(self, argv: Sequence[str], memory: int) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        memory: int,
+        *,
+        leading_space: bool = False,
+        max_email: int = SPOOL_MEMORY,
+    ) -> None:
         self.argv = argv
+        self.leading_space = leading_space
+        self.max_email = max_email
         self.fields: list[tuple[str, str]] = []
         self.headers: Headers | None = None
         self.body = Body(memory)
@@ -119,7 +138,7 @@ class Message(Verdict):
         sender, *args = received.argv
         self._sender: tuple[str, tuple[str, ...]] = bare_address(sender), tuple(args)
         self._new_sender: ChangeSender | None = None
-        self._new_body: bytes | None = None
+        self._new_body: _Bytes | None = None
         self._quarantine: str | None = None
 
     def allow(self, what: str, flags: int, size: int) -> None:
@@ -203,7 +222,7 @@ class Message(Verdict):
         return self._received.body.size if self._new_body is None else len(self._new_body)
 
     @property
-    def body(self) -> bytes:
+    def body(self) -> _Bytes:
         """
         The whole body in memory, lines ending in CR LF. It can be set.
         """
@@ -211,17 +230,19 @@ class Message(Verdict):
             return reader.read()
 
     @body.setter
-    def body(self, body: bytes) -> None:
+    def body(self, body: _Bytes) -> None:
         if not isinstance(body, (bytes, bytearray, memoryview)):
             raise ValueNotSendable(f"body is {type(body).__name__}, not bytes")
-        new = wire_body(bytes(body))
+        self._set_body(wire_body(bytes(body)))
+
+    def _set_body(self, new: _Bytes) -> None:
         if self._received.whole and self._is_received(new):
             self._new_body = None
             return
         self.allow("replacing the body", c.SMFIF_CHGBODY, 0)
         self._new_body = new
 
-    def _is_received(self, body: bytes) -> bool:
+    def _is_received(self, body: _Bytes) -> bool:
         return not self._received.over and (
             len(body) == self._received.body.size
             and all(
@@ -243,37 +264,99 @@ class Message(Verdict):
         if not self._received.whole and self._new_body is None:
             raise WrongStage("the body is not there: it is with the hook message, if wants_body")
 
+    # ---- octets
+
+    def header_bytes(self) -> _Bytes:
+        """
+        Give the header as it stands in the message, to the octet, with all edits so far: its lines
+        end in CR LF, the empty line that follows it is not there.
+
+        White space behind the colon is as it came where the MTA tells it (SMFIP_HDR_LEADSPC, which
+        Postfix and Sendmail do); else there is one blank.
+        """
+        return self.headers.octets()
+
+    def bytes(self) -> _Bytes:
+        """
+        Give the whole message, to the octet, with all edits so far: header, empty line, body.
+
+        It is all in memory then; `open_bytes` gives a file.
+        """
+        return b"".join((self.header_bytes(), b"\r\n", self.body))
+
+    def open_bytes(self) -> BinaryIO:
+        """
+        Open the whole message for reading, as `bytes` gives it: of a large body, no more than a
+        piece is in memory.
+        """
+        self._check_body()
+        header = self.header_bytes() + b"\r\n"
+        return open_octets(
+            header, self._received.body if self._new_body is None else self._new_body
+        )
+
+    # ---- parts
+
+    def walk(self) -> Iterator[Part]:
+        """
+        Yield the message and all parts in it, in the order in which they begin.
+
+        Nothing is copied or decoded that is not asked for. Parts that lie deeper than 100, and more
+        than 10,000, are part of a leaf, which has a defect.
+        """
+        return find_parts(self._view(), self._all_fields()).walk()
+
     def email(self) -> EmailMessage:
         """
-        Parse the message, with all edits so far, as an ``email.message.EmailMessage``.
+        Make an ``email.message.EmailMessage`` of the message, with all edits so far.
 
         Edits of that one reach the MTA with `replace`. It holds the whole message in memory.
-        """
-        parser: BytesFeedParser[Any] = BytesFeedParser(policy=POLICY)
-        for field in self.headers:
-            # The parser would take a CR for the end of the field.
-            raw = field.raw.replace("\r", " ")
-            parser.feed(from_text(f"{field.name}: {raw}\n"))
-        parser.feed(b"\n")
-        for block in self._blocks():
-            parser.feed(block.replace(b"\r\n", b"\n"))
-        return cast(EmailMessage, parser.close())
 
-    def _blocks(self) -> Iterator[bytes]:
-        with self.open() as reader:
-            while block := reader.read(_BLOCK):
-                # No line end is cut in two.
-                yield block + reader.read(1) if block.endswith(b"\r") else block
+        :raises LimitExceeded: for a body longer than ``max_email``: of that one make it with
+            ``await msg.parsed()``, while other mail goes on.
+        """
+        size = self.size
+        if size > self._received.max_email:
+            raise LimitExceeded(
+                f"the body has {size} bytes, more than max_email = {self._received.max_email}: use"
+                " await msg.parsed(), which makes the object in a thread while other mail goes on"
+            )
+        return build_email(self._view(), self._all_fields())
+
+    def parsed(self) -> Deferred[EmailMessage]:
+        """
+        Make what `email` makes, of a message of any size: of one longer than ``max_email`` in a
+        thread.
+
+        :return: A Deferred, to be awaited.
+        """
+        data, fields = self._view(), self._all_fields()
+        if self.size > self._received.max_email:
+            return deferToThread(build_email, data, fields)
+        return succeed(build_email(data, fields))
+
+    def _view(self) -> Octets:
+        self._check_body()
+        return self._received.body.view() if self._new_body is None else self._new_body
+
+    def _all_fields(self) -> list[tuple[str, str]]:
+        return [(field.name, field.full) for field in self.headers]
 
     def replace(self, email: AnyEmail) -> None:
         """
-        Make header and body those of another message; what is the same stays as it is.
+        Make header and body those of another message; what is the same stays as it is, and is not
+        sent: of one that `email` has made, all that nobody touched, to the octet.
+
+        :raises ValueNotSendable: for what is no message, and for one that cannot be written.
         """
-        mail = split_mail(write_email(email))
-        self.headers.rewrite(
-            (to_text(field.name), to_text(field.bare_value())) for field in mail.fields
-        )
-        self.body = mail.body
+        fields, body = write_email(email)
+        self.headers.rewrite(fields)
+        old = self.body
+        if body != old:
+            # What an author writes ends its last line, unless that was open before.
+            if body and not body.endswith(b"\n") and (not old or old.endswith(b"\n")):
+                body += b"\r\n"
+            self._set_body(body)
 
     # ---- what becomes of it
 
@@ -307,9 +390,18 @@ class Message(Verdict):
             edits.append(self._new_sender)
         edits += self.recipients.edits()
         if self._received.headers is not None:
-            wanted = [Wanted(f.origin, f.name, f.raw) for f in self._received.headers]
-            adds, changes = (bool(actions & flag) for flag in (c.SMFIF_ADDHDRS, c.SMFIF_CHGHDRS))
-            edits += least_edits(flavour, self._received.fields, wanted, adds=adds, changes=changes)
+            leading = self._received.leading_space
+
+            def shown(full: str) -> str:
+                return full if leading else full[1:]
+
+            old = [(name, shown(full)) for name, full in self._received.fields]
+            wanted = [Wanted(f.origin, f.name, shown(f.full)) for f in self._received.headers]
+            if [tuple(field[1:]) for field in wanted] != old:
+                adds, changes = (bool(actions & f) for f in (c.SMFIF_ADDHDRS, c.SMFIF_CHGHDRS))
+                edits += least_edits(
+                    flavour, old, wanted, adds=adds, changes=changes, leading_space=leading
+                )
         if self._quarantine is not None:
             edits.append(Quarantine(self._quarantine))
         if self._new_body is not None:

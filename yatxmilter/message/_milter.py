@@ -17,17 +17,30 @@ from twisted.internet.interfaces import IAddress
 
 from yatxmilter import constants as c
 from yatxmilter._engine.on_error import answer_for, on_error_option
+from yatxmilter._mail.bounds import MAX_BODY, MAX_HEADER_BYTES, MAX_RECIPIENTS, SPOOL_MEMORY
 from yatxmilter._wire.actions import SUBJECTS
 from yatxmilter._wire.commands import RCPT_ROW
 from yatxmilter._wire.macros import mta_flavour
+from yatxmilter._wire.payloads import from_text
 from yatxmilter.constants import action_names
 from yatxmilter.defaults import CallbackResult, Milter
-from yatxmilter.errors import NotNegotiated, ValueNotSendable
+from yatxmilter.errors import LimitExceeded, NotNegotiated, ValueNotSendable
 from yatxmilter.message._envelope import Client, Recipient, Verdict
 from yatxmilter.message._headers import Headers
 from yatxmilter.message._mail import Macros, Message, Received
 
 __all__ = ["MessageMilter"]
+
+#: The class attributes that are bounds.
+_BOUNDS: Final = (
+    "max_email",
+    "spool_memory",
+    "body_memory",
+    "max_body",
+    "max_header_bytes",
+    "max_recipients",
+    "max_size",
+)
 
 _GOES_ON: Final = (None, c.SMFIS_CONTINUE)
 _REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
@@ -44,14 +57,25 @@ class MessageMilter(Milter):
     :cvar may_edit: What it edits: of ``"headers"``, ``"body"``, ``"sender"``, ``"recipients"`` and
         ``"quarantine"``; ``None`` for all that the MTA offers.
     :cvar wants_body: Whether it needs the body; without, `message` has none.
-    :cvar body_memory: Bytes of a body that are kept in memory; the rest is kept on disk.
     :cvar max_size: The length of the largest body that is looked at, in bytes; ``None`` for any.
     :cvar too_large: What is answered for a longer one, of which `message` is not called.
+    :cvar max_email: The length of the largest body of which ``msg.email()`` makes an object.
+    :cvar spool_memory: Bytes of a body that are kept in memory; the rest is kept on disk. The
+        older name ``body_memory`` counts where it is set.
+    :cvar max_body: Bytes of a body that are kept in all. More are a failure of the milter, as for
+        the next two: ``on_error`` of its factory is the answer. ``None`` is for no bound.
+    :cvar max_header_bytes: Bytes of header fields that are kept, names and values.
+    :cvar max_recipients: How many recipients are kept.
     """
 
     may_edit: ClassVar[Collection[str] | None] = None
     wants_body: ClassVar[bool] = True
-    body_memory: ClassVar[int] = 1 << 20
+    max_email: ClassVar[int] = SPOOL_MEMORY
+    spool_memory: ClassVar[int] = SPOOL_MEMORY
+    body_memory: ClassVar[int | None] = None
+    max_body: ClassVar[int | None] = MAX_BODY
+    max_header_bytes: ClassVar[int | None] = MAX_HEADER_BYTES
+    max_recipients: ClassVar[int | None] = MAX_RECIPIENTS
     max_size: ClassVar[int | None] = None
     too_large: ClassVar[int] = c.SMFIS_CONTINUE
 
@@ -59,7 +83,10 @@ class MessageMilter(Milter):
     _client: Client
     _received: Received | None = None
     _message: Message
+    # Whether the body is longer than is looked at; whether there is more than is kept.
     _oversize = False
+    _given_up = False
+    _header_bytes = 0
 
     def __init__(self, factory: Any, protocol: Any) -> None:
         super().__init__(factory, protocol)
@@ -73,6 +100,15 @@ class MessageMilter(Milter):
                 f"{cls.__qualname__}.may_edit is {cls.may_edit!r}, expected a list of"
                 f" {', '.join(SUBJECTS)}"
             )
+        for option in _BOUNDS:
+            bound = getattr(cls, option)
+            if bound is not None and (
+                not isinstance(bound, int) or isinstance(bound, bool) or bound < 0
+            ):
+                raise TypeError(
+                    f"{cls.__qualname__}.{option} is {bound!r}, expected a number from 0 on,"
+                    " or None"
+                )
         needed = {
             name
             for hook, names in _NEEDS.items()
@@ -179,8 +215,15 @@ class MessageMilter(Milter):
 
     def _open_message(self, argv: list[str]) -> Message:
         self._forget()
-        self._oversize = False
-        self._received = Received(argv, self.body_memory)
+        self._oversize = self._given_up = False
+        self._header_bytes = 0
+        memory = self.spool_memory if self.body_memory is None else self.body_memory
+        self._received = Received(
+            argv,
+            memory,
+            leading_space=self._ctx().leading_space,
+            max_email=self.max_email,
+        )
         self._message = Message(
             self._received,
             self._client,
@@ -192,6 +235,18 @@ class MessageMilter(Milter):
 
     def _standing(self, result: Any = None) -> Any:
         return _answer(result, self._message)
+
+    def _give_up(self, option: str, what: str) -> None:
+        """
+        Keep no more of a message that has too much of something; the hooks are asked no more.
+
+        :raises LimitExceeded: always.
+        """
+        self._given_up = True
+        raise LimitExceeded(
+            f"the message has {what}: more than {option} = {getattr(self, option)} of"
+            f" {self.xxfi_name}"
+        )
 
     def _forget(self) -> None:
         if self._received is not None:
@@ -245,6 +300,11 @@ def _envfrom(self: MessageMilter, argv: list[str]) -> CallbackResult:
 
 async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
     message = self._message
+    if self.max_recipients is not None and message.recipients.received >= self.max_recipients:
+        raise LimitExceeded(
+            f"the message has more recipients than max_recipients = {self.max_recipients} of"
+            f" {self.xxfi_name}"
+        )
     recipient = message.recipients.receive(argv)
     # The answer if the hook fails.
     on_error = on_error_option("on_error", getattr(self.factory, "on_error", c.SMFIS_TEMPFAIL))
@@ -263,20 +323,39 @@ async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
 
 
 def _header(self: MessageMilter, headerf: str, headerv: str) -> CallbackResult:
-    cast(Received, self._received).fields.append((headerf, headerv))
+    received = cast(Received, self._received)
+    if not self._given_up:
+        self._header_bytes += len(headerf) + (
+            len(headerv) if headerv.isascii() else len(from_text(headerv))
+        )
+        if self.max_header_bytes is not None and self._header_bytes > self.max_header_bytes:
+            received.fields.clear()
+            self._give_up("max_header_bytes", f"{self._header_bytes} bytes of header fields so far")
+        received.fields.append((headerf, headerv if received.leading_space else f" {headerv}"))
     return cast(CallbackResult, self._standing())
+
+
+# With the white space behind the colon, where the MTA tells it.
+_header.smfip_leading_space = True  # type: ignore[attr-defined]
 
 
 def _eoh(self: MessageMilter) -> CallbackResult:
     received, message = cast(Received, self._received), self._message
+    if self._given_up:
+        return cast(CallbackResult, self._standing())
     received.headers = Headers(received.fields, message.allow)
     return self._ask(self._standing, self.headers, message)
 
 
 def _body(self: MessageMilter, bodyp: bytes) -> CallbackResult:
+    if self._given_up or self._oversize:
+        return c.SMFIS_SKIP
     body = cast(Received, self._received).body
-    body.write(bodyp)
-    if self.max_size is None or body.size <= self.max_size:
+    size = body.size + len(bodyp)
+    if self.max_body is not None and size > self.max_body:
+        self._give_up("max_body", f"{size} bytes of body so far")
+    if self.max_size is None or size <= self.max_size:
+        body.write(bodyp)
         return None
     self._oversize = True
     return c.SMFIS_SKIP if self.too_large == c.SMFIS_CONTINUE else self.too_large
@@ -286,7 +365,7 @@ async def _eom(self: MessageMilter) -> Any:
     received, message = cast(Received, self._received), self._message
     try:
         code = self._standing()
-        if code in _GOES_ON and not self._oversize:
+        if code in _GOES_ON and not self._oversize and not self._given_up:
             received.whole = self.wants_body
             result: Any = self.message(message)
             if inspect.isawaitable(result):

@@ -201,6 +201,27 @@ class TransportLine(Protocol):
             fault=fault,
         )
 
+    # ---- a callback that the reactor does not wait for
+
+    def rest(self) -> None:
+        """
+        Read nothing: a callback is running, and the reactor goes on without it.
+        """
+        self._conversation.elsewhere = True
+        if self._command is not None:
+            self._command.stop()
+        self.transport.stopReading()
+
+    def go_on(self) -> None:
+        """
+        Read on: the callback is over.
+        """
+        self._conversation.elsewhere = False
+        self._moved()
+        transport = self.transport
+        if transport.connected and not transport.disconnecting and not self._paused:
+            transport.startReading()
+
     def drain(self) -> None:
         """
         Close the connection as soon as no message is open and no milter is waited for.

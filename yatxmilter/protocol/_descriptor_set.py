@@ -160,6 +160,7 @@ class ConnectionSet:
         self.serving: Served | None = None
         self._epoll = select.epoll()
         self._served: dict[int, Served] = {}
+        self._turn = 0
 
     def adopt(self, transport: Any) -> Served:
         """
@@ -210,7 +211,13 @@ class ConnectionSet:
         """
         Serve the connections that are ready, each once.
         """
-        for descriptor, events in self._epoll.poll(0, _MOST_AT_ONCE):
+        ready = self._epoll.poll(0, _MOST_AT_ONCE)
+        self._turn = turn = self._turn + 1
+        for descriptor, events in ready:
+            if self._turn != turn:
+                # The reactor has gone on without a callback that was called here, and has seen
+                # to the others (`yatxmilter.pymilter`).
+                return
             served = self._served.get(descriptor)
             # One that was served before it may have closed it.
             if served is None:

@@ -27,7 +27,7 @@ from zope.interface import implementer
 from yatxmilter.protocol._proxy import WrappingFactory
 from yatxmilter.protocol._socket_file import SocketFile, find_group, find_user, open_socket_file
 
-__all__ = ["check_client_spec", "client_endpoint", "server_endpoint"]
+__all__ = ["check_client_spec", "client_endpoint", "parse_address", "server_endpoint"]
 
 # Twisted's endpoints are not annotated.
 _make: Final[Any] = endpoints
@@ -144,6 +144,24 @@ def check_client_spec(spec: str) -> None:
     :raises ValueError: for what is no address.
     """
     client_endpoint(_NoReactor(), spec)
+
+
+def parse_address(spec: str) -> tuple[int, str | tuple[str, int]]:
+    """
+    Read an address that is to be listened on without an endpoint.
+
+    :param spec: As for `server_endpoint`, but for the endpoints of Twisted.
+    :return: The family of the socket, and what ``bind`` takes.
+    :raises ValueError: for what is no such address.
+    """
+    address = _read(spec)
+    if isinstance(address, _Path):
+        return socket.AF_UNIX, address.path
+    if isinstance(address, _Inet):
+        if address.kind == "inet":
+            return socket.AF_INET, (address.host, address.port)
+        return socket.AF_INET6, (address.host or "::", address.port)
+    raise _bad(spec, "")
 
 
 @implementer(IReactorPluggableNameResolver)

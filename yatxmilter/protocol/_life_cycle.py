@@ -14,7 +14,6 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
-from twisted.internet.base import ReactorBase
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -23,6 +22,7 @@ from twisted.python.failure import Failure
 
 from yatxmilter._escaping import printable
 from yatxmilter.errors import StartError
+from yatxmilter.protocol._steady_clock import SteadyClock
 
 __all__ = ["FAILED", "IDLE", "STARTED", "STARTING", "Lives", "Waiting", "reason_of"]
 
@@ -329,8 +329,11 @@ class Lives:
             return left.addCallback(lambda _: failures[0])
         self._used += good
         clock = self._clock()
-        if self._trigger is None and isinstance(clock, ReactorBase):
-            self._trigger = clock.addSystemEventTrigger("before", "shutdown", self._end)
+        # A clock of a test's comes to no end.
+        if self._trigger is None and isinstance(clock, SteadyClock):
+            reactor = clock.reactor
+            trigger = reactor.addSystemEventTrigger("before", "shutdown", self._end)
+            self._trigger = reactor, trigger
         return None
 
     def _over(self, result: Any, entering: tuple[Deferred[Any], Deferred[None]]) -> Any:
@@ -352,8 +355,8 @@ class Lives:
         :return: A Deferred that fires when that is done. It does not fail.
         """
         if self._trigger is not None:
-            reactor: Any = self._clock()
-            reactor.removeSystemEventTrigger(self._trigger)
+            reactor, trigger = self._trigger
+            reactor.removeSystemEventTrigger(trigger)
             self._trigger = None
         used, self._used = self._used, []
         waiting = [life.leave() for life in used]

@@ -95,11 +95,11 @@ class SteadyClock:
     """
     The time of a reactor, by ``time.monotonic``.
 
-    :param reactor: A reactor of Twisted's; what is called is called in its thread.
+    :ivar reactor: The reactor, one of Twisted's; what is called is called in its thread.
     """
 
     def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
         # Not a method: it is asked for the time at each read.
         self.seconds: Callable[[], float] = time.monotonic
         self._calls: list[DelayedCall] = []
@@ -116,7 +116,7 @@ class SteadyClock:
             raise ValueError(f"delay is {delay!r}, expected no time in the past")
         if not delay:
             # At the next turn, whatever the time.
-            return cast(IDelayedCall, self._reactor.callLater(0, callable, *args, **kw))
+            return cast(IDelayedCall, self.reactor.callLater(0, callable, *args, **kw))
         call = DelayedCall(
             time.monotonic() + delay, callable, args, kw, self._cancel, self._sooner, time.monotonic
         )

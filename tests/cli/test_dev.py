@@ -1,0 +1,441 @@
+"""
+Tests of ``yatxmilter dev``: watching files, loading a file once more, and what is shown.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from yatxmilter._cli import dev, dev_watch
+from yatxmilter._cli.dev_milters import MilterFile
+from yatxmilter._cli.dev_watch import PAUSE, Watch
+from yatxmilter._cli.serve_options import ConfigurationError
+
+MILTER = """\
+from yatxmilter import Milter
+from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_REJECT
+
+
+class First(Milter):
+    def xxfi_envfrom(self, argv):
+        return SMFIS_REJECT if "spam" in argv[0] else SMFIS_CONTINUE
+
+    def xxfi_eom(self):
+        self.smfi_addheader("X-Seen", "one")
+"""
+
+
+class FolderCase(SynchronousTestCase):
+    """
+    A test with a folder, from which Python imports nothing afterwards.
+    """
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name).resolve()
+        self.patch(sys, "path", sys.path.copy())
+        modules = sys.modules.copy()
+
+        def forget() -> None:
+            for name in sys.modules.keys() - modules.keys():
+                if str(self.folder) in str(getattr(sys.modules[name], "__file__", "")):
+                    del sys.modules[name]
+
+        self.addCleanup(forget)
+
+    def write(self, name: str, text: str) -> Path:
+        """
+        Write a file.
+        """
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+
+class WatchTests(FolderCase):
+    """
+    Waiting for a change.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.files = [self.write("a", "1"), self.write("b", "1")]
+        self.watch = Watch(self.clock, lambda: self.files)
+        self.watch.remember()
+
+    def touch(self, path: Path, when: int) -> None:
+        """
+        Give a file another time.
+        """
+        os.utime(path, (when, when))
+
+    def test_nothing(self) -> None:
+        """
+        Nothing is told as long as nothing changes.
+        """
+        done = self.watch.changed()
+        self.clock.pump([PAUSE] * 5)
+        self.assertNoResult(done)
+
+    def test_change(self) -> None:
+        """
+        A change is told when two looks have seen the same, and once.
+        """
+        done = self.watch.changed()
+        self.touch(self.files[1], 1)
+        self.clock.advance(PAUSE)
+        self.touch(self.files[1], 2)
+        self.clock.advance(PAUSE)
+        self.assertNoResult(done)
+        self.clock.advance(PAUSE)
+        self.assertEqual(self.successResultOf(done), [self.files[1]])
+        again = self.watch.changed()
+        self.clock.pump([PAUSE] * 5)
+        self.assertNoResult(again)
+
+    def test_gone_and_back(self) -> None:
+        """
+        Files that go, and files that come, have changed.
+        """
+        self.files[0].unlink()
+        more = self.folder / "c"
+        self.files.append(more)
+        more.write_text("")
+        done = self.watch.changed()
+        self.clock.pump([PAUSE] * 2)
+        self.assertEqual(self.successResultOf(done), [self.files[0], more])
+
+    def test_include(self) -> None:
+        """
+        Files that are new to it are taken as they are; of others a change is told all the same.
+        """
+        self.touch(self.files[0], 1)
+        self.files.append(self.write("c", ""))
+        self.watch.include()
+        done = self.watch.changed()
+        self.clock.pump([PAUSE] * 2)
+        self.assertEqual(self.successResultOf(done), [self.files[0]])
+
+    def test_cancel(self) -> None:
+        """
+        Nothing is looked at when nobody waits any more.
+        """
+        done = self.watch.changed()
+        done.cancel()
+        self.failureResultOf(done)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class MilterFileTests(FolderCase):
+    """
+    Loading a file.
+    """
+
+    def load(self, name: str, text: str, names: str = "", *words: str) -> Any:
+        """
+        Write a file and load it.
+        """
+        path = self.write(name, text)
+        return MilterFile(f"{path}{names}", words).load()
+
+    def refused(self, name: str, text: str, names: str = "") -> str:
+        """
+        Give what is said of a file that cannot be used.
+        """
+        return str(self.assertRaises(ConfigurationError, self.load, name, text, names))
+
+    def test_found(self) -> None:
+        """
+        The one milter of a file needs no name; imported classes do not count.
+        """
+        self.load("dev_one.py", MILTER)
+        self.load("dev_made.py", "from yatxmilter import *\nmade = MilterFactory(Milter)\n")
+
+    def test_named(self) -> None:
+        """
+        Of several milters those that are named are taken, in that order.
+        """
+        text = f"{MILTER}\n\nclass Second(Milter):\n    pass\n"
+        said = self.refused("dev_two.py", text)
+        self.assertIn("several milters, First, Second", said)
+        self.assertIn("dev_two.py:First", said)
+        self.load("dev_named.py", text, ":Second,First", "--merge=chain")
+
+    def test_none(self) -> None:
+        """
+        A file without a milter is refused.
+        """
+        self.assertIn("has no milter in it", self.refused("dev_none.py", "x = 1\n"))
+
+    def test_no_file(self) -> None:
+        """
+        What is not a Python file is refused.
+        """
+        self.write("a.txt", "")
+        for name in ("a.txt", "nosuch.py"):
+            error = self.assertRaises(ConfigurationError, MilterFile, str(self.folder / name))
+            self.assertIn(name, str(error))
+
+    def test_other_module(self) -> None:
+        """
+        A file with the name of another module is refused with the reason.
+        """
+        self.assertIn("another module 'json'", self.refused("json.py", MILTER))
+
+    def test_fails(self) -> None:
+        """
+        An exception in the file, an exit too, is told with the lines of the file alone.
+        """
+        said = self.refused("dev_fails.py", "def f():\n    1 / 0\nf()\n")
+        self.assertIn("ZeroDivisionError: division by zero", said)
+        self.assertEqual(said.count("  File "), 2)
+        self.assertIn("SystemExit", self.refused("dev_exits.py", "raise SystemExit(3)\n"))
+
+    def test_again(self) -> None:
+        """
+        It is loaded once more with the modules of its folder, and without those of libraries; one
+        that is broken leaves the one before.
+        """
+        self.write("dev_helper.py", "COUNT = []\n")
+        library = self.folder / "site-packages"
+        self.write("site-packages/dev_library.py", "COUNT = []\n")
+        sys.path.insert(0, str(library))
+        path = self.write("dev_again.py", f"import dev_helper, dev_library\n{MILTER}")
+        file = MilterFile(str(path))
+        file.load()
+        helper, kept = sys.modules["dev_helper"], sys.modules["dev_library"]
+        self.assertEqual(file.files(), {path, self.folder / "dev_helper.py"})
+        file.load()
+        self.assertIsNot(sys.modules["dev_helper"], helper)
+        self.assertIs(sys.modules["dev_library"], kept)
+        helper = sys.modules["dev_helper"]
+        for text in ("COUNT = [\n", "raise SystemExit\n"):
+            self.write("dev_helper.py", text)
+            self.assertRaises(ConfigurationError, file.load)
+            self.assertIs(sys.modules["dev_helper"], helper)
+        self.write("dev_helper.py", "")
+        self.write("dev_again.py", "import dev_helper\n")
+        self.assertRaises(ConfigurationError, file.load)
+        self.assertIs(sys.modules["dev_helper"], helper)
+        self.assertFalse(list(self.folder.rglob("*.pyc")))
+
+
+class Steps(io.StringIO):
+    """
+    Output that does the next thing each time the command waits.
+    """
+
+    def __init__(self, steps: list[Callable[[], object]]) -> None:
+        super().__init__()
+        self._steps = steps
+        self._waits = 0
+
+    def flush(self) -> None:
+        waits = self.getvalue().count("waiting for a change")
+        if waits > self._waits:
+            self._waits = waits
+            self._steps.pop(0)()
+
+
+class DevTests(FolderCase):
+    """
+    The command.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(dev, "begin_log", lambda settings: None)
+        self.patch(dev_watch, "PAUSE", 0.01)
+        self.reactor: Any = SelectReactor()
+        self.milter = self.write("dev_run.py", MILTER)
+        head = "To: bob@example.com\nSubject: x\n\nbody\n"
+        self.write("mails/hello.eml", f"From: ann@example.org\n{head}")
+        self.write("mails/spam.eml", f"From: spam@example.org\n{head}")
+
+    def dev(self, steps: list[Callable[[], object]], *words: str) -> tuple[int, str, str]:
+        """
+        Run the command, with something to do each time it waits, after which it is stopped.
+        """
+        parser = ArgumentParser(prog="dev")
+        dev.add_arguments(parser)
+        out, err = Steps([*steps, self.reactor.stop]), io.StringIO()
+        # Not for ever, whatever goes wrong.
+        self.reactor.callLater(60, self.reactor.stop)
+        arguments = parser.parse_args([str(self.milter), *words])
+        status = dev.run(arguments, reactor=self.reactor, out=out, err=err)
+        return status, out.getvalue().replace(f"{self.folder}/", ""), err.getvalue()
+
+    def parts(self, *texts: str) -> list[str]:
+        """
+        Save one text after the other as the milter; give what is printed each time.
+        """
+        steps = [lambda text=text: self.milter.write_text(text) for text in texts]
+        status, out, err = self.dev(steps, "--messages", str(self.folder / "mails"))
+        self.assertEqual((status, err), (0, ""))
+        return out.split("waiting for a change (Ctrl-C ends)\n")[:-1]
+
+    def test_first(self) -> None:
+        """
+        At first each message is told in a line.
+        """
+        [first] = self.parts()
+        self.assertEqual(
+            first, "mails/hello.eml: accept at eom, 1 edit\nmails/spam.eml: reject at mail\n"
+        )
+
+    def test_same(self) -> None:
+        """
+        A change that changes nothing is told as that.
+        """
+        [_, again] = self.parts(f"# more\n{MILTER}")
+        self.assertIn("dev_run.py", again)
+        self.assertTrue(again.endswith("2 played, 2 as before\n"), again)
+
+    def test_verdict_and_message(self) -> None:
+        """
+        Another verdict is told with the one before, another message as a diff.
+        """
+        [_, again] = self.parts(MILTER.replace('"one"', '"two"').replace('"spam"', '"nobody"'))
+        self.assertIn("-X-Seen: one\n+X-Seen: two\n", again)
+        self.assertIn("  was  reject at mail\n  is   accept at eom, 1 edit\n", again)
+        self.assertIn("  + AddHeader 'X-Seen' 'two'\n", again)
+        self.assertIn("2 played, 0 as before\n", again)
+
+    def test_envelope(self) -> None:
+        """
+        Other edits that leave the message alone are told one by one.
+        """
+        quarantine = 'self.smfi_quarantine("{}")'
+        one, two = (
+            MILTER.replace('self.smfi_addheader("X-Seen", "one")', quarantine.format(reason))
+            for reason in ("this", "that")
+        )
+        [_, again, other] = self.parts(one, two)
+        self.assertIn("-X-Seen: one\n", again)
+        self.assertIn("  - Quarantine 'this'\n  + Quarantine 'that'\n", other)
+
+    def test_refusal_texts(self) -> None:
+        """
+        A message that is refused as before, with other words, is told without a diff.
+        """
+        reply = '"spam" in argv[0] and self.smfi_setreply("550", "5.7.1", "{}")'
+        one, two = (
+            MILTER.replace("        return", f"        {reply.format(text)}\n        return", 1)
+            for text in ("no", "never")
+        )
+        [_, _, other] = self.parts(one, two)
+        self.assertIn(
+            "  was  reject at mail 550 5.7.1 no\n  is   reject at mail 550 5.7.1 never\n", other
+        )
+
+    def test_broken(self) -> None:
+        """
+        A broken file is told, the milter before stays, and the next one is compared with it.
+        """
+        [_, broken, mended] = self.parts("class First(Milter:\n", MILTER)
+        self.assertIn("SyntaxError", broken)
+        self.assertIn("the milter that was loaded before stays\n", broken)
+        self.assertNotIn("played", broken)
+        self.assertIn("2 played, 2 as before\n", mended)
+
+    def test_broken_at_first(self) -> None:
+        """
+        A file that is broken at first is waited for.
+        """
+        self.milter.write_text("nonsense\n")
+        [broken, mended] = self.parts(MILTER)
+        self.assertIn("NameError", broken)
+        self.assertNotIn("stays", broken)
+        self.assertIn("mails/hello.eml: accept", mended)
+
+    def test_messages_come_and_go(self) -> None:
+        """
+        Messages that come into the folder, and go, are told.
+        """
+
+        def change() -> None:
+            (self.folder / "mails" / "spam.eml").rename(self.folder / "mails" / "more.eml")
+
+        _, out, _ = self.dev([change], "--messages", str(self.folder / "mails"))
+        self.assertIn("mails/more.eml: new: reject at mail\nmails/spam.eml: gone\n", out)
+        self.assertIn("2 played, 1 as before\n", out)
+
+    def test_unusable_message(self) -> None:
+        """
+        A message that cannot be used is told by its error.
+        """
+        self.write("mails/spam.eml", "")
+        [first] = self.parts()
+        self.assertIn("mails/spam.eml: ", first)
+
+    def test_default_message(self) -> None:
+        """
+        Without messages there is one that comes with the package.
+        """
+        status, out, _ = self.dev([])
+        self.assertEqual(status, 0)
+        self.assertIn("demo.eml: accept at eom, 1 edit\n", out)
+
+    def test_listen(self) -> None:
+        """
+        An MTA may connect as well, also while nothing could be loaded: then it is turned away.
+        """
+        self.milter.write_text("nonsense\n")
+        path = self.folder / "m.sock"
+        seen: list[bool] = []
+
+        def mend() -> None:
+            seen.append(path.is_socket())
+            self.milter.write_text(MILTER)
+
+        self.dev([mend], f"--listen=unix:{path}")
+        self.assertEqual(seen, [True])
+        self.assertIsNone(dev._Latest().buildProtocol(None))
+
+    def test_cannot_listen(self) -> None:
+        """
+        Where it cannot listen the status is 3.
+        """
+        status, _, err = self.dev([], "--listen=unix:/nosuch/folder/m.sock")
+        self.assertEqual(status, 3)
+        self.assertIn("yatxmilter dev: ", err)
+
+    def test_wrong_arguments(self) -> None:
+        """
+        A wrong address, and a file that is not there, give status 2.
+        """
+        status, _, err = self.dev([], "--listen=nonsense")
+        self.assertEqual(status, 2)
+        self.assertIn("nonsense", err)
+        self.milter = self.folder / "nosuch.py"
+        self.reactor = SelectReactor()
+        status, _, err = self.dev([])
+        self.assertEqual(status, 2)
+        self.assertIn("nosuch.py", err)
+
+    def test_standard_streams(self) -> None:
+        """
+        It prints to the standard streams.
+        """
+        out = Steps([self.reactor.stop])
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", io.StringIO())
+        parser = ArgumentParser(prog="dev")
+        dev.add_arguments(parser)
+        arguments = parser.parse_args([str(self.milter)])
+        self.assertEqual(dev.run(arguments, reactor=self.reactor), 0)
+        self.assertIn("accept at eom", out.getvalue())

@@ -1,0 +1,210 @@
+"""
+What a `MessageMilter` keeps of a message is bounded, and edits cost no more than there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.growth import assert_linear
+from yatxmilter import MilterFactory
+from yatxmilter import constants as c
+from yatxmilter._mail import bounds
+from yatxmilter.client import AddHeader
+from yatxmilter.errors import LimitExceeded
+from yatxmilter.message import Message, MessageMilter, Recipient
+from yatxmilter.message._envelope import Recipients
+
+from .test_content import allow, headers, message
+from .test_message import A, B, C, MessageTestCase
+
+
+class BoundTests(MessageTestCase):
+    """
+    Options of the class.
+    """
+
+    def played(self, on_error: int, letter: bytes = b"", to: Any = (B,), **options: Any) -> Any:
+        """
+        Send a message to a milter with bounds; give what is answered, and which hooks were called.
+        """
+        called: list[str] = []
+
+        class Bounded(MessageMilter):
+            def sender(self, msg: Message) -> None:
+                msg.set_sender("x@example.net")
+
+            def recipient(self, msg: Message, rcpt: Recipient) -> None:
+                called.append(rcpt.address)
+
+            def headers(self, msg: Message) -> None:
+                called.append("headers")
+
+            def message(self, msg: Message) -> None:
+                called.append("message")
+                msg.headers.add("X-Seen", "1")
+
+        made = type("Bounded", (Bounded,), options)
+        pair = self.begin(MilterFactory(made, on_error=on_error))
+        outcome = self.play(pair, letter or b"A: " + b"x" * 50 + b"\nB: y\nC: z\n\nbody\n", to)
+        errors = [str(failure.value) for failure in self.flushLoggedErrors(LimitExceeded)]
+        return outcome, called, errors
+
+    def test_defaults(self) -> None:
+        """
+        The defaults are those of the table of bounds.
+        """
+        for option, default in (
+            ("max_header_bytes", bounds.MAX_HEADER_BYTES),
+            ("max_recipients", bounds.MAX_RECIPIENTS),
+            ("max_body", bounds.MAX_BODY),
+            ("spool_memory", bounds.SPOOL_MEMORY),
+        ):
+            self.assertEqual(getattr(MessageMilter, option), default)
+
+    def test_header(self) -> None:
+        """
+        More header fields than are kept are the milter's failure, told once by the option's name;
+        where that lets mail pass, its hooks are not asked any more.
+        """
+        outcome, called, errors = self.played(c.SMFIS_TEMPFAIL, max_header_bytes=40)
+        self.assertEqual((outcome.verdict, outcome.stage), (c.SMFIS_TEMPFAIL, "header"))
+        self.assertIn("more than max_header_bytes = 40 of Bounded", errors[0])
+        outcome, called, errors = self.played(c.SMFIS_CONTINUE, max_header_bytes=40)
+        self.assertEqual((outcome.accepted, called, len(errors)), (True, ["b@example.net"], 1))
+        outcome, called, errors = self.played(c.SMFIS_CONTINUE, max_header_bytes=None)
+        self.assertEqual((called[1:], errors), (["headers", "message"], []))
+        octets = b"A: " + b"\xe9" * 50 + b"\n\nx\n"
+        self.assertEqual(len(self.played(c.SMFIS_CONTINUE, octets, max_header_bytes=51)[2]), 0)
+        self.assertEqual(len(self.played(c.SMFIS_CONTINUE, octets, max_header_bytes=50)[2]), 1)
+
+    def test_body(self) -> None:
+        """
+        So it is with a body; of one that is let pass no more is kept.
+        """
+        letter = b"A: b\n\n" + b"x" * 200_000
+        outcome, called, errors = self.played(c.SMFIS_REJECT, letter, max_body=1000)
+        self.assertEqual((outcome.verdict, outcome.stage), (c.SMFIS_REJECT, "body"))
+        self.assertIn("max_body = 1000", errors[0])
+        outcome, called, errors = self.played(c.SMFIS_CONTINUE, letter, max_body=1000)
+        self.assertEqual((called, len(errors)), (["b@example.net", "headers"], 1))
+        outcome, called, errors = self.played(
+            c.SMFIS_CONTINUE, letter, max_body=1_000_000, body_memory=5
+        )
+        self.assertEqual(
+            (called[1:], outcome.edits[-1]), (["headers", "message"], AddHeader("X-Seen", "1"))
+        )
+
+    def test_recipients(self) -> None:
+        """
+        A recipient too many is answered by ``on_error``, and is not kept.
+        """
+        outcome, called, errors = self.played(c.SMFIS_TEMPFAIL, to=(B, C, A), max_recipients=2)
+        self.assertEqual(called, ["b@example.net", "c@example.org", "headers", "message"])
+        self.assertEqual(len(errors), 1)
+        self.assertIn("max_recipients = 2", errors[0])
+
+    def test_options(self) -> None:
+        """
+        A bound that is none is refused when the class is made, by its name.
+        """
+        for value in (-1, "1", True, 1.5):
+            error = self.assertRaises(
+                TypeError, type, "Made", (MessageMilter,), {"max_body": value}
+            )
+            self.assertIn("Made.max_body", str(error))
+
+
+class LinearTests(SynchronousTestCase):
+    """
+    Edits of many fields and recipients.
+    """
+
+    def test_header(self) -> None:
+        """
+        Fields are deleted one by one, changed by number, and put in anywhere; from what is left the
+        edits are worked out: all in time linear in their number.
+        """
+
+        def work(size: int) -> Any:
+            def edit() -> None:
+                fields = [("X", str(number)) for number in range(size)]
+                msg = message([*fields, ("A", "2")])
+                for field in list(msg.headers):
+                    if int(field.raw) % 2:
+                        field.remove()
+                        msg.headers.insert(0, "Y", "1")
+                        msg.headers.add("Z", "1")
+                        assert "X" in msg.headers and msg.headers["A"] == "2"
+                for flavour in ("postfix", "sendmail"):
+                    msg.edits(flavour)
+
+            return edit
+
+        assert_linear(work, 200)
+
+    def test_by_name(self) -> None:
+        """
+        The first field of a name is looked up after each deletion, at either end.
+        """
+
+        def work(size: int) -> Any:
+            def edit() -> None:
+                header = headers(*[("X", "1")] * size, ("A", "1"))
+                fields = header.fields("X")
+                for first, last in zip(fields, reversed(fields), strict=True):
+                    first.remove()
+                    last.remove()
+                    assert ("X" in header) == (len(header) > 1)
+                    header.get("X")
+                assert len(header) == 1
+
+            return edit
+
+        assert_linear(work, 200)
+
+    def test_in_any_order(self) -> None:
+        """
+        Fields of one name are given in order, whichever were deleted or put in between.
+        """
+        header = headers(("X", "0"), ("X", "1"), ("Y", "2"), ("X", "3"))
+        self.assertEqual(header["Y"], "2")
+        header.fields("X")[1].remove()
+        header.insert(0, "X", "top")
+        header.insert(2, "Z", "4")
+        self.assertEqual(header.get_all("X"), ["top", "0", "3"])
+        new = header.insert(0, "X", "gone")
+        self.assertEqual(header.get("X"), "gone")
+        new.remove()
+        self.assertEqual(header.get("X"), "top")
+        header.insert(1, "X", "second")
+        self.assertEqual(header.get_all("X"), ["top", "second", "0", "3"])
+        self.assertEqual([field.raw for field in header], ["top", "second", "0", "4", "2", "3"])
+        self.assertEqual(header["Z"], "4")
+        foreign = headers(("X", "5")).fields("X")[0]
+        header.remove(foreign)
+        self.assertEqual(len(header), 6)
+
+    def test_recipients(self) -> None:
+        """
+        Recipients are refused, added and removed.
+        """
+
+        def work(size: int) -> Any:
+            def edit() -> None:
+                recipients = Recipients(lambda *reply: None, allow)
+                for number in range(size):
+                    one = recipients.receive([f"<{number}@example.net>"])
+                    if number % 3 == 0:
+                        recipients.refuse(one)
+                for number in range(size):
+                    recipients.add(f"new{number}@example.net")
+                    if number % 3:
+                        recipients.remove(f"{number}@EXAMPLE.net")
+                assert len(recipients.edits()) > size
+
+            return edit
+
+        assert_linear(work, 200)
