@@ -39,6 +39,7 @@ __all__ = [
     "Edits",
     "EndOfMessage",
     "InsertHeader",
+    "OfHeader",
     "Quarantine",
     "ReplaceBody",
     "Response",
@@ -163,6 +164,10 @@ Edit: TypeAlias = (
     | ReplaceBody
     | Quarantine
 )
+
+
+#: The edits of the header.
+OfHeader: Final = (AddHeader, InsertHeader, ChangeHeader)
 
 
 class Edits(tuple[Edit, ...]):
