@@ -37,6 +37,7 @@ PUBLIC = {
     "yatxmilter.defaults": [
         "Milter",
         "MilterFactory",
+        "MilterObserver",
         "Shadow",
         "noreply",
     ],
@@ -48,6 +49,7 @@ PUBLIC = {
     "yatxmilter.interfaces": [
         "IMilter",
         "IMilterFactory",
+        "IMilterObserver",
     ],
     "yatxmilter.errors": [
         "LimitExceeded",

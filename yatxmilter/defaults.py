@@ -29,9 +29,9 @@ from yatxmilter._options import (
 )
 from yatxmilter.conditions import Condition, MailView, condition_option
 from yatxmilter.errors import WrongStage
-from yatxmilter.interfaces import IMilter, IMilterFactory
+from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
 
-__all__ = ["Milter", "MilterFactory", "Shadow", "noreply"]
+__all__ = ["Milter", "MilterFactory", "MilterObserver", "Shadow", "noreply"]
 
 #: What a callback may return.
 CallbackResult = int | None | Deferred[Any] | Coroutine[Any, Any, Any]
@@ -393,3 +393,91 @@ class MilterFactory:
         :return: An `IMilter`.
         """
         return self.milter(self, protocol)
+
+
+@implementer(IMilterObserver)
+class MilterObserver:
+    """
+    An observer that does nothing: subclass it, and override what you want to be told.
+
+    See `yatxmilter.interfaces.IMilterObserver` for what each method means.
+    """
+
+    def connection_refused(self, address: object, reason: str) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def connection_taken(self, connection: object) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def connection_made(self, connection: object) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def connection_lost(self, connection: object, reason: Failure) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def message_began(self, connection: object) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def message_ended(self, connection: object, outcome: str) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def callback_called(self, connection: object, milter: str, stage: str) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def callback_answered(
+        self, connection: object, milter: str, stage: str, answer: str, seconds: float
+    ) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def answer_sent(self, connection: object, stage: str, answer: str, reply: str | None) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def edit_sent(self, connection: object, function: str, arguments: tuple[object, ...]) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def milter_failed(
+        self, connection: object, milter: str, stage: str, kind: str, failure: Failure
+    ) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def mta_failed(self, connection: object, kind: str, description: str) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def bytes_received(self, connection: object, count: int) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def bytes_sent(self, connection: object, count: int) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+    def shadow_message_ended(self, connection: object, milter: str, outcome: str) -> None:
+        """
+        See `IMilterObserver`.
+        """

@@ -28,13 +28,23 @@ __all__ = [
 class MilterError(Exception):
     """
     Base of all errors of this package.
+
+    :ivar kind: What kind of error it is, in a word, as `IMilterObserver` is told it.
     """
+
+    kind: str = "error"
 
 
 class ProtocolError(MilterError):
     """
     The peer sent something that the milter protocol does not allow.
+
+    :param kind: ``"protocol"``, or ``"macros"`` for more macros than are taken.
     """
+
+    def __init__(self, message: str = "", kind: str = "protocol") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class PeerError(MilterError):
@@ -53,6 +63,8 @@ class NegotiationError(MilterError):
     """
     A milter's request and the MTA's offer do not go together; the connection is closed.
     """
+
+    kind = "negotiation"
 
 
 class UsageError(MilterError):
@@ -90,11 +102,15 @@ class LimitExceeded(UsageError):
     More than an option of the server allows: of what a milter makes, or of what is kept for it.
     """
 
+    kind = "limit"
+
 
 class ReturnCodeError(UsageError):
     """
     A callback returned something that is not legal at its stage.
     """
+
+    kind = "return_code"
 
 
 class NotOnce(UsageError, LookupError):

@@ -13,6 +13,7 @@ BASES = {
     "MilterError": (Exception,),
     "ProtocolError": (errors.MilterError,),
     "PeerError": (errors.MilterError,),
+    "StartError": (errors.MilterError,),
     "NegotiationError": (errors.MilterError,),
     "UsageError": (errors.MilterError,),
     "NotNegotiated": (errors.UsageError,),
@@ -22,7 +23,6 @@ BASES = {
     "LimitExceeded": (errors.UsageError,),
     "ReturnCodeError": (errors.UsageError,),
     "NotOnce": (errors.UsageError, LookupError),
-    "StartError": (errors.MilterError,),
 }
 
 

@@ -206,6 +206,38 @@ class DiscardTests(ConversationTestCase):
             conversation.send(QUIT)
             self.assertEqual(names(two.calls).count("abort"), 1 + (end == MAIL), (merge, end))
 
+    def test_others_are_called_no_more(self) -> None:
+        """
+        Whatever the MTA sends of that message, the others hear nothing more of it; the next
+        message is theirs again.
+        """
+        rest = b"".join((RCPT, DATA, HEADER, EOH, BODY, UNKNOWN, EOM))
+        for merge in ALL:
+            for early in ({}, {"quiet": ("envfrom",)}):
+                one, two = full("One", envrcpt=DISCARD), full("Two", **early)
+                conversation = started(one, two, merge=merge)
+                self.assertEqual(conversation.letters(MAIL, RCPT), "cd")
+                before = list(two.calls)
+                self.assertEqual(names(before)[-1:], ["abort"], merge)
+                self.assertEqual(conversation.letters(rest), "dcccccc", merge)
+                self.assertEqual(two.calls, before, merge)
+                conversation.send(ABORT)
+                self.assertEqual(two.calls, before, merge)
+                conversation.send(MAIL)
+                self.assertEqual(names(two.calls)[-1], "envfrom", merge)
+
+    def test_refuser_of_that_recipient_is_one_of_the_others(self) -> None:
+        """
+        Who refused the recipient that another discards the message for is told, and hears no more.
+        """
+        one, two = full("One", envrcpt=DISCARD), full("Two", envrcpt=REJECT)
+        conversation = started(two, one, merge="strictest")
+        self.assertEqual(conversation.letters(MAIL, RCPT), "cd")
+        self.assertEqual(names(two.calls)[-1], "abort")
+        before = list(two.calls)
+        conversation.send(RCPT, DATA, ABORT)
+        self.assertEqual(two.calls, before)
+
     def test_decider_is_told_at_the_end(self) -> None:
         """
         The one who said so is told when the MTA ends the message, as with libmilter.

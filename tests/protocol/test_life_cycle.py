@@ -206,11 +206,26 @@ class StartTests(LifeCase):
         """
         A Deferred whose canceller fails does not stand in the way.
         """
-        self.one.started = Deferred(lambda _: 1 / 0)
-        started = self.server(start_timeout=5).start()
-        self.clock.advance(5)
-        self.failureResultOf(started, StartError)
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        for error in (ZeroDivisionError(), SystemExit("bye"), GeneratorExit()):
+            self.one.started = Deferred(lambda _, error=error: failing(error)())
+            started = self.server(start_timeout=5).start()
+            self.clock.advance(5)
+            self.failureResultOf(started, StartError)
+            self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
+
+    def test_results_that_do_not_let_themselves_be_looked_at(self) -> None:
+        """
+        A result whose class cannot be asked for is a failure to start, and not the program's end.
+        """
+
+        class Hidden:
+            @property
+            def __class__(self) -> Any:
+                raise SystemExit("bye")
+
+        self.one.started = Hidden
+        raised = self.assertRaises(StartError, self.server().doStart)
+        self.assertEqual(str(raised), "milter one could not start: SystemExit: bye")
 
     def test_end_in_time_leaves_no_timer(self) -> None:
         """

@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import Portal
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.task import Clock
@@ -291,21 +291,23 @@ class SizeTests(SynchronousTestCase):
 
     def test_header(self) -> None:
         """
-        The header's names and values may have so many bytes, and not one more.
+        The header may have so many bytes, line ends included, and not one more.
         """
         lines = [b"Ab:cd", b"E:f", b"\tg"]
         for most, reply in (
-            (9, "250 Delivery in progress"),
-            (8, "552 5.3.4 Message header too large"),
+            (16, "250 Delivery in progress"),
+            (15, "552 5.3.4 Message header too large"),
         ):
             session = Session(recorder([]), max_header_bytes=most)
             self.assertEqual(session.send(lines=[*lines, b"", b"text" * 10]), [reply])
         session = Session(recorder([]))
-        field = b"X: " + b"y" * 996
+        field = b"X: " + b"y" * 995
         many = [field] * (bounds.MAX_HEADER_BYTES // 1000)
         self.assertEqual(session.send(lines=many), ["250 Delivery in progress"])
-        said = session.send(lines=[*many, *many])
-        self.assertEqual(said, ["552 5.3.4 Message header too large"])
+        # Fields without a value are fields, too.
+        for lines in ([*many, *many], [b"a:"] * (bounds.MAX_HEADER_BYTES // 4 + 1)):
+            said = session.send(lines=lines)
+            self.assertEqual(said, ["552 5.3.4 Message header too large"])
 
     def test_recipients(self) -> None:
         """
@@ -990,3 +992,82 @@ class LineTests(SynchronousTestCase):
             self.assertEqual(session.write(b"X: y\r\n\r\na" + end + b"NOOP\r\n"), [], end)
             self.assertEqual(session.write(b"\r\n.\r\n"), ["250 Delivery in progress"])
             self.assertEqual(session.write(b"NOOP\r\n"), ["250 Ok"])
+
+
+class ErrorTests(SynchronousTestCase):
+    """
+    A client whose commands all fail: it guesses at passwords or addresses.
+    """
+
+    def test_sent_away(self) -> None:
+        """
+        After so many errors the next command is answered with 421, and the connection ends.
+        """
+        for line, code in (("FOO", "500"), ("DATA", "503"), ("MAIL FROM:<@@>", "501")):
+            session = Session(recorder([]))
+            session.replies()
+            said = session.say(*[line] * (bounds.SMTP_MAX_ERRORS + 50))
+            self.assertEqual([one[:3] for one in said[:-1]], [code] * bounds.SMTP_MAX_ERRORS)
+            self.assertEqual(said[-1], "421 4.7.0 mx.example.com Too many errors")
+            self.assertTrue(session.gone)
+
+    def test_logins(self) -> None:
+        """
+        Logins that fail are errors, too.
+        """
+        portal = Portal(Realm(None), [InMemoryUsernamePasswordDatabaseDontUse(a=b"b")])
+        session = Session(
+            recorder([]), portal=portal, challengers={b"PLAIN": PLAINCredentials}, max_errors=3
+        )
+        session.replies()
+        for _ in range(3):
+            session.say("AUTH PLAIN")
+            self.assertEqual(session.say("AGEAYwo=")[0][:3], "535")
+        self.assertEqual(session.say("AUTH PLAIN")[0][:3], "421")
+        self.assertTrue(session.gone)
+
+    def test_messages_between(self) -> None:
+        """
+        Errors are counted anew behind a message that was taken; the lines of one are no commands.
+        """
+        session = Session(recorder([]), max_errors=3)
+        for _ in range(4):
+            session.replies()
+            self.assertEqual(session.say("FOO", "FOO")[1][:3], "500")
+            self.assertEqual(session.send(), ["250 Delivery in progress"])
+        session.say("FOO", "FOO", "EHLO x", f"MAIL FROM:{SENDER}", f"RCPT TO:{SENDER}", "DATA")
+        self.assertEqual(session.say("x" * 20000, *MESSAGE, ".")[-1][:3], "500")
+        self.assertEqual(session.say("NOOP")[0][:3], "421")
+
+    def test_recipients_above_the_limit(self) -> None:
+        """
+        A list's recipients above the limit are no errors, nor is anything with no limit.
+        """
+        session = Session(recorder([]), max_errors=2, max_recipients=1)
+        self.assertEqual(
+            [one[:3] for one in session.begin(*[SENDER] * 5)],
+            ["250", "250", "250", "452", "452", "452", "452", "354"],
+        )
+        self.assertEqual(session.say(*MESSAGE, "."), ["250 Delivery in progress"])
+        session = Session(recorder([]), max_errors=None)
+        session.replies()
+        self.assertEqual({one[:3] for one in session.say(*["FOO"] * 1000)}, {"500"})
+
+
+class UnixSocketTests(SynchronousTestCase):
+    """
+    Clients that have no IP address.
+    """
+
+    def test_hello(self) -> None:
+        """
+        HELO and EHLO are answered, and a message is taken.
+        """
+        for peer in (UNIXAddress("/run/a" + "b" * 90), UNIXAddress(None)):
+            for hello in ("HELO", "EHLO"):
+                mta = StringTransport(peerAddress=peer)  # type: ignore[arg-type]
+                session = Session(recorder([]), transport=mta)
+                session.replies()
+                said = session.say(f"{hello} client.example")
+                self.assertEqual(said[0][4:], "mx.example.com Hello unknown, nice to meet you")
+                self.assertEqual(session.send(), ["250 Delivery in progress"])

@@ -11,7 +11,6 @@ mail of other connections, with it. Nor must an object that raises when it is lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import CoroutineType
 from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
@@ -22,8 +21,9 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.member import Callback, Member
+from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import answer_for
-from yatxmilter._engine.pending import Pending, run_coroutine
+from yatxmilter._engine.pending import Pending, outcome_of
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
@@ -49,6 +49,7 @@ class Caller:
     :ivar unanswered: The ``SMFIP_NR_*`` steps in force: the MTA does not wait for an answer.
     :ivar disconnect: Closes the connection, for `DISCONNECT`; ``None`` where there is none.
     :ivar over: Whether the conversation has ended: no milter is to be called for it any more.
+    :ivar watch: Tells observers; ``None`` where there are none.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Caller:
         "peer",
         "settling",
         "unanswered",
+        "watch",
     )
 
     def __init__(
@@ -75,6 +77,7 @@ class Caller:
         self.unanswered = 0
         self.over = False
         self.disconnect: Callable[[], None] | None = None
+        self.watch: Watch | None = None
 
     @property
     def mta(self) -> str:
@@ -113,8 +116,7 @@ class Caller:
         :return: As `call`.
         """
         try:
-            if isinstance(result, CoroutineType):
-                result = run_coroutine(result)
+            result = outcome_of(result)
             if isinstance(result, Deferred):
                 if result.called and not result.paused and not isinstance(result.result, Failure):
                     # It has fired long since.
@@ -164,6 +166,7 @@ class Caller:
         Log a callback's failure, once, and tell what is answered for it.
         """
         answer = answer_for(command, member.on_error)
+        self._tell_failure(member, command, failure)
         _log.failure(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta});"
             " answering {code} for it",
@@ -219,7 +222,12 @@ class Caller:
         if not self.settling:
             self._settled()
 
+    def _tell_failure(self, member: Member, command: Command, failure: Failure) -> None:
+        if self.watch is not None:
+            self.watch.milter_failed(member.name, command.callback, failure)
+
     def _log_ignored(self, member: Member, command: Command, failure: Failure) -> None:
+        self._tell_failure(member, command, failure)
         _log.failure(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta})",
             failure,

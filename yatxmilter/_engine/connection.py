@@ -8,7 +8,9 @@ connection's beginning and end.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -24,8 +26,11 @@ from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.merge_chain import Chain
 from yatxmilter._engine.merge_first import FirstAnswer
 from yatxmilter._engine.merge_strictest import Strictest
+from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import Fallback
 from yatxmilter._engine.opening import Opening
+from yatxmilter._engine.pending import Pending
+from yatxmilter._engine.return_codes import CONTINUE_PACKET
 from yatxmilter._engine.shadow import Shadows
 from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
@@ -37,8 +42,9 @@ from yatxmilter._wire.commands import (
 )
 from yatxmilter._wire.negotiation import Agreement, Request, data_size, declined_by
 from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
+from yatxmilter.errors import ProtocolError
 
-__all__ = ["MERGES", "Conversation"]
+__all__ = ["MERGES", "Conversation", "ObservedConversation"]
 
 _log = Logger()
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
@@ -58,6 +64,7 @@ class Conversation(Pulling):
     :param progress_interval: Seconds after which SMFIR_PROGRESS is sent, again and again, while
         the end of a message is awaited; ``None`` for never.
     :param limits: How much of one message may be kept.
+    :param watch: Tells observers; see `ObservedConversation`.
     :ivar members: The milters, those in shadow left out.
     """
 
@@ -68,14 +75,17 @@ class Conversation(Pulling):
         merge: str = "first",
         progress_interval: float | None = None,
         limits: Limits = Limits(),  # noqa: B008 (it cannot be changed)
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(line)
+        self._watch = watch
         self.members: list[Member] = []
         self._clock = clock
         self._limits = limits
         self._shadows: Shadows | None = None
         self._caller = Caller(clock, self.session.macros, self.run)
         self._caller.disconnect = self.end
+        self._caller.watch = watch
         # The place of a milter that could not be built is taken by an end of the connection.
         self._unwelcome = False
         self._fanout = MERGES[merge](
@@ -113,13 +123,14 @@ class Conversation(Pulling):
         tally = getattr(getattr(milter, "factory", None), "shadow", None)
         if tally is not None:
             if self._shadows is None:
-                self._shadows = Shadows(self.session, self._clock)
+                self._shadows = Shadows(self.session, self._clock, self._watch)
                 self._tapped = True
             return self._shadows.add(milter, wanted, tally)
         context = Context(self.session.macros, self.send_progress, self.session)
         context.limits = self._limits
         macros = self.session.macros
         member = member_of(milter, len(self.members), wanted, context, macros, self._caller)
+        member.watch = self._watch
         self.members.append(member)
         return member
 
@@ -149,8 +160,12 @@ class Conversation(Pulling):
     def _first_step(self, command: Command) -> None:
         # Nothing was negotiated.
         self._fanout.compile(0, skip_offered=False)
-        self._step = self._fanout.step
+        self._step = self._handler()
         self._step(command)
+
+    def _handler(self) -> Callable[[Command], None]:
+        # Answers commands once it is known what is agreed on.
+        return self._fanout.step
 
     def send_progress(self) -> None:
         """
@@ -199,7 +214,7 @@ class Conversation(Pulling):
             self._shadows.agreed(agreement)
         skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
         self._fanout.compile(agreement.steps, skip_offered=skip_offered)
-        self._step = self._fanout.step
+        self._step = self._handler()
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
         self._out.append(encode_offer(answer, self._symbol_lists(agreement)))
 
@@ -256,3 +271,97 @@ class Conversation(Pulling):
 
     def _close_members(self) -> None:
         self._caller.notify(self.members, QUIT_ROW)
+
+
+class ObservedConversation(Conversation):
+    """
+    A conversation that observers are told of; the same rules, and a word about each thing done.
+
+    It is chosen when the connection is made, so that others have nothing of this on their way.
+    """
+
+    _watch: Watch
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Whether observers know that a message is open, and how much they know of the output.
+        self._message_told = False
+        self._told_of = 0
+        # Whether nobody needs to be told of each answer.
+        self._quiet = self._watch.audience.answer_sent is None
+
+    def receive(self, data: bytes) -> bool:
+        """
+        Take in bytes from the MTA, and tell how many.
+        """
+        self._watch.received += len(data)
+        if self._watch.audience.bytes_received is not None:
+            self._watch.tell("bytes_received", len(data))
+        return super().receive(data)
+
+    def _flush(self) -> None:
+        out, watch = self._out, self._watch
+        if len(out) == 1 and out[0] is CONTINUE_PACKET and self._quiet:
+            # The usual answer.
+            watch.last = "continue"
+            size = 5
+        else:
+            self._tell_output()
+            size = sum(map(len, out))
+        self._told_of = 0
+        if size and not self._lost:
+            watch.sent += size
+            if watch.audience.bytes_sent is not None:
+                watch.tell("bytes_sent", size)
+        super()._flush()
+
+    def _handler(self) -> Callable[[Command], None]:
+        return self._observed_step
+
+    def _observed_step(self, command: Command) -> None:
+        self._watch.stage = command.callback
+        if command.in_message and not self._message_told:
+            self._message_told = True
+            self._watch.tell("message_began")
+        self._fanout.step(command)
+        if not self._quiet or (self._message_told and not self.session.in_message):
+            self._tell_done()
+
+    def _control(self, command: Command) -> None:
+        self._watch.stage = command.callback
+        super()._control(command)
+        self._tell_done("aborted")
+
+    def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
+        """
+        Do what an awaited result calls for, tell of it, then go on pulling.
+        """
+        super().resume(partial(self._work, work), pending)
+
+    def _work(self, work: Callable[[Pending], None], pending: Pending) -> None:
+        work(pending)
+        self._tell_done()
+
+    def end(self) -> None:
+        """
+        End the conversation; a message that is open is aborted.
+        """
+        self._tell_output()
+        super().end()
+        self._tell_done("aborted")
+
+    def _break_off(self, error: ProtocolError) -> None:
+        self._watch.tell("mta_failed", error.kind, str(error))
+        super()._break_off(error)
+
+    def _tell_done(self, outcome: str | None = None) -> None:
+        self._tell_output()
+        if self._message_told and not self.session.in_message:
+            self._message_told = False
+            self._watch.tell("message_ended", outcome or self._watch.last)
+
+    def _tell_output(self) -> None:
+        if len(self._out) > self._told_of and not self._ended:
+            for packet in self._out[self._told_of :]:
+                self._watch.output(packet)
+            self._told_of = len(self._out)

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from yatxmilter import constants as c
 from yatxmilter._describing import described, text_of, type_name
 from yatxmilter._engine.context import Context
+from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import on_error_option
 from yatxmilter._options import CALLBACK_TIMEOUT, seconds_option
 from yatxmilter._wire.commands import (
@@ -118,6 +119,7 @@ class Member:
     :ivar on_error: What is answered when it fails, as `on_error_option` gives it.
     :ivar failed: Whether its ``xxfi_eom`` failed in this message, and the message does not pass:
         its edits do not count.
+    :ivar watch: Tells observers of its callbacks; ``None`` where there are none.
     """
 
     __slots__ = (
@@ -132,6 +134,7 @@ class Member:
         "steps",
         "timeout",
         "wanted",
+        "watch",
     )
 
     def __init__(
@@ -155,6 +158,7 @@ class Member:
         self.request = Request(0, self.steps, {})
         self.adapted: dict[int, Callback] | None = None
         self.failed = False
+        self.watch: Watch | None = None
 
     @property
     def concerned(self) -> bool:
@@ -167,7 +171,11 @@ class Member:
         """
         Give a callback of the milter's own; ``None`` if it has none.
         """
-        return cast(Callback, getattr(self.milter, name)) if name in self.wanted else None
+        if name not in self.wanted:
+            return None
+        if self.watch is not None:
+            return self.watch.around(self, name)
+        return cast(Callback, getattr(self.milter, name))
 
     def retire(self) -> None:
         """
@@ -260,7 +268,8 @@ class Member:
         :return: The commands that it is called for, as a mask of `Command.bit`.
         """
         added = steps & ~self.request.steps
-        self.adapted = self._adapt(added, macros) if added & _SEEN_BY_ALL else None
+        adapts = added & _SEEN_BY_ALL or self.watch is not None
+        self.adapted = self._adapt(added, macros) if adapts else None
         return _mask(self.wanted, self.request.steps)
 
     def _adapt(self, added: int, macros: MacroStore) -> dict[int, Callback]:

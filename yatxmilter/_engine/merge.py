@@ -167,6 +167,9 @@ class Merge(ABC):
         self._left |= {member}
         if command is CONNECT_ROW or command is HELO_ROW:
             self._left_for_good |= {member}
+        self._uncall_all(member)
+
+    def _uncall_all(self, member: Member) -> None:
         for row in ALL_COMMANDS:
             self._uncall(member, row)
 
@@ -275,9 +278,12 @@ class Merge(ABC):
                 self.end_message(others)
         elif command is RCPT_ROW and code is c.SMFIS_DISCARD:
             # For the others the message is over, even though as for libmilter it stays open for
-            # the one who said so, until the MTA ends it.
+            # the one who said so, until the MTA ends it. They hear no more of it.
             others = [member for member in others if member not in self._told]
-            self._told = [*self._told, *others]
+            over = [member for member in self._members if member not in done]
+            self._told = [*self._told, *over]
+            for one in over:
+                self._uncall_all(one)
             self._abort_members(others)
 
     def _accept_message(

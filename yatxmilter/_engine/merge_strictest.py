@@ -16,7 +16,7 @@ from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge_together import Together
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import response
-from yatxmilter._wire.commands import EOM_ROW, UNKNOWN_ROW, Command
+from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, UNKNOWN_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 
 __all__ = ["Strictest"]
@@ -115,7 +115,12 @@ class Strictest(Together):
         if command is EOM_ROW:
             self._refuse_message(packet, [])
             return
-        voted = list(self._votes)
+        # Who only refused the recipient has not ended the message for itself.
+        voted = [
+            m
+            for m, vote in self._votes.items()
+            if command is not RCPT_ROW or vote is c.SMFIS_DISCARD or m in self._standing
+        ]
         for member, vote in self._votes.items():
             # What the others had to say with their answers is not for the next one.
             member.context.take_reply(vote)

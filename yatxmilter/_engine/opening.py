@@ -157,6 +157,8 @@ class Opening:
             request = check_request(request, self._offer)
             self._requests[member.position] = member.widened(request, self._offer)
         except NegotiationError as error:
+            if self._caller.watch is not None:
+                self._caller.watch.milter_failed(member.name, OPTNEG_ROW.callback, Failure())
             _log.error(
                 "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
                 milter=member.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -21,9 +22,21 @@ from yatxmilter._wire.commands import Command
 if TYPE_CHECKING:
     from yatxmilter._engine.member import Member
 
-__all__ = ["Pending", "run_coroutine"]
+__all__ = ["Pending", "outcome_of", "run_coroutine"]
 
 _log = Logger()
+
+
+def outcome_of(result: object) -> object:
+    """
+    Get at what a user's method has returned: the one place that knows what may be awaited.
+
+    :return: A coroutine's result if it can be had at once; a Deferred of it; or anything else as
+        it is.
+    :raises BaseException: whatever the coroutine raises, or an object that does not let itself be
+        looked at.
+    """
+    return run_coroutine(result) if isinstance(result, CoroutineType) else result
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, object]) -> object:

@@ -24,6 +24,7 @@ __all__ = [
     "ends_message",
     "fallback",
     "response",
+    "word_of",
 ]
 
 CONTINUE_PACKET: Final = encode_packet(c.SMFIR_CONTINUE)
@@ -56,6 +57,13 @@ def check_code(command: Command, result: object) -> ReturnCode:
     raise ReturnCodeError(
         f"{command.callback} returned {described(result)}; legal there: {legal}, None"
     )
+
+
+def word_of(code: ReturnCode) -> str:
+    """
+    Name a return code in a word, for labels: ``"tempfail"``.
+    """
+    return code.name.removeprefix("SMFIS_").lower()
 
 
 def fallback(command: Command, on_error: ReturnCode) -> ReturnCode:

@@ -22,6 +22,7 @@ from yatxmilter._engine.command_order import Session
 from yatxmilter._engine.conditional_member import member_of
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import Member
+from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.shadow_answers import Recorder
@@ -50,9 +51,15 @@ class _Shadow:
     """
 
     def __init__(
-        self, milter: Any, wanted: frozenset[str], tally: Shadow, clock: IReactorTime
+        self,
+        milter: Any,
+        wanted: frozenset[str],
+        tally: Shadow,
+        clock: IReactorTime,
+        watch: Watch | None,
     ) -> None:
         self._tally = tally
+        self._watch = watch
         self._clock = clock
         self._queue = Backlog()
         session = self._session = Session()
@@ -260,6 +267,8 @@ class _Shadow:
 
     def _tell(self, report: Report) -> None:
         self._tally.count(report)
+        if self._watch is not None:
+            self._watch.tell("shadow_message_ended", self._name, report.word)
         _log.info(
             "Milter {milter} in shadow: {outcome} at {stage} (queue id {queue_id}, MTA {mta});"
             " reply {reply}; edits {edits}; recipients refused {recipients}",
@@ -282,9 +291,11 @@ class Shadows:
     The milters in shadow on one connection.
 
     :param session: The connection's.
+    :param watch: Tells observers of what they would have done.
     """
 
-    def __init__(self, session: Session, clock: IReactorTime) -> None:
+    def __init__(self, session: Session, clock: IReactorTime, watch: Watch | None) -> None:
+        self._watch = watch
         self._session = session
         self._clock = clock
         self._all: list[_Shadow] = []
@@ -303,7 +314,7 @@ class Shadows:
         """
         if self._tap is None:
             self._session.splitter = self._tap = Tap()
-        shadow = _Shadow(milter, wanted, tally, self._clock)
+        shadow = _Shadow(milter, wanted, tally, self._clock, self._watch)
         self._tap.takers.append(shadow.take)
         self._all.append(shadow)
         return shadow.member

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yatxmilter._engine.on_error import on_error_option
+from yatxmilter._engine.return_codes import word_of
 from yatxmilter._wire.actions import describe, read_edit
 from yatxmilter.constants import SMFI_CURR_ACTS, SMFIS_CONTINUE, SMFIS_TEMPFAIL, ReturnCode
 
@@ -77,6 +78,15 @@ class Report:
         Whether it is more than a continue.
         """
         return self.verdict not in (None, SMFIS_CONTINUE) or bool(self.recipients)
+
+    @property
+    def word(self) -> str:
+        """
+        Say in a word, as a label, what the verdict is.
+        """
+        if self.cut_off:
+            return "cut_off"
+        return "undecided" if self.verdict is None else word_of(self.verdict)
 
     @property
     def outcome(self) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_NEW_BODY",
     "MAX_RECIPIENTS",
     "MAX_UNREAD_REPLIES",
+    "SMTP_MAX_ERRORS",
     "SMTP_MAX_RECIPIENTS",
     "SMTP_MAX_SIZE",
     "SPOOL_MEMORY",
@@ -45,6 +46,9 @@ MAX_BODY: Final[int | None] = None
 MAX_NEW_BODY: Final = 50 * 1024 * 1024
 #: Bytes of a message that an SMTP server takes: what it announces as SIZE.
 SMTP_MAX_SIZE: Final = 50 * 1024 * 1024
+#: Commands of an SMTP client that may fail with no message taken between them. Postfix takes 20,
+#: which a list with old addresses in it reaches in one message.
+SMTP_MAX_ERRORS: Final = 100
 #: Bytes of SMTP replies that wait for a client which does not read them.
 MAX_UNREAD_REPLIES: Final = 256 * 1024
 #: How deep MIME parts may lie in one another; what lies deeper is part of a leaf.
@@ -138,6 +142,12 @@ BOUNDS: Final = (
         None,
         MAX_UNREAD_REPLIES,
         "the connection ends",
+    ),
+    Bound(
+        "commands of an SMTP client that fail, logins included, with no message taken between them",
+        "max_errors",
+        SMTP_MAX_ERRORS,
+        "the client is told 421, and the connection ends",
     ),
     Bound(
         "depth of MIME parts",

@@ -86,10 +86,14 @@ class MacroStore:
     def _check(self, payload: bytes) -> None:
         count = payload.count(b"\0") // 2
         if count > self.most:
-            raise ProtocolError(f"{count} macros for one stage, at most {self.most} are taken")
+            raise ProtocolError(
+                f"{count} macros for one stage, at most {self.most} are taken", "macros"
+            )
         size = sum(len(one) for one in self._payloads if one is not None)
         if size > self.most_bytes:
-            raise ProtocolError(f"macros of {size} bytes, at most {self.most_bytes} are taken")
+            raise ProtocolError(
+                f"macros of {size} bytes, at most {self.most_bytes} are taken", "macros"
+            )
 
     def clear_from(self, first: int) -> None:
         """

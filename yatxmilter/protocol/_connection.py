@@ -20,9 +20,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter._engine.connection import Conversation
+from yatxmilter._engine.connection import Conversation, ObservedConversation
+from yatxmilter._engine.observing import Watch
 from yatxmilter.protocol._descriptor_set import Served
-from yatxmilter.protocol._time_limits import Deadline, hung_up
+from yatxmilter.protocol._time_limits import (
+    NOT_CLOSING,
+    NOT_READING,
+    SILENT,
+    SLOW_COMMAND,
+    Deadline,
+    Fault,
+    hung_up,
+)
 
 if TYPE_CHECKING:
     from yatxmilter.protocol._factory import MilterProtocolFactory
@@ -62,13 +71,18 @@ class TransportLine(Protocol):
         self._taken = -1
         self._clock = options.clock
         # All but the first only once they are needed: most connections never are that slow.
-        self._idle = Deadline(self._clock, options.timeout, self._expired, "was silent too long")
-        self._command: Deadline | None = None
-        self._reading: Deadline | None = None
-        self._closing: Deadline | None = None
-        self._away: Deadline | None = None
-        self._conversation = Conversation(
-            self, self._clock, options.merge, options.progress_interval, options.limits
+        self._idle = Deadline(self._clock, options.timeout, self._expired, SILENT)
+        self._command: Deadline[Fault] | None = None
+        self._reading: Deadline[Fault] | None = None
+        self._closing: Deadline[Fault] | None = None
+        self._away: Deadline[None] | None = None
+        self._watch: Watch | None = None
+        make = Conversation
+        if options.audience.observers:
+            self._watch = Watch(options.audience, self, self._clock.seconds)
+            make = ObservedConversation
+        self._conversation = make(
+            self, self._clock, options.merge, options.progress_interval, options.limits, self._watch
         )
         macros = self._conversation.session.macros
         macros.most = options.max_macros
@@ -91,6 +105,8 @@ class TransportLine(Protocol):
         transport.registerProducer(self, True)
         self._idle.start()
         self.number = next(_NUMBERS)
+        if self._watch is not None:
+            self._watch.tell("connection_made")
         self._conversation.connected(peer, self.number)
 
     def dataReceived(self, data: bytes) -> None:
@@ -120,10 +136,10 @@ class TransportLine(Protocol):
         self._paused = True
         self.transport.pauseProducing()
         if self._away is None:
-            self._away = Deadline(self._clock, _LOOK, self._look, "is away")
+            self._away = Deadline(self._clock, _LOOK, self._look, None)
         self._away.start()
 
-    def _look(self, fault: str) -> None:
+    def _look(self, fault: None) -> None:
         # Who does not read does not see the end either: the milter might be waited for in vain.
         if not self._paused:
             return
@@ -158,8 +174,10 @@ class TransportLine(Protocol):
                 self.factory.connection_lost(self, self.transport.getPeer())
             if self._served is not None:
                 self._served.release()
+            if self._watch is not None:
+                self._watch.tell("connection_lost", reason)
 
-    def _expired(self, fault: str) -> None:
+    def _expired(self, fault: Fault) -> None:
         if self._conversation.waiting:
             # The MTA waits for a milter, not we for the MTA.
             self._idle.start()
@@ -167,11 +185,11 @@ class TransportLine(Protocol):
         self._log_fault(fault)
         self._conversation.end()
 
-    def _stuck(self, fault: str) -> None:
+    def _stuck(self, fault: Fault) -> None:
         self._log_fault(fault)
         self.transport.abortConnection()
 
-    def _unread(self, fault: str) -> Deadline:
+    def _unread(self, fault: Fault) -> Deadline[Fault]:
         return Deadline(self._clock, self._options.write_timeout, self._stuck, fault)
 
     def _begin_command(self, taken: int) -> None:
@@ -181,7 +199,7 @@ class TransportLine(Protocol):
                 self._clock,
                 self._options.command_timeout,
                 self._expired,
-                "took too long to send one command",
+                SLOW_COMMAND,
             )
         elif taken != self._taken:
             command.stop()
@@ -193,12 +211,14 @@ class TransportLine(Protocol):
             if deadline is not None:
                 deadline.cancel()
 
-    def _log_fault(self, fault: str) -> None:
+    def _log_fault(self, fault: Fault) -> None:
+        if self._watch is not None:
+            self._watch.tell("mta_failed", fault.kind, fault.words)
         _log.warn(
             "The MTA at {mta} {fault}; closing the connection",
             mta=describe_address(self.transport.getPeer()),
             connection=self.number,
-            fault=fault,
+            fault=fault.words,
         )
 
     # ---- a callback that the reactor does not wait for
@@ -222,6 +242,13 @@ class TransportLine(Protocol):
         if transport.connected and not transport.disconnecting and not self._paused:
             transport.startReading()
 
+    def missing_milter(self, name: str, failure: Failure) -> None:
+        """
+        Tell observers of a milter that could not be built for this connection.
+        """
+        if self._watch is not None:
+            self._watch.milter_failed(name, "build_milter", failure)
+
     def drain(self) -> None:
         """
         Close the connection as soon as no message is open and no milter is waited for.
@@ -234,6 +261,24 @@ class TransportLine(Protocol):
         """
         self._conversation.give_up()
 
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """
+        What the connection waits for while nothing is answered or read, in a word each:
+        ``"mta_not_reading"`` while the MTA does not read what we write, ``"milter_busy"`` while too
+        much waits for a milter.
+        """
+        waits = (("mta_not_reading", self._conversation.stalled), ("milter_busy", self._paused))
+        return tuple(reason for reason, waiting in waits if waiting)
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """
+        How many bytes were read from the MTA, and written for it; counted where there are
+        observers, else 0.
+        """
+        return (0, 0) if self._watch is None else (self._watch.received, self._watch.sent)
+
     # ---- IPushProducer: the MTA reads slowly, or reads again
 
     def pauseProducing(self) -> None:
@@ -242,7 +287,7 @@ class TransportLine(Protocol):
         """
         self._conversation.stalled = True
         if self._reading is None:
-            self._reading = self._unread("did not read its answers")
+            self._reading = self._unread(NOT_READING)
         self._reading.start()
 
     def resumeProducing(self) -> None:
@@ -310,6 +355,6 @@ class TransportLine(Protocol):
             self.transport.write(b"".join(self._unsent))
             self._unsent = None
         if self._served is None or not self._served.finish():
-            self._closing = self._unread("did not let itself be closed")
+            self._closing = self._unread(NOT_CLOSING)
             self._closing.start()
             self.transport.loseConnection()

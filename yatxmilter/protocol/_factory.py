@@ -23,6 +23,7 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.member import wanted_callbacks
+from yatxmilter._engine.observing import Audience
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._engine.shadow_statistics import on_error_for_missing
 from yatxmilter._mail.bounds import (
@@ -35,8 +36,8 @@ from yatxmilter._mail.bounds import (
 )
 from yatxmilter._options import choice_option, limit_option, seconds_option
 from yatxmilter._wire.commands import CONNECT_ROW
-from yatxmilter.defaults import Milter
-from yatxmilter.interfaces import IMilter, IMilterFactory
+from yatxmilter.defaults import Milter, MilterObserver
+from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
 from yatxmilter.protocol._admission import Admission, Refusals
 from yatxmilter.protocol._connection import TransportLine
 from yatxmilter.protocol._descriptor_set import ConnectionSet, Served, adoptable
@@ -145,6 +146,7 @@ class MilterProtocolFactory(Factory):
     :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
     :param start_timeout: Seconds that the ``start()`` of a milter factory may take.
     :param stop_timeout: Seconds that the ``stop()`` of one may take.
+    :param observers: What is told of all that happens: `IMilterObserver`.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
         from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
@@ -184,6 +186,7 @@ class MilterProtocolFactory(Factory):
         spool_memory: int | None = SPOOL_MEMORY,
         start_timeout: float | None = 60,
         stop_timeout: float | None = 10,
+        observers: Iterable[Any] = (),
         reactor: IReactorTime | None = None,
     ) -> None:
         self.milter_factories: list[Any] = []
@@ -224,6 +227,9 @@ class MilterProtocolFactory(Factory):
         self._early: list[Waiting] = []
         self._emptied: list[Deferred[None]] = []
         self._connection_set: ConnectionSet | None = None
+        self.audience = Audience(MilterObserver)
+        for observer in observers:
+            self.addObserver(observer)
         self.addMilterFactory(milter_factories)
 
     @property
@@ -260,6 +266,26 @@ class MilterProtocolFactory(Factory):
             _raise_or_log(started, "it is not added")
         else:
             self.milter_factories += added
+
+    def addObserver(self, observer: Any) -> None:
+        """
+        Have an observer told of the connections that come from now on, behind those that are there.
+
+        :param observer: An `IMilterObserver`; most are a `yatxmilter.defaults.MilterObserver`.
+        :raises TypeError: for anything else.
+        """
+        if not IMilterObserver.providedBy(observer):
+            raise TypeError(
+                f"{described(observer)} does not provide IMilterObserver; subclass MilterObserver"
+            )
+        self.audience.add(observer)
+
+    @property
+    def observers(self) -> list[Any]:
+        """
+        The observers, in the order in which they are told.
+        """
+        return self.audience.observers.copy()
 
     # ---- the life cycle of the milter factories
 
@@ -364,16 +390,22 @@ class MilterProtocolFactory(Factory):
                 protocol.addMilter(milter_factory.build_milter(protocol))
             except BaseException:
                 on_error = on_error_for_missing(milter_factory)
+                name = text_of(milter_factory, "name") or described(milter_factory)
                 _log.failure(
                     "Milter {milter} could not be built for {mta}; answering {code} for it",
-                    milter=text_of(milter_factory, "name") or described(milter_factory),
+                    milter=name,
                     mta=describe_address(addr),
                     code=answer_for(CONNECT_ROW, on_error).described,
                 )
+                protocol.missing_milter(name, Failure())
                 protocol.refuse(on_error)
+        if self.audience.connection_taken is not None:
+            self.audience.connection_taken(protocol)
         return protocol
 
     def _refused(self, addr: object, refusal: str) -> None:
+        if self.audience.connection_refused is not None:
+            self.audience.connection_refused(addr, refusal)
         self._refusals.add(describe_address(addr), refusal)
 
     def _came_early(self, waiting: Waiting) -> None:

@@ -10,7 +10,6 @@ told. A ``start()`` that fails, or is cancelled, has to take down itself what it
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
@@ -20,6 +19,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yatxmilter._engine.pending import outcome_of
 from yatxmilter._escaping import printable
 from yatxmilter.errors import StartError
 from yatxmilter.protocol._steady_clock import SteadyClock
@@ -59,16 +59,14 @@ def _name(factory: Any) -> str:
 
 def _call(method: Callable[[], Any] | None) -> Deferred[Any]:
     try:
-        result = None if method is None else method()
-        if inspect.iscoroutine(result):
-            return Deferred.fromCoroutine(result)
+        result = outcome_of(None if method is None else method())
+        return result if isinstance(result, Deferred) else succeed(result)
     except KeyboardInterrupt:
         # Ctrl-C, while it was at work.
         raise
     except BaseException:
         # A library that raises SystemExit does not end all the others.
         return fail(Failure())
-    return result if isinstance(result, Deferred) else succeed(result)
 
 
 class _Bounded:
@@ -107,7 +105,7 @@ class _Bounded:
         self.outcome.errback(Failure(error))
         try:
             self._deferred.cancel()
-        except Exception:
+        except BaseException:
             _log.failure("A canceller failed")
 
 

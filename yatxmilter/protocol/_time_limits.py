@@ -9,11 +9,30 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["Deadline", "hung_up"]
+__all__ = ["NOT_CLOSING", "NOT_READING", "SILENT", "SLOW_COMMAND", "Deadline", "Fault", "hung_up"]
+
+
+class Fault(NamedTuple):
+    """
+    What an MTA has done, or left undone.
+
+    :ivar kind: The same in a word, for observers.
+    """
+
+    kind: str
+    words: str
+
+
+SILENT: Final = Fault("silent", "was silent too long")
+SLOW_COMMAND: Final = Fault("slow_command", "took too long to send one command")
+NOT_READING: Final = Fault("not_reading", "did not read its answers")
+NOT_CLOSING: Final = Fault("not_closing", "did not let itself be closed")
+
+_F = TypeVar("_F")
 
 # Elsewhere than on Linux only a connection that is closed both ways is seen.
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
@@ -33,13 +52,13 @@ def hung_up(transport: Any) -> bool:
     return bool(poll.poll(0))
 
 
-class Deadline:
+class Deadline(Generic[_F]):
     """
     A time limit that can be set again and again at the cost of an assignment.
 
     :param seconds: The limit; ``None`` for none.
     :param passed: Called with ``fault`` when so many seconds have passed since `since`.
-    :param fault: What the peer has done then, in words.
+    :param fault: What the peer has done then.
     :ivar since: What the limit counts from; ``None`` while it does not count.
     """
 
@@ -49,8 +68,8 @@ class Deadline:
         self,
         clock: IReactorTime,
         seconds: float | None,
-        passed: Callable[[str], None],
-        fault: str,
+        passed: Callable[[_F], None],
+        fault: _F,
     ) -> None:
         self._clock = clock
         self._seconds = seconds

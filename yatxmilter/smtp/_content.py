@@ -36,7 +36,7 @@ class Content:
 
     :param memory: How many bytes of the body are kept in memory.
     :param most: How many bytes it may have.
-    :param most_header: How many bytes the names and values of its header may have.
+    :param most_header: How many bytes its header may have.
     :ivar fault: The SMTP reply with which it has to be refused, whatever milters say.
     """
 
@@ -114,8 +114,7 @@ class Content:
                 return False
             self._between_messages = False
             self._value.append(line)
-            # What stands between the lines of a value is part of it.
-            self._header_size += len(line) + 1
+            self._header_size += len(line) + 2
             return True
         if not _MAILBOX_LINE.match(line):
             self._between_messages = False
@@ -127,8 +126,8 @@ class Content:
         self._end_field()
         self._name = fields[0].name
         self._value = [fields[0].value]
-        # All but the colon.
-        self._header_size += len(line) - 1
+        # As it stands in the message: very many names without values take memory, too.
+        self._header_size += len(line) + 2
         return True
 
     def _end_field(self) -> None:

@@ -47,8 +47,11 @@ class SMTPMilters:
         number. A larger one is answered with 552.
     :param max_recipients: Recipients that a message may have; ``None`` for any number. Those above
         it are answered with 452, and the client sends them another message.
-    :param max_header_bytes: Bytes that the header fields of a message may have, names and values;
+    :param max_header_bytes: Bytes that the header of a message may have, line ends included;
         ``None`` for any number. A larger header is answered with 552.
+    :param max_errors: Commands of one client that may fail, logins included, without a message
+        that is taken between them; ``None`` for any number. Then it is told 421, as Postfix does by
+        its ``smtpd_hard_error_limit``. Recipients above ``max_recipients`` do not count.
     :param reactor: What keeps time; by default Twisted's reactor.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
     :raises ValueError: for an option out of range.
@@ -68,6 +71,7 @@ class SMTPMilters:
         max_size: int | None = bounds.SMTP_MAX_SIZE,
         max_recipients: int | None = bounds.SMTP_MAX_RECIPIENTS,
         max_header_bytes: int | None = bounds.MAX_HEADER_BYTES,
+        max_errors: int | None = bounds.SMTP_MAX_ERRORS,
         reactor: Any = None,
     ) -> None:
         # Behind this server there is no MTA whose default action could decide.
@@ -83,6 +87,7 @@ class SMTPMilters:
         self.max_size = limit_option("max_size", max_size)
         self.max_recipients = limit_option("max_recipients", max_recipients)
         self.max_header_bytes = limit_option("max_header_bytes", max_header_bytes)
+        self.max_errors = limit_option("max_errors", max_errors)
         #: What clients are told.
         self.announced_size = max_size
         # Both ends are here: no limits are needed between them.

@@ -12,6 +12,8 @@ goes, and nothing is sent from then on.
 Nothing that ends a line, or moves a cursor, is part of a command. A client that reads no replies is
 cut off, and so is one that does not let its connection be closed.
 
+A client that makes errors only is sent away, as Postfix does: it guesses at passwords or addresses.
+
 A server that is to leave does so as soon as no message is open: the client is told 421, unasked if
 need be.
 """
@@ -28,7 +30,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter._mail.bounds import MAX_UNREAD_REPLIES
+from yatxmilter._mail.bounds import MAX_UNREAD_REPLIES, SMTP_MAX_ERRORS
 from yatxmilter._mail.controls import has_controls
 from yatxmilter._wire.payloads import from_text
 from yatxmilter.protocol._steady_clock import steady
@@ -85,6 +87,9 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         # How much has been replied in a row, and the call behind that.
         self._said = 0
         self._next_turn: Any = None
+        # How many commands have failed since a message was taken.
+        self._errors = 0
+        self._max_errors: float = SMTP_MAX_ERRORS
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -174,7 +179,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         if self._may_leave:
             self.give_up()
 
-    def give_up(self) -> None:
+    def give_up(self, reason: bytes = b"4.3.2 %s is shutting down") -> None:
         """
         Come to an end now: the client is told to come back later.
         """
@@ -182,7 +187,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
             return
         self._ended = True
         self._instead = None
-        self.sendCode(421, b"4.3.2 %s is shutting down" % self.host)
+        self.sendCode(421, reason % self.host)
         # Nothing more is sent, and what is being done is no longer of use.
         self._gone = True
         if self._job is not None:
@@ -218,7 +223,13 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
             self._owed = self.mode != DATA or line == b"."
             self._line = line
             try:
-                if self._lines.too_long:
+                if self._errors >= self._max_errors and self.mode != DATA:
+                    _log.warn(
+                        "The SMTP client at {client} makes errors only; closing the connection",
+                        client=describe_address(self.transport.getPeer()),
+                    )
+                    self.give_up(b"4.7.0 %s Too many errors")
+                elif self._lines.too_long:
                     self.lineLengthExceeded(line)
                 else:
                     self.lineReceived(line)
@@ -253,6 +264,8 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         """
         self._ended = self._ended or self._hangs_up
         reply, self._instead = self._instead, None
+        if (code if reply is None else int(reply[:3])) >= 400:
+            self._errors += 1
         if reply is None:
             super().sendCode(code, message)
         else:

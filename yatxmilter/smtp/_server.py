@@ -78,6 +78,7 @@ class MilterESMTP(PacedESMTP):
         Tell the milters of the connection, and greet the client when they have answered.
         """
         self._milters = SMTPMilters(()) if self.milters is None else self.milters
+        self._max_errors = self._milters.max_errors
         self._clock = self._milters.clock
         self._filtering = self._milters.filtering(self.transport)
         self._content: Content | None = None
@@ -151,22 +152,29 @@ class MilterESMTP(PacedESMTP):
         """
         Pass HELO on.
         """
-        self._do(self._helo_command(super().do_HELO, rest))
+        self._do(self._helo_command(rest, extended=False))
 
     def do_EHLO(self, rest: bytes) -> None:
         """
         Pass EHLO on.
         """
-        self._do(self._helo_command(super().do_EHLO, rest))
+        self._do(self._helo_command(rest, extended=True))
 
-    async def _helo_command(self, command: Any, rest: bytes) -> None:
+    async def _helo_command(self, rest: bytes, *, extended: bool) -> None:
         self._filtering.give_up()
         self._filtering.values.update(tls_values(self.transport))
-        response = await self._filtering.helo(to_text(b" ".join(rest.split())))
+        name = b" ".join(rest.split())
+        response = await self._filtering.helo(to_text(name))
         # Any other refusal is told at MAIL.
         if not (self._note(response) and response.closes):
             self._instead = None
-        command(b" ".join(rest.split()))
+        # Twisted's own methods take each client for one that has an IP address.
+        client = from_text(self._filtering.values["client_addr"])
+        self._helo = name, client
+        self._from = None
+        self._to = []
+        reply = b"%s Hello %s, nice to meet you" % (self.host, client)
+        self.sendCode(250, reply + b"\n" + self.listExtensions() if extended else reply)
 
     def extensions(self) -> Any:
         """
@@ -304,6 +312,8 @@ class MilterESMTP(PacedESMTP):
         if match is not None:
             fault = self._path_fault(match, b"3 Bad recipient") or self._count_fault()
             if fault is not None:
+                # One too many is no guess.
+                self._errors -= fault[0] == 452
                 self.sendCode(*fault)
                 return
         self._arguments = _arguments(match)
@@ -495,6 +505,7 @@ class MilterESMTP(PacedESMTP):
             if isinstance(result, Failure) and result.check(SMTPServerError):
                 self._refuse(result)
                 return
+        self._errors = 0
         super()._messageHandled(resultList)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
