@@ -18,6 +18,8 @@ from typing import Final
 
 from yatxmilter import constants as c
 from yatxmilter._cli.decoding import body_of
+from yatxmilter._wire.actions import ACTIONS
+from yatxmilter._wire.commands import COMMANDS
 from yatxmilter._wire.payloads import from_text, to_text
 
 __all__ = ["KINDS", "Likeness", "Redactor", "find_addresses", "hide_body", "shape"]
@@ -33,10 +35,6 @@ _END_OF_QUOTES: Final = re.compile(r'[^"\\\x00]*(?:\\[^\x00][^"\\\x00]*)*"')
 # Macros that are a domain or a user, without an @ to tell them by.
 _DOMAINS: Final = ("{mail_host}", "{rcpt_host}")
 _USERS: Final = ("{mail_user}", "{rcpt_user}", "{auth_authen}", "{auth_author}", "u", "{u}")
-
-_INDEXED: Final = (c.SMFIR_INSHEADER, c.SMFIR_CHGHEADER)
-# ESMTP arguments are behind the address: AUTH=user@example.org.
-_ARGUMENTS: Final = "MR2e"
 
 
 def hide_body(text: bytes) -> bytes:
@@ -68,10 +66,11 @@ class Redactor:
             return payload
         if from_mta and letter == c.SMFIC_MACRO:
             return payload[:1] + self._redact_macros(payload[1:])
-        start = 4 if not from_mta and letter in _INDEXED else 0
+        start, has_parameters = _layout(from_mta, letter)
         pieces = to_text(payload[start:]).split("\0")
-        if letter in map(ord, _ARGUMENTS):
-            # The name of an argument is no part of the address that is its value.
+        if has_parameters:
+            # ESMTP arguments are behind the address: AUTH=user@example.org. The name of one is no
+            # part of the address that is its value.
             pieces[1:] = map(self._redact_argument, pieces[1:])
         return payload[:start] + from_text("\0".join(map(self._redact_text, pieces)))
 
@@ -107,6 +106,18 @@ class Redactor:
 
     def _digest(self, text: str) -> str:
         return hmac.digest(self._key, from_text(text), "sha256").hex()[:10]
+
+
+def _layout(from_mta: bool, letter: int) -> tuple[int, bool]:
+    """
+    Tell where a payload's strings begin, and whether ESMTP arguments follow the first one.
+    """
+    if from_mta:
+        command = COMMANDS.get(letter)
+        return 0, command is not None and command.has_argv
+    action = ACTIONS.get(letter)
+    arguments = () if action is None else action.arguments
+    return 4 if "index" in arguments else 0, "parameters" in arguments
 
 
 def find_addresses(text: str) -> Iterator[tuple[int, int, int]]:

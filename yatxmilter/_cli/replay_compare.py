@@ -18,6 +18,7 @@ from yatxmilter import constants as c
 from yatxmilter._cli.decoding import decode_packet
 from yatxmilter._cli.record_redaction import Likeness, hide_body, shape
 from yatxmilter._cli.replay_steps import REMARK, Heard
+from yatxmilter._wire.actions import ACTIONS
 from yatxmilter._wire.payloads import to_text
 
 __all__ = ["Comparison", "Difference", "Rules"]
@@ -28,7 +29,7 @@ _MOST_LINES: Final = 2_000
 # With how many recorded lines a line is compared that may be one of them but for its addresses.
 _MOST_LIKE: Final = 50
 
-_HEADER_ACTIONS: Final = (c.SMFIR_ADDHEADER, c.SMFIR_INSHEADER, c.SMFIR_CHGHEADER)
+_HEADER_ACTIONS: Final = {row.letter for row in ACTIONS.values() if row.subject == "headers"}
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,9 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from yatxmilter._mail.header_models import HeaderModel
-from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader, edit_packet
+from yatxmilter._wire.actions import ChangeHeader, Edit, OfHeader, edit_packet
 
 __all__ = ["ChainEdits"]
-
-_OfHeader = (AddHeader, InsertHeader, ChangeHeader)
 
 
 class ChainEdits:
@@ -50,7 +48,7 @@ class ChainEdits:
         :param packet: The edit as it goes over the wire.
         :param header: The header as it is before the edit.
         """
-        if header is not None and isinstance(edit, _OfHeader):
+        if header is not None and isinstance(edit, OfHeader):
             self._editors.add(header.filters)
             name = edit.name.lower()
             if isinstance(edit, ChangeHeader):
@@ -90,7 +88,7 @@ class ChainEdits:
                 tried.apply(edit)
                 yield
             if tried.state() != header.state():
-                pairs = [pair for pair in pairs if not isinstance(pair[0], _OfHeader)]
+                pairs = [pair for pair in pairs if not isinstance(pair[0], OfHeader)]
                 for edit in header.edits_from(self._received):
                     pairs.append((edit, edit_packet(edit)))
                     yield

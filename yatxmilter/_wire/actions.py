@@ -25,7 +25,6 @@ from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import PeerError, ProtocolError
 
 __all__ = [
-    "Edits",
     "ACTIONS",
     "NOT_AWAITED",
     "SUBJECTS",
@@ -37,8 +36,10 @@ __all__ = [
     "ChangeSender",
     "DeleteRecipient",
     "Edit",
+    "Edits",
     "EndOfMessage",
     "InsertHeader",
+    "OfHeader",
     "Quarantine",
     "ReplaceBody",
     "Response",
@@ -163,6 +164,10 @@ Edit: TypeAlias = (
     | ReplaceBody
     | Quarantine
 )
+
+
+#: The edits of the header.
+OfHeader: Final = (AddHeader, InsertHeader, ChangeHeader)
 
 
 class Edits(tuple[Edit, ...]):

@@ -26,53 +26,17 @@ from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEnd
 from twisted.internet.protocol import ClientFactory
 
 from yatxmilter._mail.bounds import MAX_EDIT_BYTES, MAX_NEW_BODY
-from yatxmilter._mail.delivery import apply_edits
 from yatxmilter._options import limit_option
 from yatxmilter._wire import commands
-from yatxmilter._wire.actions import (
-    AddHeader,
-    AddRecipient,
-    Agreement,
-    ChangeHeader,
-    ChangeSender,
-    DeleteRecipient,
-    Edit,
-    EndOfMessage,
-    InsertHeader,
-    Quarantine,
-    ReplaceBody,
-    Response,
-)
+from yatxmilter._wire.actions import Response
 from yatxmilter.client._command_queue import CommandQueue
 from yatxmilter.client._commands import Dialogue, Macros
-from yatxmilter.client._message import Envelope, Outcome, Recipient, play
+from yatxmilter.client._message import Envelope, Outcome, play
 from yatxmilter.client._profiles import CLIENT
-from yatxmilter.client._session_script import SessionScript, select_macros
-from yatxmilter.errors import PeerError
+from yatxmilter.client._session_script import SessionScript
 from yatxmilter.protocol._endpoints import client_endpoint
 
-__all__ = [
-    "AddHeader",
-    "AddRecipient",
-    "Agreement",
-    "ChangeHeader",
-    "ChangeSender",
-    "DeleteRecipient",
-    "Edit",
-    "EndOfMessage",
-    "InsertHeader",
-    "MilterClient",
-    "MilterClientFactory",
-    "Outcome",
-    "PeerError",
-    "Quarantine",
-    "Recipient",
-    "ReplaceBody",
-    "Response",
-    "apply_edits",
-    "connect_milter",
-    "select_macros",
-]
+__all__ = ["MilterClient", "MilterClientFactory", "connect_milter"]
 
 
 class MilterClient(CommandQueue, Dialogue):

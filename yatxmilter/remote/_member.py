@@ -26,14 +26,7 @@ from yatxmilter._engine.on_error import answer_for, lets_pass
 from yatxmilter._engine.return_codes import ON_ERROR, ends_message, fallback
 from yatxmilter._escaping import printable
 from yatxmilter._wire import commands
-from yatxmilter._wire.actions import (
-    AddHeader,
-    ChangeHeader,
-    Edit,
-    EndOfMessage,
-    InsertHeader,
-    Response,
-)
+from yatxmilter._wire.actions import Edit, EndOfMessage, OfHeader, Response
 from yatxmilter._wire.commands import CALLBACK_STEPS, Command
 from yatxmilter._wire.payloads import from_text
 from yatxmilter.client import MilterClient
@@ -327,7 +320,7 @@ class RemoteMilter(Milter):
         if self._message is not message:
             # Somebody else has decided meanwhile.
             return
-        if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
+        if isinstance(edit, OfHeader):
             edit = edit._replace(value=_ended(edit.value))
         self._ctx().make_edit(edit)
 
