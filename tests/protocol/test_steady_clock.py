@@ -14,6 +14,7 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -54,6 +55,30 @@ class Reactor(ReactorBase):
         self.woken.wait()
         self.woken.clear()
         self.runUntilCurrent()
+
+
+class ClosedReactorTests(SynchronousTestCase):
+    """
+    A reactor that has given back the descriptor which wakes it.
+    """
+
+    def test_closed_reactor_is_not_woken(self) -> None:
+        """
+        Nothing is written to a descriptor that may be another file's by now.
+        """
+        reactor = SelectReactor()
+        self.assertIn(reactor.waker, reactor._internalReaders)
+        woken = []
+        self.patch(reactor, "wakeUp", lambda: woken.append(True))
+        clock = SteadyClock(reactor)
+        clock._wake()
+        self.assertEqual(woken, [True])
+        for reader in list(reactor._internalReaders):
+            reactor._internalReaders.discard(reader)
+            reactor.removeReader(reader)
+            reader.connectionLost(None)
+        clock._wake()
+        self.assertEqual(woken, [True])
 
 
 class SteadyTests(SynchronousTestCase):

@@ -104,7 +104,7 @@ class SteadyClock:
         self.seconds: Callable[[], float] = time.monotonic
         self._calls: list[DelayedCall] = []
         self._cancelled = 0
-        self._alarm = _Alarm(lambda: reactor.callFromThread(self._run))
+        self._alarm = _Alarm(self._wake)
 
     def callLater(
         self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
@@ -142,6 +142,13 @@ class SteadyClock:
     def _sooner(self, call: DelayedCall) -> None:
         heapify(self._calls)
         self._alarm.set(self._calls[0].time)
+
+    def _wake(self) -> None:
+        # In the alarm's thread. To wake a reactor is to write to a descriptor of its own. One that has
+        # been closed has given it back, and it may be somebody else's by now.
+        waker = getattr(self.reactor, "waker", None)
+        if waker is None or waker in self.reactor._internalReaders:
+            self.reactor.callFromThread(self._run)
 
     def _run(self) -> None:
         now = time.monotonic()
