@@ -67,7 +67,6 @@ class ClosedReactorTests(SynchronousTestCase):
         Nothing is written to a descriptor that may be another file's by now.
         """
         reactor = SelectReactor()
-        self.assertIn(reactor.waker, reactor._internalReaders)
         woken = []
         self.patch(reactor, "wakeUp", lambda: woken.append(True))
         clock = SteadyClock(reactor)

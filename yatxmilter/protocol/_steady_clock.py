@@ -144,10 +144,10 @@ class SteadyClock:
         self._alarm.set(self._calls[0].time)
 
     def _wake(self) -> None:
-        # In the alarm's thread. To wake a reactor is to write to a descriptor of its own. One that has
-        # been closed has given it back, and it may be somebody else's by now.
+        # In the alarm's thread. To wake a reactor is to write to a descriptor of its own, and one that
+        # is over has given it back: it may be another file's by now. Its waker has no `o` then.
         waker = getattr(self.reactor, "waker", None)
-        if waker is None or waker in self.reactor._internalReaders:
+        if waker is None or hasattr(waker, "o"):
             self.reactor.callFromThread(self._run)
 
     def _run(self) -> None:
