@@ -250,9 +250,10 @@ class Reference(Answers):
 
     def _noted(self, callback: str, code: int) -> int:
         # To the others of several the message is over; nobody asks them about it any more.
-        if callback == "envrcpt" and code == DISCARD and not self.steps & STEPS[callback][2]:
-            if self.rules.one_of_several and self.case.several:
-                self.decider = self.case.owner(callback)
+        several = self.rules.one_of_several and self.case.several
+        silent = self.steps & STEPS["envrcpt"][2]
+        if several and callback == "envrcpt" and code == DISCARD and not silent:
+            self.decider = self.case.owner(callback)
         return code
 
     def _takes(self, callback: str, result: object) -> bool:
