@@ -117,7 +117,8 @@ DIFFERENCES = {
         "knows one milter",
         "of several on one connection each has a text of smfi_setreply of its own, and that of the"
         " deciding one is sent; edits are sent with an answer that lets the message pass; each must"
-        " be able to decline what it does not want",
+        " be able to decline what it does not want; when one has discarded the message at a"
+        " recipient the others hear no more of it",
         "together they are to be as good as each by itself",
         rows=("several milters on one connection",),
     ),

@@ -93,6 +93,7 @@ class Reference(Answers):
         self.consumed = 0
         self.limit = MAX_PAYLOAD
         self.state = INIT
+        self.decider: int | None = None
         self.in_message = self.abort_due = self.skipped = False
         self.retired = False
         for name, (no, _, _) in STEPS.items():
@@ -180,6 +181,7 @@ class Reference(Answers):
         self._end_message()
 
     def _end_message(self) -> None:
+        self.decider = None
         if not self.in_message:
             return
         self.in_message = self.skipped = False
@@ -243,8 +245,16 @@ class Reference(Answers):
             code = self._stand_in(callback)
             if callback == "eom" and code not in (CONTINUE, ACCEPT):
                 self.context.edits.clear()
-            return code
-        return c_result(result)
+            return self._noted(callback, code)
+        return self._noted(callback, c_result(result))
+
+    def _noted(self, callback: str, code: int) -> int:
+        # To the others of several the message is over; nobody asks them about it any more.
+        several = self.rules.one_of_several and self.case.several
+        silent = self.steps & STEPS["envrcpt"][2]
+        if several and callback == "envrcpt" and code == DISCARD and not silent:
+            self.decider = self.case.owner(callback)
+        return code
 
     def _takes(self, callback: str, result: object) -> bool:
         if result is None:
@@ -256,6 +266,8 @@ class Reference(Answers):
 
     def _wanted(self, callback: str) -> bool:
         if self.rules.declined_not_called and self.steps & STEPS.get(callback, (0, 0, 0))[0]:
+            return False
+        if self.decider is not None and self.case.owner(callback) != self.decider:
             return False
         return callback in self.registered and not self.retired
 
