@@ -337,9 +337,8 @@ class Context:
 
         :param values: One for each of the action's arguments.
         """
-        checked = [
-            _CHECKS[kind](self, value) for kind, value in zip(action.arguments, values, strict=True)
-        ]
+        checks = _CHECKS[action.letter]
+        checked = [check(self, value) for check, value in zip(checks, values, strict=True)]
         self._send(action, action.encode(*checked))
 
     def _send(self, action: Action, payload: bytes) -> None:
@@ -431,8 +430,10 @@ class Context:
         return index
 
 
+_Check = Callable[[Context, Any], bytes | int | None]
+
 # How an argument of an action is checked and encoded, by its kind.
-_CHECKS: Final[Mapping[str, Callable[[Context, Any], bytes | int | None]]] = {
+_CHECKS_OF_KINDS: Final[Mapping[str, _Check]] = {
     "index": Context._index,
     "name": Context._header_name,
     "value": Context._value,
@@ -440,4 +441,11 @@ _CHECKS: Final[Mapping[str, Callable[[Context, Any], bytes | int | None]]] = {
     "address": Context._address,
     "parameters": Context._parameters,
     "reason": Context._reason,
+}
+
+# The same for the arguments of each action, by its letter. Bodies have a function of their own.
+_CHECKS: Final[Mapping[int, tuple[_Check, ...]]] = {
+    action.letter: tuple(_CHECKS_OF_KINDS[kind] for kind in action.arguments)
+    for action in ACTIONS.values()
+    if action.subject != "body"
 }

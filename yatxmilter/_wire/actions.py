@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from yatxmilter import constants as c
@@ -306,6 +306,9 @@ def _read_reply(payload: bytes) -> Response:
 # ---- modification actions
 
 
+_BODY: Final = ("body",)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Action:
     """
@@ -330,6 +333,13 @@ class Action:
     subject: str = ""
     arguments: tuple[str, ...] = ()
     required: int = 0
+    # Worked out once: how many bytes stand before the strings, and whether there are none.
+    _start: int = field(init=False)
+    _raw: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_start", 4 if "index" in self.arguments else 0)
+        object.__setattr__(self, "_raw", self.arguments == _BODY)
 
     def encode(self, *values: Any) -> bytes:
         """
@@ -337,10 +347,10 @@ class Action:
 
         :param values: One for each of `arguments`: bytes, an index, ``None`` for what is left out.
         """
-        if self.arguments == _BODY:
+        if self._raw:
             chunk: bytes = values[0]
             return chunk
-        if self.arguments[0] == "index":
+        if self._start:
             return payloads.encode_indexed_header(*values)
         return payloads.encode_strings(*values if values[-1] is not None else values[:-1])
 
@@ -350,10 +360,10 @@ class Action:
 
         :raises PeerError: when it is malformed.
         """
-        if self.arguments == _BODY:
+        if self._raw:
             return ReplaceBody(payload)
-        start = 4 if self.arguments[0] == "index" else 0
-        strings = payload[start:]
+        start = self._start
+        strings = payload[start:] if start else payload
         count = strings.count(b"\0") + (start > 0)
         if not strings.endswith(b"\0") or not self.required <= count <= len(self.arguments):
             raise PeerError(f"the milter sent a malformed {self.name}: {payload[:80]!r}")
@@ -364,7 +374,6 @@ class Action:
         return self.edit(*values)
 
 
-_BODY: Final = ("body",)
 _FIELD: Final = ("name", "value")
 # An empty value deletes the field.
 _CHANGE: Final = ("index", "name", "value or nothing")
