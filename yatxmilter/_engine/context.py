@@ -48,6 +48,7 @@ _ENDS_STRING: Final = re.compile(rb"[\r\n\0]")
 _LINE_END: Final = re.compile(rb"\n(?![ \t])")
 _BREAKS_VALUE: Final = re.compile(rb"[\r\0]")
 _MAX_INDEX: Final = 0x7FFFFFFF
+_LIMITS: Final = Limits()
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
 
 
@@ -112,7 +113,7 @@ class Context:
         self.negotiating = False
         self.adds_space = False
         self.max_payload = c.MILTER_MAX_DATA_SIZE
-        self.limits = Limits()
+        self.limits = _LIMITS
         self.outbox: list[bytes] = []
         self.bodies = 0
         self._edit_bytes = self._body_bytes = 0
