@@ -34,9 +34,9 @@ class Line(Protocol):
     What a conversation needs of its connection.
     """
 
-    def send(self, data: bytes) -> None:
+    def send_packets(self, packets: list[bytes]) -> None:
         """
-        Write bytes to the MTA.
+        Write packets to the MTA; empty the list.
         """
 
     def caught_up(self) -> None:
@@ -67,6 +67,7 @@ class Pulling(ABC):
         self.session = Session()
         self.stalled = self.busy = False
         self._line = line
+        self._send: Callable[[list[bytes]], None] = line.send_packets
         self._out: list[bytes] = []
         # Who answers commands; the first time somebody has to see to it that there is a plan.
         self._step: Callable[[Command], None] = self._first_step
@@ -163,7 +164,7 @@ class Pulling(ABC):
             fanout.cancel()
             self._out.clear()
         elif self._out:
-            self._flush()
+            self._send(self._out)
         if session.dropped is not None:
             self._tell_dropped(session.dropped)
         if self._ended or self.stalled or fanout.round or opening.awaited or caller.settling:
@@ -217,9 +218,3 @@ class Pulling(ABC):
         finally:
             self._running = running
         self.run()
-
-    def _flush(self) -> None:
-        out = self._out
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._line.send(data)

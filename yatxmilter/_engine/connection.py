@@ -172,7 +172,7 @@ class Conversation(Pulling):
         """
         if not self._lost:
             self._out.append(_PROGRESS_PACKET)
-            self._flush()
+            self._send(self._out)
 
     def _control(self, command: Command) -> None:
         if command is OPTNEG_ROW:
@@ -242,7 +242,7 @@ class Conversation(Pulling):
         self.session.splitter.clear()
         if not self._lost:
             if self._out:
-                self._flush()
+                self._send(self._out)
             self._line.hang_up()
 
     def drain(self) -> None:
@@ -290,6 +290,7 @@ class ObservedConversation(Conversation):
         self._told_of = 0
         # Whether nobody needs to be told of each answer.
         self._quiet = self._watch.audience.answer_sent is None
+        self._send = self._observed_send
 
     def receive(self, data: bytes = b"") -> bool:
         """
@@ -300,8 +301,8 @@ class ObservedConversation(Conversation):
             self._watch.tell("bytes_received", len(data))
         return super().receive(data)
 
-    def _flush(self) -> None:
-        out, watch = self._out, self._watch
+    def _observed_send(self, out: list[bytes]) -> None:
+        watch = self._watch
         if len(out) == 1 and out[0] is CONTINUE_PACKET and self._quiet:
             # The usual answer.
             watch.last = "continue"
@@ -313,7 +314,7 @@ class ObservedConversation(Conversation):
         watch.sent += size
         if watch.audience.bytes_sent is not None:
             watch.tell("bytes_sent", size)
-        super()._flush()
+        self._line.send_packets(out)
 
     def _handler(self) -> Callable[[Command], None]:
         return self._observed_step
