@@ -389,4 +389,4 @@ class BufferTests(ConversationTestCase):
         mta = started(full())
         mta.send(CONTENT + packet("B", b"x" * 60000) + EOM)
         splitter = mta.protocol._conversation.session.splitter
-        self.assertEqual((splitter._buffer, splitter._pieces, splitter._queue), (b"", [], []))
+        self.assertEqual((splitter.buffer, splitter._pieces, splitter.queue), (b"", [], []))

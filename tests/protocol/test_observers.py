@@ -262,6 +262,47 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(observer.told[-1][-1], "tempfail")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
+    def test_calls_alone(self) -> None:
+        """
+        An observer of calls alone is told of each, whatever way the callback answers in.
+        """
+
+        class Ways(Milter):
+            async def xxfi_helo(self, helohost: str) -> Any:
+                return c.SMFIS_CONTINUE
+
+            def xxfi_envfrom(self, argv: list[str]) -> Any:
+                return succeed(None)
+
+            def xxfi_eom(self) -> Any:
+                return c.SMFIS_ACCEPT
+
+        observer = recorder("callback_called")
+        server = Server(MilterFactory(Ways), observer)
+        server.send(server.talk())
+        called = [event[-1] for event in observer.told]
+        self.assertEqual(called, ["xxfi_helo", "xxfi_envfrom", "xxfi_eom"])
+
+    def test_failures_alone_are_not_told(self) -> None:
+        """
+        Where nobody asks for failures they are logged all the same.
+        """
+
+        class Failing(Milter):
+            def xxfi_helo(self, helohost: str) -> Any:
+                raise RuntimeError("a fault")
+
+            def xxfi_close(self) -> Any:
+                return c.SMFIS_REJECT
+
+        observer = recorder("callback_answered", "edit_sent")
+        server = Server(MilterFactory(Failing), observer)
+        server.talk().quit()
+        server.flush()
+        told = [event[3:5] for event in observer.told]
+        self.assertEqual(told, [("xxfi_helo", "error"), ("xxfi_close", "done")])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
     def test_progress_and_skip(self) -> None:
         """
         SMFIR_PROGRESS and SMFIR_SKIP are told as answers.

@@ -407,6 +407,7 @@ class ManyTests(SynchronousTestCase):
         before = server.values("shadow_messages")
         self.assertEqual(before["tried", "reject"], 1)
         self.assertRaises(ValueError, server.metrics.watch, server.factory)
+        self.assertRaises(ValueError, MilterMetrics().forget, server.factory)
         client.quit()
         server.flush()
         server.metrics.forget(server.factory)

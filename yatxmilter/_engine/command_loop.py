@@ -21,8 +21,7 @@ from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
 from yatxmilter._escaping import printable
-from yatxmilter._wire.commands import COMMANDS, EOM_ROW, MACRO_ROW, Command
-from yatxmilter._wire.packets import read_length
+from yatxmilter._wire.commands import Command
 from yatxmilter.errors import ProtocolError
 
 __all__ = ["Line", "Pulling"]
@@ -35,9 +34,9 @@ class Line(Protocol):
     What a conversation needs of its connection.
     """
 
-    def send(self, data: bytes) -> None:
+    def send_packets(self, packets: list[bytes]) -> None:
         """
-        Write bytes to the MTA.
+        Write packets to the MTA; empty the list.
         """
 
     def caught_up(self) -> None:
@@ -69,13 +68,14 @@ class Pulling(ABC):
         self.session = Session()
         self.stalled = self.busy = self.elsewhere = False
         self._line = line
+        self._send: Callable[[list[bytes]], None] = line.send_packets
         self._out: list[bytes] = []
         # Who answers commands; the first time somebody has to see to it that there is a plan.
         self._step: Callable[[Command], None] = self._first_step
-        # Whether nothing is left of what was read, and nobody has to see each packet.
+        # Whether the line knows that nothing is waited for, and nothing left of what was read.
         self._at_ease = False
         self._begun = self._running = self._ended = self._lost = self._told = False
-        self._draining = self._tapped = False
+        self._draining = False
 
     @abstractmethod
     def _begin(self) -> None:
@@ -110,81 +110,37 @@ class Pulling(ABC):
             self.elsewhere or self._opening.awaited or self._fanout.round or self._caller.settling
         )
 
-    def receive(self, data: bytes) -> bool:
-        """
-        Take in bytes from the MTA, and answer what can be answered.
-
-        :return: Whether all was the usual: it is answered, and nothing is waited for.
-        """
-        if not self._ended:
-            if not self._at_ease or self.stalled:
-                self.session.splitter.feed(data)
-            elif self._take_usual(data):
-                return True
-            self.run()
-        return False
-
-    def _take_usual(self, data: bytes) -> bool:
-        """
-        Take whole packets of macros, and commands for the milters that are legal.
-
-        It is a short way for what most reads are, and leaves all else to `run`.
-
-        :return: Whether that was all, and nothing is waited for.
-        """
-        session, fanout, caller = self.session, self._fanout, self._caller
-        most = session.splitter.limit + 1
-        position, size = 0, len(data)
-        self._running = True
-        try:
-            while position + 5 <= size:
-                start = position + 5
-                length = read_length(data, position)[0]
-                stop = position + 4 + length
-                if stop > size or not 0 < length <= most:
-                    break
-                command = COMMANDS.get(data[position + 4])
-                if command is MACRO_ROW and length > 1:
-                    session.macros.put(data[start:stop])
-                    position = stop
-                    continue
-                if (
-                    command is None
-                    or not session.is_usual(command)
-                    or (length > 1 if command is EOM_ROW else length == 1 and command.needs_payload)
-                ):
-                    break
-                session.accept(command, data[start:stop])
-                position = stop
-                self._step(command)
-                if fanout.round or self._ended or self.stalled or caller.settling:
-                    break
-        except ProtocolError as error:
-            self._break_off(error)
-        finally:
-            self._running = False
-        if position < size:
-            session.splitter.feed(data[position:])
-        elif not (self._ended or self._draining or fanout.round or caller.settling):
-            if self._out:
-                self._flush()
-            if not self.stalled:
-                return True
-        self._at_ease = False
-        return False
-
     def run(self) -> None:
         """
-        Pull and answer until there is nothing to pull, or something must be waited for.
+        Go on with what has arrived, and tell the line how that stands.
         """
+        self._at_ease = False
+        self.receive()
+
+    def receive(self, data: bytes = b"") -> bool:
+        """
+        Take in bytes from the MTA; pull commands and have them answered until there is nothing to
+        pull, or something must be waited for.
+
+        :return: Whether the line need not be told: all is answered and nothing is waited for, as it
+            was before, and no part of a packet is left.
+        """
+        session, splitter = self.session, self.session.splitter
+        if data:
+            if self._ended:
+                return False
+            # `PacketSplitter.feed`, without a call, where nothing is left of what came before.
+            if splitter.buffer or splitter.queue:
+                splitter.feed(data)
+            else:
+                splitter.buffer = data
         # A callback may lead here again, by a Deferred that it fires.
         if self._running:
-            return
+            return False
         self._running = True
         if not self._begun:
             self._begin()
         opening, fanout, caller = self._opening, self._fanout, self._caller
-        session = self.session
         try:
             # As in `waiting`, without calls: this is looked at for each command.
             while not (
@@ -192,6 +148,8 @@ class Pulling(ABC):
             ):
                 command = session.next_call()
                 if command is None:
+                    if splitter.partial:
+                        self._at_ease = False
                     break
                 if command.codes:
                     self._step(command)
@@ -209,18 +167,22 @@ class Pulling(ABC):
             fanout.cancel()
             self._out.clear()
         elif self._out:
-            self._flush()
+            self._send(self._out)
         if session.dropped is not None:
             self._tell_dropped(session.dropped)
-        self.busy = bool(self.stalled or fanout.round or opening.awaited or caller.settling)
-        if self.busy or self._ended:
+        if self._ended or self.stalled or fanout.round or opening.awaited or caller.settling:
             self._at_ease = False
-            return
+            self.busy = bool(self.stalled or fanout.round or opening.awaited or caller.settling)
+            return False
+        if self._at_ease:
+            return True
+        self.busy = False
         if self._draining and not session.in_message:
             self.end()
-        else:
-            self._at_ease = not self._tapped and not session.splitter.partial
-            self._line.caught_up()
+            return False
+        self._at_ease = not (splitter.partial or self._draining)
+        self._line.caught_up()
+        return False
 
     def _break_off(self, error: ProtocolError) -> None:
         _log.warn(
@@ -259,10 +221,3 @@ class Pulling(ABC):
         finally:
             self._running = running
         self.run()
-
-    def _flush(self) -> None:
-        out = self._out
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        if data and not self._lost:
-            self._line.send(data)

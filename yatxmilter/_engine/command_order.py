@@ -13,6 +13,7 @@ before it; BODYEOB with data gives a BODY call and then its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from yatxmilter._wire.commands import (
@@ -28,7 +29,7 @@ from yatxmilter._wire.commands import (
     legal_commands,
 )
 from yatxmilter._wire.macros import MacroStore
-from yatxmilter._wire.packets import PacketSplitter
+from yatxmilter._wire.packets import PacketSplitter, read_length
 from yatxmilter.errors import ProtocolError
 
 __all__ = ["Session"]
@@ -37,6 +38,8 @@ _NAMES: Final = (
     "INIT", "OPTS", "CONN", "HELO", "MAIL", "RCPT", "DATA", "HDRS",
     "EOHS", "BODY", "ENDM", "QUIT", "ABRT", "UNKN", "Q_NC",
 )  # fmt: skip
+
+_LEGAL_AT_FIRST: Final = legal_commands(0)
 
 
 class Session:
@@ -49,6 +52,7 @@ class Session:
     :ivar in_message: Whether a message is open: one of its commands was handled since the last
         one ended.
     :ivar idle: Whether there is no other call behind the last one, as far as is known.
+    :ivar takers: What is called with each packet, before it is looked at.
     :ivar dropped: The last command that was dropped as illegal, and the state it came in; stray
         ABORTs do not count.
     """
@@ -65,18 +69,20 @@ class Session:
         "payload",
         "splitter",
         "state",
+        "takers",
     )
 
     def __init__(self) -> None:
         self.splitter = PacketSplitter()
         self.macros = MacroStore()
+        self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
         self.state = INIT
         self.payload = b""
         self.last_chunk = False
         self.idle = False
         self.in_message = False
         self.dropped: str | None = None
-        self._legal = legal_commands(0)
+        self._legal = _LEGAL_AT_FIRST
         self._again: tuple[int, bytes] | None = None
         self._end_due = False
 
@@ -98,33 +104,54 @@ class Session:
 
         :raises ProtocolError: when the stream cannot be read on. The connection must be closed.
         """
+        splitter = self.splitter
         if self._end_due:
             self._end_due = self.last_chunk = False
             self.payload = b""
-            self.idle = self.splitter.drained
+            self.idle = not (splitter.buffer or splitter.queue)
             return EOM_ROW
         while True:
-            packet = self._again
-            if packet is None:
-                packet = self.splitter.next_packet()
-                if packet is None:
-                    return None
+            if self._again is None:
+                # Most packets have come whole: they are cut here, without a call. What spans
+                # several reads, and lengths that are odd, are for the splitter.
+                buffer, start = splitter.buffer, splitter.position + 5
+                size = len(buffer)
+                whole = start <= size and not splitter.missing
+                length = read_length(buffer, start - 5)[0] if whole else 0
+                end = start - 1 + length
+                if size >= end >= start and length <= splitter.limit + 1:
+                    letter = buffer[start - 1]
+                    payload = buffer[start:end]
+                    if end < size:
+                        splitter.position = end
+                    else:
+                        # A connection that is idle should not keep its last read.
+                        splitter.buffer = b""
+                        splitter.position = 0
+                else:
+                    packet = splitter.next_packet()
+                    if packet is None:
+                        return None
+                    letter, payload = packet
+                if self.takers:
+                    for take in self.takers:
+                        take((letter, payload))
             else:
+                letter, payload = self._again
                 self._again = None
-            letter, payload = packet
             command = COMMANDS.get(letter)
             if command is None:
                 raise ProtocolError(f"unknown command {chr(letter)!r}")
-            if command is MACRO_ROW:
-                if not payload:
-                    raise ProtocolError("MACRO without a stage")
-                self.macros.put(payload)
-                continue
-            self.last_chunk = False
             if not self._legal[self.state] >> command.index & 1:
+                if command is MACRO_ROW:
+                    # It belongs to the command behind it, and is in no state's way.
+                    if not payload:
+                        raise ProtocolError("MACRO without a stage")
+                    self.macros.put(payload)
+                    continue
                 if self.in_message:
                     # The message ends first; the command is looked at again after that.
-                    self._again = packet
+                    self._again = letter, payload
                     self.state = HELO
                     self.payload = b""
                     self.idle = False
@@ -137,31 +164,19 @@ class Session:
                     continue
             if not payload and command.needs_payload:
                 raise ProtocolError(f"{command.name} without payload")
-            self.accept(command, payload)
+            if command.state is not None:
+                self.state = command.state
+            if command.in_message:
+                self.in_message = True
+            if command.stale < 7:
+                self.macros.clear_from(command.stale)
+            self.payload = payload
             if command is EOM_ROW and payload:
                 self._end_due = self.last_chunk = True
                 self.idle = False
                 return BODY_ROW
-            self.idle = self.splitter.drained
+            self.idle = not (splitter.buffer or splitter.queue)
             return command
-
-    def is_usual(self, command: Command) -> bool:
-        """
-        Tell whether a command is for the milters and legal now, so that it can be just `accept`-ed.
-        """
-        return bool(command.codes and self._legal[self.state] >> command.index & 1)
-
-    def accept(self, command: Command, payload: bytes) -> None:
-        """
-        Make a legal command the present call.
-        """
-        if command.state is not None:
-            self.state = command.state
-        if command.in_message:
-            self.in_message = True
-        if command.stale < 7:
-            self.macros.clear_from(command.stale)
-        self.payload = payload
 
     def finish(self) -> bool:
         """

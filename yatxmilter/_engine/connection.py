@@ -124,7 +124,6 @@ class Conversation(Pulling):
         if tally is not None:
             if self._shadows is None:
                 self._shadows = Shadows(self.session, self._clock, self._watch)
-                self._tapped = True
             return self._shadows.add(milter, wanted, tally)
         context = Context(self.session.macros, self.send_progress, self.session)
         context.limits = self._limits
@@ -171,8 +170,9 @@ class Conversation(Pulling):
         """
         Write SMFIR_PROGRESS at once, behind what was answered before.
         """
-        self._out.append(_PROGRESS_PACKET)
-        self._flush()
+        if not self._lost:
+            self._out.append(_PROGRESS_PACKET)
+            self._send(self._out)
 
     def _control(self, command: Command) -> None:
         if command is OPTNEG_ROW:
@@ -241,7 +241,8 @@ class Conversation(Pulling):
         self._close_members()
         self.session.splitter.clear()
         if not self._lost:
-            self._flush()
+            if self._out:
+                self._send(self._out)
             self._line.hang_up()
 
     def drain(self) -> None:
@@ -289,18 +290,19 @@ class ObservedConversation(Conversation):
         self._told_of = 0
         # Whether nobody needs to be told of each answer.
         self._quiet = self._watch.audience.answer_sent is None
+        self._send = self._observed_send
 
-    def receive(self, data: bytes) -> bool:
+    def receive(self, data: bytes = b"") -> bool:
         """
         Take in bytes from the MTA, and tell how many.
         """
         self._watch.received += len(data)
-        if self._watch.audience.bytes_received is not None:
+        if data and self._watch.audience.bytes_received is not None:
             self._watch.tell("bytes_received", len(data))
         return super().receive(data)
 
-    def _flush(self) -> None:
-        out, watch = self._out, self._watch
+    def _observed_send(self, out: list[bytes]) -> None:
+        watch = self._watch
         if len(out) == 1 and out[0] is CONTINUE_PACKET and self._quiet:
             # The usual answer.
             watch.last = "continue"
@@ -309,11 +311,10 @@ class ObservedConversation(Conversation):
             self._tell_output()
             size = sum(map(len, out))
         self._told_of = 0
-        if size and not self._lost:
-            watch.sent += size
-            if watch.audience.bytes_sent is not None:
-                watch.tell("bytes_sent", size)
-        super()._flush()
+        watch.sent += size
+        if watch.audience.bytes_sent is not None:
+            watch.tell("bytes_sent", size)
+        self._line.send_packets(out)
 
     def _handler(self) -> Callable[[Command], None]:
         return self._observed_step

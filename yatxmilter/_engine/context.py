@@ -42,6 +42,7 @@ _ENDS_STRING: Final = re.compile(rb"[\r\n\0]")
 _LINE_END: Final = re.compile(rb"\n(?![ \t])")
 _BREAKS_VALUE: Final = re.compile(rb"[\r\0]")
 _MAX_INDEX: Final = 0x7FFFFFFF
+_LIMITS: Final = Limits()
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
 
 
@@ -110,7 +111,7 @@ class Context:
         self.adds_space = False
         self.leading_space = False
         self.max_payload = c.MILTER_MAX_DATA_SIZE
-        self.limits = Limits()
+        self.limits = _LIMITS
         self.outbox: list[bytes] = []
         self.bodies = 0
         self._edit_bytes = self._body_bytes = 0

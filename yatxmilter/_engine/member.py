@@ -147,12 +147,13 @@ class Member:
         self.wanted = wanted
         self.context = context
         self.name = text_of(factory, "name") or text_of(milter, "xxfi_name") or type_name(milter)
-        # Whoever made the factory may have checked neither.
         self.on_error = (
             on_error if type(on_error) is ReturnCode else on_error_option("on_error", on_error)
         )
-        self.timeout: float | None = seconds_option(
-            "timeout", getattr(factory, "timeout", CALLBACK_TIMEOUT)
+        timeout = getattr(factory, "timeout", CALLBACK_TIMEOUT)
+        # `MilterFactory` has checked both; whoever made another factory may have checked neither.
+        self.timeout: float | None = (
+            timeout if timeout is CALLBACK_TIMEOUT else seconds_option("timeout", timeout)
         )
         self.steps = _steps(self.wanted, _silent_callbacks(milter, self.wanted))
         self.request = Request(0, self.steps, {})

@@ -40,13 +40,13 @@ class Together(Merge):
         members = self._members
         callees = self._plan[command.index]
         pending: list[Pending] = []
+        joining = command.in_message and self._joined < len(members)
         if callees:
             arguments = DECODERS[command.index](self._session.payload)
             if arguments is None:
                 return
             if command is EOM_ROW:
                 self._open_edits(callees)
-            joining = command.in_message and self._joined < len(members)
             # A list that one milter changes must not change for the next.
             shared = arguments[0] if len(callees) > 1 and command.has_argv else None
             for position in callees:
@@ -82,7 +82,7 @@ class Together(Merge):
                     return
                 if self._take(command, member, code, pending):
                     return
-        if command.in_message:
+        if joining:
             self._joined = len(members)
         if pending:
             self._wait(command, pending)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -28,6 +29,8 @@ from yatxmilter.errors import NegotiationError
 __all__ = ["Opening"]
 
 _log = Logger()
+
+_NO_OFFER: Final = Offer(0, 0, 0)
 
 
 class Opening:
@@ -60,7 +63,7 @@ class Opening:
         self._refused = refused
         self._others = others
         self._refusing = False
-        self._offer = Offer(0, 0, 0)
+        self._offer = _NO_OFFER
         self._requests: list[Request | None] = []
         self.awaited: list[Pending] = []
 

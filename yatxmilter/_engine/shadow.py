@@ -26,7 +26,7 @@ from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.shadow_answers import Recorder
-from yatxmilter._engine.shadow_queue import Backlog, Packet, Tap
+from yatxmilter._engine.shadow_queue import Backlog, Packet
 from yatxmilter._engine.shadow_statistics import Report, Shadow
 from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
@@ -299,7 +299,6 @@ class Shadows:
         self._session = session
         self._clock = clock
         self._all: list[_Shadow] = []
-        self._tap: Tap | None = None
 
     @property
     def members(self) -> list[Member]:
@@ -312,10 +311,8 @@ class Shadows:
         """
         Add a milter, before the MTA has begun to talk.
         """
-        if self._tap is None:
-            self._session.splitter = self._tap = Tap()
         shadow = _Shadow(milter, wanted, tally, self._clock, self._watch)
-        self._tap.takers.append(shadow.take)
+        self._session.takers += (shadow.take,)
         self._all.append(shadow)
         return shadow.member
 

@@ -5,14 +5,13 @@ What waits for a milter in shadow: packets, put aside as the real conversation t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from yatxmilter import constants as c
 from yatxmilter._wire.commands import COMMANDS
 from yatxmilter._wire.packets import PacketSplitter
 
-__all__ = ["Backlog", "Packet", "Tap"]
+__all__ = ["Backlog", "Packet"]
 
 Packet = tuple[int, bytes]
 
@@ -21,30 +20,6 @@ _BOUNDARIES: Final = frozenset(b"CHMQK")
 _THEIR_MACROS: Final = (b"C", b"H", b"M")
 #: Commands that are the last of a message.
 _LAST: Final = frozenset((c.SMFIC_BODYEOB, c.SMFIC_ABORT))
-
-
-class Tap(PacketSplitter):
-    """
-    A connection's splitter that shows each packet to others too.
-
-    :ivar takers: What is called with it.
-    """
-
-    __slots__ = ("takers",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.takers: list[Callable[[Packet], None]] = []
-
-    def next_packet(self) -> Packet | None:
-        """
-        Take the next whole packet.
-        """
-        packet = super().next_packet()
-        if packet is not None:
-            for take in self.takers:
-                take(packet)
-        return packet
 
 
 class Backlog(PacketSplitter):

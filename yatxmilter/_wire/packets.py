@@ -39,8 +39,11 @@ class PacketSplitter:
     Bytes stay where they arrived until a packet is asked for. The pieces of a packet that spans
     several reads are kept in a list and joined once.
 
-    :ivar taken: How many packets have been taken.
-    :ivar drained: Whether nothing is left, as far as is known without a look.
+    :ivar buffer: The read that packets are taken from, and ``position``: how far they have been.
+        Where a packet is whole in it whoever knows that may take it from there.
+    :ivar queue: The reads behind it.
+    :ivar missing: How many bytes are missing of a packet whose beginning has been taken.
+    :ivar taken: How many packets have been taken by `next_packet`.
     :param limit: The largest payload accepted, in bytes.
     :param strict: Refuse lengths of 0 and of more than 2**31, as MTAs do. libmilter, which reads
         five bytes before it looks at the length and then counts in signed numbers, takes them for
@@ -48,14 +51,13 @@ class PacketSplitter:
     """
 
     __slots__ = (
-        "_buffer",
         "_letter",
-        "_missing",
         "_pieces",
-        "_position",
-        "_queue",
-        "drained",
+        "buffer",
         "limit",
+        "missing",
+        "position",
+        "queue",
         "strict",
         "taken",
     )
@@ -63,12 +65,11 @@ class PacketSplitter:
     def __init__(self, limit: int = MILTER_MAX_DATA_SIZE, *, strict: bool = False) -> None:
         self.limit = limit
         self.strict = strict
-        self.drained = False
-        self._buffer = b""
-        self._position = 0
-        self._queue: list[bytes] = []
+        self.buffer = b""
+        self.position = 0
+        self.queue: list[bytes] = []
         self._pieces: list[bytes | bytearray] = []
-        self._missing = 0
+        self.missing = 0
         self._letter = 0
         self.taken = 0
 
@@ -76,37 +77,36 @@ class PacketSplitter:
         """
         Take in bytes that have arrived.
         """
-        self.drained = False
-        if self._position == len(self._buffer) and not self._queue:
-            self._buffer = data
-            self._position = 0
-        elif self._queue and len(self._queue[-1]) < _SMALL_READ:
-            self._queue[-1] += data
+        if self.position == len(self.buffer) and not self.queue:
+            self.buffer = data
+            self.position = 0
+        elif self.queue and len(self.queue[-1]) < _SMALL_READ:
+            self.queue[-1] += data
         else:
-            self._queue.append(data)
+            self.queue.append(data)
 
     @property
     def buffered(self) -> int:
         """
         How many bytes have arrived and are not yet part of a packet that was taken.
         """
-        waiting = len(self._buffer) - self._position
-        return waiting + sum(map(len, self._queue)) + sum(map(len, self._pieces))
+        waiting = len(self.buffer) - self.position
+        return waiting + sum(map(len, self.queue)) + sum(map(len, self._pieces))
 
     @property
     def partial(self) -> bool:
         """
         Whether bytes have arrived that are not yet part of a packet that was taken.
         """
-        return bool(self._missing or self._queue or self._position < len(self._buffer))
+        return bool(self.missing or self.queue or self.position < len(self.buffer))
 
     def clear(self) -> None:
         """
         Forget all that has arrived.
         """
-        self._buffer = b""
-        self._position = self._missing = 0
-        self._queue.clear()
+        self.buffer = b""
+        self.position = self.missing = 0
+        self.queue.clear()
         self._pieces.clear()
 
     def next_packet(self) -> tuple[int, bytes] | None:
@@ -115,33 +115,11 @@ class PacketSplitter:
 
         :raises ProtocolError: when its length is not acceptable. The stream cannot be read on.
         """
-        # Most often the packet is whole, or there is nothing at all.
-        buffer = self._buffer
-        position = self._position
-        if not self._missing:
-            start = position + 5
-            if start <= len(buffer):
-                length = read_length(buffer, position)[0]
-                end = position + 4 + length
-                if end < len(buffer) and 0 < length <= self.limit + 1:
-                    self._position = end
-                    self.taken += 1
-                    return buffer[position + 4], buffer[start:end]
-                if end == len(buffer) and 0 < length <= self.limit + 1:
-                    self.drained = not self._queue
-                    # A connection that is idle should not keep its last read.
-                    self._buffer = b""
-                    self._position = 0
-                    self.taken += 1
-                    return buffer[position + 4], buffer[start:]
-        return self._piece_together()
-
-    def _piece_together(self) -> tuple[int, bytes] | None:
         while True:
-            buffer = self._buffer
-            position = self._position
+            buffer = self.buffer
+            position = self.position
             available = len(buffer) - position
-            if self._missing:
+            if self.missing:
                 packet = self._continue_packet(buffer, position, available)
                 if packet is not None:
                     return packet
@@ -151,26 +129,26 @@ class PacketSplitter:
                     length = self._odd_length(length)
                 end = position + 4 + length
                 if end <= len(buffer):
-                    self._position = end
+                    self.position = end
                     self.taken += 1
                     return buffer[position + 4], buffer[position + 5 : end]
                 self._letter = buffer[position + 4]
                 self._pieces = [buffer[position + 5 :]]
-                self._missing = end - len(buffer)
-                self._position = len(buffer)
+                self.missing = end - len(buffer)
+                self.position = len(buffer)
             if not self._next_buffer():
                 return None
 
     def _next_buffer(self) -> bool:
-        if not self._queue:
-            if self._position == len(self._buffer):
-                self._buffer = b""
-                self._position = 0
+        if not self.queue:
+            if self.position == len(self.buffer):
+                self.buffer = b""
+                self.position = 0
             return False
-        rest = self._buffer[self._position :]
-        arrived = self._queue.pop(0)
-        self._buffer = rest + arrived if rest else arrived
-        self._position = 0
+        rest = self.buffer[self.position :]
+        arrived = self.queue.pop(0)
+        self.buffer = rest + arrived if rest else arrived
+        self.position = 0
         return True
 
     def _continue_packet(
@@ -178,12 +156,12 @@ class PacketSplitter:
     ) -> tuple[int, bytes] | None:
         if available == 0:
             return None
-        taken = min(available, self._missing)
+        taken = min(available, self.missing)
         # A whole read is the usual piece: slicing all of a bytes object makes no copy.
         self._pieces.append(buffer[position : position + taken])
-        self._position = position + taken
-        self._missing -= taken
-        if self._missing:
+        self.position = position + taken
+        self.missing -= taken
+        if self.missing:
             if len(self._pieces) > _MAX_PIECES:
                 # Into the first one, which grows: to join all of them anew each time would take
                 # time with the square of the packet's size.

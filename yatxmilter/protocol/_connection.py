@@ -312,6 +312,14 @@ class TransportLine(Protocol):
         """
         Write to the MTA.
         """
+        self.send_packets([data])
+
+    def send_packets(self, packets: list[bytes]) -> None:
+        """
+        Write packets to the MTA; empty the list.
+        """
+        data = packets[0] if len(packets) == 1 else b"".join(packets)
+        packets.clear()
         self._sent = True
         if len(data) > _PIECE or self._unsent is not None:
             whole = memoryview(data)
