@@ -144,7 +144,7 @@ class SteadyClock:
         self._alarm.set(self._calls[0].time)
 
     def _wake(self) -> None:
-        # In the alarm's thread. To wake a reactor is to write to a descriptor of its own, and one that
+        # In the alarm's thread. A reactor is woken by a descriptor of its own, and one that
         # is over has given it back: it may be another file's by now. Its waker has no `o` then.
         waker = getattr(self.reactor, "waker", None)
         if waker is None or hasattr(waker, "o"):
