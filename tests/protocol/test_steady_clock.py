@@ -4,6 +4,7 @@ Tests of `yatxmilter.protocol._steady_clock`: deadlines hold when the system's c
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -24,7 +25,7 @@ from tests.conversation_helpers import full
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.client import MilterClient
 from yatxmilter.client._in_memory import connect_in_memory
-from yatxmilter.protocol._steady_clock import SteadyClock, steady
+from yatxmilter.protocol._steady_clock import _ALARM, SteadyClock, steady
 from yatxmilter.remote import RemoteMilterFactory
 from yatxmilter.smtp._pacing import PacedESMTP
 
@@ -70,14 +71,43 @@ class ClosedReactorTests(SynchronousTestCase):
         woken = []
         self.patch(reactor, "wakeUp", lambda: woken.append(True))
         clock = SteadyClock(reactor)
-        clock._wake()
+        clock.wake()
         self.assertEqual(woken, [True])
         for reader in list(reactor._internalReaders):
             reactor._internalReaders.discard(reader)
             reactor.removeReader(reader)
             reader.connectionLost(None)
-        clock._wake()
+        clock.wake()
         self.assertEqual(woken, [True])
+
+
+class SharedTests(SynchronousTestCase):
+    """
+    What clocks cost a process.
+    """
+
+    def test_clocks_of_many_reactors_share_a_thread_and_its_descriptors(self) -> None:
+        """
+        A hundred reactors that were timed once leave neither threads nor descriptors behind.
+        """
+        steady(Reactor()).callLater(1000, lambda: None)
+        descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+        for _ in range(100):
+            steady(Reactor()).callLater(1000, lambda: None)
+        self.assertEqual(threading.active_count(), threads)
+        self.assertLess(len(os.listdir("/proc/self/fd")), descriptors + 50)
+
+    def test_what_is_due_is_called_though_nobody_keeps_the_clock(self) -> None:
+        """
+        A call is made even if neither it nor the clock is kept.
+        """
+        reactor = Reactor()
+        called: list[bool] = []
+        steady(reactor).callLater(0.001, called.append, True)
+        gc.collect()
+        while not called:
+            reactor.turn()
+        self.assertEqual(called, [True])
 
 
 class SteadyTests(SynchronousTestCase):
@@ -217,7 +247,7 @@ class SteadyTests(SynchronousTestCase):
         """
         self.call(0.001, "parent")
         self.turn("parent")
-        alarm = self.clock._alarm
+        alarm = _ALARM
         alarm._process = os.getpid() + 1
         self.call(0.001, "child")
         self.turn("parent", "child")

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, cast
+from weakref import WeakValueDictionary
 
 from twisted.internet.base import DelayedCall, ReactorBase
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -35,29 +36,26 @@ _MANY: Final = 50
 
 class _Alarm:
     """
-    Calls something at a time, in a thread of its own.
-
-    :param ring: Called in that thread.
+    Wakes clocks at their times, in a thread of its own: one for all clocks of the process.
     """
 
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring = ring
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._due: float | None = None
+        self._due: dict[SteadyClock, float] = {}
         self._process: int | None = None
         self._ears: tuple[socket.socket, socket.socket] | None = None
 
-    def set(self, due: float) -> None:
+    def set(self, clock: SteadyClock, due: float) -> None:
         """
-        Ring at this time, or before; a time that was set before and is earlier stays.
+        Wake a clock at this time, or before; a time that was set before and is earlier stays.
         """
         if self._process != os.getpid():
             # The first time, or the first one in a process that was forked: threads stay behind.
             self._start()
         with self._lock:
-            if self._due is not None and self._due <= due:
+            if self._due.get(clock, due + 1) <= due:
                 return
-            self._due = due
+            self._due[clock] = due
         assert self._ears is not None
         # It does not matter if it does not fit: then there is enough to wake it.
         with contextlib.suppress(BlockingIOError):
@@ -66,7 +64,6 @@ class _Alarm:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._due = None
         ears = self._ears = socket.socketpair()
         for ear in ears:
             ear.setblocking(False)
@@ -79,15 +76,20 @@ class _Alarm:
             selector.register(ear, selectors.EVENT_READ)
             while True:
                 with self._lock:
-                    due = self._due
+                    due = min(self._due.values(), default=None)
                 left = None if due is None else max(0.0, due - time.monotonic())
                 if selector.select(left):
                     ear.recv(4096)
-                    continue
-                with self._lock:
-                    self._due = None
-                # It does not matter if this is a little early: whoever is called will set it again.
                 self._ring()
+
+    def _ring(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            ready = [clock for clock, due in self._due.items() if due <= now]
+            for clock in ready:
+                del self._due[clock]
+        for clock in ready:
+            clock.wake()
 
 
 @implementer(IReactorTime)
@@ -104,7 +106,6 @@ class SteadyClock:
         self.seconds: Callable[[], float] = time.monotonic
         self._calls: list[DelayedCall] = []
         self._cancelled = 0
-        self._alarm = _Alarm(self._wake)
 
     def callLater(
         self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
@@ -122,7 +123,7 @@ class SteadyClock:
         )
         heappush(self._calls, call)
         if self._calls[0] is call:
-            self._alarm.set(call.time)
+            _ALARM.set(self, call.time)
         return cast(IDelayedCall, call)
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
@@ -141,14 +142,19 @@ class SteadyClock:
 
     def _sooner(self, call: DelayedCall) -> None:
         heapify(self._calls)
-        self._alarm.set(self._calls[0].time)
+        _ALARM.set(self, self._calls[0].time)
 
-    def _wake(self) -> None:
-        # In the alarm's thread. A reactor is woken by a descriptor of its own, and one that
-        # is over has given it back: it may be another file's by now. Its waker has no `o` then.
+    def wake(self) -> None:
+        """
+        Have what is due called by the reactor; for any thread.
+        """
+        # A reactor is woken by a descriptor of its own. One that is over has given it back, and it may
+        # be another file's by now; its waker has no `o` then.
         waker = getattr(self.reactor, "waker", None)
         if waker is None or hasattr(waker, "o"):
-            self.reactor.callFromThread(self._run)
+            # It may have been given back this very moment.
+            with contextlib.suppress(AttributeError):
+                self.reactor.callFromThread(self._run)
 
     def _run(self) -> None:
         now = time.monotonic()
@@ -167,11 +173,13 @@ class SteadyClock:
                     # As the reactor does.
                     _log.failure("while handling timed call {call}", call=call)
         if self._calls:
-            self._alarm.set(self._calls[0].time)
+            _ALARM.set(self, self._calls[0].time)
 
 
-# One for each: as a rule there is one reactor in a process, for all its time.
-_clocks: Final[dict[Any, SteadyClock]] = {}
+_ALARM: Final = _Alarm()
+
+# One for each reactor that is in use: a clock is kept by what uses it, and by what is due.
+_clocks: Final[WeakValueDictionary[int, SteadyClock]] = WeakValueDictionary()
 
 
 def steady(reactor: Any) -> Any:
@@ -182,7 +190,7 @@ def steady(reactor: Any) -> Any:
     """
     if not isinstance(reactor, ReactorBase):
         return reactor
-    clock = _clocks.get(reactor)
+    clock = _clocks.get(id(reactor))
     if clock is None:
-        clock = _clocks[reactor] = SteadyClock(reactor)
+        clock = _clocks[id(reactor)] = SteadyClock(reactor)
     return clock
