@@ -148,8 +148,8 @@ class SteadyClock:
         """
         Have what is due called by the reactor; for any thread.
         """
-        # A reactor is woken by a descriptor of its own. One that is over has given it back, and it may
-        # be another file's by now; its waker has no `o` then.
+        # A reactor is woken by a descriptor of its own. One that is over has given it back, and it
+        # may be another file's by now; its waker has no `o` then.
         waker = getattr(self.reactor, "waker", None)
         if waker is None or hasattr(waker, "o"):
             # It may have been given back this very moment.
