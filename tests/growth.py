@@ -65,12 +65,12 @@ def growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
     # What is clear is so at once. Else it may be a busy machine, or a step where memory is had in
     # another way: what is linear is so at some size, what is not is so at none.
     ratio = float("inf")
-    for _ in range(3):
-        large = cost(prepare(4 * size), 1)
-        ratio = min(ratio, large / max(small, 1e-6))
+    for attempt in range(3):
+        ratio = min(ratio, cost(prepare(4 * size), 1) / max(small, 1e-6))
         if ratio <= MOST or ratio > 1.7 * MOST:
             break
-        size, small = 4 * size, min(large, cost(prepare(4 * size), 2))
+        size *= 4 if attempt else 1
+        small = cost(prepare(size), 1)
     return ratio
 
 
