@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.helpers import STEADY
 from tests.mail.test_header_models import EDITS, START, model
 from yatxmilter import constants as c
 from yatxmilter._engine.chain_edits import ChainEdits
@@ -159,7 +160,7 @@ class RewrittenTests(SynchronousTestCase):
         st.sampled_from(["postfix", "sendmail"]),
         st.lists(st.lists(EDITS, max_size=4), max_size=3),
     )
-    @settings(max_examples=150, deadline=None)
+    @settings(STEADY, max_examples=150)
     def test_same_message(self, flavour: str, filters: list[list[Edit]]) -> None:
         """
         Whatever several filters do, one that sends the result comes to the same message.

@@ -39,6 +39,7 @@ from tests.conversation_helpers import (
     started,
     strings,
 )
+from tests.helpers import STEADY
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
 from yatxmilter._wire.commands import CONNECT_ROW, DATA_ROW, HELO_ROW, MAIL_ROW, RCPT_ROW
@@ -834,7 +835,7 @@ class PropertyTests(SynchronousTestCase):
     All or nothing, whatever is said.
     """
 
-    @settings(max_examples=150, deadline=None)
+    @settings(STEADY, max_examples=150)
     @given(st.lists(st.sampled_from(sorted(PIECES)), max_size=12), ANSWERS, st.sampled_from(MERGES))
     def test_always_and_never(self, pieces: list[str], answers: Any, merge: str) -> None:
         """
@@ -853,7 +854,7 @@ class PropertyTests(SynchronousTestCase):
         self.assertEqual(said[1], said[0])
         self.assertEqual(barred.calls, [])
 
-    @settings(max_examples=100, deadline=None)
+    @settings(STEADY, max_examples=100)
     @given(
         st.lists(st.sampled_from([MESSAGE, MAIL + RCPT + DATA + ABORT, HELO]), max_size=5),
         st.sampled_from(["helo", "envfrom", "envrcpt", "data"]),

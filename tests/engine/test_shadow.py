@@ -37,6 +37,7 @@ from tests.conversation_helpers import (
     packet,
     started,
 )
+from tests.helpers import STEADY
 from tests.remotes import RemoteConversation, serving
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
@@ -685,7 +686,7 @@ class PropertyTests(SynchronousTestCase):
     Nothing of it reaches the MTA, whatever is said.
     """
 
-    @settings(max_examples=200, deadline=None)
+    @settings(STEADY, max_examples=200)
     @given(
         st.lists(st.sampled_from(sorted(PIECES)), max_size=12),
         ANSWERS,

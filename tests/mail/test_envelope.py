@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
+from tests.helpers import STEADY
 from yatxmilter._mail.envelope import bare_address, edit_recipients, same_address
 from yatxmilter._wire.actions import AddRecipient, DeleteRecipient, Edit, Quarantine
 from yatxmilter.errors import ValueNotSendable
@@ -97,7 +98,7 @@ class RecipientTests(SynchronousTestCase):
         self.assertEqual(edited(["<a@x>"], edits, False), ["<a@x>", "a@x", "<b@x>", "b@x"])
 
     @given(st.lists(_ADDRESSES, max_size=5), _EDITS, st.booleans())
-    @settings(max_examples=150, deadline=None)
+    @settings(STEADY, max_examples=150)
     def test_as_one_by_one(self, recipients: list[str], edits: list[Any], merges: bool) -> None:
         """
         Any list of edits comes to what looking at each recipient for each edit comes to.

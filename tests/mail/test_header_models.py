@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
+from tests.helpers import STEADY
 from yatxmilter._mail.header_models import HeaderModel, PostfixHeader, SendmailHeader, header_model
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import (
@@ -356,7 +357,7 @@ class EditsFromTests(SynchronousTestCase):
         self.assertEqual(self.written("sendmail", *edits), edits)
 
     @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
-    @settings(max_examples=150, deadline=None)
+    @settings(STEADY, max_examples=150)
     def test_sendmail(self, filters: list[list[Edit]], leading_space: bool) -> None:
         """
         Whatever filters have made of Sendmail's header, one can make it, too.
@@ -364,7 +365,7 @@ class EditsFromTests(SynchronousTestCase):
         self.check("sendmail", filters, leading_space)
 
     @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
-    @settings(max_examples=150, deadline=None)
+    @settings(STEADY, max_examples=150)
     def test_postfix(self, filters: list[list[Edit]], leading_space: bool) -> None:
         """
         Whatever filters have made of Postfix's header, one can make it, too.
@@ -442,7 +443,7 @@ class ManyTests(SynchronousTestCase):
     @given(
         st.sampled_from(FLAVOURS), st.lists(st.lists(EDITS, max_size=12), min_size=1, max_size=4)
     )
-    @settings(max_examples=300, deadline=None)
+    @settings(STEADY, max_examples=300)
     def test_as_line_by_line(self, flavour: str, filters: list[list[Edit]]) -> None:
         """
         Any edits, by any number of filters, come to what going through all lines for each comes to.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
+from tests.helpers import STEADY
 from yatxmilter._mail.ordered import Ordered
 
 _CHANGES = st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.booleans()), max_size=60)
@@ -22,7 +23,7 @@ class OrderedTests(SynchronousTestCase):
     """
 
     @given(st.lists(st.booleans(), max_size=20), _CHANGES)
-    @settings(max_examples=150, deadline=None)
+    @settings(STEADY, max_examples=150)
     def test_as_a_list(self, start: list[bool], changes: list[tuple[bool, int, bool]]) -> None:
         """
         Whatever is inserted, wherever, and made to count or not, all are found by their numbers.
