@@ -112,9 +112,14 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
     owner = group = -1
     # Device and number of the file.
     _file: tuple[int, int] | None = None
-    _bindPath: bytes
     factory: Any
     lockFile: Any
+
+    @property
+    def _path(self) -> bytes:
+        # Twisted 22.10 has it under another name.
+        path: bytes = getattr(self, "_bindPath", None) or self.port
+        return path
 
     def startListening(self) -> None:
         """
@@ -134,7 +139,7 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
             self.socket.close()
             self._remove()
             if isinstance(error, OSError):
-                raise CannotListenError(None, self._bindPath, error) from None
+                raise CannotListenError(None, self._path, error) from None
             raise
         self.connected = True
         self.fileno = self.socket.fileno
@@ -142,33 +147,33 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
         self.startReading()
 
     def _lock(self) -> None:
-        self.lockFile = lockfile.FilesystemLock(self._bindPath + b".lock")
+        self.lockFile = lockfile.FilesystemLock(self._path + b".lock")
         if not self.lockFile.lock():
             self.lockFile = None
-            raise CannotListenError(None, self._bindPath, OSError("another process has its lock"))
+            raise CannotListenError(None, self._path, OSError("another process has its lock"))
         if not self.lockFile.clean:
             with suppress(OSError):
-                if stat.S_ISSOCK(os.lstat(self._bindPath).st_mode):
-                    os.unlink(self._bindPath)
+                if stat.S_ISSOCK(os.lstat(self._path).st_mode):
+                    os.unlink(self._path)
 
     def _bind(self) -> None:
-        if self._bindPath.startswith(b"\0"):
+        if self._path.startswith(b"\0"):
             # It has no file.
-            self.socket.bind(self._bindPath)
+            self.socket.bind(self._path)
             return
         before = os.umask(0o777 & ~self.mode)
         try:
-            self.socket.bind(self._bindPath)
+            self.socket.bind(self._path)
         finally:
             os.umask(before)
-        found = os.lstat(self._bindPath)
+        found = os.lstat(self._path)
         self._file = found.st_dev, found.st_ino
         if (self.owner, self.group) != (-1, -1):
             self._give()
 
     def _give(self) -> None:
         # By a descriptor: the name may be another file's by now.
-        descriptor = os.open(self._bindPath, os.O_PATH | os.O_NOFOLLOW)
+        descriptor = os.open(self._path, os.O_PATH | os.O_NOFOLLOW)
         try:
             found = os.fstat(descriptor)
             if (found.st_dev, found.st_ino) != self._file:
@@ -185,9 +190,9 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
         file, self._file = self._file, None
         try:
             if file is not None:
-                found = os.lstat(self._bindPath)
+                found = os.lstat(self._path)
                 if (found.st_dev, found.st_ino) == file:
-                    os.unlink(self._bindPath)
+                    os.unlink(self._path)
         finally:
             if self.lockFile is not None:
                 self.lockFile.unlock()
