@@ -58,3 +58,11 @@ def equal_pieces(stream: bytes, size: int) -> list[bytes]:
     Cut a stream into pieces of one size, the last perhaps shorter.
     """
     return [stream[place : place + size] for place in range(0, len(stream), size)]
+
+
+def close_reactor(reactor: Any) -> None:
+    """
+    Give back the descriptors that wake a reactor which runs no more; Twisted 22.10 keeps them.
+    """
+    for reader in list(reactor._internalReaders):
+        reader.connectionLost(None)

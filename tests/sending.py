@@ -19,6 +19,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.selectreactor import SelectReactor
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.helpers import close_reactor
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
 from yatxmilter._cli import send
@@ -170,6 +171,7 @@ class SendCase(SynchronousTestCase):
         arguments = self.parse(*words, "--to", f"unix:{path}")
         out, err = out or io.StringIO(), err or io.StringIO()
         status = send.run(arguments, reactor=reactor, out=out, err=err)
+        close_reactor(reactor)
         return Run(status, out.getvalue(), err.getvalue())
 
     def _factory(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from twisted.internet.selectreactor import SelectReactor
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.helpers import close_reactor
 from yatxmilter._cli import doctor
 
 #: Who runs the tests, and may connect to what they make.
@@ -95,6 +96,7 @@ class DoctorCase(SynchronousTestCase):
         # Not for ever, whatever goes wrong.
         self.reactor.callLater(30, self.reactor.stop)
         status = doctor.run(parser.parse_args(words), reactor=self.reactor, out=out)
+        close_reactor(self.reactor)
         return status, out.getvalue()
 
     def diagnose(self, *words: str) -> Diagnosis:
