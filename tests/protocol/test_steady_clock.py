@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from tests.conversation_helpers import full
+from tests.helpers import close_reactor
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.client import MilterClient
 from yatxmilter.client._in_memory import connect_in_memory
@@ -69,12 +70,13 @@ class ClosedReactorTests(SynchronousTestCase):
         """
         reactor = SelectReactor()
         clock = SteadyClock(reactor)
+        written: list[int] = []
+        self.patch(os, "write", lambda descriptor, data: written.append(descriptor))
         clock.wake()
-        for reader in list(reactor._internalReaders):
-            reactor._internalReaders.discard(reader)
-            reactor.removeReader(reader)
-            reader.connectionLost(None)
+        self.assertEqual(len(written), 1)
+        close_reactor(reactor)
         clock.wake()
+        self.assertEqual(len(written), 1)
 
 
 class SharedTests(SynchronousTestCase):
