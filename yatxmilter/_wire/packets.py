@@ -10,10 +10,10 @@ from typing import Final
 from yatxmilter.constants import MILTER_MAX_DATA_SIZE
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["PacketSplitter", "encode_packet", "read_length"]
+__all__ = ["PacketSplitter", "encode_packet", "read_head"]
 
-#: Read a length at a place in bytes: a tuple of one.
-read_length: Final = Struct(">I").unpack_from
+#: Read a length and a letter at a place in bytes.
+read_head: Final = Struct(">IB").unpack_from
 _PREFIX: Final = Struct(">IB")
 
 # An incoming packet's pieces are joined before there are more than this many of them, so that a
@@ -124,20 +124,27 @@ class PacketSplitter:
                 if packet is not None:
                     return packet
             elif available >= 5:
-                length = read_length(buffer, position)[0]
+                length, letter = read_head(buffer, position)
                 if not 0 < length <= self.limit + 1:
                     length = self._odd_length(length)
                 end = position + 4 + length
                 if end <= len(buffer):
                     self.position = end
                     self.taken += 1
-                    return buffer[position + 4], buffer[position + 5 : end]
-                self._letter = buffer[position + 4]
+                    return letter, buffer[position + 5 : end]
+                self._letter = letter
                 self._pieces = [buffer[position + 5 :]]
                 self.missing = end - len(buffer)
                 self.position = len(buffer)
             if not self._next_buffer():
                 return None
+
+    def next_read(self) -> None:
+        """
+        Go on with the next read: all packets of the last one have been taken.
+        """
+        self.buffer = self.queue.pop(0) if self.queue else b""
+        self.position = 0
 
     def _next_buffer(self) -> bool:
         if not self.queue:
