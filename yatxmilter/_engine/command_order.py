@@ -231,7 +231,9 @@ class Plan:
         return self.merge.handler(command, self, answered=self.answered(command) and not last_chunk)
 
     def _observed(self, command: Command, handler: Handler) -> Handler:
-        return partial(_observe, command, handler) if self.observed and command.callback else handler
+        return (
+            partial(_observe, command, handler) if self.observed and command.callback else handler
+        )
 
 
 _compiled: Final = lru_cache(maxsize=256)(Plan)
@@ -257,9 +259,7 @@ def plan_for(
             for command in ALL_COMMANDS
         ]
     )
-    return _compiled(
-        merge, steps, declined, skip_offered, callees, adapted, observed, False, False
-    )
+    return _compiled(merge, steps, declined, skip_offered, callees, adapted, observed, False, False)
 
 
 class _FreshPlan(Plan):
@@ -291,6 +291,7 @@ def fresh_plan(merge: type[Merge], observed: bool) -> Plan:
 
 
 # ---- handlers
+
 
 def empty(command: Command) -> ProtocolError:
     """
