@@ -200,6 +200,7 @@ class Plan:
         for state, table in enumerate(tables):
             for command in ALL_COMMANDS:
                 after = table if command.state is None else tables[command.state]
+                entry: tuple[Handler, StateTable]
                 if command is MACRO_ROW:
                     entry = _take_macros, table
                 elif legal[state] & command.bit:
@@ -219,11 +220,8 @@ class Plan:
                 table[command.letter] = entry
 
     def _handler(self, command: Command) -> Handler:
-        if command.codes:
-            handler = self._milters(command, last_chunk=False)
-        else:
-            handler = _CONTROLS[command]
-        return self._observed(command, handler)
+        milters = self._milters(command, last_chunk=False) if command.codes else None
+        return self._observed(command, milters or _CONTROLS[command])
 
     def _milters(self, command: Command, *, last_chunk: bool) -> Handler:
         if self.kept and command in _GIVES_KEPT:
@@ -231,9 +229,8 @@ class Plan:
         return self.merge.handler(command, self, answered=self.answered(command) and not last_chunk)
 
     def _observed(self, command: Command, handler: Handler) -> Handler:
-        return (
-            partial(_observe, command, handler) if self.observed and command.callback else handler
-        )
+        seen = self.observed and command.callback
+        return partial(_observe, command, handler) if seen else handler
 
 
 _compiled: Final = lru_cache(maxsize=256)(Plan)

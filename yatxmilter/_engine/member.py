@@ -9,7 +9,7 @@ what it would see if it were alone, whatever its fellows negotiated.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -53,6 +53,7 @@ _MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
 # What one milter asks for and all of them then see.
 _SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
 
+_AS_THEY_ARE: Final[Mapping[int, Callback]] = {}
 _NAMES: Final = frozenset(CALLBACKS)
 _callbacks_of: Final = attrgetter(*CALLBACKS)
 
@@ -170,7 +171,7 @@ class Member:
             timeout if timeout is CALLBACK_TIMEOUT else seconds_option("timeout", timeout)
         )
         self.request = _asked_by(self.steps)
-        self.adapted: dict[int, Callback] | None = None
+        self.adapted: Mapping[int, Callback] = _AS_THEY_ARE
         self.made_context: Context | None = None
         # The steps agreed on with the MTA.
         self._agreed = 0
@@ -320,7 +321,7 @@ class Member:
         """
         added = steps & ~self.request.steps
         adapts = added & _SEEN_BY_ALL or self._session.watch is not None
-        self.adapted = self._adapt(added, macros) if adapts else None
+        self.adapted = self._adapt(added, macros) if adapts else _AS_THEY_ARE
         return _mask(self.wanted, self.request.steps)
 
     def _adapt(self, added: int, macros: MacroStore) -> dict[int, Callback]:
@@ -346,7 +347,7 @@ class Member:
         """
         Give what to call for a command that the milter is called for.
         """
-        if self.adapted is not None:
+        if self.adapted:
             return self.adapted[command.index]
         return cast(Callback, getattr(self.milter, command.callback))
 

@@ -83,6 +83,7 @@ class Merge(ABC):
 
         :param steps: The steps agreed on with the MTA.
         """
+        return
 
     @classmethod
     @abstractmethod

@@ -9,7 +9,7 @@ behind, and the conversation goes no further until the round it belongs to is ov
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
@@ -192,10 +192,9 @@ def _ask_at_end(*, adapted: bool) -> Handler:
         member = session.members[0]
         member.context.editing = True
         try:
-            if adapted:
-                result = member.adapted[index]()
-            else:
-                result = getattr(member.milter, callback)()
+            # `Member.view`, without a call; so in the others.
+            show = member.adapted[index] if adapted else getattr(member.milter, callback)
+            result = show()
         except BaseException:
             result = Failure()
         if result is None or result is SMFIS_CONTINUE:
@@ -222,8 +221,11 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
             raise empty(command)
         members, message = session.members, session.message
         voted = message.votes if careful and message is not None else None
-        joining = in_message and message.joined < count
-        merge: Together | None = None
+        joining = None
+        if in_message and message is not None and message.joined < count:
+            joining = message
+        merge: Any = None
+        arguments: Any = ()
         if callees:
             arguments = decode(payload)
             if arguments is None:
@@ -235,9 +237,9 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
             member = members[position]
             if voted and member in voted:
                 continue
-            if joining:
+            if joining is not None:
                 # Before the call, which may close the connection.
-                message.joined = max(message.joined, position + 1)
+                joining.joined = max(joining.joined, position + 1)
             shown = (arguments[0].copy(),) if copies else arguments
             try:
                 if adapted[position]:
@@ -255,8 +257,8 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
                 merge = session.merge
             if merge.take(command, member, result):
                 return
-        if joining:
-            message.joined = count
+        if joining is not None:
+            joining.joined = count
         if merge is not None or careful:
             session.merge.conclude(command, called=bool(callees))
         elif answered:

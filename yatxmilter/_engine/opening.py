@@ -21,7 +21,7 @@ from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
-from yatxmilter._wire.negotiation import Agreement, Request, check_request, effective_offer, merge
+from yatxmilter._wire.negotiation import Request, check_request, effective_offer, merge
 from yatxmilter._wire.payloads import Offer, decode_offer
 from yatxmilter.errors import NegotiationError
 

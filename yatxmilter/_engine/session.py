@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from threading import get_ident
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -147,9 +147,10 @@ class Session:
     # ---- what is made when it is needed
 
     @property
-    def merge(self) -> Merge:
+    def merge(self) -> Any:
         """
-        What makes one answer of those of all milters.
+        What makes one answer of those of all milters: a `Merge` of the plan's class, which the
+        plan's handlers know.
         """
         merge = self._merge
         if merge is None:
@@ -228,7 +229,7 @@ class Session:
             declined,
             skip_offered,
             tuple([member.prepare(steps, self.macros) for member in self.members]),
-            tuple([member.adapted is not None for member in self.members]),
+            tuple([bool(member.adapted) for member in self.members]),
             self.watch is not None,
         )
         self.begin(plan)

@@ -5,7 +5,7 @@ Where the answers of a milter in shadow go: into a `Report` for each message, an
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from yatxmilter import constants as c
 from yatxmilter._engine.command_order import Handler, Plan
@@ -119,4 +119,5 @@ class Recorder(FirstAnswer):
         super().end_message(aborted)
         report, self.report = self.report, None
         if report is not None and (report.says_no or self._members[0].concerned):
-            self._session.tell(report)
+            shadow: Any = self._session
+            shadow.tell(report)
