@@ -99,6 +99,13 @@ class GatedMember(Member):
 
     # ---- negotiation
 
+    @property
+    def asks_as_others(self) -> bool:
+        """
+        Tell that it is asked for what the condition looks at, too.
+        """
+        return False
+
     def widened(self, request: Request, offer: Offer) -> Request:
         """
         Ask for what the condition looks at, too.

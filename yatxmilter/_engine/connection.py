@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._engine.command_order import Plan
 from yatxmilter._engine.conditional_member import member_of
 from yatxmilter._engine.member import Member, Shape
 from yatxmilter._engine.merge import Kept, Merge
@@ -73,6 +74,23 @@ class Line(Protocol):
         """
 
 
+class _Settled(NamedTuple):
+    """
+    What came of a negotiation; it belongs to no connection.
+    """
+
+    agreement: Agreement
+    requests: tuple[Request, ...]
+    plan: Plan
+    answer: bytes
+    limit: int
+
+
+#: What came of negotiations, by all that it follows from.
+_MOST_SETTLED: Final = 256
+_settled: Final[dict[tuple[object, ...], _Settled]] = {}
+
+
 class Conversation(Session):
     """
     One MTA connection and the milters on it.
@@ -98,6 +116,7 @@ class Conversation(Session):
         "_running",
         "_shadows",
         "_stalled",
+        "_to_settle",
         "_unwelcome",
         "busy",
         "elsewhere",
@@ -124,6 +143,8 @@ class Conversation(Session):
         # Whether the line knows that nothing is waited for, and nothing left of what was read.
         self._at_ease = False
         self._shadows: Shadows | None = None
+        # What the agreement that is being made follows from.
+        self._to_settle: tuple[object, ...] | None = None
         # The place of a milter that could not be built is taken by an end of the connection.
         self._unwelcome = False
 
@@ -365,6 +386,45 @@ class Conversation(Session):
         if self._unwelcome:
             self.end()
 
+    def negotiate(self, payload: bytes) -> None:
+        """
+        Have the milters say what they want of what the MTA offers.
+
+        Most connections of a server have the same milters, and the MTA offers the same: what came
+        of it once is known.
+        """
+        asked = self._asked(payload)
+        settled = _settled.get(asked) if asked is not None else None
+        if settled is None:
+            self._to_settle = asked
+            self.opening.negotiate(payload)
+            return
+        for member, request in zip(self.members, settled.requests, strict=True):
+            member.agree(request, settled.agreement)
+        if any(settled.plan.adapted):
+            for member in self.members:
+                member.prepare(settled.agreement.steps, self.macros)
+        self._begin(settled)
+
+    def _asked(self, payload: bytes) -> tuple[object, ...] | None:
+        """
+        Give all that the agreement follows from; ``None`` where a milter may want anything.
+        """
+        if self._shadows is not None:
+            return None
+        asked: list[object] = [payload, self.plan.merge, self.watch is not None]
+        for member in self.members:
+            flags = member.asks_as_others
+            if flags is False:
+                return None
+            asked += (member.shape, flags)
+        return tuple(asked)
+
+    def _begin(self, settled: _Settled) -> None:
+        self.splitter.limit = settled.limit
+        self.begin(settled.plan)
+        self.out.append(settled.answer)
+
     def requests_of_others(self, offer: bytes) -> list[Request]:
         """
         Give what milters in shadow ask for.
@@ -375,13 +435,24 @@ class Conversation(Session):
         """
         Go on with what has been agreed on, and say so to the MTA.
         """
-        self.splitter.limit = data_size(agreement.steps)
         if self._shadows is not None:
             self._shadows.agreed(agreement)
         skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
-        self.prepare(agreement.steps, agreement.declined, skip_offered=skip_offered)
+        plan = self.prepare(agreement.steps, agreement.declined, skip_offered=skip_offered)
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
-        self.out.append(encode_offer(answer, self._symbol_lists(agreement)))
+        settled = _Settled(
+            agreement,
+            tuple([member.request for member in self.members]),
+            plan,
+            encode_offer(answer, self._symbol_lists(agreement)),
+            data_size(agreement.steps),
+        )
+        if self._to_settle is not None:
+            if len(_settled) >= _MOST_SETTLED:
+                _settled.clear()
+            _settled[self._to_settle] = settled
+            self._to_settle = None
+        self._begin(settled)
 
     def _symbol_lists(self, agreement: Agreement) -> dict[int, bytes]:
         lists = agreement.symbol_lists

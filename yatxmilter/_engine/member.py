@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, text_of, type_name
@@ -57,19 +57,28 @@ _AS_THEY_ARE: Final[Mapping[int, Callback]] = {}
 _NAMES: Final = frozenset(CALLBACKS)
 _callbacks_of: Final = attrgetter(*CALLBACKS)
 
+# Each connection has its milters, but of few classes: what was told of these, and by which
+# callbacks.
+_MOST_SHAPES: Final = 256
+_shapes: Final[dict[type, tuple[tuple[object, ...], Shape]]] = {}
 
-class Shape(NamedTuple):
+
+class Shape:
     """
     What can be told of a milter by its callbacks.
 
     :ivar wanted: The names of the callbacks it has of its own.
     :ivar steps: The ``SMFIP_*`` steps that follow from them.
-    :ivar common: Whether all milters of its class have the same.
+    :ivar common: Whether all milters of its class have the same shape, and it says all of what they
+        ask for, their ``xxfi_flags`` aside.
     """
 
-    wanted: frozenset[str]
-    steps: int
-    common: bool
+    __slots__ = ("common", "steps", "wanted")
+
+    def __init__(self, wanted: frozenset[str], silent: frozenset[str], *, common: bool) -> None:
+        self.wanted = wanted
+        self.steps = _steps(wanted, silent)
+        self.common = common and "xxfi_negotiate" not in wanted
 
 
 def shape_of(milter: object, base: type) -> Shape:
@@ -80,7 +89,17 @@ def shape_of(milter: object, base: type) -> Shape:
     """
     if not isinstance(milter, base):
         return _own_shape(milter, frozenset(name for name in CALLBACKS if hasattr(milter, name)))
-    shape = _shape(_callbacks_of(type(milter)), _callbacks_of(base))
+    cls = type(milter)
+    callbacks = _callbacks_of(cls)
+    known = _shapes.get(cls)
+    # A class may have been given other callbacks since.
+    if known is not None and known[0] == callbacks:
+        shape = known[1]
+    else:
+        shape = _shape_of_class(callbacks, _callbacks_of(base))
+        if len(_shapes) >= _MOST_SHAPES:
+            _shapes.clear()
+        _shapes[cls] = callbacks, shape
     own = vars(milter)
     if _NAMES.isdisjoint(own):
         return shape
@@ -96,18 +115,15 @@ def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
 
 def _own_shape(milter: object, wanted: frozenset[str]) -> Shape:
     silent = frozenset(name for name in wanted if _is_silent(getattr(milter, name)))
-    return Shape(wanted, _steps(wanted, silent), False)
+    return Shape(wanted, silent, common=False)
 
 
-# Each connection has its milters, but of few classes. They are told apart by their callbacks: a
-# class may be given others later.
-@lru_cache(maxsize=256)
-def _shape(callbacks: tuple[object, ...], base: tuple[object, ...]) -> Shape:
+def _shape_of_class(callbacks: tuple[object, ...], base: tuple[object, ...]) -> Shape:
     both = zip(CALLBACKS, callbacks, base, strict=True)
     wanted = frozenset(name for name, one, other in both if one is not other)
     named = zip(CALLBACKS, callbacks, strict=True)
     silent = frozenset(name for name, callback in named if _is_silent(callback))
-    return Shape(wanted, _steps(wanted, silent), True)
+    return Shape(wanted, silent, common=True)
 
 
 def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
@@ -160,7 +176,8 @@ class Member:
         self.milter = milter
         self.position = position
         self.shape = shape
-        self.wanted, self.steps, _ = shape
+        self.wanted = shape.wanted
+        self.steps = shape.steps
         self._session = session
         self.on_error = (
             on_error if type(on_error) is ReturnCode else on_error_option("on_error", on_error)
@@ -288,6 +305,17 @@ class Member:
         Give what is asked of the MTA on the milter's behalf: what it asked for itself, or more.
         """
         return request
+
+    @property
+    def asks_as_others(self) -> int | None | bool:
+        """
+        Give the ``xxfi_flags`` of a milter that asks for what all of its shape with these flags ask
+        for; ``False`` for one of which that cannot be told.
+        """
+        if not self.shape.common:
+            return False
+        flags = getattr(self.milter, "xxfi_flags", None)
+        return flags if flags is None or type(flags) is int else False
 
     def agree(self, request: Request, agreement: Agreement) -> None:
         """

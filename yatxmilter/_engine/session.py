@@ -216,14 +216,14 @@ class Session:
         self.plan = plan
         self.table = plan.tables[self.table.state]
 
-    def prepare(self, steps: int, declined: int, *, skip_offered: bool) -> None:
+    def prepare(self, steps: int, declined: int, *, skip_offered: bool) -> Plan:
         """
         Work out what each command does.
 
         :param steps: The ``SMFIP_*`` steps agreed on with the MTA.
         :param declined: The ``SMFIP_NO*`` steps in force: the states they name are passed over.
         """
-        plan = plan_for(
+        return plan_for(
             self.plan.merge,
             steps,
             declined,
@@ -232,7 +232,6 @@ class Session:
             tuple([bool(member.adapted) for member in self.members]),
             self.watch is not None,
         )
-        self.begin(plan)
 
     def begin(self, plan: Plan) -> None:
         """
@@ -250,7 +249,7 @@ class Session:
         libmilter takes commands all the same, and milters are called for what they have.
         """
         declined = declined_by([member.request for member in self.members])
-        self.prepare(0, declined, skip_offered=False)
+        self.begin(self.prepare(0, declined, skip_offered=False))
 
     # ---- messages
 

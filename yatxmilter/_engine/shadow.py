@@ -195,7 +195,7 @@ class _Shadow(Session):
             context.leading_space &= bool(self._agreement.steps & c.SMFIP_HDR_LEADSPC)
             # Whatever the MTA does not wait for, an answer is an answer here.
             steps = self._agreement.steps & ~c.ALL_NR_STEPS
-            self.prepare(steps, self._agreement.declined, skip_offered=False)
+            self.begin(self.prepare(steps, self._agreement.declined, skip_offered=False))
 
     # ---- the end
 
