@@ -38,6 +38,7 @@ from yatxmilter._wire.commands import MTA_CLOSE_ROW, MTA_CONNECT_ROW, Command
 from yatxmilter._wire.negotiation import Agreement, Request, data_size
 from yatxmilter._wire.packets import PacketSplitter, read_head
 from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
+from yatxmilter.constants import MILTER_OPTLEN
 from yatxmilter.errors import ProtocolError
 
 __all__ = ["MERGES", "Conversation", "Line", "ObservedConversation"]
@@ -103,6 +104,7 @@ class Conversation(Session):
     :ivar splitter: What has arrived and is not handled yet.
     :ivar takers: What is called with each packet, before it is looked at.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
+    :ivar send: Sends packets, and empties the list.
     :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
     """
 
@@ -120,6 +122,7 @@ class Conversation(Session):
         "_unwelcome",
         "busy",
         "elsewhere",
+        "send",
         "splitter",
         "takers",
     )
@@ -138,6 +141,7 @@ class Conversation(Session):
         self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
         self.busy = self.elsewhere = False
         self._line = line
+        self.send: Callable[[list[bytes]], None] = line.send_packets
         self._stalled = self._begun = self._running = self._lost = False
         self._draining = self._drop_told = False
         # Whether the line knows that nothing is waited for, and nothing left of what was read.
@@ -158,42 +162,44 @@ class Conversation(Session):
         :return: Whether the line need not be told: all is answered and nothing is waited for, as it
             was before, and no part of a packet is left.
         """
-        splitter = self.splitter
         # A callback may lead here again, by a Deferred that it fires.
         if self._running or (self.held and self._must_wait()):
             return self._put_aside(data)
-        if not splitter.buffer:
-            splitter.buffer = data
-        elif data:
+        splitter, position = self.splitter, 0
+        if splitter.buffer or splitter.missing:
             splitter.feed(data)
+            data = b""
         self._running = self._begun = True
         try:
             while not self.held or self._may_go_on():
-                while (buffer := splitter.buffer) and not self.held:
-                    start = splitter.position + 5
-                    length, letter, end = 0, 0, 0
-                    if start <= len(buffer) and not splitter.missing:
-                        length, letter = read_head(buffer, start - 5)
-                        end = start - 1 + length
-                    if start <= end <= len(buffer) and length <= splitter.limit + 1:
-                        payload = buffer[start:end]
-                        if end < len(buffer):
-                            splitter.position = end
-                        else:
-                            # A connection that is idle should not keep its last read.
-                            splitter.next_read()
-                    else:
-                        # Of what spans several reads, or has an odd length.
-                        packet = splitter.next_packet()
-                        if packet is None:
-                            break
-                        letter, payload = packet
-                    for take in self.takers:
-                        take((letter, payload))
+                size = len(data)
+                while position + 5 <= size and not self.held:
+                    length, letter = read_head(data, position)
+                    end = position + 4 + length
+                    if end > size or not 0 < length <= splitter.limit + 1:
+                        break
+                    payload = data[position + 5 : end]
+                    position = end
+                    if self.takers:
+                        self._show_takers(letter, payload)
                     handler, self.table = self.table[letter]
                     handler(self, payload)
-                if not self.held:
+                if position < size:
+                    # A part of a packet, an odd length, or what must wait.
+                    splitter.put_back(data, position)
+                data, position = b"", 0
+                if self.held:
+                    continue
+                if not splitter.buffer and not splitter.missing:
                     break
+                packet = splitter.next_packet()
+                if packet is None:
+                    break
+                self._show_takers(*packet)
+                self.handle(*packet)
+                if not self.held:
+                    # What is whole in the same read needs no splitter.
+                    data, position = splitter.lend()
         except ProtocolError as error:
             self._break_off(error)
         finally:
@@ -201,12 +207,16 @@ class Conversation(Session):
         if self.held:
             return self._wait()
         if self.out:
-            self._send(self.out)
+            self.send(self.out)
             if self.held:
                 return self._wait()
         if self._at_ease and not splitter.buffer and not splitter.missing:
             return True
         return self._catch_up()
+
+    def _show_takers(self, letter: int, payload: bytes) -> None:
+        for take in self.takers:
+            take((letter, payload))
 
     def _must_wait(self) -> bool:
         return self.ended or self._stalled or self.awaiting
@@ -238,8 +248,9 @@ class Conversation(Session):
             # A callback may have ended it, and then have answered.
             self.cancel()
             self.out.clear()
+            self.splitter.clear()
         elif self.out:
-            self._send(self.out)
+            self.send(self.out)
         self._at_ease = False
         self.busy = self._stalled or self.awaiting
         return False
@@ -273,9 +284,6 @@ class Conversation(Session):
         finally:
             self._running = running
         self.run()
-
-    def _send(self, out: list[bytes]) -> None:
-        self._line.send_packets(out)
 
     def _break_off(self, error: ProtocolError) -> None:
         _log.warn(
@@ -412,7 +420,9 @@ class Conversation(Session):
         """
         if self._shadows is not None:
             return None
-        asked: list[object] = [payload, self.plan.merge, self.watch is not None]
+        if len(payload) < MILTER_OPTLEN:
+            return None
+        asked: list[object] = [payload[:MILTER_OPTLEN], self.plan.merge, self.watch is not None]
         for member in self.members:
             flags = member.asks_as_others
             if flags is False:
@@ -468,7 +478,7 @@ class Conversation(Session):
         """
         if not self._lost:
             self.out.append(_PROGRESS_PACKET)
-            self._send(self.out)
+            self.send(self.out)
 
     # ---- the connection goes
 
@@ -486,7 +496,7 @@ class Conversation(Session):
         self.splitter.clear()
         if not self._lost:
             if self.out:
-                self._send(self.out)
+                self.send(self.out)
             self._line.hang_up()
 
     def disconnect(self) -> None:
@@ -539,6 +549,7 @@ class ObservedConversation(Conversation):
         self._message_told = False
         self._told_of = 0
         # Whether nobody needs to be told of each answer.
+        self.send = self._observed_send
         self._quiet = self.watch.audience.answer_sent is None
 
     def receive(self, data: bytes = b"") -> bool:
@@ -550,7 +561,7 @@ class ObservedConversation(Conversation):
             self.watch.tell("bytes_received", len(data))
         return super().receive(data)
 
-    def _send(self, out: list[bytes]) -> None:
+    def _observed_send(self, out: list[bytes]) -> None:
         watch = self.watch
         if len(out) == 1 and out[0] is CONTINUE_PACKET and self._quiet:
             # The usual answer.

@@ -40,7 +40,6 @@ class PacketSplitter:
     several reads are kept in a list and joined once.
 
     :ivar buffer: The read that packets are taken from, and ``position``: how far they have been.
-        Where a packet is whole in it whoever knows that may take it from there.
     :ivar queue: The reads behind it.
     :ivar missing: How many bytes are missing of a packet whose beginning has been taken.
     :ivar taken: How many packets have been taken by `next_packet`.
@@ -139,12 +138,25 @@ class PacketSplitter:
             if not self._next_buffer():
                 return None
 
-    def next_read(self) -> None:
+    def lend(self) -> tuple[bytes, int]:
         """
-        Go on with the next read: all packets of the last one have been taken.
+        Give up the rest of the read that packets are taken from: it, and how far they have been.
+
+        What is not taken of it must be put back before anything else is asked for.
         """
+        lent = self.buffer, self.position
         self.buffer = self.queue.pop(0) if self.queue else b""
         self.position = 0
+        return lent
+
+    def put_back(self, data: bytes, position: int) -> None:
+        """
+        Take the rest of a read in, before all that has arrived since.
+        """
+        if self.buffer:
+            self.queue.insert(0, self.buffer[self.position :])
+        self.buffer = data
+        self.position = position
 
     def _next_buffer(self) -> bool:
         if not self.queue:
