@@ -165,7 +165,7 @@ class Conversation(Session):
         # A callback may lead here again, by a Deferred that it fires.
         if self._running or (self.held and self._must_wait()):
             return self._put_aside(data)
-        splitter, position = self.splitter, 0
+        splitter, position, whole = self.splitter, 0, False
         if splitter.buffer or splitter.missing:
             splitter.feed(data)
             data = b""
@@ -191,6 +191,7 @@ class Conversation(Session):
                 if self.held:
                     continue
                 if not splitter.buffer and not splitter.missing:
+                    whole = True
                     break
                 packet = splitter.next_packet()
                 if packet is None:
@@ -210,7 +211,7 @@ class Conversation(Session):
             self.send(self.out)
             if self.held:
                 return self._wait()
-        if self._at_ease and not splitter.buffer and not splitter.missing:
+        if whole and self._at_ease:
             return True
         return self._catch_up()
 
@@ -387,8 +388,10 @@ class Conversation(Session):
         """
         self.peer = peer
         self.number = number
-        if any(MTA_CONNECT_ROW.callback in member.wanted for member in self.members):
-            self.opening.welcome(peer)
+        for member in self.members:
+            if MTA_CONNECT_ROW.callback in member.wanted:
+                self.opening.welcome(peer)
+                break
         if self._shadows is not None:
             self._shadows.connected(peer, number)
         if self._unwelcome:
@@ -489,7 +492,8 @@ class Conversation(Session):
         if self.ended:
             return
         self.ended = self.held = True
-        self.cancel()
+        if self.awaiting:
+            self.cancel()
         self.abort()
         self.over = True
         self.close_members()

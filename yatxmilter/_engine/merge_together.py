@@ -19,7 +19,8 @@ from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET
-from yatxmilter._wire.commands import EOM_ROW, Command
+from yatxmilter._wire.commands import EOM_ROW, HEADER_ROW, Command
+from yatxmilter._wire.payloads import decode_header
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Together(Merge):
             return _ask_nobody(command, answered=answered)
         if command is EOM_ROW:
             return _ask_at_end(adapted=plan.adapted[0])
+        if command is HEADER_ROW and not plan.adapted[0]:
+            return _ask_about_field(answered=answered)
         return _ask_one(command, adapted=plan.adapted[0], answered=answered)
 
     # ---- what is not the usual answer
@@ -182,6 +185,33 @@ def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
     return handle
 
 
+def _ask_about_field(*, answered: bool) -> Handler:
+    """
+    Show a header field to a lone milter; there are more of them than of all other commands.
+    """
+
+    def handle(session: Session, payload: bytes) -> None:
+        parts = payload.decode("utf-8", "surrogateescape").split("\0")
+        if len(parts) == 3 and parts[0] and not parts[2]:
+            name, value, _ = parts
+        else:
+            if not payload:
+                raise empty(HEADER_ROW)
+            name, value = decode_header(payload)
+        member = session.members[0]
+        try:
+            result = member.milter.xxfi_header(name, value)
+        except BaseException:
+            result = Failure()
+        if not (result is None or result is SMFIS_CONTINUE):
+            session.payload = payload
+            session.merge.take_alone(HEADER_ROW, member, result)
+        elif answered:
+            session.out.append(CONTINUE_PACKET)
+
+    return handle
+
+
 def _ask_at_end(*, adapted: bool) -> Handler:
     """
     Have a lone milter edit the message, and answer to it.
@@ -250,6 +280,8 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
                 result = Failure()
             if result is None or result is SMFIS_CONTINUE:
                 if session.over:
+                    if merge is not None:
+                        merge.cancel()
                     return
                 continue
             if merge is None:

@@ -283,7 +283,7 @@ class Session:
         """
         End the message that is open: cancel what is awaited and call ``xxfi_abort``.
         """
-        if self._merge is not None or self.message is not None:
+        if self.message is not None or (self._merge is not None and self._merge.round):
             self.merge.abort()
 
     def cancel(self) -> None:
@@ -362,8 +362,10 @@ class Session:
         """
         Call a callback whose result is ignored, of all milters that have it.
         """
-        if any(command.callback in member.wanted for member in self.members):
-            self.caller.notify(self.members, command, *arguments)
+        for member in self.members:
+            if command.callback in member.wanted:
+                self.caller.notify(self.members, command, *arguments)
+                return
 
     def begin_command(self, command: Command) -> None:
         """
