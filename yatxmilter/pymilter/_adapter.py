@@ -151,7 +151,7 @@ class Adapter(Milter):
                 self._hop = self._leading.hop
             else:
                 # A clock that tests set has no threads: there callbacks run where they are called.
-                self._hop = getattr(getattr(protocol, "_clock", None), "callFromThread", None)
+                self._hop = getattr(getattr(protocol, "clock", None), "callFromThread", None)
             if self._hop is not None:
                 self._lane = Lane(factory.threads)
 
