@@ -111,6 +111,12 @@ class RemoteMilterFactory(MilterFactory):
         """
         self.connections.close()
 
+    def stop(self) -> None:
+        """
+        Do the same when the last user of this factory ends.
+        """
+        self.close()
+
 
 def _places(where: object) -> list[Any]:
     """
