@@ -174,7 +174,7 @@ class FailingOverTests(HostsTestCase):
         self.assertEqual(self.served(*hosts), [0, 3])
         self.assertEqual(
             self.log_text(),
-            "Milter afar: endpoint 1 is left out until it can be had again: Connection was refused"
+            "Milter afar: endpoint 1 is left out for now: Connection was refused"
             " by other side.",
         )
 
@@ -282,6 +282,40 @@ class FailingOverTests(HostsTestCase):
             self.assertIn("t", self.deliver(conversation))
             self.assertEqual(self.served(*hosts), [1, 0], script)
             self.assertIn("endpoint 1: the milter closed the connection", self.log_text())
+
+    def test_gone_before_it_was_sent_anything(self) -> None:
+        """
+        Of a host that was sent nothing yet another one takes the place at any command, the end of
+        a message included; it gets the macros of what the milter does not want to hear.
+        """
+        only_the_end = [encode_offer(Offer(6, 0x1FF, c.ALL_NO_STEPS))]
+        hosts = [breaking(O=only_the_end), breaking(O=only_the_end)]
+        conversation = self.conversation(*hosts)
+        self.begin(conversation)
+        self.assertEqual(conversation.letters(macros("M", b"i", b"4X"), MAIL), "c")
+        hosts[0].crash()
+        conversation.carry()
+        self.assertEqual(conversation.letters(EOM), "c")
+        self.assertEqual(hosts[1].servers[0].letters, "ODE")
+
+    def test_first_commands(self) -> None:
+        """
+        A host that goes away without a word about the first command that it was sent is replaced
+        where that was one before the content of a message, and has failed where it was another.
+        """
+        for command, step, letter, replaced in (
+            (MAIL, c.SMFIP_NOMAIL, "M", True),
+            (RCPT, c.SMFIP_NORCPT, "R", True),
+            (HEADER, c.SMFIP_NOHDRS, "L", False),
+            (EOM, 0, "E", False),
+        ):
+            agreed = [encode_offer(Offer(6, 0x1FF, c.ALL_NO_STEPS & ~step))]
+            hosts = [breaking(O=agreed, **{letter: [None]}), breaking(O=agreed)]
+            conversation = self.conversation(*hosts)
+            self.begin(conversation)
+            letters = conversation.letters(*(() if command is MAIL else (MAIL,)), command)
+            self.assertEqual(letters[-1], "c" if replaced else "t")
+            self.assertEqual(self.served(*hosts), [1, int(replaced)])
 
     def test_not_when_it_has_begun_to_answer(self) -> None:
         """

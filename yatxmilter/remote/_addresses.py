@@ -135,7 +135,7 @@ class Addresses:
         if not address.out:
             address.out = True
             _log.warn(
-                "Milter {milter}: {address} is left out until it can be had again: {error}",
+                "Milter {milter}: {address} is left out for now: {error}",
                 milter=self._milter,
                 address=address.name,
                 error=printable(str(error)) or type(error).__name__,

@@ -13,7 +13,9 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from yatxmilter._wire import commands
 from yatxmilter._wire.actions import Agreement, Edit
+from yatxmilter._wire.commands import Command
 from yatxmilter.client import MilterClient
 from yatxmilter.errors import MilterError, PeerError
 from yatxmilter.remote._addresses import Address
@@ -22,6 +24,14 @@ __all__ = ["Offer", "RemoteClient", "forget_edit", "ignore"]
 
 # How long, in seconds, a connection is kept for whoever comes next.
 _IDLE: Final = 60.0
+
+# These do nothing that a client which tries again would not do as well.
+_BEFORE_CONTENT: Final = (
+    commands.CONNECT_ROW,
+    commands.HELO_ROW,
+    commands.MAIL_ROW,
+    commands.RCPT_ROW,
+)
 
 Offer = tuple[int, int]
 
@@ -75,13 +85,16 @@ class RemoteClient(MilterClient):
         agreement = self.settled()
         return agreement.actions, agreement.steps
 
-    @property
-    def untouched(self) -> bool:
+    def untouched(self, row: Command) -> bool:
         """
-        Whether its milter is gone without a word when the first command was on the way: all that
-        it may know of this SMTP connection is the command that another one can be given as well.
+        Tell whether its milter is gone without a word, and cannot have done anything about a
+        message: so that another one can be given the command at which that was found out.
+
+        It may have been sent one command, of those before the content of a message.
         """
-        return self.gone and not self.heard and self.said <= 1
+        if not self.gone or self.heard:
+            return False
+        return not self.said or (self.said == 1 and row in _BEFORE_CONTENT)
 
     def take(self) -> None:
         """

@@ -251,7 +251,7 @@ class RemoteMilter(Milter):
 
     async def _heard(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
         """
-        Ask it; ask another one where this one cannot have heard of more than this command.
+        Ask it; or another one, where this one has gone before it could do anything.
         """
         tries = self._connections.tries(client)
         while True:
@@ -262,14 +262,14 @@ class RemoteMilter(Milter):
                 return await self._ask(row, client, ask)
             except PeerError as error:
                 tries -= 1
-                if not tries or not self._connections.give_up(client, error):
+                if not tries or not self._connections.give_up(client, row, error):
                     raise
             client = await self._connections.get(self._offer, self._agreed, new=True)
             self._use(client)
 
     async def _ask(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
         client.resting = False
-        client.said += 1
+        client.said += client.alive
         message = self._message
         if row is commands.EOM_ROW:
             client.on_edit = lambda edit: self._edit(message, edit)

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
 from yatxmilter._escaping import printable
+from yatxmilter._wire.commands import Command
 from yatxmilter.client import MilterClientFactory
 from yatxmilter.errors import NegotiationError, PeerError
 from yatxmilter.protocol._endpoints import client_endpoint
@@ -226,7 +227,7 @@ class Connections:
         """
         return len(self.addresses.all) + client.kept
 
-    def give_up(self, client: RemoteClient, error: PeerError) -> bool:
+    def give_up(self, client: RemoteClient, row: Command, error: PeerError) -> bool:
         """
         Take note that a connection failed at a command.
 
@@ -235,7 +236,7 @@ class Connections:
         if client.kept:
             self.distrust(error)
             return True
-        if not client.untouched:
+        if not client.untouched(row):
             return False
         self.failed(client, error)
         return True
