@@ -174,8 +174,7 @@ class FailingOverTests(HostsTestCase):
         self.assertEqual(self.served(*hosts), [0, 3])
         self.assertEqual(
             self.log_text(),
-            "Milter afar: endpoint 1 is left out for now: Connection was refused"
-            " by other side.",
+            "Milter afar: endpoint 1 is left out for now: Connection was refused by other side.",
         )
 
     def test_does_not_come(self) -> None:
