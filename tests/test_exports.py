@@ -121,6 +121,7 @@ PUBLIC = {
         "Session",
     ],
     "yatxmilter.remote": [
+        "AddressState",
         "RemoteMilter",
         "RemoteMilterFactory",
     ],
