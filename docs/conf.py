@@ -35,7 +35,7 @@ extensions = [
     "_ext.drawings",
 ]
 myst_enable_extensions = ["colon_fence"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 nitpicky = True
 # Of no use to readers, so they have no entry.

@@ -1,7 +1,7 @@
 """
 Recorded sessions: what `trace` keeps and `replay` reads.
 
-A record is lines of JSON, of which docs/tracing.md has the full description. Each recording begins
+A record is lines of JSON, of which docs/tools.md has the full description. Each recording begins
 with a line that names the format and ends with one that counts what there is, so that a record that
 was cut can be told from a whole one; `trace --append` puts recordings one behind the other.
 Payloads are text in UTF-8, and bytes that are none stand as lone surrogates, as everywhere in this
