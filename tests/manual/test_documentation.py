@@ -109,7 +109,7 @@ class Block(NamedTuple):
         """
         Whether the block is a milter that runs until it is stopped.
         """
-        return "reactor.run()" in self.text
+        return "reactor.run()" in self.text or "run_milters(" in self.text
 
     @property
     def is_client(self) -> bool:
