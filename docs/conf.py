@@ -63,6 +63,7 @@ suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
+html_js_files = ["manual.js"]
 html_title = f"yatxmilter {release}"
 
 html_theme_options = {

@@ -1,10 +1,10 @@
 """
 The reference: a page for each public module, written when the manual is built.
 
-The modules are all that have no underscore in their path; the names of a page are those of the
-module's ``__all__``, so that a new name needs no line here. What a class shows is all of its public
-members, unless `_SHOWN` says something else. Of the factories' long signatures only the beginning is
-shown: each option has its line below.
+The modules are all that have no underscore in their path. The names of a page are those of the
+module's ``__all__``, so that a new name needs no line here. A class shows all of its public members,
+unless `_SHOWN` says something else. Of a long signature only the beginning is shown: each option
+has its line below.
 """
 
 from __future__ import annotations
