@@ -2,8 +2,8 @@
 The reference: a page for each public module, written when the manual is built.
 
 The modules are all that have no underscore in their path. The names of a page are those of the
-module's ``__all__``, so that a new name needs no line here. A class shows all of its public members,
-unless `_SHOWN` says something else. Of a long signature only the beginning is shown: each option
+module's ``__all__``, so that a new name needs no line here. A class shows all of its public
+members, unless `_SHOWN` says something else. Of a long signature only the beginning is shown: each option
 has its line below.
 """
 
