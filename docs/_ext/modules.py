@@ -2,91 +2,10 @@
 The reference: a page for each public module, written when the manual is built.
 
 The modules are all that have no underscore in their path. The names of a page are those of the
-module's ``__all__``, so that a new name needs no line here. A class shows all of its public
-members, unless `_SHOWN` says something else. Of a long signature only the beginning is shown: each option
+module's ``__all__``, so that a new name needs no line here. A class shows its public members,
+unless `_SHOWN` says something else. Of a long signature only the beginning is shown: each option
 has its line below.
 """
-
-from __future__ import annotations
-
-import inspect
-import pkgutil
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
-from typing import Any
-
-from sphinx.application import Sphinx
-from zope.interface.interface import InterfaceClass
-
-import yatxmilter
-
-#: Where the pages are written; Git ignores it.
-FOLDER = "reference/api"
-
-#: The options of autodoc for classes that should not show all, or show more; ``()`` behind the name
-#: leaves the signature out, where the library makes the objects and not its user.
-_SHOWN: dict[str, tuple[str, ...]] = {
-    "yatxmilter.MilterProtocol": (":members: addMilter, contextOf, milters",),
-    "yatxmilter.MilterProtocolFactory": (
-        ":members: addMilterFactory, addObserver, buildProtocol, drain",
-    ),
-    "yatxmilter.client.MilterClient": (":members:", ":inherited-members: Protocol"),
-    "yatxmilter.client.MilterClientFactory": (),
-    "yatxmilter.conditions.Condition": ("()",),
-    "yatxmilter.conditions.MailView": ("()",),
-    "yatxmilter.defaults.Shadow": ("()",),
-    "yatxmilter.logs.JournalLog": (),
-    "yatxmilter.logs.JsonLog": (),
-    "yatxmilter.logs.TextLog": (),
-    "yatxmilter.message.Address": ("()", ":members: addr_spec"),
-    "yatxmilter.message.Client": ("()", ":members: ip"),
-    "yatxmilter.message.FieldValue": ("()", ":members: octets, defects"),
-    "yatxmilter.message.Group": ("()",),
-    "yatxmilter.message.HeaderField": ("()", ":members:"),
-    "yatxmilter.message.Headers": ("()", ":members:", ":exclude-members: allow, rewrite"),
-    "yatxmilter.message.Message": (
-        "()",
-        ":members:",
-        ":inherited-members:",
-        ":exclude-members: allow, repeat",
-    ),
-    "yatxmilter.message.MessageMilter": (
-        "()",
-        ":members: connected, greeted, sender, recipient, headers, message",
-    ),
-    "yatxmilter.message.Part": ("()", ":members:"),
-    "yatxmilter.message.Recipient": ("()",),
-    "yatxmilter.message.Recipients": ("()", ":members: add, remove"),
-    "yatxmilter.metrics.MilterMetrics": (":members: watch, forget, snapshot",),
-    "yatxmilter.protocol.Context": (
-        "()",
-        ":members:",
-        ":exclude-members: show_macros, claim, macros",
-    ),
-    "yatxmilter.remote.RemoteMilter": ("()",),
-    "yatxmilter.remote.RemoteMilterFactory": (":members: close",),
-    "yatxmilter.service.MilterService": (":members: stopService",),
-    "yatxmilter.smtp.MilterESMTP": (":members: clientName",),
-    "yatxmilter.smtp.MilterSMTPFactory": (),
-    "yatxmilter.smtp.SMTPMilters": (":members: drain",),
-    "yatxmilter.testing.Answer": ("()", ":members:"),
-    "yatxmilter.testing.Call": ("()",),
-    "yatxmilter.testing.Delivered": ("()", ":members:"),
-    "yatxmilter.testing.Path": ("()",),
-    "yatxmilter.testing.Reply": ("()", ":members: text"),
-    "yatxmilter.testing.Sent": ("()", ":members:", ":exclude-members: transaction"),
-    "yatxmilter.testing.Session": ("()", ":members:", ":exclude-members: open"),
-    "yatxmilter.workers.WorkerService": (":members: ask, numbers",),
-}
-
-#: A signature is shortened when it is longer than this.
-WIDTH = 60
-
-
-def public_modules() -> list[str]:
-    """
     List the modules that users import from.
     """
     found = pkgutil.walk_packages(yatxmilter.__path__, "yatxmilter.")
@@ -114,8 +33,23 @@ def directive(module: ModuleType, name: str) -> Iterator[str]:
     elif callable(value):
         yield f".. autofunction:: {path}"
     else:
-        yield f".. autodata:: {path}"
+        yield from data(path, name, type(value).__module__)
     yield ""
+
+
+def data(path: str, name: str, home: str) -> Iterator[str]:
+    """
+    Say how a constant is shown: with the comment above it, where its class is defined. Sphinx looks
+    for that in the module of the page only, which imports it.
+    """
+    comments: dict[tuple[str, str], list[str]] = {}
+    if home.startswith("yatxmilter."):
+        comments = ModuleAnalyzer.for_module(home).find_attr_docs()
+    comment = comments.get(("", name))
+    if comment:
+        yield from (f".. py:data:: {path}", "", f"   {' '.join(comment)}")
+    else:
+        yield f".. autodata:: {path}"
 
 
 def page(name: str) -> str:
@@ -137,6 +71,8 @@ def page(name: str) -> str:
     if elsewhere:
         listed = ", ".join(f"`{one}`" for one in sorted(elsewhere))
         summary += f"\n\nDescribed with the package, [yatxmilter](yatxmilter.md): {listed}."
+    # What most readers look for comes first.
+    names.sort(key=lambda one: not isinstance(getattr(module, one), type))
     lines += [summary, "", "```{eval-rst}", f".. currentmodule:: {name}", ""]
     for one in names:
         if one not in elsewhere:
