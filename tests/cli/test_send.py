@@ -814,7 +814,7 @@ class ArgumentTests(SendCase):
         """
         table = {
             ("--to", "inet:x@y@z"): "'inet:x@y@z' is no milter's address",
-            ("--client", "host"): "'host' is no IPv4 or IPv6 address",
+            ("--client", "host"): "'host' is not an IPv4 or IPv6 address",
             ("--client-port", "70000"): "'70000' is no port",
             ("--client-port", "x"): "'x' is no port",
             ("--macro", "i"): "'i' is no macro",
@@ -822,11 +822,11 @@ class ArgumentTests(SendCase):
             ("--macro", "nowhere:i=x"): "'nowhere:i=x' is no macro",
             ("--macro", ":i=x"): "':i=x' is no macro",
             ("--expect", "accept,ok"): "'ok' is none of accept, quarantine,",
-            ("--repeat", "0"): "'0' is no whole number above 0",
-            ("--concurrency", "x"): "'x' is no whole number above 0",
-            ("--timeout", "x"): "'x' is no number of seconds above 0",
-            ("--timeout", "nan"): "'nan' is no number of seconds above 0",
-            ("--max-time", "-1"): "'-1' is no number of seconds above 0",
+            ("--repeat", "0"): "'0' is not a whole number above 0",
+            ("--concurrency", "x"): "'x' is not a whole number above 0",
+            ("--timeout", "x"): "'x' is not a number of seconds above 0",
+            ("--timeout", "nan"): "'nan' is not a number of seconds above 0",
+            ("--max-time", "-1"): "'-1' is not a number of seconds above 0",
         }
         for words, complaint in table.items():
             err = io.StringIO()

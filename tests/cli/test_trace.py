@@ -346,7 +346,7 @@ class ViewTests(SynchronousTestCase):
         self.view.ended(1, True, "reset")
         text = self.out.getvalue()
         self.assertEqual(text.count("no milter protocol"), 1)
-        self.assertIn("'Z' is no letter of the milter", text)
+        self.assertIn("'Z' is not a letter of the milter", text)
         self.assertIn("(the MTA reset)", text)
         self.assertEqual(self.kept.getvalue().count('"type": "undecoded"'), 1)
 

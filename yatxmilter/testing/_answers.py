@@ -68,7 +68,7 @@ class Answer:
 
     def _result(self) -> Result:
         if not self.done:
-            calls = ", ".join(map(str, self._mta.waiting)) or "nobody"
+            calls = ", ".join(map(str, self._mta.waiting)) or "no callback"
             raise MilterTestFailure(f"{self.step} has no answer yet; waiting for {calls}")
         if isinstance(self._outcome, Failure):
             self._outcome.raiseException()
