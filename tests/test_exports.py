@@ -63,6 +63,7 @@ PUBLIC = {
         "StartError",
         "UsageError",
         "ValueNotSendable",
+        "WrongReactor",
         "WrongStage",
         "WrongThread",
     ],

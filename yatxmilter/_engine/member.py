@@ -8,14 +8,14 @@ what it would see if it were alone, whatever its fellows negotiated.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any, Final, cast
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, text_of, type_name
+from yatxmilter._engine.awaitables import awaited, run_coroutine
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import on_error_option
@@ -343,14 +343,12 @@ def _unless_refused(callback: Callback, macros: MacroStore, argv: list[str]) -> 
 def _in_pieces(callback: Callback, size: int, bodyp: bytes) -> object:
     if len(bodyp) <= size:
         return callback(bodyp)
-    return _one_by_one(callback, size, bodyp)
+    return run_coroutine(_one_by_one(callback, size, bodyp))
 
 
 async def _one_by_one(callback: Callback, size: int, bodyp: bytes) -> object:
     for start in range(0, len(bodyp), size):
-        answer = callback(bodyp[start : start + size])
-        if inspect.isawaitable(answer):
-            answer = await cast(Awaitable[object], answer)
+        answer = await awaited(callback(bodyp[start : start + size]))
         if answer is not None and answer not in (c.SMFIS_CONTINUE, c.SMFIS_NOREPLY):
             return answer
     return answer

@@ -4,13 +4,15 @@ What the milters' answers come to, step by step and for a whole message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from yatxmilter._engine.awaitables import running_loop
 from yatxmilter._mail.delivery import Delivery
 from yatxmilter._wire.actions import NOT_AWAITED, Edit, Response
 from yatxmilter.client._profiles import Reply
@@ -19,6 +21,8 @@ from yatxmilter.testing._values import Delivered, Path
 from yatxmilter.testing._watching import MilterTestFailure
 
 __all__ = ["Answer", "Result", "Sent", "Stage", "Told", "Transaction"]
+
+_Self = TypeVar("_Self", bound="Answer")
 
 #: What the client is told, what the milters answered, and at which stage.
 Told = tuple[Reply, Response, str]
@@ -53,10 +57,30 @@ class Answer:
         self.step = step
         self._mta = mta
         self._outcome: Result | Failure | None = None
+        self._waiting: list[Deferred[None]] = []
         result.addBoth(self._take)
 
     def _take(self, outcome: Any) -> None:
         self._outcome = outcome
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.callback(None)
+
+    def __await__(self: _Self) -> Generator[Any, Any, _Self]:
+        """
+        Wait for the answer, in a test that is a coroutine: one of asyncio's, or one of trial's.
+
+        :return: The answer itself.
+        """
+        if not self.done:
+            deferred: Deferred[None] = Deferred()
+            self._waiting.append(deferred)
+            loop = running_loop()
+            if loop is not None and asyncio.current_task(loop) is not None:
+                yield from deferred.asFuture(loop)
+            else:
+                yield from deferred.__await__()
+        return self
 
     @property
     def done(self) -> bool:
