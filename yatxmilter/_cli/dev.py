@@ -24,7 +24,8 @@ from yatxmilter._cli.send_options import add_session_arguments, make_session, re
 from yatxmilter._cli.send_play import Player, Result
 from yatxmilter._cli.send_results import verdict_words
 from yatxmilter._cli.serve_log import begin_log
-from yatxmilter._cli.serve_options import ConfigurationError
+from yatxmilter._cli.serve_options import ConfigurationError, add_some, read_some
+from yatxmilter._cli.serve_service import choose_reactor
 from yatxmilter._cli.terminal import Page
 from yatxmilter._wire.actions import Edit
 from yatxmilter.protocol import MilterProtocolFactory
@@ -89,6 +90,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=30.0,
         help="to wait for one answer (default: %(default)g)",
     )
+    add_some(parser, ["reactor"])
     add_session_arguments(parser)
 
 
@@ -111,6 +113,8 @@ def run(
             await _Workshop(arguments, reactor, Page(out), out).work()
 
         try:
+            if reactor is None:
+                choose_reactor(read_some(arguments, ["reactor"]))
             run_reactor(play, reactor)
         except Interrupted:
             return 0

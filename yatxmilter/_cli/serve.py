@@ -13,7 +13,7 @@ from yatxmilter._cli import serve_options
 from yatxmilter._cli.serve_log import begin_log
 from yatxmilter._cli.serve_milters import build_factory
 from yatxmilter._cli.serve_options import ConfigurationError
-from yatxmilter._cli.serve_service import ServeService, parse
+from yatxmilter._cli.serve_service import ServeService, choose_reactor, parse
 from yatxmilter._escaping import printable
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
@@ -63,11 +63,10 @@ def run(arguments: Namespace) -> int:
     """
     Serve until told to end.
     """
-    from twisted.internet import reactor
-
     words = _words(arguments)
     try:
         settings = parse(words)
+        choose_reactor(settings)
         if arguments.check_config:
             build_factory(settings)
             print("the configuration is good")
@@ -83,6 +82,8 @@ def run(arguments: Namespace) -> int:
         return _complain(f"cannot listen on {where}: {reason}", 3)
     except OSError as error:
         return _complain(error, 3)
+    from twisted.internet import reactor
+
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()

@@ -22,6 +22,7 @@ from yatxmilter._options import choice_option, count_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.protocol._socket_file import find_group, find_user
+from yatxmilter.service._reactors import REACTORS
 
 __all__ = [
     "OPTIONS",
@@ -106,6 +107,10 @@ def _merge(name: str, value: Any) -> str:
     return choice_option(name, value, list(MERGES))
 
 
+def _reactor(name: str, value: Any) -> str:
+    return choice_option(name, value, list(REACTORS))
+
+
 def _level(name: str, value: Any) -> str:
     return choice_option(name, value, ["debug", "info", "warn", "error", "critical"])
 
@@ -183,6 +188,7 @@ OPTIONS: Final = (
     _Option("merge", _merge, "first", "first, strictest or chain", "HOW"),
     _Option("allow", _networks, None, "network that may connect by TCP (repeatable)", "NETWORK"),
     *_LIMITS,
+    _Option("reactor", _reactor, None, "asyncio, epoll, poll or select", "NAME"),
     _Option("workers", count_option, None, "processes that share the sockets"),
     _Option("drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"),
     _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),

@@ -10,11 +10,13 @@ import stat
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistedOptions
@@ -31,9 +33,17 @@ from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._metrics_families import merge
 from yatxmilter.service._notify import Notifier
+from yatxmilter.service._reactors import install_reactor
 from yatxmilter.workers import WorkerService
 
-__all__ = ["NOT_STARTED", "Options", "ServeService", "makeService", "make_worker"]
+__all__ = [
+    "NOT_STARTED",
+    "Options",
+    "ServeService",
+    "choose_reactor",
+    "makeService",
+    "make_worker",
+]
 
 _log = Logger()
 
@@ -55,6 +65,18 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     arguments = parser.parse_args(words)
     settings = read_settings(arguments)
     return {**settings, "check_config": arguments.check_config, "config": arguments.config}
+
+
+def choose_reactor(settings: dict[str, Any]) -> None:
+    """
+    Have the reactor that is asked for.
+
+    :raises ConfigurationError: when there is another one already.
+    """
+    try:
+        install_reactor(settings["reactor"])
+    except RuntimeError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def make_worker(settings: dict[str, Any]) -> Reloadable:
@@ -304,7 +326,9 @@ class ServeService(Service):
         Drain and end; the second time, end now.
         """
         if not self._stopping:
-            self.reactor.stop()
+            # Two signals may come before the first has had its effect.
+            with suppress(ReactorNotRunning):
+                self.reactor.stop()
         elif self._workers is not None:
             self._workers.hurry()
         else:
@@ -369,6 +393,7 @@ def makeService(options: Options) -> ServeService:
     Make the service for ``twist`` and ``twistd``.
     """
     try:
+        choose_reactor(options.settings)
         return ServeService(options.words, options.settings)
     except ConfigurationError as error:
         sys.exit(f"yatxmilter: {error}")

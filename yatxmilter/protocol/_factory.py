@@ -168,6 +168,8 @@ class MilterProtocolFactory(Factory):
     #: Whether it drains by itself when the reactor stops while milter factories run that have to
     #: be stopped; else whoever stops the reactor has to see to it.
     drains_with_reactor = True
+    #: What has the threads of callbacks that are `threaded`; ``None`` for the reactor.
+    threads: Any = None
 
     #: Whether connections are served by a descriptor set of our own where that can be.
     fast_path = True

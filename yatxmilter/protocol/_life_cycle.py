@@ -19,7 +19,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yatxmilter._engine.pending import outcome_of
+from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._escaping import printable
 from yatxmilter.errors import StartError
 from yatxmilter.protocol._steady_clock import SteadyClock

@@ -20,6 +20,7 @@ from yatxmilter.errors import StartError
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.service._ending import GRACE, LONGEST, end_within
+from yatxmilter.service._reactors import ReactorName, install_reactor
 
 __all__ = ["MilterService", "run_milters"]
 
@@ -85,7 +86,11 @@ class MilterService(StreamServerEndpointService):
 
 
 def run_milters(
-    spec: str, factory: MilterProtocolFactory, *, drain_timeout: float | None = 30
+    spec: str,
+    factory: MilterProtocolFactory,
+    *,
+    drain_timeout: float | None = 30,
+    reactor: ReactorName | None = None,
 ) -> None:
     """
     Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
@@ -97,14 +102,20 @@ def run_milters(
         string of Twisted.
     :param factory: What builds the connections.
     :param drain_timeout: As for `MilterService`.
+    :param reactor: The reactor to run: ``"asyncio"``, for callbacks that await what asyncio awaits,
+        ``"epoll"``, ``"poll"`` or ``"select"``; by default the one that is installed, or Twisted's
+        choice.
     :raises TypeError: for a factory that is none, or a time-out that is no number.
-    :raises ValueError: for an address that is none, or a time-out that is no time.
+    :raises ValueError: for an address that is none, a time-out that is no time, or a reactor that
+        there is not.
+    :raises RuntimeError: when another reactor has been installed before.
     :raises SystemExit: always: with 0, or saying why it could not listen, or which milter could not
         start.
     """
-    from twisted.internet import reactor
+    install_reactor(reactor)
+    from twisted.internet import reactor as installed
 
-    endpoint = server_endpoint(reactor, spec)
+    endpoint = server_endpoint(installed, spec)
     react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
 
 

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
 from yatxmilter.service._listening import Adopter
+from yatxmilter.service._reactors import install_module
 
 _log = Logger()
 
@@ -154,6 +155,7 @@ def work(start: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     what = json.loads(start)
+    install_module(what.get("reactor"))
     module, _, name = what["builder"].partition(":")
     factory = getattr(import_module(module), name)(*what["arguments"])
     from twisted.internet import reactor
