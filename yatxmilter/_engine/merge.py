@@ -314,11 +314,13 @@ class Merge(ABC):
     ) -> None:
         message = self._session.message
         failed = () if message is None else message.failed
-        editors = [
-            (member, member.made_context)
-            for member in self._members
-            if member.made_context is not None and member not in failed and member not in unfinished
-        ]
+        editors = []
+        for member in self._members:
+            context = member.made_context
+            if context is None or context.edits is None:
+                continue
+            if member not in failed and member not in unfinished:
+                editors.append((member, context))
         replacing = [member.name for member, context in editors if context.bodies]
         if len(replacing) > 1:
             _log.error(

@@ -78,7 +78,8 @@ class MacroStore:
         :raises ProtocolError: when there are too many macros, or too many bytes of them.
         """
         stage = _STAGES.get(payload[0])
-        if stage is not None and b"\0" in payload:
+        # The NUL as a number: to look for a piece of bytes in bytes costs ten times as much.
+        if stage is not None and 0 in payload:
             self.payloads[stage] = payload
             if self._tables is not None:
                 self._tables[stage] = None
