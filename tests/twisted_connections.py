@@ -147,8 +147,7 @@ def _take(protocol: Any, served: Served, peer: Any) -> bool:
     Be what a milter's protocol has for connections without transports, for all of Twisted's.
     """
     _Adopted.taken += 1
-    served.protocol = protocol
-    served.resume()
+    served.begin(protocol)
     transport = served.transport
     # Twisted's protocols are no producers, or register others.
     transport.unregisterProducer()

@@ -136,10 +136,9 @@ class TransportLine(Protocol):
         """
         if not self._options.fast_path:
             return False
-        served.protocol = self
         self._served = served
         self.peer = peer
-        served.resume()
+        served.begin(self)
         self.connected = 1
         self.connectionMade()
         return True
@@ -166,8 +165,8 @@ class TransportLine(Protocol):
                 self._may_hurry = _QUICKACK is not None
         if factory is not None:
             factory.connection_made(self, peer)
-        self.moved = self._seconds()
-        self._options.time_limits.idle.start(self)
+        self.moved = now = self._seconds()
+        self._options.time_limits.idle.start(self, now)
         self.number = next(_NUMBERS)
         if self._watch is not None:
             self._watch.tell("connection_made")
@@ -373,8 +372,11 @@ class TransportLine(Protocol):
         """
         Write packets to the MTA; empty the list.
         """
-        data = packets[0] if len(packets) == 1 else b"".join(packets)
-        packets.clear()
+        if len(packets) == 1:
+            data = packets.pop()
+        else:
+            data = b"".join(packets)
+            packets.clear()
         self._sent = True
         if len(data) > _PIECE or self._unsent is not None:
             whole = memoryview(data)

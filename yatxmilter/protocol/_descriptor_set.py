@@ -165,6 +165,13 @@ class Served:
 
     # ---- bytes
 
+    def begin(self, protocol: Any) -> None:
+        """
+        Read from now on, for a protocol.
+        """
+        self.protocol = protocol
+        self._set.watch(self, _IN)
+
     def write(self, data: bytes) -> None:
         """
         Send at once what can be sent at once; the transport has the rest.
@@ -348,47 +355,56 @@ class ConnectionSet:
         """
         ready = self._epoll.poll(0, _MOST_AT_ONCE)
         self.turn = turn = self.turn + 1
+        all_served = self._served
         for descriptor, events in ready:
             if self.turn != turn:
                 # The reactor has gone on without a callback that was called here, and has seen
                 # to the others (`yatxmilter.pymilter`).
                 return
-            served = self._served.get(descriptor)
+            served = all_served.get(descriptor)
             # One that was served before it may have closed it.
             if served is None:
                 continue
-            if type(served) is not Served:
-                served.accept()
+            if events & _IN_OR_OUT != _IN or type(served) is not Served:
+                self._serve_otherwise(served, events)
                 continue
-            reading = True
-            why: Any = None
+            why: Any = main.CONNECTION_DONE
             try:
-                if events & _IN_OR_OUT == _IN:
-                    try:
-                        data = served.socket.recv(READ_SIZE)
-                    except BlockingIOError:
+                data = served.socket.recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data, why = b"", main.CONNECTION_LOST
+            if data:
+                self.serving = served
+                try:
+                    # A transport's protocol may have been exchanged.
+                    (served.protocol or served.made.protocol).dataReceived(data)
+                    if not served.finished:
                         continue
-                    except OSError:
-                        why = main.CONNECTION_LOST
-                    else:
-                        why = self._take(served, data) if data else main.CONNECTION_DONE
-                else:
-                    why, reading = _serve(served, events)
-            except BaseException:
-                # As the reactors of Twisted do: log it, and end the connection that failed.
-                why = sys.exc_info()[1]
-                log.err()
-            if why:
-                self.disconnect(served, why, reading and not served.finished)
-
-    def _take(self, served: Served, data: bytes) -> Exception | None:
-        self.serving = served
-        made = served.made
-        try:
-            (served.protocol if made is None else made.protocol).dataReceived(data)
-        finally:
+                except BaseException:
+                    # As the reactors of Twisted do: log it, and end the connection that failed.
+                    why = sys.exc_info()[1]
+                    log.err()
             self.serving = None
-        return main.CONNECTION_DONE if served.finished else None
+            self.disconnect(served, why, not served.finished)
+        self.serving = None
+
+    def _serve_otherwise(self, served: Any, events: int) -> None:
+        """
+        Serve what is no connection that can be read and nothing else.
+        """
+        self.serving = None
+        if type(served) is not Served:
+            served.accept()
+            return
+        try:
+            why, reading = _serve(served, events)
+        except BaseException:
+            why, reading = sys.exc_info()[1], True
+            log.err()
+        if why:
+            self.disconnect(served, why, reading)
 
     def disconnect(self, served: Served, why: BaseException, reading: bool = False) -> None:
         """

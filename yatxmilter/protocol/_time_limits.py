@@ -85,9 +85,10 @@ class TimeLimit(Generic[_T]):
     :param passed: Called with one when so many seconds have passed since it was started.
     :param moved: Gives the time of the last mark of one that counts, where marks are made: the
         limit counts from there.
+    :ivar since: For whom it counts, and since when, marks aside.
     """
 
-    __slots__ = ("_clock", "_looked", "_moved", "_passed", "_seconds", "_since", "_timer")
+    __slots__ = ("_clock", "_looked", "_moved", "_passed", "_seconds", "_timer", "since")
 
     def __init__(
         self,
@@ -100,28 +101,28 @@ class TimeLimit(Generic[_T]):
         self._seconds = seconds
         self._passed = passed
         self._moved = moved
-        # Since when it counts for whom.
-        self._since: dict[_T, float] = {}
+        self.since: dict[_T, float] = {}
         self._looked = float("-inf")
         self._timer: IDelayedCall | None = None
 
-    def start(self, one: _T) -> None:
+    def start(self, one: _T, now: float | None = None) -> None:
         """
         Count for one from now, unless it counts already.
+
+        :param now: What time it is, if that is known.
         """
-        if self._seconds is None or one in self._since:
+        if self._seconds is None or one in self.since:
             return
-        clock = self._clock()
-        self._since[one] = clock.seconds()
+        self.since[one] = self._clock().seconds() if now is None else now
         # Where there is a timer it is set for one that began before.
         if self._timer is None:
-            self._timer = clock.callLater(self._seconds, self._look)
+            self._timer = self._clock().callLater(self._seconds, self._look)
 
     def stop(self, one: _T) -> None:
         """
         Count for one no more; leave no timer behind it.
         """
-        if self._since.pop(one, None) is None or self._since or self._timer is None:
+        if self.since.pop(one, None) is None or self.since or self._timer is None:
             return
         self._timer.cancel()
         self._timer = None
@@ -135,15 +136,15 @@ class TimeLimit(Generic[_T]):
         clock = self._clock()
         now = clock.seconds()
         before = now - self._seconds + _ROUNDING
-        for one, since in list(self._since.items()):
+        for one, since in list(self.since.items()):
             # To end one may have ended others.
-            if self._counts_from(one, since) <= before and self._since.pop(one, None) is not None:
+            if self._counts_from(one, since) <= before and self.since.pop(one, None) is not None:
                 try:
                     self._passed(one)
                 except Exception:
                     # It is the matter of one connection, and there are others.
                     _log.failure("A time limit could not be kept")
-        if self._since:
+        if self.since:
             self._look_again(clock, self._seconds)
         self._looked = now
 
@@ -151,7 +152,7 @@ class TimeLimit(Generic[_T]):
         if self._timer is not None:
             # It was started while there was no other.
             self._timer.cancel()
-        first = min(self._counts_from(one, since) for one, since in self._since.items())
+        first = min(self._counts_from(one, since) for one, since in self.since.items())
         due = max(first + seconds, self._looked + seconds / LOOKS)
         self._timer = clock.callLater(max(0, due - clock.seconds()), self._look)
 
@@ -225,4 +226,5 @@ class TimeLimits:
         Count for one no more.
         """
         for limit in self._all:
-            limit.stop(one)
+            if limit.since:
+                limit.stop(one)
