@@ -162,7 +162,8 @@ class ConnectionTests(ProgramCase):
         self.assertEqual(other.ask(b"C", b"host\0U"), b"c")
         left.set()
         self.assertTrue(told.wait(20))
-        # The loop has found that the progress cannot be written.
+        # The loop has been round: it has found that the progress cannot be written.
+        self.assertEqual(other.ask(b"H", b"host\0"), b"c")
         self.assertEqual(other.ask(b"H", b"host\0"), b"c")
         seen.set()
         wait_for(lambda: "close" in calls)
