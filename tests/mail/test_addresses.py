@@ -150,6 +150,8 @@ class ReadingTests(SynchronousTestCase):
             ('a@b.test, "open', ["a@b.test", "open"], "no @"),
             ("Name <>", [""], ""),
             ("A: <>;", [""], ""),
+            ("A:<>;", [""], ""),
+            ("(x)<>", [""], ""),
             ("(x) <>", [""], ""),
             ("<>, <>", ["", ""], ""),
             ("<", [], "not closed"),
