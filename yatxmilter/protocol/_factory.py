@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yatxmilter._describing import described, text_of
+from yatxmilter._describing import described
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
@@ -42,7 +42,15 @@ from yatxmilter.protocol._admission import Admission, Refusals
 from yatxmilter.protocol._connection import TransportLine
 from yatxmilter.protocol._descriptor_set import ConnectionSet, Served, adoptable
 from yatxmilter.protocol._draining import Drains
-from yatxmilter.protocol._life_cycle import FAILED, IDLE, STARTED, STARTING, Lives, Waiting
+from yatxmilter.protocol._life_cycle import (
+    FAILED,
+    IDLE,
+    STARTED,
+    STARTING,
+    Lives,
+    Waiting,
+    factory_name,
+)
 from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Lobby, Unannounced
 from yatxmilter.protocol._steady_clock import steady
 
@@ -392,7 +400,7 @@ class MilterProtocolFactory(Factory):
                 protocol.addMilter(milter_factory.build_milter(protocol))
             except BaseException:
                 on_error = on_error_for_missing(milter_factory)
-                name = text_of(milter_factory, "name") or described(milter_factory)
+                name = factory_name(milter_factory)
                 _log.failure(
                     "Milter {milter} could not be built for {mta}; answering {code} for it",
                     milter=name,

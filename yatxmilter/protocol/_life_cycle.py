@@ -24,7 +24,7 @@ from yatxmilter._escaping import printable
 from yatxmilter.errors import StartError
 from yatxmilter.protocol._steady_clock import SteadyClock
 
-__all__ = ["FAILED", "IDLE", "STARTED", "STARTING", "Lives", "Waiting", "reason_of"]
+__all__ = ["FAILED", "IDLE", "STARTED", "STARTING", "Lives", "Waiting", "factory_name", "reason_of"]
 
 _log = Logger()
 
@@ -46,12 +46,13 @@ def reason_of(failure: Failure) -> str:
     return printable(f"{kind}: {text}" if text else kind)
 
 
-def _name(factory: Any) -> str:
+def factory_name(factory: Any) -> str:
     """
     Name a milter factory for the log, as its milters are named.
     """
     milter = getattr(factory, "milter", None)
-    for name in (getattr(factory, "name", None), getattr(milter, "xxfi_name", None)):
+    for owner, attribute in ((factory, "name"), (milter, "xxfi_name"), (milter, "__name__")):
+        name = getattr(owner, attribute, None)
         if isinstance(name, str):
             return printable(name)
     return type(factory).__name__
@@ -207,7 +208,9 @@ class _Life:
         refused, self._entered = self._entered, []
         self._users -= len(refused)
         self._go_on()
-        error = StartError(f"milter {_name(self._factory)} could not start: {reason_of(result)}")
+        error = StartError(
+            f"milter {factory_name(self._factory)} could not start: {reason_of(result)}"
+        )
         error.__cause__ = result.value
         for one in refused:
             one.errback(error)
@@ -216,11 +219,13 @@ class _Life:
         self._work, self._running = None, False
         if isinstance(result, Failure):
             if result.check(TimeoutError) is None:
-                _log.failure("Milter {milter} failed to stop", result, milter=_name(self._factory))
+                _log.failure(
+                    "Milter {milter} failed to stop", result, milter=factory_name(self._factory)
+                )
             else:
                 _log.error(
                     "Milter {milter} does not stop: {error}; going on without waiting for it",
-                    milter=_name(self._factory),
+                    milter=factory_name(self._factory),
                     error=result.getErrorMessage(),
                 )
         self._go_on()
