@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter._engine.awaitables import outcome_of
+from yatxmilter._engine.explaining import explained
 from yatxmilter._escaping import printable
 from yatxmilter.errors import StartError
 from yatxmilter.protocol._steady_clock import SteadyClock
@@ -68,6 +69,21 @@ def _call(method: Callable[[], Any] | None) -> Deferred[Any]:
     except BaseException:
         # A library that raises SystemExit does not end all the others.
         return fail(Failure())
+
+
+def _call_in_loop(method: Callable[[], Any] | None, clock: Clock) -> Deferred[Any]:
+    """
+    Call a factory's method; under asyncio's reactor not before its loop runs, which it may need.
+    """
+    if method is not None:
+        now = clock()
+        reactor: Any = getattr(now, "reactor", now)
+        loop = getattr(reactor, "_asyncioEventloop", None)
+        if loop is not None and not loop.is_running():
+            turn: Deferred[Any] = Deferred()
+            reactor.callLater(0, turn.callback, None)
+            return turn.addCallback(lambda _: _call(method))
+    return _call(method)
 
 
 class _Bounded:
@@ -188,7 +204,7 @@ class _Life:
         self._starting = not self._running
         method = getattr(self._factory, "start" if self._starting else "stop", None)
         seconds = start_timeout if self._starting else stop_timeout
-        work = self._work = _Bounded(_call(method), clock, seconds)
+        work = self._work = _Bounded(_call_in_loop(method, clock), clock, seconds)
         work.outcome.addBoth(self._started if self._starting else self._stopped)
 
     def _rest(self) -> None:
@@ -205,6 +221,7 @@ class _Life:
             self._running = True
             self._go_on()
             return
+        result = explained(result, self._factory)
         refused, self._entered = self._entered, []
         self._users -= len(refused)
         self._go_on()
