@@ -131,6 +131,7 @@ PUBLIC = {
         "Session",
     ],
     "yatxmilter.remote": [
+        "AddressState",
         "RemoteMilter",
         "RemoteMilterFactory",
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from twisted.python.failure import Failure
@@ -42,6 +42,16 @@ class _Callback:
         self.sum = 0.0
 
 
+def _remotes(factory: MilterProtocolFactory) -> Iterator[tuple[Labels, Any]]:
+    """
+    Find the addresses of remote milters, and how each does: what has them is a layer above us.
+    """
+    for one in factory.milter_factories:
+        tell = getattr(one, "remote_addresses", None)
+        for state in () if tell is None else tell():
+            yield (str(one.name), state.address), state
+
+
 class MilterMetrics(MilterObserver):
     """
     The metrics of one process.
@@ -57,6 +67,7 @@ class MilterMetrics(MilterObserver):
         self._callbacks: dict[tuple[str, str], _Callback] = {}
         self._received = self._sent = 0
         self._open: set[MilterProtocol] = set()
+        self._factories: list[MilterProtocolFactory] = []
 
     def watch(self, factory: MilterProtocolFactory) -> None:
         """
@@ -69,6 +80,7 @@ class MilterMetrics(MilterObserver):
         if self in factory.observers:
             raise ValueError(f"{factory!r} is watched already")
         factory.addObserver(self)
+        self._factories.append(factory)
         for one in factory.milter_factories:
             if getattr(one, "shadow", None) is not None:
                 # So that a rate is known from the first one on.
@@ -83,6 +95,9 @@ class MilterMetrics(MilterObserver):
         """
         if self not in factory.observers:
             raise ValueError(f"{factory!r} is not watched")
+        if factory in self._factories:
+            self._factories.remove(factory)
+            self._count_remotes(self._counts, factory)
 
     def _add(self, name: str, labels: Labels = (), count: int = 1) -> None:
         self._counts[name][labels] += count
@@ -167,6 +182,16 @@ class MilterMetrics(MilterObserver):
 
     # ---- what was counted
 
+    def _count_remotes(
+        self, counts: dict[str, Counter[Labels]], factory: MilterProtocolFactory
+    ) -> None:
+        """
+        Add what the remote milters of a factory have counted, each of its addresses by itself.
+        """
+        for labels, state in _remotes(factory):
+            counts["yatxmilter_remote_connections"][labels] += state.connections
+            counts["yatxmilter_remote_failures"][labels] += state.failures
+
     def _traffic(self, connections: Iterable[MilterProtocol]) -> tuple[int, int]:
         received, sent = self._received, self._sent
         for connection in connections:
@@ -185,6 +210,14 @@ class MilterMetrics(MilterObserver):
         received, sent = self._traffic(self._open)
         counts["yatxmilter_bytes_received"][()] = received
         counts["yatxmilter_bytes_sent"][()] = sent
+        up: Counter[Labels] = Counter()
+        used: Counter[Labels] = Counter()
+        for factory in self._factories:
+            self._count_remotes(counts, factory)
+            for labels, state in _remotes(factory):
+                # What the latest one says counts: the one before a reload may know nothing new.
+                up[labels] = int(state.up)
+                used[labels] += state.open
         for (milter, stage), one in self._callbacks.items():
             if one.continued:
                 counts["yatxmilter_callbacks"][milter, stage, "continue"] = one.continued
@@ -198,6 +231,8 @@ class MilterMetrics(MilterObserver):
         result: dict[str, Any] = {name: listed(values) for name, values in counts.items()}
         result["yatxmilter_connections_open"] = [[[], len(self._open)]]
         result["yatxmilter_processes"] = [[[], 1]]
+        result["yatxmilter_remote_up"] = listed(up)
+        result["yatxmilter_remote_connections_open"] = listed(used)
         result["yatxmilter_connections_paused"] = listed(paused)
         result["yatxmilter_callback_seconds"] = [
             [list(labels), [*one.counts, one.sum]] for labels, one in self._callbacks.items()

@@ -58,6 +58,24 @@ FAMILIES: Final[dict[str, Family]] = {
     "yatxmilter_shadow_messages": Family(
         "counter", "Messages, by what a milter in shadow would have done.", ("milter", "outcome")
     ),
+    "yatxmilter_remote_up": Family(
+        "gauge",
+        "Processes for which an address of a remote milter is not left out.",
+        ("milter", "address"),
+    ),
+    "yatxmilter_remote_connections_open": Family(
+        "gauge",
+        "Connections from MTAs that use an address of a remote milter.",
+        ("milter", "address"),
+    ),
+    "yatxmilter_remote_connections": Family(
+        "counter", "Connections made to an address of a remote milter.", ("milter", "address")
+    ),
+    "yatxmilter_remote_failures": Family(
+        "counter",
+        "Connections to an address of a remote milter that could not be made, or failed later.",
+        ("milter", "address"),
+    ),
 }
 
 
