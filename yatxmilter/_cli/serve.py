@@ -15,6 +15,7 @@ from yatxmilter._cli.serve_milters import build_factory
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter._cli.serve_service import ServeService, choose_reactor, parse
 from yatxmilter._escaping import printable
+from yatxmilter.protocol._refusals import cannot_listen
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
@@ -77,9 +78,7 @@ def run(arguments: Namespace) -> int:
     except ConfigurationError as error:
         return _complain(error, 2)
     except CannotListenError as error:
-        reason = getattr(error.socketError, "strerror", None) or error.socketError
-        where = f"{error.interface or '*'}:{error.port}" if error.interface else error.port
-        return _complain(f"cannot listen on {where}: {reason}", 3)
+        return _complain(cannot_listen(None, error), 3)
     except OSError as error:
         return _complain(error, 3)
     from twisted.internet import reactor

@@ -27,6 +27,7 @@ from yatxmilter._cli.pidfile import PidFile
 from yatxmilter._cli.serve_log import begin_log
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError, add_arguments, read_settings
+from yatxmilter.protocol._refusals import cannot_become
 from yatxmilter.protocol._socket_file import find_group, find_user
 from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
@@ -218,13 +219,21 @@ class ServeService(Service):
         self._opened = True
         if self._pidfile is not None:
             self._pidfile.write()
-        if self._account is not None:
-            switchUID(*self._account)
         try:
+            self._become()
             self._build()
         except ConfigurationError:
             self._remove_pidfile()
             raise
+
+    def _become(self) -> None:
+        if self._account is None:
+            return
+        try:
+            switchUID(*self._account)
+        except OSError as error:
+            user, group = self.settings["user"], self.settings["group"]
+            raise ConfigurationError(cannot_become(user, group, error)) from None
 
     def _open_metrics(self) -> Any:
         # It needs what not everybody has.

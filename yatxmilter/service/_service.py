@@ -19,6 +19,7 @@ from yatxmilter._options import seconds_option
 from yatxmilter.errors import StartError
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._refusals import cannot_listen
 from yatxmilter.service._ending import GRACE, LONGEST, end_within
 from yatxmilter.service._reactors import ReactorName, install_reactor
 
@@ -138,8 +139,7 @@ async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
     except StartError as error:
         raise SystemExit(str(error)) from None
     except (CannotListenError, OSError) as error:
-        reason = getattr(error, "socketError", error)
-        raise SystemExit(f"cannot listen on {spec}: {reason}") from None
+        raise SystemExit(cannot_listen(spec, error)) from None
     except CancelledError:
         # It was told to end before it had begun.
         pass
