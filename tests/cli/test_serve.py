@@ -98,7 +98,8 @@ class ServeCommandTests(SynchronousTestCase):
             for spec, said in (
                 (
                     f"inet:{port}@127.0.0.1",
-                    f"127.0.0.1:{port}: Address already in use: another program listens there; `ss -ltnp` shows which. End that one, or take another port",
+                    f"127.0.0.1:{port}: Address already in use: another program listens there;"
+                    " `ss -ltnp` shows which. End that one, or take another port",
                 ),
                 (f"unix:{self.folder}/taken", "/taken: another program listens there"),
             ):

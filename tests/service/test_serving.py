@@ -30,7 +30,6 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import MilterFactory
-from yatxmilter import constants as c
 from yatxmilter._cli import serve, serve_log, serve_service
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError
@@ -183,7 +182,7 @@ class OptionTests(ServeTestCase):
         self.assertEqual(settings["listen"], ["unix:two"])
         self.assertEqual((settings["timeout"], settings["redact"]), (None, True))
         (milter,) = settings["milters"]
-        self.assertEqual((milter["on_error"], milter["timeout"]), (c.SMFIS_ACCEPT, 5))
+        self.assertEqual((milter["on_error"], milter["timeout"]), ("accept", 5))
         self.assertEqual(milter["place"], "good.toml:7")
 
     def test_bad_files(self) -> None:

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from twisted.internet.error import CannotListenError
 
 from yatxmilter._cli import serve_options
 from yatxmilter._cli.serve_log import begin_log
-from yatxmilter._cli.serve_milters import build_factory
+from yatxmilter._cli.serve_milters import build_factory, loading_errors
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter._cli.serve_service import ServeService, choose_reactor, parse
 from yatxmilter._escaping import printable
@@ -60,13 +63,37 @@ def _complain(error: object, status: int) -> int:
     return status
 
 
+def _read(words: list[str], checks: bool) -> dict[str, Any]:
+    """
+    Read the options; where some are wrong, look at the milters as well, and tell of all.
+    """
+    try:
+        return parse(words)
+    except ConfigurationError as error:
+        # When root is to serve, the milters are another user's to load.
+        also = loading_errors(error.sound) if checks or os.geteuid() != 0 else []
+        raise ConfigurationError("\n".join(_in_order([*str(error).splitlines(), *also]))) from None
+
+
+def _in_order(lines: list[str]) -> list[str]:
+    """
+    Sort what is told of a file by its lines.
+    """
+
+    def line(text: str) -> int:
+        found = re.match(r".*?:(\d+): ", text)
+        return int(found[1]) if found else 0
+
+    return sorted(lines, key=line)
+
+
 def run(arguments: Namespace) -> int:
     """
     Serve until told to end.
     """
     words = _words(arguments)
     try:
-        settings = parse(words)
+        settings = _read(words, arguments.check_config)
         choose_reactor(settings)
         if arguments.check_config:
             build_factory(settings)

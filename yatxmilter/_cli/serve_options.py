@@ -6,18 +6,17 @@ A value is checked where it is read. What is said on the command line counts mor
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from yatxmilter import constants as c
+from yatxmilter._cli.serve_tables import MILTER, OF_REMOTE, unknown_option
 from yatxmilter._engine.connection import MERGES
-from yatxmilter._engine.on_error import DISCONNECT, Reply, on_error_option
 from yatxmilter._options import choice_option, count_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
@@ -39,7 +38,13 @@ _FACTORY: Final = inspect.signature(MilterProtocolFactory).parameters
 class ConfigurationError(Exception):
     """
     What is wrong with the options, a line for each mistake.
+
+    :ivar sound: The milters in whose options no mistake was found; they may have others.
     """
+
+    def __init__(self, text: str, sound: Iterable[dict[str, Any]] = ()) -> None:
+        super().__init__(text)
+        self.sound = list(sound)
 
 
 class _Option(NamedTuple):
@@ -69,8 +74,21 @@ def _texts(name: str, value: Any) -> list[str]:
 
 
 def _listen(name: str, value: Any) -> list[str]:
-    for spec in _texts(name, value):
-        _address(name, spec)
+    return _each(name, value, _address)
+
+
+def _each(name: str, value: Any, check: Callable[[str, str], object]) -> list[str]:
+    """
+    Check each of some texts, and tell of all that are wrong.
+    """
+    wrong = []
+    for one in _texts(name, value):
+        try:
+            check(name, one)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("\n".join(wrong))
     return list(value)
 
 
@@ -83,8 +101,7 @@ def _address(name: str, spec: str) -> str:
 
 
 def _networks(name: str, value: Any) -> list[str]:
-    MilterProtocolFactory((), allow=_texts(name, value))
-    return list(value)
+    return _each(name, value, lambda _, one: MilterProtocolFactory((), allow=[one]))
 
 
 def _mode(name: str, value: Any) -> int:
@@ -113,29 +130,6 @@ def _reactor(name: str, value: Any) -> str:
 
 def _level(name: str, value: Any) -> str:
     return choice_option(name, value, ["debug", "info", "warn", "error", "critical"])
-
-
-def _on_error(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        answers = {stage: _answer(f"{name}.{stage}", answer) for stage, answer in value.items()}
-        return on_error_option(name, answers)
-    return on_error_option(name, _answer(name, value))
-
-
-def _answer(name: str, value: Any) -> Any:
-    codes = {code.name.removeprefix("SMFIS_"): code for code in c.ReturnCode}
-    word = str(value).upper().removeprefix("SMFIS_")
-    if word in codes:
-        return codes[word]
-    if word == DISCONNECT.name:
-        return DISCONNECT
-    reply = re.fullmatch(r"([45]\d\d)(?: +([245]\.\d+\.\d+))?(?: +(.*))?", str(value))
-    if reply is not None:
-        return Reply(*reply.groups())
-    raise ValueError(
-        f"{name} is {value!r}, expected tempfail, continue, accept, reject, discard, disconnect or"
-        " a reply such as '451 4.3.0 Try again later'"
-    )
 
 
 def _metrics(name: str, value: Any) -> str:
@@ -204,14 +198,6 @@ OPTIONS: Final = (
     _Option("redact", _flag, False, "keep mail addresses out of the log"),
 )
 _ROWS: Final = {row.name: row for row in OPTIONS}
-_MILTER: Final[dict[str, Callable[[str, Any], Any]]] = {
-    "object": _text,
-    "on_error": _on_error,
-    "timeout": seconds_option,
-    "name": _text,
-    "when": _text,
-    "shadow": _flag,
-}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -286,18 +272,22 @@ def read_settings(arguments: Namespace) -> dict[str, Any]:
     errors: list[str] = []
     settings: dict[str, Any] = {row.name: row.default for row in OPTIONS}
     settings["milters"] = []
+    # Of these, those in which there is no mistake so far.
+    settings["sound"] = []
     if arguments.config is not None:
         _read_file(arguments.config, settings, errors)
     _read_words(arguments, _ROWS, settings, errors)
     if arguments.milter:
         settings["milters"] = [{"object": spec, "place": "--milter"} for spec in arguments.milter]
+        settings["sound"] = settings["milters"]
     place = arguments.config or "arguments"
     if not settings["listen"] and not errors:
         errors.append(f"{place}: nowhere to listen; give --listen, such as inet:8891@localhost")
     if not settings["milters"] and not errors:
         errors.append(f"{place}: no milter; give --milter, such as mymilter:MyMilter")
+    sound = settings.pop("sound")
     if errors:
-        raise ConfigurationError("\n".join(errors))
+        raise ConfigurationError("\n".join(errors), sound)
     return settings
 
 
@@ -307,10 +297,11 @@ def _check(
     try:
         into[name] = check(name, value)
     except (TypeError, ValueError) as error:
-        words = str(error)
-        if place == "--":
-            words = words.replace(name, "--" + name.replace("_", "-"), 1)
-        errors.append(words if place == "--" else f"{place}: {words}")
+        for words in str(error).splitlines():
+            if place == "--":
+                errors.append(words.replace(name, "--" + name.replace("_", "-"), 1))
+            else:
+                errors.append(f"{place}: {words}")
 
 
 def _load_toml(path: str) -> tuple[str, dict[str, Any]]:
@@ -340,15 +331,25 @@ class _Places:
     def __init__(self, path: str, text: str) -> None:
         self._path = path
         self._lines: dict[tuple[int, str], int] = {}
-        table = 0
+        table, within = 0, ""
         for number, line in enumerate(text.splitlines(), 1):
-            if re.match(r"\s*\[\[\s*milter\s*\]\]", line):
-                table += 1
-                self._lines[table, ""] = number
-            header = re.match(r"\s*\[+\s*([\w-]+)", line)
-            key = header or re.match(r"\s*\"?([\w-]+)\"?\s*[=.]", line)
+            header = re.match(r"\s*\[+\s*([\w.-]+)\s*\]", line)
+            if header is not None:
+                first, _, rest = header[1].partition(".")
+                if re.match(r"\s*\[\[\s*milter\s*\]\]", line):
+                    table += 1
+                    self._lines[table, ""] = number
+                if first == "milter" and rest:
+                    # A table within the table of a milter.
+                    within = f"{rest}."
+                    self._lines.setdefault((table, rest), number)
+                else:
+                    within = ""
+                    self._lines.setdefault((0, first), number)
+                continue
+            key = re.match(r"\s*\"?([\w-]+)\"?\s*[=.]", line)
             if key:
-                self._lines.setdefault((0 if header else table, key[1]), number)
+                self._lines.setdefault((table, within + key[1]), number)
 
     def of(self, table: int, key: str) -> str:
         """
@@ -366,23 +367,47 @@ def _read_file(path: str, settings: dict[str, Any], errors: list[str]) -> None:
         if key in _ROWS:
             value = None if value == "none" else value
             _check(key, _ROWS[key].check, value, settings, errors, places.of(0, key))
+        elif key in MILTER:
+            errors.append(
+                f"{places.of(0, key)}: {key} is an option of a milter; write it below [[milter]]"
+            )
         else:
-            errors.append(f"{places.of(0, key)}: {_unknown(key, [*_ROWS, 'milter'])}")
+            errors.append(f"{places.of(0, key)}: {unknown_option(key, [*_ROWS, 'milter'])}")
     if not isinstance(milters, list) or not all(isinstance(one, dict) for one in milters):
         errors.append(f"{places.of(0, 'milter')}: milter must be tables, each under [[milter]]")
         return
     for number, table in enumerate(milters, 1):
-        milter: dict[str, Any] = {"place": places.of(number, "object")}
-        for key, value in table.items():
-            if key in _MILTER:
-                _check(key, _MILTER[key], value, milter, errors, places.of(number, key))
-            else:
-                errors.append(f"{places.of(number, key)}: {_unknown(key, list(_MILTER))}")
-        if "object" not in table:
-            errors.append(f"{places.of(number, '')}: [[milter]] has no object")
+        before = len(errors)
+        milter = _read_milter(table, partial(places.of, number), errors)
         settings["milters"].append(milter)
+        if len(errors) == before:
+            settings["sound"].append(milter)
 
 
-def _unknown(key: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, 1)
-    return f"unknown option {key!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
+def _read_milter(
+    table: dict[str, Any], place: Callable[[str], str], errors: list[str]
+) -> dict[str, Any]:
+    milter: dict[str, Any] = {"place": place("remote" if "remote" in table else "object")}
+    for key, value in table.items():
+        if key in MILTER:
+            _check(key, MILTER[key], value, {}, errors, place(key))
+            milter[key] = value
+        elif key in _ROWS:
+            errors.append(
+                f"{place(key)}: {key} is not a milter's option; write it above the first [[milter]]"
+            )
+        else:
+            errors.append(f"{place(key)}: {unknown_option(key, MILTER)}")
+    if ("object" in table) == ("remote" in table):
+        has = "both object and remote" if "object" in table else "no object and no remote"
+        errors.append(
+            f"{place('')}: [[milter]] has {has}; expected object = 'module:name', or remote ="
+            " 'inet:port@host' for a milter that runs elsewhere"
+        )
+    elif "remote" in table and "options" in table:
+        errors.append(f"{place('options')}: options are for an object, not for a remote milter")
+    elif "object" in table:
+        errors += [
+            f"{place(key)}: {key} is for a remote milter" for key in OF_REMOTE if key in table
+        ]
+    return milter
