@@ -100,7 +100,7 @@ def run(arguments: Namespace) -> int:
             print("the configuration is good")
             return 0
         service = ServeService(words, settings)
-        begin_log(settings)
+        begin_log(settings, owner=service.account)
         service.privilegedStartService()
     except ConfigurationError as error:
         return _complain(error, 2)

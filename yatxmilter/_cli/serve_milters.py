@@ -19,6 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yatxmilter._cli.serve_changes import changes, needing_restart, stamps
 from yatxmilter._cli.serve_options import FACTORY_OPTIONS, ConfigurationError
 from yatxmilter._cli.serve_tables import condition_of, nearest, on_error_of
 from yatxmilter.defaults import MilterFactory
@@ -110,15 +111,15 @@ def _build(milter: dict[str, Any], anew: set[str] | None) -> Any:
         for key, value in milter.items()
         if key not in _OTHER
     }
-    if "on_error" in milter:
-        options["on_error"] = on_error_of("on_error", milter["on_error"])
-    if "when" in milter:
-        options["when"] = condition_of("when", milter["when"], lambda name: _find(name, anew))
-    if "remote" in milter:
-        try:
+    try:
+        if "on_error" in milter:
+            options["on_error"] = on_error_of("on_error", milter["on_error"])
+        if "when" in milter:
+            options["when"] = condition_of("when", milter["when"], lambda name: _find(name, anew))
+        if "remote" in milter:
             return RemoteMilterFactory(milter["remote"], **options)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
     spec = milter["object"]
     return _make(spec, _find(spec, anew), options, milter.get("options", {}))
 
@@ -258,13 +259,26 @@ class Reloadable(Factory):
     Builds connections by the factory that is in force; counts, where the settings say so.
 
     :param build: Whether the milters are loaded now, or by `build`.
+    :param role: What this process is.
+    :param reactor: The one whose lag is measured.
     """
 
     noisy = False
     current: MilterProtocolFactory
 
-    def __init__(self, settings: dict[str, Any], *, build: bool = True) -> None:
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        *,
+        build: bool = True,
+        role: str = "server",
+        reactor: Any = None,
+    ) -> None:
         self._settings = settings
+        self._began = settings
+        self._role = role
+        self._reactor = reactor
+        self._end_watch: Callable[[], None] | None = None
         self._metrics = MilterMetrics() if settings["metrics"] else None
         self._generations: list[MilterProtocolFactory] = []
         # One that is to be the next, once its milters have started.
@@ -282,6 +296,7 @@ class Reloadable(Factory):
         """
         self.current = self._watched(build_factory(self._settings))
         self._generations.append(self.current)
+        self._stamps = stamps(self._settings["milters"])
 
     def start(self) -> Deferred[None]:
         """
@@ -289,6 +304,8 @@ class Reloadable(Factory):
 
         :return: A Deferred that fails with a `StartError` when one does not start.
         """
+        if self._metrics is not None and self._reactor is not None:
+            self._end_watch = self._metrics.watch_reactor(self._reactor)
         return self.current.start()
 
     def _watched(self, factory: MilterProtocolFactory) -> MilterProtocolFactory:
@@ -322,24 +339,49 @@ class Reloadable(Factory):
     def _reload(self, settings: dict[str, Any]) -> Deferred[Any]:
         if self._draining:
             return succeed(False)
+        _log.info("Reloading the configuration and the milters ({role})", role=self._role)
         try:
             factory = self._watched(build_factory(settings, again=True))
         except ConfigurationError as error:
-            for line in str(error).splitlines():
-                _log.error("Nothing is reloaded: {error}", error=line)
+            self.not_reloaded(str(error))
             return succeed(False)
         self._coming.append(factory)
         started: Deferred[Any] = factory.start()
         return started.addCallbacks(
-            self._take, self._not_started, callbackArgs=(factory,), errbackArgs=(factory,)
+            self._take,
+            self._not_started,
+            callbackArgs=(factory, settings),
+            errbackArgs=(factory,),
         )
 
-    def _take(self, _: None, factory: MilterProtocolFactory) -> bool:
+    def not_reloaded(self, why: str) -> None:
+        """
+        Take note of a reload that cannot be.
+
+        :param why: A line for each reason.
+        """
+        for line in why.splitlines():
+            _log.error("Nothing is reloaded: {error} ({role})", error=line, role=self._role)
+        if self._metrics is not None:
+            self._metrics.reloaded(False)
+
+    def _take(self, _: None, factory: MilterProtocolFactory, settings: dict[str, Any]) -> bool:
         self._coming.remove(factory)
         before, self.current = self.current, factory
         self._generations.append(factory)
         before.stop().addCallback(self._forget, before)
-        _log.info("The configuration and the milters are reloaded, for new connections")
+        now = stamps(settings["milters"])
+        changed = changes(self._settings, settings, self._stamps, now)
+        restart = needing_restart(self._began, settings)
+        self._settings, self._stamps = settings, now
+        _log.info(
+            "Reloaded, for new connections: {changed}{restart} ({role})",
+            changed="; ".join(changed) or "nothing has changed",
+            restart=f"; a restart is needed for {', '.join(restart)}" if restart else "",
+            role=self._role,
+        )
+        if self._metrics is not None:
+            self._metrics.reloaded(True)
         return True
 
     def _forget(self, _: None, factory: MilterProtocolFactory) -> None:
@@ -352,7 +394,7 @@ class Reloadable(Factory):
         if self._metrics is not None:
             self._metrics.forget(factory)
         if not failure.check(CancelledError):
-            _log.error("Nothing is reloaded: {error}", error=failure.getErrorMessage())
+            self.not_reloaded(failure.getErrorMessage())
         return False
 
     def drain(self, timeout: float | None = None) -> Deferred[Any]:
@@ -362,8 +404,25 @@ class Reloadable(Factory):
         :return: A Deferred that fires when all connections are gone, and the milter factories have
             stopped.
         """
+        first = not self._draining
         self._draining = True
-        return gatherResults([one.drain(timeout) for one in (*self._generations, *self._coming)])
+        if self._end_watch is not None:
+            self._end_watch()
+        if first:
+            _log.info(
+                "Draining: {count} connections have {seconds} to come to their end ({role})",
+                count=len(self.connections),
+                seconds="any time" if timeout is None else f"{timeout:g} seconds",
+                role=self._role,
+            )
+        drained: Deferred[Any] = gatherResults(
+            [one.drain(timeout) for one in (*self._generations, *self._coming)]
+        )
+        return drained.addCallback(self._drained) if first else drained
+
+    def _drained(self, result: Any) -> Any:
+        _log.info("Stopped ({role})", role=self._role)
+        return result
 
     def snapshot(self) -> dict[str, Any]:
         """

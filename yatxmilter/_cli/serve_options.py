@@ -21,6 +21,7 @@ from yatxmilter._options import choice_option, count_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.protocol._socket_file import find_group, find_user
+from yatxmilter.service._log_outlets import FACILITIES
 from yatxmilter.service._reactors import REACTORS
 
 __all__ = [
@@ -128,6 +129,10 @@ def _reactor(name: str, value: Any) -> str:
     return choice_option(name, value, list(REACTORS))
 
 
+def _facility(name: str, value: Any) -> str:
+    return choice_option(name, value, list(FACILITIES))
+
+
 def _level(name: str, value: Any) -> str:
     return choice_option(name, value, ["debug", "info", "warn", "error", "critical"])
 
@@ -177,26 +182,50 @@ _LIMITS: Final = tuple(_limits())
 #: What `MilterProtocolFactory` is given.
 FACTORY_OPTIONS: Final = ("merge", "allow", *(row.name for row in _LIMITS))
 
-OPTIONS: Final = (
-    _Option("listen", _listen, [], "where to listen (repeatable)", "SPEC"),
-    _Option("merge", _merge, "first", "first, strictest or chain", "HOW"),
-    _Option("allow", _networks, None, "network that may connect by TCP (repeatable)", "NETWORK"),
-    *_LIMITS,
-    _Option("reactor", _reactor, None, "asyncio, epoll, poll or select", "NAME"),
-    _Option("workers", count_option, None, "processes that share the sockets"),
-    _Option("drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"),
-    _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
-    _Option("pidfile", _text, None, "file for the process id", "FILE"),
-    _Option("mode", _mode, 0o660, "permissions of UNIX sockets, by default 660", "OCTAL"),
-    _Option("owner", _user, None, "owner of UNIX sockets, by default the --user", "NAME"),
-    _Option("socket_group", _group, None, "group of UNIX sockets, by default --group", "NAME"),
-    _Option("umask", _mode, None, "of the process, such as 007", "OCTAL"),
-    _Option("user", _user, None, "user to become after the sockets are open", "NAME"),
-    _Option("group", _group, None, "group to become, and of UNIX sockets", "NAME"),
-    _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
-    _Option("json_log", _flag, False, "log a JSON object a line"),
-    _Option("redact", _flag, False, "keep mail addresses out of the log"),
+#: The options in the groups in which ``--help`` lists them.
+GROUPS: Final[tuple[tuple[str, tuple[_Option, ...]], ...]] = (
+    (
+        "who may connect, and where",
+        (
+            _Option("listen", _listen, [], "where to listen (repeatable)", "SPEC"),
+            _Option(
+                "allow", _networks, None, "network that may connect by TCP (repeatable)", "NETWORK"
+            ),
+            _Option("mode", _mode, 0o660, "permissions of UNIX sockets", "OCTAL"),
+            _Option("owner", _user, None, "owner of UNIX sockets, else the --user", "NAME"),
+            _Option("socket_group", _group, None, "group of UNIX sockets, else --group", "NAME"),
+        ),
+    ),
+    ("answers", (_Option("merge", _merge, "first", "first, strictest or chain", "HOW"),)),
+    ("limits and time-outs; none is no limit", _LIMITS),
+    (
+        "the process",
+        (
+            _Option("reactor", _reactor, None, "asyncio, epoll, poll or select", "NAME"),
+            _Option("workers", count_option, None, "processes that share the sockets"),
+            _Option(
+                "drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"
+            ),
+            _Option("user", _user, None, "user to become after the sockets are open", "NAME"),
+            _Option("group", _group, None, "group to become, and of UNIX sockets", "NAME"),
+            _Option("umask", _mode, None, "of the process, such as 007", "OCTAL"),
+            _Option("pidfile", _text, None, "file for the process id", "FILE"),
+        ),
+    ),
+    (
+        "log and metrics",
+        (
+            _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
+            _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
+            _Option("json_log", _flag, False, "log a JSON object a line"),
+            _Option("redact", _flag, False, "keep mail addresses out of the log"),
+            _Option("log_file", _text, None, "file for the log; SIGUSR1 opens it anew", "FILE"),
+            _Option("syslog", _facility, None, "log to syslog, such as mail", "FACILITY"),
+            _Option("syslog_socket", _text, "/dev/log", "where syslog listens", "PATH"),
+        ),
+    ),
 )
+OPTIONS: Final = tuple(row for _, rows in GROUPS for row in rows)
 _ROWS: Final = {row.name: row for row in OPTIONS}
 
 
@@ -204,24 +233,42 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     Declare what ``serve`` takes.
     """
-    add = parser.add_argument
+    group = parser.add_argument_group("milters")
+    add = group.add_argument
     add("--milter", action="append", metavar="MODULE:NAME", help="a milter (repeatable, in order)")
     add("--config", metavar="FILE", help="read options from a TOML file")
     add("--check-config", action="store_true", help="check all, start nothing")
-    add_some(parser, _ROWS)
+    for title, rows in GROUPS:
+        _add(parser.add_argument_group(title), rows)
 
 
 def add_some(parser: ArgumentParser, names: Iterable[str]) -> None:
     """
-    Declare some of the options, for ``serve`` and for commands that serve as it does.
+    Declare some of the options, for commands that serve as ``serve`` does.
     """
-    for row in map(_ROWS.__getitem__, names):
+    _add(parser, map(_ROWS.__getitem__, names))
+
+
+def _add(parser: Any, rows: Iterable[_Option]) -> None:
+    for row in rows:
         flag = "--" + row.name.replace("_", "-")
         if row.check is _flag:
             parser.add_argument(flag, action="store_true", default=None, help=row.help)
         else:
             many = "append" if row.check in (_listen, _networks) else "store"
-            parser.add_argument(flag, action=many, metavar=row.word, help=row.help)
+            words = f"{row.help}{_default(row)}".replace("%", "%%")
+            parser.add_argument(flag, action=many, metavar=row.word, help=words)
+
+
+def _default(row: _Option) -> str:
+    """
+    Say what holds without the option; nothing, where that is nothing.
+    """
+    if row.check is _mode and row.default is not None:
+        return f" (default: {row.default:o})"
+    if row.check in (count_option, seconds_option) and row.name != "workers":
+        return f" (default: {'none' if row.default is None else row.default})"
+    return f" (default: {row.default})" if row.default else ""
 
 
 def read_some(arguments: Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -285,6 +332,8 @@ def read_settings(arguments: Namespace) -> dict[str, Any]:
         errors.append(f"{place}: nowhere to listen; give --listen, such as inet:8891@localhost")
     if not settings["milters"] and not errors:
         errors.append(f"{place}: no milter; give --milter, such as mymilter:MyMilter")
+    if settings["log_file"] and settings["syslog"]:
+        errors.append("log_file and syslog are both given; expected one of them")
     sound = settings.pop("sound")
     if errors:
         raise ConfigurationError("\n".join(errors), sound)

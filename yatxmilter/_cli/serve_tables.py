@@ -113,9 +113,11 @@ def _answer(name: str, value: Any) -> Any:
     reply = re.fullmatch(r"([45]\d\d)(?: +([245]\.\d+\.\d+))?(?: +(.*))?", str(value))
     if reply is not None:
         return Reply(*reply.groups())
+    known = ["tempfail", "continue", "accept", "reject", "discard", "disconnect"]
+    near = difflib.get_close_matches(str(value).lower(), known, 1)
     raise ValueError(
-        f"{name} is {value!r}, expected tempfail, continue, accept, reject, discard, disconnect or"
-        " a reply such as '451 4.3.0 Try again later'"
+        f"{name} is {value!r}, expected {', '.join(known)} or a reply such as"
+        " '451 4.3.0 Try again later'" + (f"; did you mean {near[0]!r}?" if near else "")
     )
 
 

@@ -146,11 +146,19 @@ class JsonLog:
 
     :param out: Where to.
     :param redact: Changes each text, such as a `Redactor`.
+    :param severity: Whether syslog's severity stands before each line, as in `JournalLog`.
     """
 
-    def __init__(self, out: TextIO, redact: Callable[[str], str] = _unchanged) -> None:
+    def __init__(
+        self,
+        out: TextIO,
+        redact: Callable[[str], str] = _unchanged,
+        *,
+        severity: bool = False,
+    ) -> None:
         self._out = out
         self._redact = redact
+        self._severity = severity
 
     def __call__(self, event: LogEvent) -> None:
         """
@@ -169,7 +177,9 @@ class JsonLog:
         if traceback is not None:
             record["traceback"] = self._redact(traceback)
         # The one control character that JSON lets stand.
-        self._out.write(json.dumps(record).replace("\x7f", "\\u007f") + "\n")
+        line = json.dumps(record).replace("\x7f", "\\u007f") + "\n"
+        mark = f"<{_SEVERITIES[record['level']]}>" if self._severity else ""
+        self._out.write(mark + line)
         self._out.flush()
 
     def _plain(self, value: object) -> object:

@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import react
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter._options import seconds_option
@@ -24,6 +25,8 @@ from yatxmilter.service._ending import GRACE, LONGEST, end_within
 from yatxmilter.service._reactors import ReactorName, install_reactor
 
 __all__ = ["MilterService", "run_milters"]
+
+_log = Logger()
 
 
 class MilterService(StreamServerEndpointService):
@@ -124,9 +127,16 @@ async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
     ports: list[Any] = []
 
     async def end() -> None:
+        if ports:
+            _log.info(
+                "Draining: {count} connections come to their end",
+                count=len(service.factory.connections),
+            )
         for port in ports:
             await maybeDeferred(port.stopListening)
         await service.factory.drain(service.drain_timeout)
+        if ports:
+            _log.info("Stopped")
         if isinstance(reactor, ReactorBase):
             end_within(LONGEST)
 
@@ -136,6 +146,7 @@ async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
     try:
         await service.factory.start()
         ports.append(await service.endpoint.listen(service.factory))
+        _log.info("Ready, listening on {where}", where=spec)
     except StartError as error:
         raise SystemExit(str(error)) from None
     except (CannotListenError, OSError) as error:
