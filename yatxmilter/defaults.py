@@ -7,11 +7,10 @@ of the MTA, so one that looks at recipients alone costs the MTA one command a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -40,6 +39,9 @@ from yatxmilter.conditions import Condition, MailView, condition_option
 from yatxmilter.errors import ValueNotSendable, WrongStage
 from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
 
+if TYPE_CHECKING:
+    from yatxmilter.protocol import MilterProtocol
+
 __all__ = [
     "Milter",
     "MilterFactory",
@@ -52,10 +54,11 @@ __all__ = [
     "threaded",
 ]
 
-#: What a callback may return.
-CallbackResult = int | None | Deferred[Any] | Coroutine[Any, Any, Any]
+#: What a callback may return: a return code, or a Deferred, a coroutine or a Future of one.
+CallbackResult = int | None | Awaitable[int | None]
+_Negotiated = int | tuple[int, int, int] | list[int] | None
 #: What ``xxfi_negotiate`` may return.
-NegotiateResult = CallbackResult | tuple[int, int, int] | list[int]
+NegotiateResult = _Negotiated | Awaitable[_Negotiated]
 
 
 @implementer(IMilter)
@@ -81,14 +84,14 @@ class Milter:
     #: The ``SMFIF_*`` flags that it needs; ``None`` for every action that the MTA offers.
     xxfi_flags: int | None = None
 
-    factory: Any = None
-    protocol: Any = None
+    factory: MilterFactory = None  # type: ignore[assignment]
+    protocol: MilterProtocol = None  # type: ignore[assignment]
     _context: Context | None = None
     _named: ClassVar[bool] = False
     # What stands for callbacks, in classes that have other methods for the author, and for which.
     _hooks: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
-    def __init__(self, factory: Any, protocol: Any) -> None:
+    def __init__(self, factory: MilterFactory, protocol: MilterProtocol) -> None:
         self.factory = factory
         self.protocol = protocol
 
@@ -387,8 +390,8 @@ class MilterFactory:
     :ivar shadow: With ``shadow=True``, the `Shadow` that counts; ``None`` otherwise.
     """
 
-    milter: Callable[[Any, Any], Any] = Milter
-    on_error: Any = c.SMFIS_TEMPFAIL
+    milter: Callable[..., Milter | IMilter] = Milter
+    on_error: OnError = c.SMFIS_TEMPFAIL
     timeout: float | None = CALLBACK_TIMEOUT
     name: str | None = None
     when: Condition | None = None
@@ -396,7 +399,7 @@ class MilterFactory:
 
     def __init__(
         self,
-        milter: Callable[[Any, Any], Any] = Milter,
+        milter: Callable[..., Milter | IMilter] = Milter,
         *,
         on_error: OnError = c.SMFIS_TEMPFAIL,
         timeout: float | None = CALLBACK_TIMEOUT,
@@ -411,7 +414,7 @@ class MilterFactory:
         self.when = condition_option("when", when)
         self.shadow = shadow_option("shadow", shadow)
 
-    def build_milter(self, protocol: Any) -> Any:
+    def build_milter(self, protocol: MilterProtocol) -> Milter | IMilter:
         """
         Build the milter of one connection; override it to pass the milter what it needs.
 

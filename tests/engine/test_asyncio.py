@@ -674,6 +674,41 @@ class EverywhereTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(done, ["start", "stop"])
         self.successResultOf(stopped)
 
+    def test_life_cycle_before_the_loop(self) -> None:
+        """
+        Under asyncio's reactor a factory that is used before that runs is started when it does.
+        """
+
+        class Living(MilterFactory):
+            async def start(self) -> None:
+                await asyncio.sleep(0)
+
+        class Reactor(Clock):
+            _asyncioEventloop = asyncio.new_event_loop()
+
+        clock = Reactor()
+        loop = clock._asyncioEventloop
+        self.addCleanup(loop.close)
+        started = MilterProtocolFactory(Living(), reactor=clock).start()
+        self.assertFalse(started.called)
+        loop.call_soon(clock.advance, 0)
+        loop.run_until_complete(turns())
+        self.successResultOf(started)
+
+    def test_life_cycle_without_a_loop(self) -> None:
+        """
+        Without asyncio's reactor the failure to start says what to do.
+        """
+
+        class Living(MilterFactory):
+            async def start(self) -> None:
+                await asyncio.sleep(1)
+
+        started = MilterProtocolFactory(Living(), reactor=Clock()).start()
+        failure = self.failureResultOf(started)
+        self.assertIn("--reactor asyncio", failure.getErrorMessage())
+        self.flushLoggedErrors()
+
     @in_loop
     async def test_in_pieces(self) -> None:
         """

@@ -42,6 +42,22 @@ from yatxmilter import Milter, MilterFactory
 class Mine(Milter):
     version = 1
 
+class Raising(Milter):
+    def __init__(self, factory, protocol):
+        raise KeyError("no store")
+
+def nobody(factory, protocol):
+    return None
+
+nothing = MilterFactory(nobody)
+
+class Starting(MilterFactory):
+    def __init__(self):
+        super().__init__(Raising)
+
+    def start(self):
+        pass
+
 def make():
     return MilterFactory(Mine)
 
@@ -840,6 +856,24 @@ class CommandTests(ServeTestCase):
         status, said = self.run_command(*words, "--mode=x")
         self.assertEqual(status, 2)
         self.assertIn("yatxmilter serve: --mode is 'x'", said)
+
+    def test_milter_that_cannot_be_built(self) -> None:
+        """
+        It says which class cannot be built, and why; a milter whose factory has to be started
+        before is not tried.
+        """
+        names = ["Raising", "Mine", "nothing", "Starting"]
+        words = [f"--milter=served_mine:{name}" for name in names]
+        status, said = self.run_command("--listen=unix:sock", *words, "--check-config")
+        self.assertEqual(status, 2)
+        self.assertEqual(
+            said.splitlines(),
+            [
+                "yatxmilter serve: --milter: Raising could not be built: KeyError: 'no store'",
+                "yatxmilter serve: --milter: nobody could not be built:"
+                " TypeError: None does not provide IMilter",
+            ],
+        )
 
     def test_no_pidfile(self) -> None:
         """

@@ -14,7 +14,7 @@ from twisted.internet.error import CannotListenError
 
 from yatxmilter._cli import serve_options
 from yatxmilter._cli.serve_log import begin_log
-from yatxmilter._cli.serve_milters import build_factory, loading_errors
+from yatxmilter._cli.serve_milters import build_factory, check_milters, loading_errors
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter._cli.serve_service import ServeService, choose_reactor, parse
 from yatxmilter._escaping import printable
@@ -96,7 +96,7 @@ def run(arguments: Namespace) -> int:
         settings = _read(words, arguments.check_config)
         choose_reactor(settings)
         if arguments.check_config:
-            build_factory(settings)
+            check_milters(build_factory(settings), settings)
             print("the configuration is good")
             return 0
         service = ServeService(words, settings)

@@ -17,8 +17,6 @@ from twisted.logger import (
     ILogObserver,
     LogEvent,
     Logger,
-    LogLevel,
-    LogLevelFilterPredicate,
     globalLogBeginner,
 )
 from zope.interface import implementer
@@ -26,6 +24,7 @@ from zope.interface import implementer
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter.logs import JournalLog, JsonLog, Redactor, TextLog
 from yatxmilter.service._log_outlets import LogFile, Syslog
+from yatxmilter.service._logs import from_level
 
 __all__ = ["OUTLET", "Outlet", "Shortage", "begin_log"]
 
@@ -180,10 +179,5 @@ def begin_log(
         key = os.environ.setdefault(_KEY, secrets.token_hex(32))
         redact = (Redactor(key.encode()),)
     write = kind(OUTLET.out, *redact)
-    predicate = LogLevelFilterPredicate(LogLevel.lookupByName(settings["log_level"]))
-    # What Twisted says about itself is for those who look for its errors.
-    predicate.setLogLevelForNamespace("twisted", LogLevel.warn)
-    for namespace in ("twisted.internet", "twisted.python", "-", "log_legacy"):
-        predicate.setLogLevelForNamespace(namespace, LogLevel.error)
-    filtering: Any = FilteringLogObserver(write, [predicate])
+    filtering: Any = FilteringLogObserver(write, [from_level(settings["log_level"])])
     globalLogBeginner.beginLoggingTo([Shortage(filtering)], redirectStandardIO=False)

@@ -25,10 +25,17 @@ from yatxmilter._cli.serve_tables import condition_of, nearest, on_error_of
 from yatxmilter.defaults import MilterFactory
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.metrics import MilterMetrics
-from yatxmilter.protocol import MilterProtocolFactory
+from yatxmilter.protocol import MilterProtocol, MilterProtocolFactory
+from yatxmilter.protocol._life_cycle import factory_name
 from yatxmilter.remote import RemoteMilterFactory
 
-__all__ = ["Reloadable", "build_factory", "loading_errors", "may_import_from_here"]
+__all__ = [
+    "Reloadable",
+    "build_factory",
+    "check_milters",
+    "loading_errors",
+    "may_import_from_here",
+]
 
 _log = Logger()
 #: What stands before the module of a class that is written for pymilter.
@@ -103,6 +110,28 @@ def _load(milters: Iterable[dict[str, Any]], anew: set[str] | None) -> tuple[lis
 
 #: What a table has besides the options of a milter factory.
 _OTHER: Final = {"object", "remote", "options", "place"}
+
+
+def check_milters(factory: MilterProtocolFactory, settings: dict[str, Any]) -> None:
+    """
+    Build each milter once, as for a connection, to see whether that fails.
+
+    One whose factory has to be started before is not tried: it may need what it does not have yet.
+
+    :raises ConfigurationError: that tells of every milter that cannot be built.
+    """
+    protocol = MilterProtocol(factory)
+    errors = []
+    for milter, made in zip(settings["milters"], factory.milter_factories, strict=True):
+        if hasattr(made, "start"):
+            continue
+        try:
+            protocol.addMilter(made.build_milter(protocol))
+        except BaseException as error:
+            words = f"{factory_name(made)} could not be built: {_said(error)}"
+            errors.append(f"{milter['place']}: {words}")
+    if errors:
+        raise ConfigurationError("\n".join(errors))
 
 
 def _build(milter: dict[str, Any], anew: set[str] | None) -> Any:

@@ -98,7 +98,9 @@ class MilterMetrics(MilterObserver):
             if getattr(one, "shadow", None) is not None:
                 # So that a rate is known from the first one on.
                 for outcome in ("undecided", "cut_off"):
-                    self._add("yatxmilter_shadow_messages", (str(one.name), outcome), 0)
+                    self._add(
+                        "yatxmilter_shadow_messages", (str(getattr(one, "name", None)), outcome), 0
+                    )
 
     def forget(self, factory: MilterProtocolFactory) -> None:
         """

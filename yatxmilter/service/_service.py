@@ -22,6 +22,7 @@ from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.protocol._refusals import cannot_listen
 from yatxmilter.service._ending import GRACE, LONGEST, end_within
+from yatxmilter.service._logs import begin_usual_log
 from yatxmilter.service._reactors import ReactorName, install_reactor
 
 __all__ = ["MilterService", "run_milters"]
@@ -99,7 +100,8 @@ def run_milters(
     """
     Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
 
-    It runs the reactor, and ends the process behind it, whatever threads the milters have left at
+    It says where it listens, on standard error unless the program has begun a log of its own. It
+    runs the reactor, and ends the process behind it, whatever threads the milters have left at
     work.
 
     :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
@@ -120,6 +122,7 @@ def run_milters(
     from twisted.internet import reactor as installed
 
     endpoint = server_endpoint(installed, spec)
+    begin_usual_log()
     react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
 
 

@@ -79,8 +79,8 @@ class _Orders(LineOnlyReceiver):
             listening = server_endpoint(adopter, spec).listen(self._factory)
             listening.addCallbacks(self._ports.append, self._failed)
         self.send({"ready": os.getpid()})
-        number = os.environ.get(WORKER, "?")
-        _log.info("Ready (worker {worker}, process {pid})", worker=number, pid=os.getpid())
+        worker = os.environ.get(WORKER, "?")
+        _log.info("Ready (worker {worker}, process {pid})", worker=worker, pid=os.getpid())
 
     def _failed(self, failure: Failure) -> None:
         if self._draining:
