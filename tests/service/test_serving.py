@@ -30,7 +30,6 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import MilterFactory
-from yatxmilter import constants as c
 from yatxmilter._cli import serve, serve_log, serve_service
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError
@@ -199,7 +198,7 @@ class OptionTests(ServeTestCase):
         self.assertEqual(settings["listen"], ["unix:two"])
         self.assertEqual((settings["timeout"], settings["redact"]), (None, True))
         (milter,) = settings["milters"]
-        self.assertEqual((milter["on_error"], milter["timeout"]), (c.SMFIS_ACCEPT, 5))
+        self.assertEqual((milter["on_error"], milter["timeout"]), ("accept", 5))
         self.assertEqual(milter["place"], "good.toml:7")
 
     def test_bad_files(self) -> None:
@@ -336,7 +335,7 @@ class MilterTests(ServeTestCase):
             ("served_mine:MODULE", "has no 'MODULE'"),
         ):
             self.assertIn(said, self.refused(spec))
-        self.assertIn("has its own on_error", self.refused("served_mine:made", on_error=3))
+        self.assertIn("has its own on_error", self.refused("served_mine:made", on_error="accept"))
 
     def test_reload(self) -> None:
         """
@@ -802,7 +801,7 @@ class ServiceTests(ServeTestCase):
         A worker is made from settings that JSON has carried; what it cannot load ends it with a
         message.
         """
-        self.patch(serve_service, "begin_log", lambda *_: None)
+        self.patch(serve_service, "begin_log", lambda *_, **more: None)
         settings = json.loads(json.dumps(self.usual("--merge=strictest", "--mode=660")))
         worker = make_worker(settings)
         self.assertTrue(self.successResultOf(worker.reload(settings)))
@@ -815,7 +814,7 @@ class ServiceTests(ServeTestCase):
         What a worker says is in the log as it said it.
         """
         self.patch(sys, "stderr", io.StringIO())
-        serve_service._pass_on(1, "info: hello")
+        serve_log.Outlet().pass_on(1, "info: hello")
         self.assertEqual(sys.stderr.getvalue(), "info: hello\n")
 
     def test_plugin_options(self) -> None:
@@ -881,7 +880,7 @@ class CommandTests(ServeTestCase):
         A file that cannot be written ends it before it serves.
         """
         self.patch(serve_service, "open_port", lambda *a, **k: Port(None))
-        self.patch(serve, "begin_log", lambda *_: None)
+        self.patch(serve, "begin_log", lambda *_, **more: None)
         status, said = self.run_command(
             "--listen=unix:sock", "--milter=served_mine:Mine", "--pidfile=none/pid"
         )

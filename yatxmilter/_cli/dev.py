@@ -30,6 +30,7 @@ from yatxmilter._cli.terminal import Page
 from yatxmilter._wire.actions import Edit
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._refusals import cannot_listen
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
@@ -196,7 +197,7 @@ class _Workshop:
             except ValueError as error:
                 raise ConfigurationError(str(error)) from error
             except (CannotListenError, OSError) as error:
-                raise _Deaf(f"cannot listen on {spec}: {error}") from error
+                raise _Deaf(cannot_listen(spec, error)) from error
         watch = Watch(self._reactor, lambda: [*self._file.files(), *self._message_files()])
         while True:
             watch.remember()

@@ -26,7 +26,7 @@ from yatxmilter._options import count_option, seconds_option
 from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._reactors import module_of
-from yatxmilter.service._worker import SOCKETS, TELLING, TOLD
+from yatxmilter.service._worker import SOCKETS, TELLING, TOLD, WORKER
 
 __all__ = ["WorkerService"]
 
@@ -301,7 +301,7 @@ class WorkerService(Service):
             worker,
             sys.executable,
             program,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, WORKER: str(worker.number)},
             childFDs=descriptors,
         )
         worker.pid = worker.transport.pid
