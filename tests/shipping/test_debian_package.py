@@ -4,20 +4,17 @@ The Debian package: what it says once more, and that it can be built, installed,
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mta.processes import require_program, wait_until
+from tests.mta.processes import wait_until
 from tests.mta.sandbox import Sandbox
 from tests.mta.units import Service
+from tests.shipping.commands import ROOT, run, set_up
 
-ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = ROOT / "debian"
 PAGE = ROOT / "docs" / "deployment.md"
 
@@ -61,13 +58,7 @@ class PackageTests(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        if not os.environ.get("YATXMILTER_TEST_DEBIAN"):
-            raise SkipTest("YATXMILTER_TEST_DEBIAN is not set; .ci/run builds the package")
-        for program in ("dpkg-buildpackage", "dh", "lintian"):
-            require_program(program)
-        folder = tempfile.TemporaryDirectory(prefix="yatxmilter-debian-")
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
+        self.folder = set_up(self, "dpkg-buildpackage", "dh", "lintian")
 
     def build(self) -> Path:
         """
@@ -75,33 +66,22 @@ class PackageTests(SynchronousTestCase):
         """
         source = self.folder / "yatxmilter"
         source.mkdir()
-        files = self.command("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT)
+        files = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT)
         listed = self.folder / "files"
         listed.write_text(
             "".join(f"{one}\n" for one in files.splitlines() if (ROOT / one).exists())
         )
         archive = self.folder / "source.tar"
-        self.command("tar", "-cf", archive, "-C", ROOT, "-T", listed)
-        self.command("tar", "-xf", archive, "-C", source)
-        self.command("dpkg-buildpackage", "-us", "-uc", "-b", cwd=source)
+        run("tar", "-cf", archive, "-C", ROOT, "-T", listed)
+        run("tar", "-xf", archive, "-C", source)
+        run("dpkg-buildpackage", "-us", "-uc", "-b", cwd=source)
         (changes,) = self.folder.glob("*.changes")
-        self.command(
+        run(
             *("lintian", "--allow-root", "--fail-on", "error"),
             *("--suppress-tags", ENVIRONMENT, changes),
         )
         (package,) = self.folder.glob("*.deb")
         return package
-
-    def command(self, *words: str | Path, cwd: Path | None = None) -> str:
-        """
-        Run a command, which has to succeed.
-        """
-        result = subprocess.run(
-            words, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        self.assertEqual(result.returncode, 0, f"{words}\n{result.stdout}")
-        return result.stdout
 
     def test_package(self) -> None:
         """
@@ -114,21 +94,19 @@ class PackageTests(SynchronousTestCase):
         )
         self.addCleanup(sandbox.stop)
 
-        def run(script: str) -> str:
-            result = sandbox.run("bash", "-euc", script)
-            self.assertEqual(result.returncode, 0, f"{script}\n{result.stdout}")
-            return result.stdout
+        def inside(script: str) -> str:
+            return run(*sandbox.command("bash", "-euc", script))
 
         database = sandbox.folder / "var/lib/dpkg"
         for name in ("info", "updates", "triggers", "parts"):
             (database / name).mkdir(parents=True)
         (database / "status").write_bytes(Path("/var/lib/dpkg/status").read_bytes())
-        run(f"dpkg -i {package}")
-        demo = run("cd / && /opt/yatxmilter/bin/yatxmilter demo")
-        self.assertIn("yatxmilter", run("/opt/yatxmilter/bin/pip list"))
+        inside(f"dpkg -i {package}")
+        demo = inside("cd / && /opt/yatxmilter/bin/yatxmilter demo")
+        self.assertIn("yatxmilter", inside("/opt/yatxmilter/bin/pip list"))
         self.assertTrue(demo)
         self.assertEqual(
-            run("stat --format='%U %G %a' /var/spool/postfix/yatxmilter"),
+            inside("stat --format='%U %G %a' /var/spool/postfix/yatxmilter"),
             "yatxmilter postfix 2710\n",
         )
         service = Service(sandbox, sandbox.folder / "usr/lib/systemd/system/yatxmilter.service")
@@ -138,10 +116,10 @@ class PackageTests(SynchronousTestCase):
             "the service",
         )
         self.assertIsNone(process.poll(), service.log.read_text())
-        run("pkill -TERM -o -u yatxmilter")
+        inside("pkill -TERM -o -u yatxmilter")
         self.assertEqual(process.wait(20), 0, service.log.read_text())
-        run("dpkg --purge yatxmilter")
-        left = run(
+        inside("dpkg --purge yatxmilter")
+        left = inside(
             "ls -d /opt/yatxmilter /etc/yatxmilter /var/lib/yatxmilter"
             " /var/spool/postfix/yatxmilter 2>/dev/null || true"
         )
