@@ -4,6 +4,7 @@ Checks of options: a bad one is refused where it is given, by its name and value
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 from collections.abc import Callable
@@ -59,7 +60,9 @@ def choice_option(name: str, value: str, choices: list[str]) -> str:
     :raises ValueError: for anything else.
     """
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+        words = f"{name} is {value!r}, expected one of {', '.join(choices)}"
+        near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+        raise ValueError(words + (f"; did you mean {near[0]!r}?" if near else ""))
     return value
 
 

@@ -4,9 +4,14 @@ The interfaces between the library and its users.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from yatxmilter.protocol import MilterProtocol
 
 __all__ = ["IMilter", "IMilterFactory", "IMilterObserver"]
 
@@ -116,7 +121,7 @@ class IMilterFactory(Interface):
     first of them and stopped by the last.
     """
 
-    def build_milter(protocol: object) -> object:
+    def build_milter(protocol: MilterProtocol) -> IMilter:
         """
         Build an `IMilter` for a connection; ``protocol`` is its `MilterProtocol`.
 

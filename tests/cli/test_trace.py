@@ -34,6 +34,7 @@ from yatxmilter._cli.trace_output import Outlet
 from yatxmilter._cli.trace_view import TraceView
 from yatxmilter._wire.payloads import encode_packet
 from yatxmilter.client import connect_milter
+from yatxmilter.protocol._refusals import cannot_listen
 
 
 class Adder(Milter):
@@ -282,9 +283,9 @@ class CommandTests(TraceCase):
         A socket that another Twisted program listens on is one that is in use.
         """
         error = CannotListenError(None, self.listen, "Cannot acquire lock")
-        self.assertIn("another program listens", trace._why_not(self.listen, error))
+        self.assertIn("another program listens", cannot_listen(self.listen, error))
         error = CannotListenError(None, self.listen, OSError(errno.EACCES, "no"))
-        self.assertIn("permission denied", trace._why_not(self.listen, error))
+        self.assertIn("may not make a socket in", cannot_listen(self.listen, error))
 
     def test_broken_pipe(self) -> None:
         """

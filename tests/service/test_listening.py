@@ -248,7 +248,7 @@ class OpenTests(ListeningCase):
         What another listens on is refused, be it a path or a port.
         """
         self.listening()
-        self.check_refused("another process listens there")
+        self.check_refused("Address already in use")
         port = self.listening(socket.AF_INET).getsockname()[1]
         self.check_refused(f"127.0.0.1:{port}", f"inet:{port}@127.0.0.1")
 
@@ -265,7 +265,7 @@ class OpenTests(ListeningCase):
         A file that is no socket is refused, and stays.
         """
         Path(self.path).write_text("precious")
-        self.check_refused("a file that is no socket is there")
+        self.check_refused("Address already in use")
         self.assertEqual(Path(self.path).read_text(), "precious")
 
     def test_no_folder(self) -> None:
@@ -273,7 +273,7 @@ class OpenTests(ListeningCase):
         A folder that is missing, or is none, is named.
         """
         self.check_refused(
-            f"there is no folder {self.folder}/none\\.$", f"{self.folder}/none/socket"
+            f"{self.folder}/none/socket: .*No such file or directory", f"{self.folder}/none/socket"
         )
         Path(self.path).touch()
         self.check_refused(f"Not a directory: '{self.path}/one'", f"{self.path}/one")

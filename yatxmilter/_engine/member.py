@@ -8,15 +8,16 @@ what it would see if it were alone, whatever its fellows negotiated.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any, Final, cast
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, text_of, type_name
+from yatxmilter._engine.awaitables import awaited, run_coroutine
 from yatxmilter._engine.context import Context
+from yatxmilter._engine.decorators import Marks, read_marks
 from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import on_error_option
 from yatxmilter._options import CALLBACK_TIMEOUT, seconds_option
@@ -87,24 +88,25 @@ def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
     return steps
 
 
-def _silent_callbacks(milter: object, wanted: frozenset[str]) -> frozenset[str]:
+def _marks_of(milter: object, wanted: frozenset[str]) -> Marks:
+    """
+    Read what decorators say of a milter's callbacks, and of what stands for them in its class.
+    """
+    cls = type(milter)
+    hooks: Mapping[str, str] = getattr(cls, "_hooks", {})
+    marked = tuple([(name, getattr(cls, hook)) for hook, name in hooks.items()])
     if _NAMES.isdisjoint(getattr(milter, "__dict__", ())):
         try:
-            return _silent(_callbacks_of(type(milter)))
+            return _class_marks(_callbacks_of(cls), marked)
         except AttributeError:
             # It is no `Milter`, and has not all of them.
             pass
-    return frozenset(name for name in wanted if _is_silent(getattr(milter, name)))
+    return read_marks((*marked, *[(name, getattr(milter, name)) for name in sorted(wanted)]))
 
 
 @lru_cache(maxsize=256)
-def _silent(callbacks: tuple[object, ...]) -> frozenset[str]:
-    both = zip(CALLBACKS, callbacks, strict=True)
-    return frozenset(name for name, callback in both if _is_silent(callback))
-
-
-def _is_silent(callback: object) -> bool:
-    return getattr(callback, "smfip_noreply", False)
+def _class_marks(callbacks: tuple[object, ...], marked: tuple[tuple[str, object], ...]) -> Marks:
+    return read_marks((*marked, *zip(CALLBACKS, callbacks, strict=True)))
 
 
 class Member:
@@ -114,6 +116,7 @@ class Member:
     :ivar position: Its place among the connection's milters, from 0.
     :ivar wanted: The names of the callbacks it has of its own.
     :ivar request: What it asked of the MTA; before negotiation, what it would ask.
+    :ivar marks: What decorators say of its callbacks.
     :ivar steps: The ``SMFIP_*`` steps that follow from the callbacks it has.
     :ivar adapted: What to call, by `Command.index`, where it is not the callbacks as they are.
     :ivar on_error: What is answered when it fails, as `on_error_option` gives it.
@@ -126,6 +129,7 @@ class Member:
         "adapted",
         "context",
         "failed",
+        "marks",
         "milter",
         "name",
         "on_error",
@@ -155,7 +159,8 @@ class Member:
         self.timeout: float | None = (
             timeout if timeout is CALLBACK_TIMEOUT else seconds_option("timeout", timeout)
         )
-        self.steps = _steps(self.wanted, _silent_callbacks(milter, self.wanted))
+        self.marks = _marks_of(milter, self.wanted)
+        self.steps = _steps(self.wanted, self.marks.silent)
         self.request = Request(0, self.steps, {})
         self.adapted: dict[int, Callback] | None = None
         self.failed = False
@@ -197,10 +202,11 @@ class Member:
         """
         parts = answer if isinstance(answer, (tuple, list)) else [answer]
         code = c.SMFIS_CONTINUE if parts == [None] else parts[0] if parts else None
-        lists = self.context.symbol_lists
+        lists = {**self.marks.lists, **self.context.symbol_lists}
         if _is_number(code) and len(parts) in (1, 3, 4):
             if code == c.SMFIS_ALL_OPTS:
-                return Request(offer.actions, self.steps | offer.steps & c.SMFIP_SKIP, lists)
+                steps = self.steps | offer.steps & (c.SMFIP_SKIP | self.marks.steps)
+                return Request(offer.actions, steps, lists)
             if code == c.SMFIS_REJECT:
                 raise NegotiationError("refuses the connection (SMFIS_REJECT)")
             if code == c.SMFIS_CONTINUE and len(parts) == 1:
@@ -225,10 +231,8 @@ class Member:
         steps = self.steps
         if not steps & c.SMFIP_NOBODY:
             steps |= offer.steps & c.SMFIP_SKIP
-        header = self.callback("xxfi_header")
-        if getattr(header, "smfip_leading_space", False):
-            steps |= offer.steps & c.SMFIP_HDR_LEADSPC
-        return Request(offer.actions if flags is None else flags, steps, {})
+        steps |= offer.steps & self.marks.steps
+        return Request(offer.actions if flags is None else flags, steps, dict(self.marks.lists))
 
     def widened(self, request: Request, offer: Offer) -> Request:
         """
@@ -343,14 +347,12 @@ def _unless_refused(callback: Callback, macros: MacroStore, argv: list[str]) -> 
 def _in_pieces(callback: Callback, size: int, bodyp: bytes) -> object:
     if len(bodyp) <= size:
         return callback(bodyp)
-    return _one_by_one(callback, size, bodyp)
+    return run_coroutine(_one_by_one(callback, size, bodyp))
 
 
 async def _one_by_one(callback: Callback, size: int, bodyp: bytes) -> object:
     for start in range(0, len(bodyp), size):
-        answer = callback(bodyp[start : start + size])
-        if inspect.isawaitable(answer):
-            answer = await cast(Awaitable[object], answer)
+        answer = await awaited(callback(bodyp[start : start + size]))
         if answer is not None and answer not in (c.SMFIS_CONTINUE, c.SMFIS_NOREPLY):
             return answer
     return answer

@@ -7,6 +7,7 @@ up with `merge`: that needs no files in common, and a worker that is gone leaves
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,11 @@ from typing import Any, Final
 
 from twisted.python.failure import Failure
 
+from yatxmilter import __version__
 from yatxmilter._wire.commands import CALLBACK_STEPS
 from yatxmilter.defaults import MilterObserver
 from yatxmilter.protocol import MilterProtocol, MilterProtocolFactory
+from yatxmilter.service._lag import watch_lag
 from yatxmilter.service._metrics_families import BUCKETS, FAMILIES, Labels, listed, merge
 
 __all__ = ["MilterMetrics", "merge"]
@@ -58,9 +61,19 @@ class MilterMetrics(MilterObserver):
 
     :param clock: Of no effect any more: how long a callback took is told by the factory, whose
         ``reactor`` tells the time.
+    :param now: Tells the seconds since 1970.
     """
 
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._now = now
+        self._started = self._loaded = now()
+        self._reload_done = True
+        self._lag = _Callback()
         self._counts: dict[str, Counter[Labels]] = {
             name: Counter() for name, family in FAMILIES.items() if family.kind == "counter"
         }
@@ -85,7 +98,9 @@ class MilterMetrics(MilterObserver):
             if getattr(one, "shadow", None) is not None:
                 # So that a rate is known from the first one on.
                 for outcome in ("undecided", "cut_off"):
-                    self._add("yatxmilter_shadow_messages", (str(one.name), outcome), 0)
+                    self._add(
+                        "yatxmilter_shadow_messages", (str(getattr(one, "name", None)), outcome), 0
+                    )
 
     def forget(self, factory: MilterProtocolFactory) -> None:
         """
@@ -180,6 +195,28 @@ class MilterMetrics(MilterObserver):
         """
         self._add("yatxmilter_shadow_messages", (milter, outcome))
 
+    def watch_reactor(self, reactor: Any) -> Callable[[], None]:
+        """
+        Measure each second how late a reactor is.
+
+        :return: What ends it.
+        """
+        return watch_lag(reactor, self._count_lag)
+
+    def _count_lag(self, seconds: float) -> None:
+        self._lag.counts[bisect_left(BUCKETS, seconds)] += 1
+        self._lag.sum += seconds
+
+    def reloaded(self, done: bool) -> None:
+        """
+        Take note of a reload.
+
+        :param done: Whether there is a new configuration in force.
+        """
+        self._reload_done = done
+        if done:
+            self._loaded = self._now()
+
     # ---- what was counted
 
     def _count_remotes(
@@ -231,6 +268,11 @@ class MilterMetrics(MilterObserver):
         result: dict[str, Any] = {name: listed(values) for name, values in counts.items()}
         result["yatxmilter_connections_open"] = [[[], len(self._open)]]
         result["yatxmilter_processes"] = [[[], 1]]
+        result["yatxmilter_build_info"] = [[[__version__], 1]]
+        result["yatxmilter_start_time_seconds"] = [[[], self._started]]
+        result["yatxmilter_last_reload_successful"] = [[[], int(self._reload_done)]]
+        result["yatxmilter_last_reload_success_seconds"] = [[[], self._loaded]]
+        result["yatxmilter_reactor_lag_seconds"] = [[[], [*self._lag.counts, self._lag.sum]]]
         result["yatxmilter_remote_up"] = listed(up)
         result["yatxmilter_remote_connections_open"] = listed(used)
         result["yatxmilter_connections_paused"] = listed(paused)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 from time import time
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -62,7 +62,7 @@ class SMTPMilters:
         self,
         milter_factories: Any,
         *,
-        merge: str = "chain",
+        merge: Literal["first", "strictest", "chain"] = "chain",
         on_error: int | Reply = c.SMFIS_TEMPFAIL,
         timeout: float | None = 600,
         quarantine: Callable[[str, Any, Sequence[Any]], Any] | None = None,
