@@ -129,7 +129,7 @@ def data(path: str, name: str, home: str) -> Iterator[str]:
         comments = ModuleAnalyzer.for_module(home).find_attr_docs()
     comment = comments.get(("", name))
     if comment:
-        yield from (f".. py:data:: {path}", "", f"   {' '.join(comment)}")
+        yield from (f".. py:data:: {name}", "", f"   {' '.join(comment)}")
     else:
         yield f".. autodata:: {path}"
 
@@ -191,7 +191,9 @@ def shorten(
     except (TypeError, ValueError):
         return None
     shown = [
-        str(each.replace(annotation=each.empty))
+        f"{each.name}={each.default.__name__}"
+        if isinstance(each.default, type) and each.default is not each.empty
+        else str(each.replace(annotation=each.empty))
         for each in parameters
         if each.name not in ("self", "cls") and each.kind is not each.KEYWORD_ONLY
     ]

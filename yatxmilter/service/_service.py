@@ -32,8 +32,8 @@ class MilterService(StreamServerEndpointService):
     :param factory: What builds the connections.
     :param drain_timeout: Seconds that messages in progress may take to come to an end before they
         are answered SMFIS_TEMPFAIL; ``None`` for any time.
-    :raises TypeError: for a factory that is none, or a time-out that is no number.
-    :raises ValueError: for a time-out that is no time.
+    :raises TypeError: if the factory is not one, or a time-out is not a number.
+    :raises ValueError: if a time-out is not a time.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ def run_milters(
         string of Twisted.
     :param factory: What builds the connections.
     :param drain_timeout: As for `MilterService`.
-    :raises TypeError: for a factory that is none, or a time-out that is no number.
-    :raises ValueError: for an address that is none, or a time-out that is no time.
+    :raises TypeError: if the factory is not one, or a time-out is not a number.
+    :raises ValueError: if the address is not one, or a time-out is not a time.
     :raises SystemExit: always: with 0, or saying why it could not listen, or which milter could not
         start.
     """
