@@ -6,6 +6,88 @@ module's ``__all__``, so that a new name needs no line here. A class shows its p
 unless `_SHOWN` says something else. Of a long signature only the beginning is shown: each option
 has its line below.
 """
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+from zope.interface.interface import InterfaceClass
+
+import yatxmilter
+
+#: Where the pages are written; Git ignores it.
+FOLDER = "reference/api"
+
+#: The options of autodoc for classes that should not show all, or show more; ``()`` behind the name
+#: leaves the signature out, where the library makes the objects and not its user.
+_SHOWN: dict[str, tuple[str, ...]] = {
+    "yatxmilter.MilterProtocol": (":members: addMilter, contextOf, milters",),
+    "yatxmilter.MilterProtocolFactory": (
+        ":members: addMilterFactory, addObserver, buildProtocol, drain",
+    ),
+    "yatxmilter.client.MilterClient": (":members:", ":inherited-members: Protocol"),
+    "yatxmilter.client.MilterClientFactory": (),
+    "yatxmilter.conditions.Condition": ("()",),
+    "yatxmilter.conditions.MailView": ("()",),
+    "yatxmilter.defaults.Shadow": ("()",),
+    "yatxmilter.logs.JournalLog": (),
+    "yatxmilter.logs.JsonLog": (),
+    "yatxmilter.logs.TextLog": (),
+    "yatxmilter.message.Address": ("()", ":members: addr_spec"),
+    "yatxmilter.message.Client": ("()", ":members: ip"),
+    "yatxmilter.message.FieldValue": ("()", ":members: octets, defects"),
+    "yatxmilter.message.Group": ("()",),
+    "yatxmilter.message.HeaderField": ("()", ":members:"),
+    "yatxmilter.message.Headers": ("()", ":members:", ":exclude-members: allow, rewrite"),
+    "yatxmilter.message.Message": (
+        "()",
+        ":members:",
+        ":inherited-members:",
+        ":exclude-members: allow, repeat",
+    ),
+    "yatxmilter.message.MessageMilter": (
+        "()",
+        ":members: connected, greeted, sender, recipient, headers, message",
+    ),
+    "yatxmilter.message.Part": ("()", ":members:"),
+    "yatxmilter.message.Recipient": ("()",),
+    "yatxmilter.message.Recipients": ("()", ":members: add, remove"),
+    "yatxmilter.metrics.MilterMetrics": (":members: watch, forget, snapshot",),
+    "yatxmilter.protocol.Context": (
+        "()",
+        ":members:",
+        ":exclude-members: show_macros, claim, macros",
+    ),
+    "yatxmilter.remote.RemoteMilter": ("()",),
+    "yatxmilter.remote.RemoteMilterFactory": (":members: close",),
+    "yatxmilter.service.MilterService": (":members: stopService",),
+    "yatxmilter.smtp.MilterESMTP": (":members: clientName",),
+    "yatxmilter.smtp.MilterSMTPFactory": (),
+    "yatxmilter.smtp.SMTPMilters": (":members: drain",),
+    "yatxmilter.testing.Answer": ("()", ":members:"),
+    "yatxmilter.testing.Call": ("()",),
+    "yatxmilter.testing.Delivered": ("()", ":members:"),
+    "yatxmilter.testing.Path": ("()",),
+    "yatxmilter.testing.Reply": ("()", ":members: text"),
+    "yatxmilter.testing.Sent": ("()", ":members:", ":exclude-members: transaction"),
+    "yatxmilter.testing.Session": ("()", ":members:", ":exclude-members: open"),
+    "yatxmilter.workers.WorkerService": (":members: ask, numbers",),
+}
+
+#: A signature is shortened when it is longer than this.
+WIDTH = 60
+
+
+def public_modules() -> list[str]:
+    """
     List the modules that users import from.
     """
     found = pkgutil.walk_packages(yatxmilter.__path__, "yatxmilter.")
@@ -47,7 +129,7 @@ def data(path: str, name: str, home: str) -> Iterator[str]:
         comments = ModuleAnalyzer.for_module(home).find_attr_docs()
     comment = comments.get(("", name))
     if comment:
-        yield from (f".. py:data:: {path}", "", f"   {' '.join(comment)}")
+        yield from (f".. py:data:: {name}", "", f"   {' '.join(comment)}")
     else:
         yield f".. autodata:: {path}"
 
@@ -109,7 +191,9 @@ def shorten(
     except (TypeError, ValueError):
         return None
     shown = [
-        str(each.replace(annotation=each.empty))
+        f"{each.name}={each.default.__name__}"
+        if isinstance(each.default, type) and each.default is not each.empty
+        else str(each.replace(annotation=each.empty))
         for each in parameters
         if each.name not in ("self", "cls") and each.kind is not each.KEYWORD_ONLY
     ]

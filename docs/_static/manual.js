@@ -3,7 +3,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll("article table.docutils")) {
     const heads = [...table.querySelectorAll("thead th")].map(th => th.textContent.trim());
-    if (heads.length < 2 || heads.length > 5 || table.querySelector("td.text-right")) continue;
+    if (heads.length < 2 || heads.length > 6 || table.querySelector("td.text-right")) continue;
     table.classList.add("stacked");
     for (const row of table.querySelectorAll("tbody tr"))
       [...row.cells].forEach((cell, place) => {

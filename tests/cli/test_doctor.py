@@ -143,7 +143,7 @@ class AnswerTests(MilterCase):
         self.assertEqual(run.status, 2)
         said = [each["what"] for each in run.findings if each["check"] == "answer-refused"]
         self.assertIn("no program listens there; clients are told to try again", said[0])
-        self.assertIn("nobody listens at the socket, which a milter that has gone", said[1])
+        self.assertIn("no milter listens at the socket; a milter that has ended", said[1])
 
     def test_hangs_up(self) -> None:
         """

@@ -227,7 +227,7 @@ class Adapter(Milter):
         """
         Read what a callback returned.
 
-        :raises milter.error: for what is no whole number.
+        :raises milter.error: if it is not a whole number.
         """
         if stage in _UNANSWERED:
             return c.SMFIS_CONTINUE
