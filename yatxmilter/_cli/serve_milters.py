@@ -77,7 +77,10 @@ def build_factory(settings: dict[str, Any], *, again: bool = False) -> MilterPro
             errors.append(f"{milter['place']}: {error}")
     if errors:
         raise ConfigurationError("\n".join(errors))
-    return MilterProtocolFactory(factories, **{name: settings[name] for name in FACTORY_OPTIONS})
+    factory = MilterProtocolFactory(factories, **{name: settings[name] for name in FACTORY_OPTIONS})
+    if settings["log_level"] in ("debug", "info"):
+        factory.begin_message_log()
+    return factory
 
 
 def check_milters(factory: MilterProtocolFactory, settings: dict[str, Any]) -> None:

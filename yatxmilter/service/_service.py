@@ -96,7 +96,7 @@ def run_milters(
     Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
 
     It runs the reactor, and ends the process behind it, whatever threads the milters have left at
-    work.
+    work. Messages are logged, as with ``log_messages=True``, unless the factory says otherwise.
 
     :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
         string of Twisted.
@@ -116,7 +116,9 @@ def run_milters(
     from twisted.internet import reactor as installed
 
     endpoint = server_endpoint(installed, spec)
-    react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
+    service = MilterService(endpoint, factory, drain_timeout=drain_timeout)
+    factory.begin_message_log()
+    react(_serve, (spec, service))
 
 
 async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
