@@ -460,14 +460,13 @@ class _ErrorTests(_Case):
         An error while a connection begins is logged; it is closed, and does not count.
         """
         self.serve(full(mta_close=None))
-        build = self.factory.buildProtocol
+        made = self.factory.connection_made
 
-        def failing(addr: Any) -> Any:
-            protocol = build(addr)
-            protocol._conversation.connected = lambda peer, number: 1 // 0
-            return protocol
+        def failing(protocol: Any, peer: object) -> None:
+            made(protocol, peer)
+            raise ZeroDivisionError
 
-        self.factory.buildProtocol = failing  # type: ignore[method-assign]
+        self.factory.connection_made = failing  # type: ignore[method-assign]
         await self.refused()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
         self.assertEqual((self.factory.connections, self.factory.admission.count), (set(), 0))
@@ -516,6 +515,88 @@ class _ErrorTests(_Case):
         self.patch(connections, "_epoll", Lost())
         connections.doRead()
         self.assertEqual(self.reasons(), [ConnectionLost])
+
+
+class _Leaving:
+    """
+    What another process would say of the connections it has.
+    """
+
+    def __init__(self, answers: list[bool]) -> None:
+        self.answers = answers
+        self.asked: list[int] = []
+        self.taken = 0
+
+    def leaves(self, connections: int) -> bool:
+        self.asked.append(connections)
+        return bool(self.answers) and self.answers.pop(0)
+
+    def took(self) -> None:
+        self.taken += 1
+
+
+class ShareTests(_Case, TestCase):
+    """
+    A port that processes share.
+    """
+
+    def share(self, *answers: bool) -> _Leaving:
+        """
+        Serve at such a port.
+        """
+        self.serve()
+        self.port.share = share = _Leaving(list(answers))
+        # As if it were opened only now.
+        self.port.stopReading()
+        self.port.reactor = reactor
+        self.port.startReading()
+        adopt_port(connection_set(reactor), self.port)
+        return share
+
+    async def test_left(self) -> None:
+        """
+        A connection that is left to others is not looked at for a moment, and is taken when it is
+        still there then.
+        """
+        share = self.share(True, True, False)
+        mta = await self.client()
+        await self.served(mta)
+        # The first is the one by which the port was found.
+        self.assertEqual((share.asked, share.taken), ([1, 1, 1], 2))
+        await self.mta()
+        self.assertEqual((share.asked[3:], share.taken), ([2], 3))
+
+    async def test_paused(self) -> None:
+        """
+        A port that is paused, or closed, while it leaves a connection does not come back by itself.
+        """
+        share = self.share(True)
+        mta = await self.client()
+        await self.until(lambda: share.asked)
+        self.port.stopReading()
+        before = len(reactor.getDelayedCalls())
+        for _ in range(3):
+            await self.turn()
+        self.assertEqual((len(reactor.getDelayedCalls()), share.taken), (before, 1))
+        self.port.startReading()
+        await self.served(mta)
+        share.answers.append(True)
+        await self.client()
+        await self.until(lambda: not share.answers)
+        # It is not looked at before its moment is over, whoever says so.
+        self.port.startReading()
+        self.assertNotIn(self.port.fileno(), connection_set(reactor)._served)
+        await self.port.stopListening()
+
+    async def test_one_at_a_time(self) -> None:
+        """
+        Others have their chance between two connections.
+        """
+        share = self.share()
+        clients = [await self.client() for _ in range(3)]
+        for mta in clients:
+            await self.served(mta)
+        self.assertEqual(share.asked, [1, 2, 3])
 
 
 class AddressTests(_Case, TestCase):

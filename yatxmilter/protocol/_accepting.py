@@ -16,9 +16,11 @@ from __future__ import annotations
 import select
 import socket
 from typing import Any, Final
+from typing import Protocol as Shape
 
 from twisted.internet import error, main, tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol
 from twisted.python import log
 from twisted.python.failure import Failure
@@ -33,6 +35,9 @@ _IN: Final[int] = getattr(select, "EPOLLIN", 1)
 _MOST_AT_ONCE: Final = 64
 # By how many more are tried next time, where all that were tried were there; as in Twisted's ports.
 _MORE: Final = 20
+
+# Seconds for which a connection is left to other processes.
+_MOMENT: Final = 0.005
 
 # The class below `socket.socket`: without what only `socket.socket.makefile` needs.
 _SOCKET: Final[Any] = socket.SocketType
@@ -62,9 +67,30 @@ def adopt_port(connections: ConnectionSet, port: Any) -> None:
         port.startReading()
 
 
+class Shares(Shape):
+    """
+    Shares connections out between processes that listen on one socket.
+    """
+
+    def leaves(self, connections: int) -> bool:
+        """
+        Tell whether a connection that has come is to be left to others for a moment.
+
+        :param connections: How many there are here.
+        """
+
+    def took(self) -> None:
+        """
+        Take note that a connection was taken.
+        """
+
+
 class Listener:
     """
     A port in a set; for the port it is the reactor.
+
+    A port that processes share has an attribute ``share``: `Shares`, or ``None``. It takes one
+    connection at a time, so that all have theirs.
 
     :ivar events: What the port is watched for.
     """
@@ -75,8 +101,12 @@ class Listener:
         self._set = connections
         self._family = int(port.socket.family)
         self._tries = 1
-        # Where processes share a socket, each takes one at a time, so that all have theirs.
-        self._most = 1 if getattr(port, "shared", False) else _MOST_AT_ONCE
+        self._most = 1 if hasattr(port, "share") else _MOST_AT_ONCE
+        self._share: Shares | None = getattr(port, "share", None)
+        self._moment: IDelayedCall | None = None
+        if self._share is not None:
+            # The first one, by which we came to the port.
+            self._share.took()
 
     @property
     def socket(self) -> Any:
@@ -95,7 +125,8 @@ class Listener:
         Tell the port when there are connections.
         """
         if reader is self._port:
-            self._set.watch(self, _IN)
+            if self._moment is None:
+                self._set.watch(self, _IN)
         else:
             # A transport that the port has made itself: it is no business of ours any more.
             reader.reactor = self._set.reactor
@@ -106,6 +137,18 @@ class Listener:
         Tell the port no more.
         """
         self._set.watch(self, 0)
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
+
+    def _leave(self) -> None:
+        # What is not taken would be told at each turn.
+        self._set.watch(self, 0)
+        self._moment = self._set.reactor.callLater(_MOMENT, self._come_back)
+
+    def _come_back(self) -> None:
+        self._moment = None
+        self._set.watch(self, _IN)
 
     # ---- connections
 
@@ -113,6 +156,10 @@ class Listener:
         """
         Accept connections that are there.
         """
+        share = self._share
+        if share is not None and share.leaves(self._set.size):
+            self._leave()
+            return
         accept = self._port.socket._accept
         turn = self._set.turn
         tries = self._tries
@@ -126,6 +173,8 @@ class Listener:
                 # It tries again, and meets the same.
                 self._port.doRead()
                 return
+            if share is not None:
+                share.took()
             self._take(_SOCKET(self._family, _STREAM, 0, descriptor), client)
             # Whoever was told of it may have closed the port, or the reactor may have gone on
             # without a callback.

@@ -303,6 +303,13 @@ class ConnectionSet:
         self._epoll = select.epoll()
         self._served: dict[int, Any] = {}
 
+    @property
+    def size(self) -> int:
+        """
+        How many connections and ports there are.
+        """
+        return len(self._served)
+
     def adopt(self, transport: Any) -> Served:
         """
         Take a connection over from the reactor; it must be `adoptable`, and nothing be written yet.
