@@ -157,14 +157,14 @@ class _Message:
         body: list[bytes] = []
         held = False
         if self._edits is None:
-            self._edits = ChainEdits(self.header)
+            self._edits = ChainEdits()
         for packet in packets:
             edit = read_edit(packet[4], packet[5:], c.SMFI_CURR_ACTS)
             if isinstance(edit, ReplaceBody):
                 body.append(packet)
                 continue
             if self.header is not None and isinstance(edit, OfHeader):
-                yield from self.header.prepare()
+                yield from self.header.prepare(edit)
             self._edits.add(edit, packet, self.header)
             if self.header is not None:
                 self.header.apply(edit)
