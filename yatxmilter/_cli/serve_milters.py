@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter._cli.serve_options import FACTORY_OPTIONS, ConfigurationError
+from yatxmilter._records.failures import FailureRecorder
 from yatxmilter.defaults import MilterFactory
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.metrics import MilterMetrics
@@ -80,6 +81,8 @@ def build_factory(settings: dict[str, Any], *, again: bool = False) -> MilterPro
     factory = MilterProtocolFactory(factories, **{name: settings[name] for name in FACTORY_OPTIONS})
     if settings["log_level"] in ("debug", "info"):
         factory.begin_message_log()
+    if settings["record_failures"] is not None:
+        factory.addObserver(FailureRecorder(settings["record_failures"]))
     return factory
 
 

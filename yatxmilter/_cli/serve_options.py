@@ -107,6 +107,12 @@ def _merge(name: str, value: Any) -> str:
     return choice_option(name, value, list(MERGES))
 
 
+def _folder(name: str, value: Any) -> str:
+    if not Path(_text(name, value)).is_dir():
+        raise ValueError(f"{name} is {value!r}, expected a folder that is there")
+    return str(value)
+
+
 def _reactor(name: str, value: Any) -> str:
     return choice_option(name, value, list(REACTORS))
 
@@ -192,6 +198,7 @@ OPTIONS: Final = (
     _Option("workers", count_option, None, "processes that share the sockets"),
     _Option("drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"),
     _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
+    _Option("record_failures", _folder, None, "where to keep sessions of failures", "DIR"),
     _Option("pidfile", _text, None, "file for the process id", "FILE"),
     _Option("mode", _mode, 0o660, "permissions of UNIX sockets, by default 660", "OCTAL"),
     _Option("owner", _user, None, "owner of UNIX sockets, by default the --user", "NAME"),
