@@ -125,6 +125,12 @@ def _merge(name: str, value: Any) -> str:
     return choice_option(name, value, list(MERGES))
 
 
+def _folder(name: str, value: Any) -> str:
+    if not Path(_text(name, value)).is_dir():
+        raise ValueError(f"{name} is {value!r}, expected a folder that is there")
+    return str(value)
+
+
 def _reactor(name: str, value: Any) -> str:
     return choice_option(name, value, list(REACTORS))
 
@@ -221,6 +227,9 @@ GROUPS: Final[tuple[tuple[str, tuple[_Option, ...]], ...]] = (
             _Option("redact", _flag, False, "keep mail addresses out of the log"),
             _Option("log_file", _text, None, "file for the log; SIGUSR1 opens it anew", "FILE"),
             _Option("syslog", _facility, None, "log to syslog, such as mail", "FACILITY"),
+            _Option(
+                "record_failures", _folder, None, "folder for the sessions of failures", "DIR"
+            ),
             _Option("syslog_socket", _text, "/dev/log", "where syslog listens", "PATH"),
         ),
     ),
