@@ -397,7 +397,7 @@ class GreylistFactory(MilterFactory):
 WHEN_AWAY = {"pass": SMFIS_CONTINUE, "tempfail": SMFIS_TEMPFAIL}
 
 
-def make(store=None, *, seconds=Terms().delay, when_away="pass", trusted=()):
+def make(store=None, *, seconds=300.0, when_away="pass", trusted=()):
     """
     Make a factory for ``yatxmilter serve``.
 
