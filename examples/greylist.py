@@ -8,6 +8,12 @@ thread, and the callback, an ``async def``, awaits the answer.
     python greylist.py [--when-away pass|tempfail] [--trust NETWORK]... [ENDPOINT [STORE [SECONDS]]]
     GREYLIST_STORE=STORE python -m yatxmilter serve --listen ENDPOINT --milter greylist:make
 
+Or in the file of serve, with any of the options of `make`:
+
+    [[milter]]
+    object = "greylist:make"
+    options = { store = "sqlite:////var/lib/greylist/greylist.sqlite", trusted = ["192.0.2.0/24"] }
+
 STORE is ``sqlite:///greylist.sqlite`` (the default; four slashes for an absolute path),
 ``postgresql://user@host/database`` (``pip install psycopg2-binary``), or ``redis://host:6379/0``
 (``pip install redis``; a Redis server from 7.0). SECONDS is how long a stranger has to wait, 300.
@@ -388,11 +394,22 @@ class GreylistFactory(MilterFactory):
             await self.thread.ask(self.thread.store.forget, self.now())
 
 
-def make():
+WHEN_AWAY = {"pass": SMFIS_CONTINUE, "tempfail": SMFIS_TEMPFAIL}
+
+
+def make(store=None, *, seconds=300.0, when_away="pass", trusted=()):
     """
     Make a factory for ``yatxmilter serve``.
+
+    :param store: STORE; by default the environment's GREYLIST_STORE.
+    :param seconds: SECONDS.
+    :param when_away: Whether mail may "pass" while the store is away, or is put off: "tempfail".
+    :param trusted: Networks whose mail is never put off.
     """
-    return GreylistFactory(open_store(os.environ.get("GREYLIST_STORE", DEFAULT_STORE)), Terms())
+    if when_away not in WHEN_AWAY:
+        raise ValueError(f"when_away is {when_away!r}, expected one of {', '.join(WHEN_AWAY)}")
+    store = store or os.environ.get("GREYLIST_STORE", DEFAULT_STORE)
+    return GreylistFactory(open_store(store), Terms(seconds), WHEN_AWAY[when_away], trusted)
 
 
 def parse(argv):
@@ -400,7 +417,7 @@ def parse(argv):
     parser.add_argument("endpoint", nargs="?", default="tcp:9900:interface=127.0.0.1")
     parser.add_argument("store", nargs="?", default=DEFAULT_STORE, type=open_store)
     parser.add_argument("seconds", nargs="?", default=Terms().delay, type=float)
-    parser.add_argument("--when-away", choices=("pass", "tempfail"), default="pass")
+    parser.add_argument("--when-away", choices=tuple(WHEN_AWAY), default="pass")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="NETWORK", type=ipaddress.ip_network
     )
@@ -410,7 +427,7 @@ def parse(argv):
 def main(argv):
     options = parse(argv)
     globalLogPublisher.addObserver(textFileLogObserver(sys.stderr))
-    when_away = {"pass": SMFIS_CONTINUE, "tempfail": SMFIS_TEMPFAIL}[options.when_away]
+    when_away = WHEN_AWAY[options.when_away]
     trusted = [str(network) for network in options.trust]
     greylist = GreylistFactory(options.store, Terms(options.seconds), when_away, trusted)
     run_milters(options.endpoint, MilterProtocolFactory(greylist))

@@ -75,6 +75,36 @@ def require_opendkim() -> Any:
         require(False, "dkimpy is not installed")
 
 
+#: A milter of ours, whose edit has to be under the signature.
+TAGGING = """
+from yatxmilter import Milter
+
+class Tag(Milter):
+    def __init__(self, factory, protocol, tag):
+        super().__init__(factory, protocol)
+        self.tag = tag
+
+    def xxfi_eom(self):
+        self.smfi_chgheader("Subject", 1, self.tag)
+"""
+
+#: A file of serve that needs no Python for OpenDKIM.
+SERVE = """
+listen = ["inet:127.0.0.1:{port}"]
+merge = "chain"
+
+[[milter]]
+object = "tagging:Tag"
+options = {{ tag = "ours" }}
+
+[[milter]]
+remote = "{remote}"
+name = "OpenDKIM"
+timeout = 20
+{more}
+"""
+
+
 class OpenDkim:
     """
     An OpenDKIM that signs, and its key.
@@ -149,6 +179,22 @@ class OpenDkimCase(HostCase):
         """
         self.run_remote(self.opendkim.address, name="OpenDKIM", **options)
 
+    def run_serve(self, **options: str) -> None:
+        """
+        Run ``serve`` with a file that has a milter of ours, and OpenDKIM behind it.
+        """
+        port = self.mta.addresses.example_port
+        (self.folder / "tagging.py").write_text(TAGGING)
+        lines = [f"{name} = {value}" for name, value in options.items()]
+        configuration = self.folder / "serve.toml"
+        configuration.write_text(
+            SERVE.format(port=port, remote=self.opendkim.address, more="\n".join(lines))
+        )
+        # The folder has the milter's module.
+        path = f"import sys; sys.path.insert(0, {str(self.folder)!r})"
+        main = "from yatxmilter.__main__ import main; sys.exit(main())"
+        self.run_program("-c", f"{path}; {main}", "serve", "--config", configuration)
+
     def run_example(self) -> None:
         """
         Run the example: two milters that edit, and then OpenDKIM.
@@ -214,7 +260,27 @@ class _OpenDkimTests:
                 b"last line\r\n-- \r\nThe list of friends, https://lists.example.com/friends\r\n"
             )
         )
-        self.assertEqual(self.log.read_text(), "")
+        (line,) = self.log.read_text().splitlines()
+        self.assertIn("Ready, listening on", line)
+
+    def test_serve(self: Any) -> None:
+        """
+        A file of ``serve`` puts OpenDKIM behind a milter of ours: it signs what that has edited.
+        """
+        self.run_serve()
+        delivery = self.sent()
+        self.assertTrue(self.verifies(delivery.data), delivery.data)
+        self.assertEqual(delivery.values("Subject"), [b"ours"])
+        self.assertFalse(self.verifies(delivery.data.replace(b"Subject: ours", b"Subject: oars")))
+
+    def test_serve_with_a_condition(self: Any) -> None:
+        """
+        Which mail OpenDKIM is for, and what is answered without it, is said in the file.
+        """
+        self.run_serve(when="{ sender_matches = 'other.example' }")
+        self.assertNotIn(b"DKIM-Signature", self.sent().data)
+        self.opendkim.stop()
+        self.assertNotIn(b"DKIM-Signature", self.sent().data)
 
     def test_many_messages(self: Any) -> None:
         """

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import sys
 from functools import partial
 from typing import Any
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
 from yatxmilter._records import record_redaction
 from yatxmilter.logs import JournalLog, JsonLog, Redactor, TextLog
+from yatxmilter.service import _logs
 
 
 class LogTests(SynchronousTestCase):
@@ -99,6 +102,148 @@ class LogTests(SynchronousTestCase):
             logger.failure("{mta}", Failure(ValueError(text)), mta=text, error=ValueError(text))
             written = "".join(lines())
             self.assertEqual([one for one in secrets if one in written], [])
+
+
+class RedactionTests(SynchronousTestCase):
+    """
+    What is replaced, and what has to stay for a log to be of use.
+    """
+
+    def written(self, namespace: str, text: str, **values: Any) -> tuple[str, Any]:
+        """
+        Write an event as text, and as JSON.
+        """
+        texts, records = io.StringIO(), io.StringIO()
+        redact = Redactor(b"key")
+        for observer in (TextLog(texts, redact), JsonLog(records, redact)):
+            Logger(namespace=namespace, observer=observer).warn(text, **values)
+        return texts.getvalue().partition("] ")[2].rstrip(), json.loads(records.getvalue())
+
+    def test_our_own_stays(self) -> None:
+        """
+        Of our own events the addresses, files, classes and roles stay.
+        """
+        text, record = self.written(
+            "yatxmilter.service",
+            "From {mta}: {milter} at {where}, {path}: see docs.example.com ({role})",
+            mta="192.0.2.1:4711",
+            milter="greylist.Greylist",
+            where="inet:8891@mx.example.com",
+            path="/etc/milter.example.com/x.toml",
+            role="worker 1",
+        )
+        self.assertEqual(
+            text,
+            "From 192.0.2.1:4711: greylist.Greylist at inet:8891@mx.example.com,"
+            " /etc/milter.example.com/x.toml: see docs.example.com (worker 1)",
+        )
+        self.assertEqual((record["message"], record["mta"]), (text, "192.0.2.1:4711"))
+
+    def test_strangers_go(self) -> None:
+        """
+        What the other fields hold of strangers is replaced, the same by the same.
+        """
+        text, record = self.written(
+            "yatxmilter.engine",
+            "{sender} to {recipients} by {client}: {error}",
+            sender="<a@example.org>",
+            recipients=["<b@example.net>"],
+            client="MX.EXAMPLE.ORG [192.0.2.7]",
+            error=ValueError("no mail for a@example.org from [192.0.2.7]"),
+        )
+        self.assertRegex(
+            text,
+            r"^<address-\w+> to \['<address-\w+>'\] by host-\w+ \[ip-\w+\]: no mail for"
+            r" address-\w+ from \[ip-\w+\]$",
+        )
+        first, *_, again = re.findall(r"address-\w+", text)
+        self.assertEqual(first, again)
+        for part in ("example", "EXAMPLE", "192.0.2"):
+            self.assertNotIn(part, json.dumps(record))
+
+    def test_names_of_programs_stay(self) -> None:
+        """
+        Modules, classes, functions and files are not taken for host names, hosts are.
+        """
+        for name in (
+            "twisted.internet.error.ConnectionLost", "json.decoder", "json.dumps", "settings.toml",
+            "json.py", "/etc/postfix/main.cf",
+        ):  # fmt: skip
+            self.assertEqual(Redactor()(f"x {name} y"), f"x {name} y")
+        for name in ("mx.example.com", "json.example", "nothing.py", "Mx.Example.Com"):
+            self.assertRegex(Redactor()(f"x {name} y"), r"^x host-\w+ y$")
+
+    def test_traceback_stays(self) -> None:
+        """
+        A traceback keeps its files, lines and classes; what the error says is redacted.
+        """
+        out = io.StringIO()
+        logger = Logger(namespace="yatxmilter.x", observer=TextLog(out, Redactor()))
+        for text in ("no such user: a@example.org", ""):
+            try:
+                raise ConnectionError(text)
+            except ConnectionError:
+                logger.failure("It failed")
+            written = out.getvalue()
+            self.assertIn(f'File "{__file__}", line', written)
+            self.assertIn("builtins.ConnectionError", written)
+            self.assertNotIn("example.org", written)
+
+    def test_words_of_a_milter(self) -> None:
+        """
+        What a milter's author has put into the text itself is redacted, not the fields' names.
+        """
+        text, _ = self.written("greylist", "from a@example.org: {obj.real.imag}", obj=7)
+        self.assertRegex(text, r"^from address-\w+: 0$")
+        text, _ = self.written("greylist", "{mta}", mta="192.0.2.1")
+        self.assertRegex(text, r"^ip-\w+$")
+
+    def test_texts_of_the_old_log(self) -> None:
+        """
+        So is what was printed, or logged by Twisted's old way.
+        """
+        for event in (
+            {"log_format": "{log_text}", "log_text": "to a@example.org"},
+            {"log_format": "{x}", "log_flattened": {"x!s:": "to a@example.org"}},
+        ):
+            out = io.StringIO()
+            TextLog(out, Redactor())({"log_time": 0.0, "log_namespace": "-", **event})
+            self.assertIn("to address-", out.getvalue())
+
+
+class UsualLogTests(SynchronousTestCase):
+    """
+    The log of a program that has said nothing of one.
+    """
+
+    def begun(self, *observers: Any, waiting: Any = "waiting") -> list[Any]:
+        """
+        Begin it, where these observers are there; give what it begins with.
+        """
+        begun: list[Any] = []
+        self.patch(_logs.globalLogBeginner, "_temporaryObserver", waiting)
+        self.patch(_logs.globalLogBeginner, "beginLoggingTo", lambda o, **_: begun.extend(o))
+        self.patch(_logs.globalLogPublisher, "_observers", [waiting, *observers])
+        self.patch(sys, "stderr", io.StringIO())
+        _logs.begin_usual_log()
+        return begun
+
+    def test_begins(self) -> None:
+        """
+        It is lines of text on standard error, without what Twisted says of itself.
+        """
+        (write,) = self.begun()
+        for namespace in ("yatxmilter.service", "twisted.web"):
+            level = LogLevel.info
+            write({"log_format": "hello", "log_level": level, "log_namespace": namespace})
+        self.assertEqual(sys.stderr.getvalue().count("hello"), 1)
+
+    def test_leaves_another(self) -> None:
+        """
+        A program that has begun a log, or has an observer, keeps what it has.
+        """
+        self.assertEqual(self.begun(waiting=None), [])
+        self.assertEqual(self.begun(print), [])
 
 
 #: What moves a cursor, ends a line somewhere, or turns the direction of text.

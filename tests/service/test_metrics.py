@@ -5,16 +5,21 @@ Tests of metrics: what is counted is compared with what a client in memory has s
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from yatxmilter import Milter, MilterFactory, MilterProtocolFactory, noreply
+from yatxmilter import Milter, MilterFactory, MilterProtocolFactory, __version__, noreply
 from yatxmilter import constants as c
 from yatxmilter.client import MilterClient
 from yatxmilter.client._in_memory import InMemoryConnection, connect_in_memory
@@ -453,3 +458,198 @@ class ManyTests(SynchronousTestCase):
             if one.labels == {"milter": "Judge", "callback": "xxfi_eom", "le": "+Inf"}
         ]
         self.assertEqual(buckets, [1])
+
+
+class Greylisting(Milter):
+    """
+    Puts every recipient off.
+    """
+
+    def xxfi_envrcpt(self, argv: list[str]) -> Any:
+        return c.SMFIS_TEMPFAIL
+
+
+ALERTS = Path(__file__).parent.parent.parent / "examples" / "deploy" / "alerts.yml"
+
+
+class AlertTests(SynchronousTestCase):
+    """
+    The alerts see what they are for, in metrics of real conversations.
+    """
+
+    def values(self, milter: Any, verdict: str) -> dict[str, tuple[float, float]]:
+        """
+        Let a milter have twenty messages, of which the MTA gives up those without recipients; give
+        each series before and after.
+        """
+        server = Server(milter)
+        client = server.connect()
+        server.talk(client)
+        server.flush()
+        before = _series(server.metrics)
+        for _ in range(20):
+            client.mail("<a@example.org>")
+            client.rcpt("<b@example.net>")
+            if verdict == "rcpt":
+                client.abort()
+            else:
+                client.data()
+                client.end_of_message()
+            server.flush()
+        after = _series(server.metrics)
+        return {name: (before.get(name, 0), value) for name, value in after.items()}
+
+    def firing(self, values: dict[str, tuple[float, float]]) -> bool:
+        """
+        Tell whether MilterDefersMail would fire, if that had gone on for a while: by hand, since
+        Prometheus need not be here.
+        """
+        _, _, text = ALERTS.read_text().partition("alert: MilterDefersMail")
+        expression = " ".join(text.partition("for:")[0].split())
+        found = re.findall(
+            r"(?:sum by \(([^)]*)\)|sum)\s?\(rate\((\w+)(?:{(\w+)=\"(\w+)\"})?\[10m\]\)\)"
+            r" (?:/|> ([\d.]+))",
+            expression,
+        )
+        self.assertEqual(len(found), 4, expression)
+        for above, below in (found[:2], found[2:]):
+            sums: list[Any] = [{}, {}]
+            for place, (by, name, label, wanted, _) in enumerate((above, below)):
+                for series, (before, after) in values.items():
+                    labels = dict(re.findall(r'(\w+)="([^"]*)"', series))
+                    if series.partition("{")[0] != name or (label and labels[label] != wanted):
+                        continue
+                    key = tuple(labels[one] for one in by.split(", ") if one)
+                    sums[place][key] = sums[place].get(key, 0) + after - before
+            least = float(below[4])
+            if any(part / sums[1][key] > least for key, part in sums[0].items() if sums[1][key]):
+                return True
+        return False
+
+    def test_deferral_at_recipients(self) -> None:
+        """
+        MilterDefersMail sees a milter that puts off at RCPT, though its messages end as aborted.
+        """
+        values = self.values(Greylisting, "rcpt")
+        self.assertEqual(values['yatxmilter_messages_total{verdict="aborted"}'], (0, 20))
+        self.assertTrue(self.firing(values))
+
+    def test_deferral_of_messages(self) -> None:
+        """
+        It sees one that puts messages off, and none that lets them pass.
+        """
+
+        class Later(Milter):
+            def xxfi_eom(self) -> Any:
+                return c.SMFIS_TEMPFAIL
+
+        class Fine(Milter):
+            def xxfi_envrcpt(self, argv: list[str]) -> Any:
+                return c.SMFIS_CONTINUE
+
+        self.assertTrue(self.firing(self.values(Later, "eom")))
+        self.assertFalse(self.firing(self.values(Fine, "eom")))
+        self.assertFalse(self.firing(self.values(Fine, "rcpt")))
+
+    def test_by_prometheus(self) -> None:
+        """
+        Prometheus itself agrees, where its promtool is installed.
+        """
+        promtool = shutil.which("promtool")
+        if promtool is None:
+            raise SkipTest("promtool is not installed")
+        values = self.values(Greylisting, "rcpt")
+        series = [
+            {"series": name, "values": f"{before:g}+{(after - before) / 20:g}x60"}
+            for name, (before, after) in values.items()
+            if name.startswith(("yatxmilter_messages", "yatxmilter_callbacks"))
+        ]
+        expected = {"exp_labels": {"milter": "Greylisting", "callback": "xxfi_envrcpt"}}
+        test = {
+            "interval": "1m",
+            "input_series": series,
+            "alert_rule_test": [
+                {"eval_time": "40m", "alertname": "MilterDefersMail", "exp_alerts": [expected]}
+            ],
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "test.yml")
+            path.write_text(json.dumps({"rule_files": [str(ALERTS)], "tests": [test]}))
+            done = subprocess.run(
+                [promtool, "test", "rules", str(path)], capture_output=True, text=True, check=False
+            )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+
+def _series(metrics: MilterMetrics) -> dict[str, float]:
+    """
+    Give all series of the page that Prometheus reads.
+    """
+    lines = metrics_text(metrics.snapshot()).decode().splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (one.rpartition(" ") for one in lines if not one.startswith("#"))
+    }
+
+
+class ProcessMetricsTests(SynchronousTestCase):
+    """
+    What a process tells of itself.
+    """
+
+    def test_start_and_reloads(self) -> None:
+        """
+        Version, start, and when the configuration in force was loaded.
+        """
+        now = [1000.0]
+        metrics = MilterMetrics(now=lambda: now[0])
+        now[0] = 2000.0
+        metrics.reloaded(True)
+        now[0] = 3000.0
+        metrics.reloaded(False)
+        series = _series(metrics)
+        for name, value in (
+            (f'yatxmilter_build_info{{version="{__version__}"}}', 1),
+            ("yatxmilter_start_time_seconds", 1000),
+            ("yatxmilter_last_reload_successful", 0),
+            ("yatxmilter_last_reload_success_seconds", 2000),
+        ):
+            self.assertEqual(series[name], value)
+
+    def test_of_several_processes(self) -> None:
+        """
+        Of several processes the first start, the oldest load and the worst reload are told.
+        """
+        several = []
+        for start, done in ((1000.0, True), (500.0, False), (2000.0, True)):
+            metrics = MilterMetrics(now=lambda start=start: start)
+            metrics.reloaded(done)
+            metrics._count_lag(0.3)
+            several.append(metrics.snapshot())
+        merged = merge(several)
+        for name, value in (
+            ("build_info", 1),
+            ("start_time_seconds", 500),
+            ("last_reload_successful", 0),
+            ("last_reload_success_seconds", 500),
+            ("processes", 3),
+        ):
+            self.assertEqual(merged[f"yatxmilter_{name}"][0][1], value, name)
+        self.assertEqual(sum(merged["yatxmilter_reactor_lag_seconds"][0][1][:-1]), 3)
+
+    def test_lag(self) -> None:
+        """
+        The reactor's lag is looked at each second, until that is ended.
+        """
+        clock = Clock()
+        metrics = MilterMetrics()
+        end = metrics.watch_reactor(clock)
+        for late in (0.0, 0.2, 3.0):
+            clock.advance(1 + late)
+        series = _series(metrics)
+        self.assertEqual(series["yatxmilter_reactor_lag_seconds_count"], 3)
+        self.assertAlmostEqual(series["yatxmilter_reactor_lag_seconds_sum"], 3.2)
+        self.assertEqual(series['yatxmilter_reactor_lag_seconds_bucket{le="0.1"}'], 1)
+        end()
+        end()
+        self.assertEqual(clock.getDelayedCalls(), [])

@@ -237,7 +237,25 @@ class RunTests(ProgramTestCase):
         program.signal()
         self.assertEqual((await outcome).verdict, SMFIS_CONTINUE)
         await client.quit()
-        self.assertEqual(program.ended(), "at it\n")
+        self.assertIn("at it\n", program.ended())
+
+    async def test_says_where_it_listens(self) -> None:
+        """
+        A program that has no log of its own says on standard error where it listens, and when it
+        drains and stops; one that ends before it listens says nothing.
+        """
+        program = self.program()
+        program.start("-c", PROGRAM, program.endpoint)
+        await (await program.connect()).quit()
+        lines = [line.partition("#info] ")[2] for line in program.stop().splitlines()]
+        self.assertEqual(
+            lines,
+            [
+                f"Ready, listening on {program.endpoint}",
+                "Draining: 0 connections come to their end",
+                "Stopped",
+            ],
+        )
 
     async def test_cannot_listen(self) -> None:
         """

@@ -30,10 +30,14 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import MilterFactory
-from yatxmilter._cli import serve, serve_log, serve_service
+from yatxmilter import constants as c
+from yatxmilter._cli import serve, serve_log, serve_milters, serve_service
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter._cli.serve_service import Options, ServeService, make_worker, makeService
+from yatxmilter.conditions import Condition
+from yatxmilter.remote import RemoteMilterFactory
+from yatxmilter.service._log_outlets import LogFile
 from yatxmilter.service._notify import Notifier
 
 MODULE = """
@@ -452,7 +456,13 @@ class LifeTests(ServeTestCase):
             self.successResultOf(self.reloadable.drain())
         self.assertFalse(self.successResultOf(reloaded))
         self.assertFalse(self.successResultOf(self.reloadable.reload(self.config)))
-        self.assertEqual([str(formatEvent(event)) for event in logs], [])
+        self.assertEqual(
+            [str(formatEvent(event)) for event in logs],
+            [
+                "Draining: 0 connections have any time to come to their end (server)",
+                "Stopped (server)",
+            ],
+        )
         self.assertEqual(self.first.told, ["start", "stop"])
 
 
@@ -954,6 +964,528 @@ class LogTests(ServeTestCase):
             "(3 since this was last said): this process may open no more files (EN", said[1]
         )
         self.assertEqual(said[2], "another")
+
+
+class TableTests(ServeTestCase):
+    """
+    What the tables of a file may say of a milter.
+    """
+
+    def milters(self, text: str) -> Any:
+        """
+        Build the milters of a file.
+        """
+        self.write("good.toml", f'listen = ["unix:sock"]\n{text}')
+        return build_factory(self.settings("--config=good.toml")).milter_factories
+
+    def mistakes(self, text: str) -> list[str]:
+        """
+        Give what is said of wrong tables, by serve as a whole.
+        """
+        self.write("bad.toml", f'listen = ["unix:sock"]\n{text}')
+        self.patch(sys, "stderr", io.StringIO())
+        parser = ArgumentParser()
+        serve.add_arguments(parser)
+        arguments = parser.parse_args(["--config=bad.toml", "--check-config"])
+        self.assertEqual(serve.run(arguments), 2)
+        prefix = "yatxmilter serve: bad.toml:"
+        lines = sys.stderr.getvalue().splitlines()
+        self.assertEqual([line for line in lines if not line.startswith(prefix)], [])
+        return [line.removeprefix(prefix) for line in lines]
+
+    def test_remote(self) -> None:
+        """
+        A milter that runs elsewhere is a table with its address, or several, and its options.
+        """
+        (one, two) = self.milters(
+            '[[milter]]\nremote = "inet:8891@127.0.0.1"\nname = "OpenDKIM"\ntimeout = 20\n'
+            'connect_timeout = 2\nmax_body = "none"\non_error = "accept"\nshadow = true\n'
+            '[[milter]]\nremote = ["unix:/a", "unix:/b"]\nreuse = true\ntimeout = "none"\n'
+        )
+        self.assertIsInstance(one, RemoteMilterFactory)
+        self.assertEqual((one.name, one.on_error), ("OpenDKIM", c.SMFIS_ACCEPT))
+        self.assertIsNotNone(one.shadow)
+        self.assertEqual(
+            [state.address for state in two.remote_addresses()], ["unix:/a", "unix:/b"]
+        )
+
+    def test_options(self) -> None:
+        """
+        The options in a table go to the function, the factory or the class that is named.
+        """
+        self.write(
+            "served_options.py",
+            "from yatxmilter import Milter, MilterFactory\n"
+            "class Mine(Milter):\n"
+            "    def __init__(self, factory, protocol, *, store='x'):\n"
+            "        super().__init__(factory, protocol)\n"
+            "        self.store = store\n"
+            "def make(store, delay=3):\n"
+            "    made = MilterFactory(Mine)\n"
+            "    made.given = store, delay\n"
+            "    return made\n"
+            "def any(**options):\n"
+            "    return make(**options)\n",
+        )
+        self.addCleanup(sys.modules.pop, "served_options", None)
+        one, two, three = self.milters(
+            '[[milter]]\nobject = "served_options:make"\n[milter.options]\nstore = "s"\n'
+            '[[milter]]\nobject = "served_options:Mine"\noptions = { store = "t" }\n'
+            '[[milter]]\nobject = "served_options:any"\noptions = { store = "u", delay = 4 }\n'
+        )
+        self.assertEqual((one.given, three.given), (("s", 3), ("u", 4)))
+        self.assertEqual((two.name, two.build_milter(None).store), ("Mine", "t"))
+        self.assertEqual(
+            self.mistakes(
+                '[[milter]]\nobject = "served_options:make"\noptions = { stroe = 1 }\n'
+                '[[milter]]\nobject = "served_mine:make"\noptions = { a = 1 }\n'
+                '[[milter]]\nobject = "served_mine:made"\noptions = { a = 1 }\n'
+                '[[milter]]\nobject = "served_mine:Mine"\noptions = { a = 1 }\n'
+                '[[milter]]\nobject = "served_mine:Mine"\noptions = 3\n'
+                '[[milter]]\nobject = "yatxmilter.pymilter:served_mine:Mine"\noptions = {a = 1}\n'
+            ),
+            [
+                "3: served_options:make has no option 'stroe', did you mean 'store'?",
+                "3: served_options:make needs the option 'store'; write it below [milter.options]",
+                "6: served_mine:make has no option 'a', it takes none",
+                "9: served_mine:made is not called, so it takes no options",
+                "12: served_mine:Mine has no option 'a', it takes none",
+                "16: options is 3, expected a table such as { store = 'x' }",
+                "18: yatxmilter.pymilter:served_mine:Mine is a class for pymilter, which has no"
+                " options",
+            ],
+        )
+
+    def test_options_of_what_says_nothing_of_them(self) -> None:
+        """
+        What does not say which options it takes is called with them.
+        """
+        (said,) = self.mistakes('[[milter]]\nobject = "builtins:dict"\noptions = { a = 1 }\n')
+        self.assertTrue(said.startswith("3: builtins:dict is {'a': 1}, expected a Milter"), said)
+
+    def test_conditions(self) -> None:
+        """
+        Which mail a milter is for can be said in a table: kinds of condition, joined.
+        """
+        for when, expected in (
+            ("{ client_in = ['192.0.2.0/24'] }", "client"),
+            ("{ sender_matches = 'example.com', authenticated = false }", "both"),
+            ("{ recipient_matches = ['a@example.com'] }", "one"),
+            ("{ not = { over_tls = true } }", "not"),
+            (
+                "{ any = [{ over_tls = true }, { macro_is = { j = ['a', 'b'], i = 'c' } }] }",
+                "any",
+            ),
+            ("{ all = ['served_mine:small', { over_tls = true }] }", "all"),
+            ("'served_mine:small'", "function"),
+        ):
+            (milter,) = self.milters(f'[[milter]]\nobject = "served_mine:Mine"\nwhen = {when}\n')
+            self.assertIsInstance(milter.when, Condition, expected)
+
+    def test_wrong_conditions(self) -> None:
+        """
+        Each mistake in a condition is told, with the nearest spelling and what was expected.
+        """
+        self.assertEqual(
+            self.mistakes(
+                '[[milter]]\nobject = "served_mine:Mine"\n'
+                "when = { client_inn = 1, over_tls = 3, sender_matches = [], zzz = 1,"
+                " any = [{ client_in = ['x'] }, 7], all = 3, macro_is = [], not = {} }\n"
+                '[[milter]]\nobject = "served_mine:Mine"\nwhen = { macro_is = { j = 3 } }\n'
+                '[[milter]]\nobject = "served_mine:Mine"\nwhen = "served_mine:smal"\n'
+            ),
+            [
+                "4: when has 'client_inn', did you mean 'client_in'?",
+                "4: when.over_tls is 3, expected true or false",
+                "4: when.sender_matches is [], expected a list of texts",
+                "4: when has 'zzz', expected one of client_in, sender_matches, recipient_matches,"
+                " authenticated, over_tls, macro_is, not, any, all",
+                "4: when.any.1.client_in: 'x' does not appear to be an IPv4 or IPv6 network",
+                "4: when.any.2 is 7, expected a table such as { client_in = ['192.0.2.0/24'] }, or"
+                " module:name",
+                "4: when.all is 3, expected a list of tables",
+                "4: when.macro_is is [], expected a table such as { j = ['mx'] }",
+                "4: when.not is {}, expected a table such as { client_in = ['192.0.2.0/24'] }, or"
+                " module:name",
+                "7: when.macro_is.j is 3, expected a list of texts",
+                "9: served_mine:smal: served_mine has no 'smal', did you mean 'small'?",
+            ],
+        )
+
+    def test_every_mistake_at_once(self) -> None:
+        """
+        Mistakes of all kinds are told together, in the order of the file.
+        """
+        said = self.mistakes(
+            'merge = "chian"\non_error = "accept"\n\n'
+            '[[milter]]\nremote = ["unix:", "inet:0@127.0.0.1"]\nconnect_timeout = "none"\n'
+            "[milter.on_error]\nemo = 'accept'\neom = 'acept'\nhelo = ''\n\n"
+            '[[milter]]\nobject = "served_none:X"\nreuse = true\ntimeout = -1\nmerge = "chain"\n'
+            '[[milter]]\nobject = "served_mne:Mine"\n'
+            '[[milter]]\nobject = "served_mine.py:Mine"\n'
+            '[[milter]]\nobject = "a:b"\nremote = "unix:/c"\n'
+            '[[milter]]\nremote = "unix:/c"\noptions = {}\n[[milter]]\nremote = []\n'
+            "[[milter]]\n"
+        )
+        for number, (start, words) in enumerate(
+            (
+                ("2: merge is 'chian'", "did you mean 'chain'?"),
+                ("3: on_error is an option of a milter", "below [[milter]]"),
+                ("6: remote: 'unix:' is no milter's address", "no path"),
+                ("6: remote: 'inet:0@127.0.0.1' is no address to connect to", "port 0"),
+                ("7: connect_timeout is 'none'", "expected seconds"),
+                ("8: on_error has the stage 'emo'", "did you mean 'eom'?"),
+                ("8: on_error.eom is 'acept'", "did you mean 'accept'?"),
+                ("8: on_error.helo is ''", "expected tempfail, "),
+                ("15: reuse is for a remote milter", ""),
+                ("16: timeout is -1", "expected more than 0 seconds"),
+                ("17: merge is not a milter's option", "above the first [[milter]]"),
+                ("19: served_mne:Mine: there is no module", "did you mean 'served_mine'?"),
+                ("21: served_mine.py:Mine: there is no module", "write it without .py"),
+                ("22: [[milter]] has both object and remote", "expected object = "),
+                ("27: options are for an object", ""),
+                ("29: remote is empty", "expected an address"),
+                ("30: [[milter]] has no object and no remote", "expected object = "),
+            )
+        ):
+            self.assertTrue(said[number].startswith(start), said[number])
+            self.assertIn(words, said[number])
+        self.assertEqual(len(said), number + 1)
+
+    def test_module_that_a_milter_imports(self) -> None:
+        """
+        A module that is missing to a milter's own is told as that.
+        """
+        self.write("served_wanting.py", "import served_nowhere\n")
+        (said,) = self.mistakes('[[milter]]\nobject = "served_wanting:X"\n')
+        self.assertIn("there is no module 'served_nowhere', which it imports", said)
+
+    def test_options_that_do_not_fit(self) -> None:
+        """
+        What only the factory of all can find wrong is told as well.
+        """
+        self.patch(serve_milters, "MilterProtocolFactory", mock.Mock(side_effect=ValueError("no")))
+        self.assertRaises(ConfigurationError, build_factory, self.usual())
+
+    def test_milters_are_not_roots_to_load(self) -> None:
+        """
+        Where root is to serve, a mistake in the options does not have it load milters.
+        """
+        self.write("bad.toml", 'merge = "x"\n[[milter]]\nobject = "served_mine:Mine"\n')
+        self.patch(sys, "stderr", io.StringIO())
+        parser = ArgumentParser()
+        serve.add_arguments(parser)
+        for uid, loaded in ((0, False), (1, True)):
+            sys.modules.pop("served_mine", None)
+            with mock.patch.object(os, "geteuid", lambda uid=uid: uid):
+                self.assertEqual(serve.run(parser.parse_args(["--config=bad.toml"])), 2)
+            self.assertEqual("served_mine" in sys.modules, loaded)
+
+    def test_help_has_groups_and_defaults(self) -> None:
+        """
+        The help lists the options in groups, with what holds without them.
+        """
+        parser = ArgumentParser()
+        serve.add_arguments(parser)
+        text = " ".join(parser.format_help().split())
+        for words in (
+            "milters: --milter", "who may connect, and where: --listen", "the process:",
+            "seconds that an MTA may be silent (default: 7210)", "IP address (default: none)",
+            "permissions of UNIX sockets (default: 660)", "error or critical (default: info)",
+        ):  # fmt: skip
+            self.assertIn(words, text)
+
+
+class ReloadTests(ServeTestCase):
+    """
+    What a reload tells.
+    """
+
+    def reloaded(self, before: str, after: str, *, rewrite: bool = False) -> str:
+        """
+        Reload, with another file; give the line that is logged.
+        """
+        lines = 'listen = ["unix:sock"]\n'
+        self.write("conf.toml", lines + before)
+        reloadable = Reloadable(self.settings("--config=conf.toml"))
+        self.write("conf.toml", lines + after)
+        if rewrite:
+            self.write("served_mine.py", MODULE + "more = 1\n")
+        with capturedLogs() as logs:
+            done = self.successResultOf(reloadable.reload(self.settings("--config=conf.toml")))
+        self.assertTrue(done)
+        first, last = [str(formatEvent(event)) for event in logs]
+        self.assertEqual(first, "Reloading the configuration and the milters (server)")
+        return last.removeprefix("Reloaded, for new connections: ").removesuffix(" (server)")
+
+    def test_changes(self) -> None:
+        """
+        It names what has changed: options, milters, their options and their modules.
+        """
+        mine = '[[milter]]\nobject = "served_mine:Mine"\n'
+        make = '[[milter]]\nobject = "served_mine:make"\n'
+        for before, after, expected in (
+            (mine, mine, "nothing has changed"),
+            (mine, f"timeout = 60\n{mine}", "timeout = 60 (was 7210)"),
+            (f"max_connections = 5\n{mine}", mine, "max_connections = none (was 5)"),
+            (mine, make, "milter served_mine:Mine is gone; milter served_mine:make is new"),
+            (mine + make, make + mine, "the order of the milters"),
+            (mine, f"{mine}timeout = 5\n", "milter served_mine:Mine: timeout = 5 (was none)"),
+            (f"{mine}timeout = 5\n", mine, "milter served_mine:Mine: timeout = none (was 5)"),
+            (
+                f'{mine}when = "served_mine.small"\n',
+                f"{mine}when = {{ over_tls = true }}\n",
+                "milter served_mine:Mine: when = {'over_tls': True} (was served_mine.small)",
+            ),
+        ):
+            self.assertEqual(self.reloaded(before, after), expected)
+        self.assertEqual(self.reloaded(mine, mine, rewrite=True), "module served_mine")
+
+    def test_module_without_a_file(self) -> None:
+        """
+        A module that has no file is no matter.
+        """
+        builtin = '[[milter]]\nremote = "unix:/x"\nwhen = "builtins:callable"\n'
+        self.assertEqual(self.reloaded(builtin, builtin), "nothing has changed")
+
+    def test_restart(self) -> None:
+        """
+        It names what has changed and needs a restart.
+        """
+        mine = '[[milter]]\nobject = "served_mine:Mine"\n'
+        self.assertEqual(
+            self.reloaded(mine, f'workers = 3\nlog_level = "warn"\n{mine}'),
+            "nothing has changed; a restart is needed for workers, log_level",
+        )
+
+    def test_metrics(self) -> None:
+        """
+        A reload that cannot be is a metric, until there is one that can.
+        """
+        settings = self.usual("--metrics=inet:0@127.0.0.1")
+        reactor = Clock()
+        reloadable = Reloadable(settings, reactor=reactor)
+        self.successResultOf(reloadable.start())
+
+        def value(name: str) -> Any:
+            return reloadable.snapshot()[f"yatxmilter_{name}"][0][1]
+
+        self.assertEqual(value("last_reload_successful"), 1)
+        loaded = value("last_reload_success_seconds")
+        reloadable.not_reloaded("broken")
+        self.assertEqual(value("last_reload_successful"), 0)
+        self.successResultOf(reloadable.reload(settings))
+        self.assertEqual(value("last_reload_successful"), 1)
+        self.assertGreaterEqual(value("last_reload_success_seconds"), loaded)
+        reactor.advance(1)
+        reactor.advance(1.5)
+        self.assertEqual(value("reactor_lag_seconds")[-1], 0.5)
+        self.successResultOf(reloadable.drain())
+        self.assertEqual(reactor.getDelayedCalls(), [])
+        self.successResultOf(reloadable.drain())
+
+
+class OutletTests(ServeTestCase):
+    """
+    Where the log goes.
+    """
+
+    def begin(self, *words: str, worker: bool = False) -> Any:
+        """
+        Begin a log; give what writes an event.
+        """
+        begun: list[Any] = []
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda o, **_: begun.extend(o))
+        self.patch(serve_log, "OUTLET", serve_log.Outlet())
+        serve_log.begin_log(self.usual(*words), worker=worker)
+        self.addCleanup(self.close, serve_log.OUTLET)
+
+        def write(text: str, level: Any = LogLevel.warn) -> None:
+            event = {"log_format": text, "log_time": 0.0, "log_level": level}
+            begun[0]({**event, "log_namespace": "here"})
+
+        return write
+
+    def close(self, outlet: Any) -> None:
+        """
+        Close what was opened.
+        """
+        if outlet._out is not None:
+            outlet._out.close()
+
+    def said(self, act: Any) -> str:
+        """
+        Give the one line that is logged meanwhile.
+        """
+        with capturedLogs() as logs:
+            act()
+        (event,) = logs
+        return str(formatEvent(event))
+
+    def test_file(self) -> None:
+        """
+        A log file is written at its end, and opened anew by its name when a signal says so.
+        """
+        self.write("my.log", "before\n")
+        write = self.begin("--log-file=my.log")
+        write("one")
+        Path("my.log").rename("my.log.1")
+        write("two")
+        self.assertEqual(self.said(serve_log.OUTLET.reopen), "Opened my.log anew")
+        write("three")
+        serve_log.OUTLET.pass_on(1, "of a worker")
+        old, new = Path("my.log.1").read_text(), Path("my.log").read_text()
+        self.assertEqual([line.split()[-1] for line in old.splitlines()], ["before", "one", "two"])
+        self.assertEqual(new.splitlines()[0].split()[-1], "three")
+        self.assertEqual(new.splitlines()[1], "of a worker")
+        self.assertEqual(Path("my.log").stat().st_mode & 0o7777, 0o640)
+
+    def test_file_that_cannot_be_opened_anew(self) -> None:
+        """
+        When a log file cannot be opened anew the old one is written to, and told of it.
+        """
+        write = self.begin("--log-file=my.log")
+        Path("my.log").rename("my.log.1")
+        Path("my.log").symlink_to("elsewhere")
+        self.assertIn("my.log cannot be opened anew", self.said(serve_log.OUTLET.reopen))
+        write("still")
+        self.assertIn("still", Path("my.log.1").read_text())
+
+    def test_no_file(self) -> None:
+        """
+        A log file that cannot be written is told, with what to do.
+        """
+        Path("fifo").mkdir()
+        os.mkfifo("pipe")
+        descriptor = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, descriptor)
+        for path, words in (
+            ("none/my.log", "No such file or directory"),
+            ("fifo", "Is a directory"),
+            ("pipe", "it is not a regular file"),
+        ):
+            error = self.assertRaises(ConfigurationError, self.begin, f"--log-file={path}")
+            self.assertIn(f"cannot write the log to {path}: {words}; the folder", str(error))
+
+    def test_owner(self) -> None:
+        """
+        A log file that root makes is given to the user that it becomes; one that is there is left.
+        """
+        given: list[Any] = []
+        self.patch(os, "fchown", lambda descriptor, *owner: given.append(owner))
+        for uid, expected in ((0, [(5, 6)]), (1, [])):
+            self.patch(os, "geteuid", lambda uid=uid: uid)
+            for _ in range(2):
+                LogFile(f"log-{uid}", (5, 6)).close()
+            self.assertEqual(given, expected)
+            given.clear()
+
+    def test_standard_error(self) -> None:
+        """
+        Without a file there is nothing to open anew, which is said.
+        """
+        self.begin()
+        self.assertIn("nothing to open anew", self.said(serve_log.OUTLET.reopen))
+
+    def syslog(self) -> socket.socket:
+        """
+        Stand for syslog.
+        """
+        daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(daemon.close)
+        daemon.bind("syslog")
+        daemon.setblocking(False)
+        return daemon
+
+    def test_syslog(self) -> None:
+        """
+        Each line goes to syslog with its facility and severity; so do those of workers, whatever
+        their form.
+        """
+        daemon = self.syslog()
+        for words, text in (((), "hello"), (("--json-log",), '"message": "hello"')):
+            write = self.begin("--syslog=mail", "--syslog-socket=syslog", *words)
+            write("hello", LogLevel.error)
+            line = daemon.recv(9000).decode()
+            self.assertRegex(
+                line, rf"^<19>\w\w\w [ \d]\d \d\d:\d\d:\d\d yatxmilter\[{os.getpid()}\]: "
+            )
+            self.assertIn(text, line)
+            serve_log.OUTLET.pass_on(1, "<4>of a worker")
+            serve_log.OUTLET.pass_on(1, "printed")
+            self.assertRegex(daemon.recv(9000).decode(), r"^<20>.*\]: of a worker$")
+            self.assertRegex(daemon.recv(9000).decode(), r"^<22>.*\]: printed$")
+            self.assertEqual(self.said(serve_log.OUTLET.reopen), "Opened syslog anew")
+
+    def test_no_syslog(self) -> None:
+        """
+        Without a syslog daemon, as in a container, it is said what to do.
+        """
+        error = self.assertRaises(
+            ConfigurationError, self.begin, "--syslog=mail", "--syslog-socket=nowhere"
+        )
+        self.assertIn("at nowhere: No such file or directory; no syslog daemon", str(error))
+        self.assertIn("leave out --syslog", str(error))
+        self.assertIn("did you mean 'mail'?", self.complaint("--listen=unix:s", "--syslog=mial"))
+        self.assertIn(
+            "log_file and syslog are both given", self.complaint("--log-file=x", "--syslog=mail")
+        )
+
+    def test_syslog_that_starts_anew(self) -> None:
+        """
+        When the syslog daemon is started anew the log goes there; what was lost meanwhile is told.
+        """
+        daemon = self.syslog()
+        write = self.begin("--syslog=daemon", "--syslog-socket=syslog")
+        daemon.close()
+        write("lost")
+        write("lost")
+        Path("syslog").unlink()
+        daemon = self.syslog()
+        write("found")
+        self.assertIn("2 lines of the log were lost", daemon.recv(9000).decode())
+        self.assertRegex(daemon.recv(9000).decode(), "^<28>.*found$")
+
+    def test_syslog_that_does_not_read(self) -> None:
+        """
+        A syslog daemon that takes nothing holds nothing up.
+        """
+        daemon = self.syslog()
+        write = self.begin("--syslog=daemon", "--syslog-socket=syslog")
+        for _ in range(2000):
+            write("x" * 4000)
+        try:
+            while True:
+                daemon.recv(9000)
+        except BlockingIOError:
+            pass
+        write("at last")
+        self.assertRegex(daemon.recv(9000).decode(), "[0-9]+ lines of the log were lost")
+        self.assertIn("at last", daemon.recv(9000).decode())
+
+    def test_worker(self) -> None:
+        """
+        A worker writes to standard error, in the form that its supervisor passes on.
+        """
+        for words, expected in (
+            (["--syslog=mail", "--syslog-socket=nowhere"], "<4>of me\n"),
+            (["--log-file=none/x"], "1970-01-01T00:00:00.000+00:00 [here#warn] of me\n"),
+        ):
+            self.patch(sys, "stderr", io.StringIO())
+            self.begin(*words, worker=True)("of me")
+            self.assertEqual(sys.stderr.getvalue(), expected)
+
+    def test_twist(self) -> None:
+        """
+        Under twist, which has a log of its own, these options are refused.
+        """
+        for words in ("--log-file=x", "--syslog=mail"):
+            error = self.assertRaises(
+                UsageError,
+                Options().parseOptions,
+                ["--listen=unix:sock", "--milter=served_mine:Mine", words],
+            )
+            self.assertIn("twist has a log of its own", str(error))
 
 
 class NotifierTests(SynchronousTestCase):

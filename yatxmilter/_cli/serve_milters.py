@@ -396,7 +396,7 @@ class Reloadable(Factory):
         :param why: A line for each reason.
         """
         for line in why.splitlines():
-            _log.error("Nothing is reloaded: {error} ({role})", error=line, role=self._role)
+            _log.error("Nothing is reloaded: {error}", error=line, role=self._role)
         if self._metrics is not None:
             self._metrics.reloaded(False)
 

@@ -371,6 +371,7 @@ def _load_toml(path: str) -> tuple[str, dict[str, Any]]:
             continue
     if not parsers:
         raise ConfigurationError(f"{path}: Python 3.10 needs tomli: pip install yatxmilter[serve]")
+    text = ""
     try:
         text = Path(path).read_text(encoding="utf-8")
         return text, parsers[0].loads(text)
@@ -378,7 +379,9 @@ def _load_toml(path: str) -> tuple[str, dict[str, Any]]:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         line = re.search(r"\(at line (\d+)", str(error))
-        raise ConfigurationError(f"{path}:{line[1] if line else 1}: {error}") from None
+        # Without a line it is the end, where something is missing.
+        number = int(line[1]) if line else len(text.splitlines()) or 1
+        raise ConfigurationError(f"{path}:{number}: {error}") from None
 
 
 class _Places:

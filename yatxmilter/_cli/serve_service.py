@@ -360,7 +360,7 @@ class ServeService(Service):
 
     def _not_reloaded(self, why: str) -> None:
         for line in why.splitlines():
-            _log.error("Nothing is reloaded: {error} ({role})", error=line, role=self.role)
+            _log.error("Nothing is reloaded: {error}", error=line, role=self.role)
         self._metrics_of_ours.reloaded(False)
 
     def _reload_workers(self, workers: WorkerService, settings: dict[str, Any]) -> None:

@@ -172,9 +172,7 @@ def _list(make: Callable[..., Condition]) -> Callable[[str, Any, Find], Conditio
 
 def _macro(name: str, value: Any, find: Find) -> Condition:
     if not isinstance(value, dict) or not value:
-        raise TypeError(
-            f"{name} is {value!r}, expected a table such as {{ '{{daemon_name}}' = [] }}"
-        )
+        raise TypeError(f"{name} is {value!r}, expected a table such as {{ j = ['mx'] }}")
     parts = []
     for macro, values in value.items():
         texts = [values] if isinstance(values, str) else values

@@ -134,27 +134,30 @@ class Syslog:
             mark = _MARK.match(line)
             severity = int(mark[1]) if mark is not None else _INFO
             body = line[mark.end() :] if mark is not None else line
-            if self._lost:
-                lost, self._lost = self._lost, 0
-                self._send(4, f"{lost} lines of the log were lost: syslog did not take them")
-                self._lost += lost if self._lost else 0
-            self._send(severity, body)
+            if self._lost and self._send(4, f"{self._lost} lines of the log were lost"):
+                self._lost = 0
+            if not self._send(severity, body):
+                self._lost += 1
 
-    def _send(self, severity: int, text: str) -> None:
+    def _send(self, severity: int, text: str) -> bool:
+        """
+        Send a line, if it is taken at once.
+        """
         moment = time.strftime("%b %e %H:%M:%S", time.localtime(self._now()))
         head = f"<{8 * self._facility + severity}>{moment} {self._name}[{os.getpid()}]: "
         data = (head + text).encode(self.encoding, "backslashreplace")[:_LONGEST]
         try:
             self._socket.send(data)
         except BlockingIOError:
-            self._lost += 1
+            return False
         except OSError:
             # Its daemon may have been started anew.
             try:
                 self.reopen()
                 self._socket.send(data)
             except OSError:
-                self._lost += 1
+                return False
+        return True
 
     def reopen(self) -> None:
         """

@@ -39,7 +39,7 @@ __all__ = ["FIELDS", "JournalLog", "JsonLog", "Redactor", "TextLog"]
 FIELDS: Final = (
     *("milter", "stage", "queue_id", "mta", "connection", "code", "error", "fault", "refusal"),
     *("dropped", "outcome", "reply", "edits", "recipients", "count"),
-    *("worker", "pid", "reason"),
+    *("worker", "pid", "role", "reason"),
     *("client", "sender", "accepted", "refused", "deferred", "verdict", "edit_counts"),
     *("milliseconds", "callback_milliseconds"),
 )
@@ -59,7 +59,10 @@ class Redactor:
     """
     Replaces mail addresses, IP addresses and host names in texts; the same by the same.
 
-    What looks like a host name is taken for one: rather too much is replaced than too little.
+    In the log it sees the values of events, but for those that are never a stranger's: names of
+    milters, files and addresses of our own stay. What looks like a host name is taken for one,
+    unless it is the name of a module, a class or a file: rather too much is replaced than too
+    little.
 
     :param key: What the replacements depend on; by default one of this process alone, so that
         nobody can find out by trying what stood there.
@@ -75,9 +78,42 @@ class Redactor:
         return _SENSITIVE.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
-        text = match.group().lower().rstrip(".")
+        text = match.group()
+        kind = match.lastgroup or "host"
+        if kind == "host" and _is_of_a_program(text):
+            return text
+        text = text.lower().rstrip(".")
         digest = hmac.new(self._key, text.encode("utf-8", "surrogatepass"), sha256).hexdigest()
-        return f"{_KINDS[match.lastgroup or 'host']}-{digest[:10]}"
+        return f"{_KINDS[kind]}-{digest[:10]}"
+
+
+#: The last parts of names of files that are not domains.
+_FILES: Final = frozenset(
+    ("cf", "cfg", "conf", "csv", "db", "eml", "json", "lock", "log", "pem", "pid", "sock")
+    + ("sqlite", "toml", "txt")
+)
+#: The fields of our own events that a stranger has no part in.
+_OWN_FIELDS: Final = frozenset(
+    ("milter", "stage", "mta", "connection", "code", "outcome", "count", "dropped", "worker")
+    + ("pid", "role", "where", "path", "place", "observer", "address", "seconds", "pause")
+    + ("changed", "restart", "mode")
+)
+#: What an event is written as.
+_WORDS: Final = ("log_format", "log_flattened", "log_text")
+_BRACES: Final = re.compile(r"(\{[^{}]*\})")
+
+
+def _is_of_a_program(name: str) -> bool:
+    """
+    Tell whether a name with dots is one of a module, of what is in one, or of a file.
+    """
+    before, _, last = name.rpartition(".")
+    if last in _FILES or name in sys.modules or (last == "py" and before in sys.modules):
+        return True
+    if last[0].isupper() and not last.isupper():
+        # A class; a domain may have capitals, but not the name of a module before it.
+        return name.partition(".")[0] in sys.modules
+    return hasattr(sys.modules.get(before), last)
 
 
 # What syslog calls the levels.
@@ -112,9 +148,17 @@ def _unchanged(text: str) -> str:
     return text
 
 
-def _traceback(event: LogEvent) -> str | None:
+def _traceback(event: LogEvent, redact: Callable[[str], str]) -> str | None:
     failure = event.get("log_failure")
-    return failure.getTraceback() if isinstance(failure, Failure) else None
+    if not isinstance(failure, Failure):
+        return None
+    text = failure.getTraceback()
+    said = failure.getErrorMessage()
+    if redact is _unchanged or not said:
+        return text
+    # Where it happened is the program's own; what the error says may be of a stranger.
+    head, found, tail = text.rpartition(said)
+    return f"{head}{redact(found)}{tail}"
 
 
 def _time(event: LogEvent) -> str:
@@ -129,50 +173,78 @@ def _level(event: LogEvent) -> str:
 
 class _Value:
     """
-    A value of an event, which is escaped when it is formatted, as is all that it leads to.
+    A value of an event, which is redacted and escaped when it is formatted, as is all that it leads
+    to.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_redact", "_value")
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, redact: Callable[[str], str]) -> None:
         self._value = value
+        self._redact = redact
 
     def __format__(self, spec: str) -> str:
-        return printable(format(self._value, spec))
+        return printable(self._redact(format(self._value, spec)))
 
     def __str__(self) -> str:
-        return printable(str(self._value))
+        return printable(self._redact(str(self._value)))
 
     def __repr__(self) -> str:
-        return printable(repr(self._value))
+        return printable(self._redact(repr(self._value)))
 
     def __getattr__(self, name: str) -> _Value:
-        return _Value(getattr(self._value, name))
+        return _Value(getattr(self._value, name), self._redact)
 
     def __getitem__(self, key: Any) -> _Value:
         value: Any = self._value
-        return _Value(value[key])
+        return _Value(value[key], self._redact)
 
     def __call__(self) -> _Value:
         value: Any = self._value
-        return _Value(value())
+        return _Value(value(), self._redact)
 
 
-def _message(event: LogEvent) -> str:
+def _is_ours(event: LogEvent) -> bool:
+    return str(event.get("log_namespace", "")).partition(".")[0] == "yatxmilter"
+
+
+def _redacts(event: LogEvent, name: str, redact: Callable[[str], str]) -> Callable[[str], str]:
+    """
+    Tell what is done with the value of a field.
+    """
+    if name in ("log_level", "log_namespace", "log_time", "log_source", "log_logger"):
+        return _unchanged
+    own = name in _OWN_FIELDS and _is_ours(event) and "@" not in str(event.get("mta"))
+    return _unchanged if own else redact
+
+
+def _own_words(text: str, redact: Callable[[str], str]) -> str:
+    """
+    Redact the words of a program, which may have put values in itself, but for names in braces.
+    """
+    return "".join(one if one.startswith("{") else redact(one) for one in _BRACES.split(text))
+
+
+def _message(event: LogEvent, redact: Callable[[str], str]) -> str:
     """
     Format an event: its own lines, with nothing of a value on a line of its own.
     """
     # What a program has printed or logged as text is its own in full.
-    own = ("log_format", "log_flattened", "log_text")
-    values = {name: v if name in own else _Value(v) for name, v in event.items()}
+    values = {
+        n: v if n in _WORDS else _Value(v, _redacts(event, n, redact)) for n, v in event.items()
+    }
+    if redact is _unchanged or _is_ours(event):
+        return formatEvent(values)
+    if "log_flattened" in values or "log_text" in values:
+        return redact(formatEvent(values))
+    values["log_format"] = _own_words(str(values.get("log_format", "")), redact)
     return formatEvent(values)
 
 
 def _lines(event: LogEvent, redact: Callable[[str], str], out: TextIO) -> list[str]:
     encoding = getattr(out, "encoding", None)
-    text = "\n".join(filter(None, (_message(event), _traceback(event))))
-    lines = redact(text).rstrip("\n").split("\n")
-    return [printable(line, encoding, keep="\t") for line in lines]
+    text = "\n".join(filter(None, (_message(event, redact), _traceback(event, redact))))
+    return [printable(line, encoding, keep="\t") for line in text.rstrip("\n").split("\n")]
 
 
 @implementer(ILogObserver)
@@ -204,24 +276,25 @@ class JsonLog:
             "time": _time(event),
             "level": _level(event),
             "namespace": str(event.get("log_namespace", "-")),
-            "message": self._redact(_message(event)),
+            "message": _message(event, self._redact),
         }
         for name in FIELDS:
             if event.get(name) is not None:
-                record[name] = self._plain(event[name])
-        traceback = _traceback(event)
+                record[name] = _plain(event[name], _redacts(event, name, self._redact))
+        traceback = _traceback(event, self._redact)
         if traceback is not None:
-            record["traceback"] = self._redact(traceback)
+            record["traceback"] = traceback
         # The one control character that JSON lets stand.
         line = json.dumps(record).replace("\x7f", "\\u007f") + "\n"
         mark = f"<{_SEVERITIES[record['level']]}>" if self._severity else ""
         self._out.write(mark + line)
         self._out.flush()
 
-    def _plain(self, value: object) -> object:
-        if isinstance(value, (bool, float)) or type(value) is int:
-            return value
-        return self._redact(str(value))
+
+def _plain(value: object, redact: Callable[[str], str]) -> object:
+    if isinstance(value, (bool, float)) or type(value) is int:
+        return value
+    return redact(str(value))
 
 
 @implementer(ILogObserver)

@@ -73,6 +73,7 @@ def _remotes(factory: MilterProtocolFactory) -> Iterator[tuple[Labels, Any]]:
     """
     Find the addresses of remote milters, and how each does: what has them is a layer above us.
     """
+    one: Any
     for one in factory.milter_factories:
         tell = getattr(one, "remote_addresses", None)
         for state in () if tell is None else tell():
