@@ -23,7 +23,7 @@ _EMPTY = {
     "/opt": (),
     "/run": ("lock",),
     "/usr/local": ("bin", "sbin"),
-    "/var/lib": ("postfix",),
+    "/var/lib": ("logrotate", "postfix"),
     "/var/log": (),
     "/var/mail": (),
 }
