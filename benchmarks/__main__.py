@@ -131,7 +131,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     parser.add_argument(
-        "--result", type=Path, metavar="FILE", help="keep all figures there, for benchmarks.report"
+        "--result",
+        type=Path,
+        metavar="FILE",
+        help="keep the figures there, for benchmarks.report",
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write them there, too")
     options = parser.parse_args(arguments)
@@ -150,6 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pages = [machine(rounds)]
     print(pages[0], flush=True)
     recorded = Recorded(pages[0])
+    if options.result and options.result.exists():
+        # What is not measured now stays.
+        recorded = Recorded.load(options.result)
+        recorded.machine = pages[0]
     status = 0
     for name in options.only or SCENARIOS:
         comparison = Comparison(SCENARIOS[name])

@@ -31,7 +31,9 @@ CHARTED = {
     "headers": "200 header fields",
     "waiting": "5,000 connections that wait",
 }
-#: Milters that are no libraries: the floor of the reactor, and the limit for everybody.
+#: Without these there is no answer.
+NEEDED = ("reuse-unix", "small-unix")
+#: Milters that are not libraries: the floor of the reactor, and the limit for everybody.
 NOT_LIBRARIES = frozenset({"raw Twisted", "raw C"})
 
 _MICROSECONDS = 1_000_000
@@ -151,7 +153,7 @@ class Recorded:
         results = self.results["reuse-unix"]
         theirs, ours = (typical(results[name], "cpu") for name in ("pymilter", "yatxmilter"))
         return (
-            "| CPU for a small message ([measured](docs/performance.md)) |"
+            "| CPU for a small message, 50 on each connection ([measured](docs/performance.md)) |"
             f" {theirs:,.0f} µs | {ours:,.0f} µs |"
         )
 
@@ -172,12 +174,15 @@ def render(recorded: Recorded, manual: Path, readme: Path) -> None:
     """
     Bring the pages up to date.
     """
+    missing = [name for name in NEEDED if name not in recorded.results]
+    if missing:
+        raise ValueError(f"the result file has no {', '.join(missing)}: measure it, too")
     page = manual.read_text(encoding="utf-8")
     page = between(page, "answer", recorded.answer())
     page = between(page, "summary", recorded.summary())
     manual.write_text(between(page, "tables", recorded.tables()), encoding="utf-8")
     text, count = re.subn(
-        r"^\| CPU for a small message .*$",
+        r"^\| CPU for a small message.*$",
         lambda match: recorded.speed_row(),
         readme.read_text(encoding="utf-8"),
         flags=re.MULTILINE,

@@ -55,7 +55,7 @@ nitpick_ignore = [
 ]
 
 # What is private has no page: a type with an underscore in its path is for the library's own use.
-nitpick_ignore_regex = [("py:.*", r".*\._.*")]
+nitpick_ignore_regex = [("py:.*", r"(.*\.|~)?_.*")]
 
 # Two classes are called Reply; an annotation does not say of which package it is.
 suppress_warnings = ["ref.python"]
@@ -105,17 +105,21 @@ intersphinx_mapping = {
 
 def name_interface(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     """
-    Give the interfaces of Twisted in signatures their names: Sphinx knows classes only, and prints
+    Give interfaces in signatures their names: Sphinx knows classes only, and prints
     ``<InterfaceClass twisted.internet.interfaces.IAddress>``.
     """
     match = re.fullmatch(r"(?:<InterfaceClass [\w.]+\.)?(I[A-Z]\w+)>?", node["reftarget"])
     if match:
+        # Ours are shown as they are written, and have no entry to link to.
+        ours = match[1].startswith("IMilter")
         node["reftarget"] = f"twisted.internet.interfaces.{match[1]}"
         if isinstance(content, Text):
             # A return type: nothing is around it in which it could be replaced.
-            return missing_reference(app, env, node, Text(match[1]))
+            text = Text(match[1])
+            return text if ours else missing_reference(app, env, node, text)
         for text in list(content.findall(type(content[0]))):
             text.parent.replace(text, type(text)(match[1]))
+        return content if ours else None
     return None
 
 

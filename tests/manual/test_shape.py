@@ -130,6 +130,15 @@ class GeneratedTests(SynchronousTestCase):
         Recorded.load(RESULT).save(copy)
         self.assertEqual(copy.read_text("utf-8"), RESULT.read_text("utf-8"))
 
+    def test_too_little(self) -> None:
+        """
+        A result file without the scenarios of the answer is refused.
+        """
+        recorded = Recorded.load(RESULT)
+        del recorded.results["reuse-unix"]
+        with self.assertRaisesRegex(ValueError, "reuse-unix"):
+            render(recorded, DOCS / "performance.md", ROOT / "README.md")
+
     def test_page_without_marks(self) -> None:
         """
         A page without the place for the figures is refused, and so is a README without the row.
