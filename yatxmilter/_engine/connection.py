@@ -167,7 +167,8 @@ class Conversation(Session):
             return self._put_aside(data)
         splitter, position, whole = self.splitter, 0, False
         if splitter.buffer or splitter.missing:
-            splitter.feed(data)
+            if data:
+                splitter.feed(data)
             data = b""
         self._running = self._begun = True
         try:
