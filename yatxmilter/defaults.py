@@ -19,6 +19,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.callback_names import check_callback_names
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
+from yatxmilter._engine.member import Member
 from yatxmilter._engine.on_error import OnError, on_error_option
 from yatxmilter._engine.shadow_statistics import Shadow, shadow_option
 from yatxmilter._options import (
@@ -77,7 +78,7 @@ class Milter:
 
     factory: Any = None
     protocol: Any = None
-    _context: Context | None = None
+    _member: Member | None = None
     _named: ClassVar[bool] = False
 
     def __init__(self, factory: Any, protocol: Any) -> None:
@@ -207,9 +208,10 @@ class Milter:
     # ---- functions
 
     def _ctx(self) -> Context:
-        if self._context is None:
+        member = self._member
+        if member is None:
             raise WrongStage(f"{self.xxfi_name} is not on a connection (addMilter puts it there)")
-        return self._context
+        return member.context
 
     def smfi_getsymval(self, symname: str | bytes) -> str | None:
         """

@@ -672,10 +672,10 @@ class QuitTests(ConversationTestCase):
         """
         conversation = started(full())
 
-        def lost(_: Failure) -> None:
+        def lost(*_: object) -> None:
             raise RuntimeError("bug of ours")
 
-        conversation.protocol._conversation.lost = lost
+        self.patch(type(conversation.protocol._conversation), "lost", lost)
         conversation.transport.connected = False
         with self.assertRaises(RuntimeError):
             conversation.protocol.connectionLost(Failure(CancelledError()))

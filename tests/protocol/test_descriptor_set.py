@@ -620,14 +620,15 @@ class _OptionTests(PathCase):
         """
         self.serve()
         mta, protocol = await self.mta()
-        received = protocol._conversation.receive
+        engine = type(protocol._conversation)
+        received = engine.receive
 
-        def lost(data: bytes) -> Any:
-            result = received(data)
+        def lost(conversation: Any, data: bytes = b"") -> Any:
+            result = received(conversation, data)
             protocol.transport.connectionLost(Failure(ConnectionLost()))
             return result
 
-        protocol._conversation.receive = lost
+        self.patch(engine, "receive", lost)
         mta.send(macros("M", b"i", b"queue"))
         await self.gone()
         self.assertEqual(self.flushLoggedErrors(), [])

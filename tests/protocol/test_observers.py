@@ -646,7 +646,7 @@ class FactoryTests(SynchronousTestCase):
 
         for observers in ([], [recorder("message_ended")]):
             Server(MilterFactory(Watching), *observers).talk()
-        self.assertEqual(callers, ["step", "step"])
+        self.assertEqual(callers, ["handle", "handle"])
 
 
 class KindTests(SynchronousTestCase):

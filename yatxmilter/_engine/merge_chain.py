@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Coroutine, Generator, Iterable, Iterator
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -25,8 +25,9 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.chain_edits import ChainEdits
+from yatxmilter._engine.command_order import Callees, Handler, Plan, empty
 from yatxmilter._engine.member import Callback, Member
-from yatxmilter._engine.merge import Callees, Merge
+from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending, run_coroutine
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
 from yatxmilter._mail.body_spool import BodySpool
@@ -48,6 +49,9 @@ from yatxmilter._wire.macros import RecipientMissed, mta_flavour
 from yatxmilter._wire.negotiation import data_size
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.errors import LimitExceeded
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
 
 __all__ = ["Chain"]
 
@@ -194,8 +198,8 @@ class Chain(Merge):
     # How the MTA is told from its fellow.
     symbols = MappingProxyType({c.SMFIM_CONNECT: b"v"})
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
         self._message: _Message | None = None
         # The milters that an MTA would have told of the open message by now, were each a filter of
         # its own, and for each command those that it would tell.
@@ -220,7 +224,6 @@ class Chain(Merge):
         """
         Work out what is called for which command.
         """
-        super().compile(steps, skip_offered=skip_offered)
         self._leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
         self._shows_refused = bool(steps & c.SMFIP_RCPT_REJ)
         self._sizes = {m: data_size(m.request.steps) for m in self._members}
@@ -231,13 +234,25 @@ class Chain(Merge):
             for command in ALL_COMMANDS
         ]
 
+    @classmethod
+    def handler(cls, command: Command, plan: Plan, *, answered: bool) -> Handler:
+        """
+        Make what is done for a command.
+        """
+
+        def handle(session: Session, payload: bytes) -> None:
+            if command.needs_payload and not payload:
+                raise empty(command)
+            session.payload = payload
+            session.merge.step(command)
+
+        return handle
+
     def step(self, command: Command) -> None:
         """
         Send a command down the chain, or take in a piece of the content.
         """
-        if self._kept is not None and command is not UNKNOWN_ROW:
-            self._give_kept(self._kept, command)
-        elif command in _CONTENT:
+        if command in _CONTENT:
             self._take(command)
         elif command is EOM_ROW:
             self._start(command, self._content())

@@ -22,7 +22,7 @@ from yatxmilter._describing import described, text_of
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
-from yatxmilter._engine.member import wanted_callbacks
+from yatxmilter._engine.member import shape_of
 from yatxmilter._engine.observing import Audience
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._engine.shadow_statistics import on_error_for_missing
@@ -93,9 +93,9 @@ class MilterProtocol(TransportLine):
         """
         if not IMilter.providedBy(milter):
             raise TypeError(f"{described(milter)} does not provide IMilter")
-        member = self._conversation.add(milter, wanted_callbacks(milter, Milter))
+        member = self._conversation.add(milter, shape_of(milter, Milter))
         if isinstance(milter, Milter):
-            milter._context = member.context
+            milter._member = member
 
     @property
     def milters(self) -> list[Any]:

@@ -51,8 +51,6 @@ _OPTIONAL: Final = c.SMFIP_NODATA | c.SMFIP_NOUNKNOWN
 # How many PROGRESS of one message are passed on as they come, and the seconds between the others.
 _PROGRESS_BURST: Final = 100
 _PROGRESS_PAUSE: Final = 1.0
-# Where a packet has its letter.
-_LETTER: Final = c.MILTER_LEN_BYTES
 _CANCELLED: Final = (CancelledError, ConnectingCancelledError)
 
 
@@ -206,9 +204,7 @@ class RemoteMilter(Milter):
             return self._answer(end.response)
         # What it did before it failed stands where mail passes, or a sender who makes it fail gets
         # rid of its marks. Of a body there may be but a part, and that is worse than the old one.
-        context = self._ctx()
-        edits = context.take_edits()
-        context.outbox = [one for one in edits if one[_LETTER] != c.SMFIR_REPLBODY]
+        self._ctx().drop_body()
         return end
 
     def xxfi_abort(self) -> None:
