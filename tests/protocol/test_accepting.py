@@ -460,14 +460,13 @@ class _ErrorTests(_Case):
         An error while a connection begins is logged; it is closed, and does not count.
         """
         self.serve(full(mta_close=None))
-        build = self.factory.buildProtocol
+        made = self.factory.connection_made
 
-        def failing(addr: Any) -> Any:
-            protocol = build(addr)
-            protocol._conversation.connected = lambda peer, number: 1 // 0
-            return protocol
+        def failing(protocol: Any, peer: object) -> None:
+            made(protocol, peer)
+            raise ZeroDivisionError
 
-        self.factory.buildProtocol = failing  # type: ignore[method-assign]
+        self.factory.connection_made = failing  # type: ignore[method-assign]
         await self.refused()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
         self.assertEqual((self.factory.connections, self.factory.admission.count), (set(), 0))
