@@ -127,6 +127,9 @@ def _adopting(base: Any) -> Any:
             self.patch(_Adopted, "sets", {})
             for module, server in ((tcp, _TCPServer), (unix, _UNIXServer)):
                 self.patch(module.Port, "transport", server)
+            # Else each collection looks at all that the other tests have imported.
+            gc.freeze()
+            self.addCleanup(gc.unfreeze)
             self.addCleanup(self._check_adopted)
             return super().setUp()
 

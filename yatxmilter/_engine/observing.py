@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
 from yatxmilter._describing import type_name
+from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._engine.return_codes import word_of
 from yatxmilter._wire.commands import (
     ACTIONS,
@@ -277,8 +277,7 @@ class Watch:
         :param start: When it was called.
         """
         over = partial(self.answered, label, command, start)
-        if isinstance(result, CoroutineType):
-            return _awaited(result, over)
+        result = outcome_of(result)
         return result.addBoth(over) if isinstance(result, Deferred) else over(result)
 
     def answered(self, label: str, command: Command, start: float, result: object) -> object:
@@ -328,17 +327,6 @@ class Watch:
         function = getattr(self.audience, event)
         if function is not None:
             function(self.connection, *details)
-
-
-async def _awaited(
-    coroutine: CoroutineType[Any, Any, object], over: Callable[[object], object]
-) -> object:
-    try:
-        result = await coroutine
-    except BaseException:
-        over(Failure())
-        raise
-    return result.addBoth(over) if isinstance(result, Deferred) else over(result)
 
 
 def _kind_of(failure: Failure) -> str:
