@@ -230,7 +230,7 @@ class Plan:
 
     def _observed(self, command: Command, handler: Handler) -> Handler:
         seen = self.observed and command.callback
-        return partial(_observe, command, handler) if seen else handler
+        return _observe(command, handler) if seen else handler
 
 
 _compiled: Final = lru_cache(maxsize=256)(Plan)
@@ -370,10 +370,19 @@ def _give_kept(command: Command, session: Session, payload: bytes) -> None:
     session.merge.give_kept(command)
 
 
-def _observe(command: Command, handler: Handler, session: Session, payload: bytes) -> None:
-    session.begin_command(command)
-    handler(session, payload)
-    session.end_command(command)
+def _observe(command: Command, handler: Handler) -> Handler:
+    in_message = command.in_message
+
+    def observe(session: Session, payload: bytes) -> None:
+        if in_message and session.untold:
+            # In the middle of a message; of its commands nothing is told but what they call.
+            handler(session, payload)
+            if session.message is None:
+                session.tell_end()
+        else:
+            session.observe(command, handler, payload)
+
+    return observe
 
 
 def _negotiate(session: Session, payload: bytes) -> None:

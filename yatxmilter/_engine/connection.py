@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter._engine.command_order import Plan
+from yatxmilter._engine.command_order import Handler, Plan
 from yatxmilter._engine.conditional_member import member_of
 from yatxmilter._engine.member import Member, Shape
 from yatxmilter._engine.merge import Kept, Merge
@@ -29,7 +29,7 @@ from yatxmilter._engine.merge_strictest import Strictest
 from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import Fallback
 from yatxmilter._engine.pending import Pending
-from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
+from yatxmilter._engine.return_codes import response
 from yatxmilter._engine.session import Session
 from yatxmilter._engine.shadow import Shadows
 from yatxmilter._escaping import printable
@@ -544,42 +544,41 @@ class ObservedConversation(Conversation):
     It is chosen when the connection is made, so that others have nothing of this on their way.
     """
 
-    __slots__ = ("_message_told", "_quiet", "_told_of")
+    __slots__ = ("_message_told", "_quiet", "_told_of", "untold")
 
     watch: Watch
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         # Whether observers know that a message is open, and how much they know of the output.
-        self._message_told = False
+        self._message_told = self.untold = False
         self._told_of = 0
-        # Whether nobody needs to be told of each answer.
-        self.send = self._observed_send
+        # Whether nobody needs to be told of each answer: only of those that end a message.
         self._quiet = self.watch.audience.answer_sent is None
-
-    def receive(self, data: bytes = b"") -> bool:
-        """
-        Take in bytes from the MTA, and tell how many.
-        """
-        self.watch.received += len(data)
-        if data and self.watch.audience.bytes_received is not None:
-            self.watch.tell("bytes_received", len(data))
-        return super().receive(data)
+        if not self._quiet:
+            self.send = self._observed_send
 
     def _observed_send(self, out: list[bytes]) -> None:
-        watch = self.watch
-        if len(out) == 1 and out[0] is CONTINUE_PACKET and self._quiet:
-            # The usual answer.
-            watch.last = "continue"
-            size = 5
-        else:
-            self._tell_output()
-            size = sum(map(len, out))
+        self._tell_output()
         self._told_of = 0
-        watch.sent += size
-        if watch.audience.bytes_sent is not None:
-            watch.tell("bytes_sent", size)
+        if self._quiet:
+            # The next answer need not be told.
+            self.send = self._line.send_packets
         self._line.send_packets(out)
+
+    def tell_end(self) -> None:
+        """
+        Tell of the end of a message.
+        """
+        self._tell_done()
+
+    def observe(self, command: Command, handler: Handler, payload: bytes) -> None:
+        """
+        Handle a command, and tell of it.
+        """
+        self.begin_command(command)
+        handler(self, payload)
+        self.end_command(command)
 
     def begin_command(self, command: Command) -> None:
         """
@@ -588,6 +587,7 @@ class ObservedConversation(Conversation):
         self.watch.stage = command.callback
         if command.in_message and not self._message_told:
             self._message_told = True
+            self.untold = self._quiet
             self.watch.tell("message_began")
 
     def end_command(self, command: Command) -> None:
@@ -624,7 +624,7 @@ class ObservedConversation(Conversation):
     def _tell_done(self, outcome: str | None = None) -> None:
         self._tell_output()
         if self._message_told and not self.in_message:
-            self._message_told = False
+            self._message_told = self.untold = False
             self.watch.tell("message_ended", outcome or self.watch.last)
 
     def _tell_output(self) -> None:
@@ -632,3 +632,5 @@ class ObservedConversation(Conversation):
             for packet in self.out[self._told_of :]:
                 self.watch.output(packet)
             self._told_of = len(self.out)
+            # When they are sent they have been told.
+            self.send = self._observed_send

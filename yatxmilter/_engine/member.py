@@ -21,6 +21,7 @@ from yatxmilter._engine.decorators import Marks, read_marks
 from yatxmilter._engine.on_error import on_error_option
 from yatxmilter._options import CALLBACK_TIMEOUT, seconds_option
 from yatxmilter._wire.commands import (
+    ALL_COMMANDS,
     BODY_ROW,
     CALLBACK_STEPS,
     HEADER_ROW,
@@ -150,6 +151,28 @@ def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
         elif command.callback in silent:
             steps |= command.nr
     return steps
+
+
+class _Told(dict[int, "Callback"]):
+    """
+    A milter's callbacks with what observers are told of them, by `Command.index`; each is made when
+    it is needed.
+    """
+
+    __slots__ = ("_member",)
+
+    def __init__(self, member: Member) -> None:
+        super().__init__()
+        self._member = member
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __missing__(self, index: int) -> Callback:
+        callback = self._member.callback(ALL_COMMANDS[index].callback)
+        assert callback is not None
+        self[index] = callback
+        return callback
 
 
 class Member:
@@ -366,8 +389,12 @@ class Member:
         :return: The commands that it is called for, as a mask of `Command.bit`.
         """
         added = steps & ~self.request.steps
-        adapts = added & _SEEN_BY_ALL or self._session.watch is not None
-        self.adapted = self._adapt(added, macros) if adapts else _AS_THEY_ARE
+        if added & _SEEN_BY_ALL:
+            self.adapted = self._adapt(added, macros)
+        elif self._session.watch is not None:
+            self.adapted = _Told(self)
+        else:
+            self.adapted = _AS_THEY_ARE
         return _mask(self.wanted, self.request.steps)
 
     def _adapt(self, added: int, macros: MacroStore) -> dict[int, Callback]:

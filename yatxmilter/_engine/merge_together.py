@@ -50,8 +50,8 @@ class Together(Merge):
             return _ask_nobody(command, answered=answered)
         if command is EOM_ROW:
             return _ask_at_end(adapted=plan.adapted[0])
-        if command is HEADER_ROW and not plan.adapted[0]:
-            return _ask_about_field(answered=answered)
+        if command is HEADER_ROW:
+            return _ask_about_field(adapted=plan.adapted[0], answered=answered)
         return _ask_one(command, adapted=plan.adapted[0], answered=answered)
 
     # ---- what is not the usual answer
@@ -183,7 +183,7 @@ def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
     return handle
 
 
-def _ask_about_field(*, answered: bool) -> Handler:
+def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
     """
     Show a header field to a lone milter; there are more of them than of all other commands.
     """
@@ -198,7 +198,10 @@ def _ask_about_field(*, answered: bool) -> Handler:
             name, value = decode_header(payload)
         member = session.members[0]
         try:
-            result = member.milter.xxfi_header(name, value)
+            if adapted:
+                result = member.adapted[HEADER_ROW.index](name, value)
+            else:
+                result = member.milter.xxfi_header(name, value)
         except BaseException:
             result = Failure()
         if not (result is None or result is SMFIS_CONTINUE):

@@ -70,7 +70,8 @@ class Audience:
 
     Nearly all that is told is that a callback has answered with a continue. An observer that only
     counts may have a method ``usual_answers(milter, stage)``, which gives a function: it is called
-    with the seconds of each such answer, and ``callback_answered`` is not called for it then.
+    with the seconds of each such answer, and ``callback_answered`` is not called for it then. It
+    must not raise.
 
     :param base: The class whose methods do nothing, so that they need not be called.
     :ivar observers: They, in the order in which they are told.
@@ -160,6 +161,7 @@ class Audience:
         if called is None and not self.answer_listeners:
             return None
         usual = self._usual_teller(label, command)
+        count = self._only_counter(label, name)
 
         def call(watch: Watch, milter: object, *arguments: object) -> object:
             if called is not None:
@@ -172,38 +174,43 @@ class Audience:
             except BaseException:
                 watch.answered(label, command, start, Failure())
                 raise
-            usual(watch, seconds() - start)
+            if count is not None:
+                # `usual`, without two calls.
+                count(seconds() - start)
+            else:
+                usual(watch, seconds() - start)
             return result
 
         return call
 
-    def _usual_teller(self, label: str, command: Command) -> Callable[[Watch, float], object]:
+    def _only_counter(self, label: str, name: str) -> Callable[[float], object] | None:
+        """
+        Give what counts usual answers, where that is all that is to be done.
+        """
+        if len(self.answer_listeners) != 1:
+            return None
+        return _counter(self.answer_listeners[0][0], label, name)
+
+    def _usual_teller(self, label: str, command: Command) -> Callable[[Watch, float], None]:
         """
         Make the function that tells of a callback which has answered as most do.
         """
         name, word = command.callback, "continue" if command.codes else "done"
-        counts: list[Callable[[float], object]] = []
-        told = []
-        for observer, method in self.answer_listeners:
-            count_of = getattr(observer, "usual_answers", None)
-            count = None if count_of is None else count_of(label, name)
-            if count is None:
-                told.append((observer, method))
-            else:
-                counts.append(count)
+        listeners = [
+            (observer, method, _counter(observer, label, name))
+            for observer, method in self.answer_listeners
+        ]
 
         def tell(watch: Watch, taken: float) -> None:
-            for count in counts:
-                count(taken)
-            for observer, method in told:
+            for observer, method, count in listeners:
                 try:
-                    method(watch.connection, label, name, word, taken)
+                    if count is None:
+                        method(watch.connection, label, name, word, taken)
+                    else:
+                        count(taken)
                 except BaseException:
                     self.log_failure(observer, "callback_answered")
 
-        if len(counts) == 1 and not told:
-            (only,) = counts
-            return lambda watch, taken: only(taken)
         return tell
 
     def log_failure(self, observer: object, event: str) -> None:
@@ -219,6 +226,14 @@ class Audience:
                 observer=type_name(observer),
                 event=event,
             )
+
+
+def _counter(observer: Any, label: str, name: str) -> Callable[[float], object] | None:
+    """
+    Give what an observer has for usual answers of a callback, if it has something.
+    """
+    count_of = getattr(observer, "usual_answers", None)
+    return None if count_of is None else cast("Callable[[float], object]", count_of(label, name))
 
 
 class Watch:

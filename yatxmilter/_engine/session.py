@@ -363,14 +363,17 @@ class Session:
                 self.caller.notify(self.members, command, *arguments)
                 return
 
-    def begin_command(self, command: Command) -> None:
+    #: Whether a message is open of whose commands observers are told nothing, but for its end.
+    untold = False
+
+    def tell_end(self) -> None:
         """
-        Take note that a command is about to be handled; only where there are observers.
+        Tell observers that a message has ended; called only where there are observers.
         """
 
-    def end_command(self, command: Command) -> None:
+    def observe(self, command: Command, handler: Handler, payload: bytes) -> None:
         """
-        Tell observers what has become of a command.
+        Handle a command, and tell observers of it; called only where there are observers.
         """
 
     def drop(self, dropped: str) -> None:

@@ -178,6 +178,11 @@ class TransportLine(Protocol):
         """
         conversation = self._conversation
         self._sent = False
+        watch = self._watch
+        if watch is not None:
+            watch.received += len(data)
+            if watch.audience.bytes_received is not None:
+                watch.tell("bytes_received", len(data))
         if conversation.receive(data):
             self.moved = self._seconds()
             if self._may_hurry and not self._sent:
@@ -378,6 +383,11 @@ class TransportLine(Protocol):
             data = b"".join(packets)
             packets.clear()
         self._sent = True
+        watch = self._watch
+        if watch is not None:
+            watch.sent += len(data)
+            if watch.audience.bytes_sent is not None:
+                watch.tell("bytes_sent", len(data))
         if len(data) > _PIECE or self._unsent is not None:
             whole = memoryview(data)
             pieces = [whole[place : place + _PIECE] for place in range(0, len(data), _PIECE)]
