@@ -206,6 +206,10 @@ class _Reader:
         return known[0] if known else ""
 
     def _times(self, name: str, text: str) -> dict[str, float]:
+        """
+        Read the ``T=`` of a milter: the seconds of each time-out, Sendmail's own where it says
+        none.
+        """
         times = dict(_TIMES)
         if not text.strip():
             return times
