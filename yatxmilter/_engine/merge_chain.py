@@ -33,7 +33,7 @@ from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
 from yatxmilter._mail.body_spool import BodySpool
 from yatxmilter._mail.bounds import Limits
 from yatxmilter._mail.header_models import HeaderModel, header_model
-from yatxmilter._wire.actions import Quarantine, ReplaceBody, read_edit
+from yatxmilter._wire.actions import OfHeader, Quarantine, ReplaceBody, read_edit
 from yatxmilter._wire.commands import (
     ALL_COMMANDS,
     BODY_ROW,
@@ -162,8 +162,8 @@ class _Message:
             if isinstance(edit, ReplaceBody):
                 body.append(packet)
                 continue
-            if self.header is not None:
-                yield from self.header.prepare(edit)
+            if self.header is not None and isinstance(edit, OfHeader):
+                yield from self.header.prepare()
             self._edits.add(edit, packet, self.header)
             if self.header is not None:
                 self.header.apply(edit)
