@@ -579,12 +579,25 @@ class PieceTests(SynchronousTestCase):
             for count, expected in ((30, 0), (20_000, 20)):
                 fields = [f"{'ab'[number % 2]}: {number}" for number in range(count)]
                 one, other = model(flavour, *fields), model(flavour, *fields)
-                self.assertEqual(sum(1 for _ in one.prepare()), expected)
+                self.assertEqual(sum(1 for _ in one.prepare(self.EDITS[0])), expected)
                 for edit in self.EDITS:
-                    self.assertEqual(list(one.prepare()), [])
+                    self.assertEqual(list(one.prepare(edit)), [])
                     one.apply(edit)
                     other.apply(edit)
                 self.assertEqual(one.state(), other.state())
+
+    def test_added_at_the_end(self) -> None:
+        """
+        Postfix adds a field at the end, which takes no index, before another edit and after it.
+        """
+        header = model("postfix", *(f"a: {number}" for number in range(2_000)))
+        edits = AddHeader("b", "x"), ChangeHeader(1, "b", "y"), AddHeader("b", "z")
+        pieces = []
+        for edit in edits:
+            pieces.append(sum(1 for _ in header.prepare(edit)))
+            header.apply(edit)
+        self.assertEqual(pieces, [0, 2, 0])
+        self.assertTrue(shown(header).endswith("|a:1999|b:y|b:z"))
 
     def test_given_up(self) -> None:
         """
@@ -595,7 +608,7 @@ class PieceTests(SynchronousTestCase):
                 fields = [f"a: {number}" for number in range(2_000)]
                 one, other = model(flavour, *fields), model(flavour, *fields)
                 edit = ChangeHeader(1_999, "a", "x")
-                for _ in zip(range(begun), one.prepare(), strict=False):
+                for _ in zip(range(begun), one.prepare(edit), strict=False):
                     pass
                 one.receive("a", "late")
                 other.receive("a", "late")

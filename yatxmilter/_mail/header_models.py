@@ -13,6 +13,7 @@ edit looks at a few hundred of them at most, however many there are.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -23,12 +24,18 @@ from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter._wire.payloads import from_text, to_text
 
-__all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
+__all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "Snapshot", "header_model"]
 
 _Model = TypeVar("_Model", bound="HeaderModel")
 
+#: The slots of a header at one time: name, value, origin, and whether they are shown.
+Snapshot = list[tuple[bytes, "bytes | None", "int | None", bool]]
+
 # Indexing so many fields is a piece of work: it takes less than a millisecond.
 _PIECE: Final = 1000
+
+# A value so short is shown whole by both MTAs.
+_SHORT: Final = 1000
 
 #: An index beyond any count.
 _FAR: Final = 0x7FFFFFFF
@@ -61,22 +68,30 @@ class Slot:
     :ivar origin: Its number in the header as it came; ``None`` for one that a filter made.
     :ivar value: The raw value; ``None`` when there is none any more.
     :ivar shown: Whether filters see it and count it.
+    :ivar given: Name and value as filters are shown them, if that is known, and for which raw value
+        it is (``given_for``).
+    :ivar block: For `Ordered`: where it is among all, and (``block_of_name``) among those of its
+        name.
     """
 
-    # The last two are for `Ordered`: where the slot is among all, and among those of its name.
-    __slots__ = ("name", "origin", "shown", "value", "block", "block_of_name")
+    __slots__ = (
+        "block",
+        "block_of_name",
+        "given",
+        "given_for",
+        "name",
+        "origin",
+        "shown",
+        "value",
+    )
 
     def __init__(self, name: bytes, value: bytes | None, origin: int | None, shown: bool) -> None:
         self.name = name
         self.value = value
         self.origin = origin
         self.shown = shown
-
-    def copy(self) -> Slot:
-        """
-        Give another one like it.
-        """
-        return Slot(self.name, self.value, self.origin, self.shown)
+        self.given: tuple[str, str] | None = None
+        self.given_for: bytes | None = None
 
     def is_named(self, name: bytes) -> bool:
         """
@@ -126,9 +141,11 @@ class _Index:
         """
         self.all.insert(new, following)
         named = self.named(new.name)
-        place = self.all.place
-        here = place(new)
-        behind = None if following is None else named.first(lambda slot: place(slot) > here)
+        behind = None
+        if following is not None:
+            place = self.all.place
+            here = place(new)
+            behind = named.first(lambda slot: place(slot) > here)
         named.insert(new, behind)
 
     def show(self, slot: Slot, shown: bool) -> None:
@@ -165,6 +182,8 @@ class HeaderModel(ABC):
     top = 0
     #: Whether the MTA counts differently once another filter has begun.
     counts_by_filter = False
+    #: Whether ADDHEADER needs to find no field.
+    adds_at_end = False
     #: So many octets of a field, its name included, are shown to filters.
     longest_shown: int | None = None
 
@@ -190,16 +209,18 @@ class HeaderModel(ABC):
         self._index = None
 
     def _indexed(self) -> _Index:
-        for _ in self.prepare():
-            pass
-        assert self._index is not None
+        if self._index is None:
+            for _ in self.prepare():
+                pass
+            assert self._index is not None
         return self._index
 
-    def prepare(self) -> Iterator[None]:
+    def prepare(self, edit: Edit | None = None) -> Iterator[None]:
         """
-        Do in pieces what the first edit would else do at once: it takes long for very many fields.
+        Do in pieces what an edit would else do at once: the first one that has to find a field
+        takes long when there are very many.
         """
-        if self._index is None:
+        if self._index is None and not (self.adds_at_end and isinstance(edit, AddHeader)):
             index = _Index()
             yield from index.fill(self.slots)
             self._index = index
@@ -210,12 +231,18 @@ class HeaderModel(ABC):
         self._indexed().insert(new, following)
         self._slots = None
 
-    def copy(self: _Model) -> _Model:
+    def snapshot(self) -> Snapshot:
         """
-        Give another one in the same state.
+        Give the state as it is now, to make a copy of it later if one is needed.
+        """
+        return [(slot.name, slot.value, slot.origin, slot.shown) for slot in self.slots]
+
+    def copy(self: _Model, snapshot: Snapshot | None = None) -> _Model:
+        """
+        Give another one in the same state, or in an earlier one.
         """
         twin = type(self)(leading_space=self.leading_space)
-        twin.slots = [slot.copy() for slot in self.slots]
+        twin.slots = [Slot(*parts) for parts in snapshot or self.snapshot()]
         twin.filters = self.filters
         return twin
 
@@ -223,7 +250,12 @@ class HeaderModel(ABC):
         """
         Take a field as the MTA shows it to the first filter.
         """
-        self.receive_field(Field(from_text(name), self._raw(value)))
+        raw = self._raw(value)
+        self.receive_field(Field(from_text(name), raw))
+        if len(raw) < _SHORT and b"\n" not in raw:
+            # It is shown to the other filters just so.
+            slot = self.slots[-1]
+            slot.given, slot.given_for = (name, value), raw
 
     def receive_field(self, field: Field) -> None:
         """
@@ -234,10 +266,11 @@ class HeaderModel(ABC):
         self._index = None
 
     def _raw(self, value: str) -> bytes:
-        first, *rest = from_text(value).split(b"\n")
-        # A line that does not start with a blank would be a field of its own: MTAs fold it.
-        folded = [line if line[:1] in (b" ", b"\t") else b"\t" + line for line in rest]
-        return (b"" if self.leading_space else b" ") + b"\n".join([first, *folded])
+        raw = from_text(value)
+        if b"\n" in raw:
+            # A line that does not start with a blank would be a field of its own: MTAs fold it.
+            raw = re.sub(rb"\n(?![ \t])", b"\n\t", raw)
+        return raw if self.leading_space else b" " + raw
 
     def _given(self, raw: bytes) -> str:
         return to_text(raw if self.leading_space else raw[1:])
@@ -325,13 +358,19 @@ class HeaderModel(ABC):
         """
         # One after the other: to make a list of very many takes a while.
         for slot in self.slots:
-            if not slot.shown or slot.value is None:
+            value = slot.value
+            if value is None or not slot.shown:
                 continue
-            field = Field(slot.name, slot.value)
-            if self.longest_shown is not None:
-                field = _cut(field, self.longest_shown)
-            value = field.value if self.leading_space else field.bare_value()
-            yield to_text(field.name), to_text(value)
+            if slot.given is None or slot.given_for is not value:
+                # Each filter is shown the same until the field is changed.
+                slot.given, slot.given_for = self._shown(Field(slot.name, value)), value
+            yield slot.given
+
+    def _shown(self, field: Field) -> tuple[str, str]:
+        if self.longest_shown is not None:
+            field = _cut(field, self.longest_shown)
+        value = field.value if self.leading_space else field.bare_value()
+        return to_text(field.name), to_text(value)
 
     def state(self) -> list[tuple[int | None, bytes, bytes | None]]:
         """
@@ -356,13 +395,17 @@ class PostfixHeader(HeaderModel):
     """
 
     longest_shown = 60_000
+    adds_at_end = True
 
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
         self.slots = [Slot(b"Received", _SECRET, 0, False)]
 
     def _add(self, new: Slot) -> None:
-        self._insert_slot(new, None)
+        if self._index is None:
+            self.slots.append(new)
+        else:
+            self._insert_slot(new, None)
 
     def _insert(self, index: int, new: Slot) -> None:
         self._insert_slot(new, self._indexed().all.at(index))
@@ -427,11 +470,11 @@ class SendmailHeader(HeaderModel):
                 if slot.value is None:
                     self._indexed().show(slot, False)
 
-    def copy(self) -> SendmailHeader:
+    def copy(self, snapshot: Snapshot | None = None) -> SendmailHeader:
         """
-        Give another one in the same state.
+        Give another one in the same state, or in an earlier one.
         """
-        twin = super().copy()
+        twin = super().copy(snapshot)
         twin._deleted = [slot for slot in twin.slots if slot.shown and slot.value is None]
         return twin
 

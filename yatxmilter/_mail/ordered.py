@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 __all__ = ["LARGEST", "Block", "Ordered"]
 
@@ -69,17 +69,35 @@ class _Sums:
 
     def find(self, index: int) -> tuple[int, int]:
         """
-        Give the place at which the sum gets beyond an index, and by how much the sum before is
-        below the index.
+        Give the place at which the sum gets beyond an index, or the last; and by how much the sum
+        before is below the index.
         """
         tree = self._tree
         place, step = 0, self._highest
         while step:
-            if place + step < len(tree) and tree[place + step] <= index:
+            # Not beyond the last.
+            if place + step < len(tree) - 1 and tree[place + step] <= index:
                 place += step
                 index -= tree[place]
             step >>= 1
         return place, index
+
+
+class _OfBlocks(NamedTuple):
+    """
+    Of each block, how many items it has, how many of them count, and how many do not.
+    """
+
+    sizes: _Sums
+    counted: _Sums
+    ignored: _Sums
+
+    def add(self, number: int, change: int, *, counts: bool) -> None:
+        """
+        Take note of items that are put into a block, or taken out.
+        """
+        self.sizes.add(number, change)
+        (self.counted if counts else self.ignored).add(number, change)
 
 
 class Ordered(Generic[T]):
@@ -92,40 +110,43 @@ class Ordered(Generic[T]):
         calls `recount`.
     """
 
-    __slots__ = ("_blocks", "_counted", "_counts", "_ignored", "_link", "_sizes")
+    __slots__ = ("_blocks", "_counts", "_link", "_sums")
 
     def __init__(self, items: list[T], link: str, counts: str) -> None:
         self._link = link
         self._counts: Callable[[T], bool] = attrgetter(counts)
+        # Of one block nothing need be summed up, and no item is asked for it.
+        self._sums: _OfBlocks | None = None
         if len(items) <= LARGEST:
             self._blocks = [self._block(items)]
-            self._number([])
         else:
             # Half full, so that not each of them is cut in two soon.
             half = LARGEST // 2
             parts = (items[start : start + half] for start in range(0, len(items), half))
             self._blocks = list(map(self._block, parts))
-            self._number(self._blocks)
+            self._sum_up(self._blocks)
 
     def _block(self, items: list[T]) -> Block[T]:
         return Block(items, sum(map(self._counts, items)))
 
-    def _number(self, linked: list[Block[T]]) -> None:
+    def _sum_up(self, linked: list[Block[T]]) -> None:
         """
-        Give the blocks their numbers, and the items of some of them their block.
+        Number and sum up the blocks, and let the items of some of them know their block.
         """
         blocks = self._blocks
         for number, block in enumerate(blocks):
             block.number = number
-        self._sizes = _Sums([len(block.items) for block in blocks])
-        self._counted = _Sums([block.counted for block in blocks])
-        self._ignored = _Sums([len(block.items) - block.counted for block in blocks])
+        self._sums = _OfBlocks(
+            _Sums([len(block.items) for block in blocks]),
+            _Sums([block.counted for block in blocks]),
+            _Sums([len(block.items) - block.counted for block in blocks]),
+        )
         for block in linked:
             for item in block.items:
                 setattr(item, self._link, block)
 
     def _block_of(self, item: T) -> Block[T]:
-        if len(self._blocks) == 1:
+        if self._sums is None:
             return self._blocks[0]
         found: Block[T] = getattr(item, self._link)
         return found
@@ -151,19 +172,22 @@ class Ordered(Generic[T]):
         """
         Give the item with that many before it; ``None`` when there are not so many.
         """
-        if index >= self._sizes.total:
-            return None
-        number, index = self._sizes.find(index)
-        return self._blocks[number].items[index]
+        number = 0
+        if self._sums is not None:
+            number, index = self._sums.sizes.find(index)
+        items = self._blocks[number].items
+        return items[index] if index < len(items) else None
 
     def counted(self, index: int) -> T | None:
         """
         Give the item that counts and has that many of its kind before it.
         """
-        if index >= self._counted.total:
-            return None
-        number, index = self._counted.find(index)
+        number = 0
+        if self._sums is not None:
+            number, index = self._sums.counted.find(index)
         block = self._blocks[number]
+        if index >= block.counted:
+            return None
         if block.counted == len(block.items):
             return block.items[index]
         return [item for item in block.items if self._counts(item)][index]
@@ -172,10 +196,14 @@ class Ordered(Generic[T]):
         """
         Give the first, or the last, of the items that do not count.
         """
-        if not self._ignored.total:
+        number = 0
+        if self._sums is not None:
+            ignored = self._sums.ignored
+            number, _ = ignored.find(ignored.total - 1 if last and ignored.total else 0)
+        block = self._blocks[number]
+        if block.counted == len(block.items):
             return None
-        number, index = self._ignored.find(self._ignored.total - 1 if last else 0)
-        return [item for item in self._blocks[number].items if not self._counts(item)][index]
+        return [item for item in block.items if not self._counts(item)][-1 if last else 0]
 
     def first(self, is_behind: Callable[[T], bool]) -> T | None:
         """
@@ -200,15 +228,9 @@ class Ordered(Generic[T]):
         block.counted += self._counts(item)
         if len(block.items) > LARGEST:
             self._cut(block)
-            return
-        if len(self._blocks) > 1:
+        elif self._sums is not None:
             setattr(item, self._link, block)
-        self._add_up(block, item, 1)
-
-    def _add_up(self, block: Block[T], item: T, change: int) -> None:
-        self._sizes.add(block.number, change)
-        kind = self._counted if self._counts(item) else self._ignored
-        kind.add(block.number, change)
+            self._sums.add(block.number, 1, counts=self._counts(item))
 
     def _cut(self, block: Block[T]) -> None:
         half = len(block.items) // 2
@@ -216,20 +238,23 @@ class Ordered(Generic[T]):
         del block.items[half:]
         block.counted -= new.counted
         self._blocks.insert(block.number + 1, new)
-        self._number([block, new])
+        self._sum_up([block, new])
 
     def remove(self, item: T) -> None:
         """
         Take an item out.
         """
         block = self._block_of(item)
+        counts = self._counts(item)
         block.items.remove(item)
-        block.counted -= self._counts(item)
-        if not block.items and len(self._blocks) > 1:
+        block.counted -= counts
+        if self._sums is None:
+            return
+        if block.items:
+            self._sums.add(block.number, -1, counts=counts)
+        elif len(self._blocks) > 1:
             del self._blocks[block.number]
-            self._number([])
-        else:
-            self._add_up(block, item, -1)
+            self._sum_up([])
 
     def recount(self, item: T) -> None:
         """
@@ -238,5 +263,6 @@ class Ordered(Generic[T]):
         block = self._block_of(item)
         change = 1 if self._counts(item) else -1
         block.counted += change
-        self._counted.add(block.number, change)
-        self._ignored.add(block.number, -change)
+        if self._sums is not None:
+            self._sums.counted.add(block.number, change)
+            self._sums.ignored.add(block.number, -change)
