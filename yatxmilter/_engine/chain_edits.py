@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from yatxmilter._mail.header_models import HeaderModel, Snapshot
+from yatxmilter._mail.pieces import done_at_once
 from yatxmilter._wire.actions import ChangeHeader, Edit, OfHeader, edit_packet
 
 __all__ = ["ChainEdits"]
@@ -69,13 +70,7 @@ class ChainEdits:
 
         :param header: The header as all the milters have left it.
         """
-        work = self.work(header)
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                packets: list[bytes] = done.value
-                return packets
+        return done_at_once(self.work(header))
 
     def work(self, header: HeaderModel | None) -> Generator[None, None, list[bytes]]:
         """

@@ -16,10 +16,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final, TypeVar
 
 from yatxmilter._mail.ordered import Ordered
+from yatxmilter._mail.pieces import PIECE, done_at_once
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter._wire.payloads import from_text, to_text
@@ -30,9 +31,6 @@ _Model = TypeVar("_Model", bound="HeaderModel")
 
 #: The slots of a header at one time: name, value, origin, and whether they are shown.
 Snapshot = list[tuple[bytes, "bytes | None", "int | None", bool]]
-
-# Indexing so many fields is a piece of work: it takes less than a millisecond.
-_PIECE: Final = 1000
 
 # A value so short is shown whole by both MTAs.
 _SHORT: Final = 1000
@@ -113,14 +111,14 @@ class _Index:
         self._unordered: dict[bytes, list[Slot]] = {}
         self._names: dict[bytes, Ordered[Slot]] = {}
 
-    def fill(self, slots: list[Slot]) -> Iterator[None]:
+    def fill(self, slots: list[Slot]) -> Generator[None, None, None]:
         """
         Index slots, in pieces of work.
         """
         names = self._unordered
         for number, slot in enumerate(slots, 1):
             names.setdefault(slot.name.lower(), []).append(slot)
-            if number % _PIECE == 0:
+            if number % PIECE == 0:
                 yield
         self.all = _ordered_by_place(slots)
 
@@ -210,12 +208,11 @@ class HeaderModel(ABC):
 
     def _indexed(self) -> _Index:
         if self._index is None:
-            for _ in self.prepare():
-                pass
+            done_at_once(self.prepare())
             assert self._index is not None
         return self._index
 
-    def prepare(self, edit: Edit | None = None) -> Iterator[None]:
+    def prepare(self, edit: Edit | None = None) -> Generator[None, None, None]:
         """
         Do in pieces what an edit would else do at once: the first one that has to find a field
         takes long when there are very many.
