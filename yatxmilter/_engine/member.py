@@ -314,7 +314,11 @@ class Member:
         """
         if not self.shape.common:
             return False
-        flags = getattr(self.milter, "xxfi_flags", None)
+        try:
+            flags = getattr(self.milter, "xxfi_flags", None)
+        except BaseException:
+            # It will be raised once more where that is seen to.
+            return False
         return flags if flags is None or type(flags) is int else False
 
     def agree(self, request: Request, agreement: Agreement) -> None:

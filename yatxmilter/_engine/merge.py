@@ -291,11 +291,12 @@ class Merge(ABC):
             message, are told by ``xxfi_abort``.
         """
         self._out.append(packet)
-        others = [m for m in self._in_message() if m not in done and m not in self._left]
         if ends_message(command, code):
+            others = self._others(done)
             if self._session.finish():
                 self.end_message(others)
         elif command is RCPT_ROW and code is c.SMFIS_DISCARD:
+            others = self._others(done)
             # For the others the message is over, even though as for libmilter it stays open for
             # the one who said so, until the MTA ends it. They hear no more of it.
             message = self._session.message
@@ -308,6 +309,10 @@ class Merge(ABC):
                 plan = plan.without(one.position)
             self._session.use(plan)
             self._abort_members(others)
+
+    def _others(self, done: Collection[Member | None]) -> list[Member]:
+        left = self._left
+        return [m for m in self._in_message() if m not in done and m not in left]
 
     def _accept_message(
         self, packet: bytes, unfinished: list[Member], *, final: bool = False
@@ -383,6 +388,8 @@ class Merge(ABC):
         session = self._session
         message = session.message
         session.message = None
+        # An idle connection should not keep a chunk of a body.
+        session.payload = b""
         if message is not None and message.told:
             aborted = [member for member in aborted if member not in message.told]
         if session.plan is not session.base:

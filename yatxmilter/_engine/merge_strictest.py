@@ -67,6 +67,9 @@ class Strictest(Together):
         if pending.member.made_context is not None:
             pending.member.made_context.editing = False
         code = self._read(pending.member, pending.command, pending.result)
+        if self._session.over:
+            # The conversation was ended in the place of an answer.
+            return
         if code is not SMFIS_CONTINUE:
             self._votes[pending.member] = code
         if not self.round:
