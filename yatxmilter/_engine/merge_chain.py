@@ -272,7 +272,7 @@ class Chain(Merge):
             if command is RCPT_ROW:
                 self._miss_recipient([self._members[position] for position in below])
                 self._recipient = self._session.macros.recipient
-            packet = response(code, member.context.take_reply(code))
+            packet = self._packet(command, member, code)
             if command.nr & self._unanswered:
                 self._keep(command, member, code, packet)
             else:
@@ -384,7 +384,7 @@ class Chain(Merge):
                 self._leave(member, EOM_ROW)
             elif code is not SMFIS_CONTINUE:
                 self._end_round()
-                packet = response(code, member.context.take_reply(code))
+                packet = self._packet(EOM_ROW, member, code)
                 self._refuse_message(packet, below)
                 return
             # Also those of an `xxfi_eom` that failed: its `on_error` lets the message pass.
