@@ -7,11 +7,12 @@ raises, or is a megabyte long. To say what it was must not be a second fault.
 
 from __future__ import annotations
 
+import inspect
 from typing import Final
 
 from yatxmilter._escaping import printable
 
-__all__ = ["described", "text_of", "type_name"]
+__all__ = ["described", "not_awaited", "text_of", "type_name"]
 
 # So many characters of a value are told.
 _SHOWN: Final = 200
@@ -20,14 +21,24 @@ _SHOWN: Final = 200
 def described(value: object) -> str:
     """
     Give the ``repr`` of a value on one line, or its type where it has none.
+
+    What could be awaited is never what was wanted: that is told, too.
     """
     try:
         text = repr(value)
+        missing = not_awaited(value)
     except BaseException:
         return f"<{type_name(value)} object, whose repr() fails>"
     if len(text) > _SHOWN:
         text = f"{text[:_SHOWN]}... ({len(text)} characters)"
-    return printable(text)
+    return printable(text) + missing
+
+
+def not_awaited(value: object) -> str:
+    """
+    Give words for a value that is a coroutine or the like; none for any other.
+    """
+    return " (an await is missing)" if inspect.isawaitable(value) else ""
 
 
 def type_name(value: object) -> str:

@@ -4,6 +4,7 @@ Checks of options: a bad one is refused where it is given, by its name and value
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ __all__ = [
     "choice_option",
     "code_option",
     "count_option",
+    "flag_option",
     "limit_option",
     "name_option",
     "seconds_option",
@@ -59,7 +61,9 @@ def choice_option(name: str, value: str, choices: list[str]) -> str:
     :raises ValueError: for anything else.
     """
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+        words = f"{name} is {value!r}, expected one of {', '.join(choices)}"
+        near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+        raise ValueError(words + (f"; did you mean {near[0]!r}?" if near else ""))
     return value
 
 
@@ -91,6 +95,17 @@ def count_option(name: str, value: int | None) -> int | None:
     return value
 
 
+def flag_option(name: str, value: bool | None) -> bool | None:
+    """
+    Check for True or False, or ``None`` where nothing is said.
+
+    :raises TypeError: for anything else.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected True, False or None")
+    return value
+
+
 def limit_option(name: str, value: int | None) -> int:
     """
     Check for a whole number; ``None``, for no limit, becomes a number that is never reached.
@@ -117,7 +132,7 @@ def seconds_option(name: str, value: float | None) -> float | None:
     """
     Check for a time in seconds, more than none, or ``None`` for no limit.
 
-    :raises TypeError: for what is no number.
+    :raises TypeError: if it is not a number.
     :raises ValueError: for a number that is not a time.
     """
     if value is None:

@@ -7,17 +7,25 @@ of the MTA, so one that looks at recipients alone costs the MTA one command a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callback_names import check_callback_names
-from yatxmilter._engine.context import Context
+from yatxmilter._describing import described
+from yatxmilter._engine.callback_names import check_milter_class
+from yatxmilter._engine.context import Body, Context
+from yatxmilter._engine.decorators import (
+    leading_space,
+    noreply,
+    rejected_recipients,
+    symlist,
+    threaded,
+)
 from yatxmilter._engine.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.on_error import OnError, on_error_option
@@ -29,28 +37,29 @@ from yatxmilter._options import (
     seconds_option,
 )
 from yatxmilter.conditions import Condition, MailView, condition_option
-from yatxmilter.errors import WrongStage
+from yatxmilter.errors import ValueNotSendable, WrongStage
 from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
 
-__all__ = ["Milter", "MilterFactory", "MilterObserver", "Shadow", "noreply"]
+if TYPE_CHECKING:
+    from yatxmilter.protocol import MilterProtocol
 
-#: What a callback may return.
-CallbackResult = int | None | Deferred[Any] | Coroutine[Any, Any, Any]
+__all__ = [
+    "Milter",
+    "MilterFactory",
+    "MilterObserver",
+    "Shadow",
+    "leading_space",
+    "noreply",
+    "rejected_recipients",
+    "symlist",
+    "threaded",
+]
+
+#: What a callback may return: a return code, or a Deferred, a coroutine or a Future of one.
+CallbackResult = int | None | Awaitable[int | None]
+_Negotiated = int | tuple[int, int, int] | list[int] | None
 #: What ``xxfi_negotiate`` may return.
-NegotiateResult = CallbackResult | tuple[int, int, int] | list[int]
-
-_AnyCallback = TypeVar("_AnyCallback", bound=Callable[..., Any])
-
-
-def noreply(callback: _AnyCallback) -> _AnyCallback:
-    """
-    Mark a callback as one that never answers: the ``SMFIP_NR_*`` flag of its stage is negotiated.
-
-    The MTA then need not wait for it. It must return SMFIS_NOREPLY or ``None``. Not for
-    ``xxfi_eom``, whose answer cannot be done without.
-    """
-    callback.smfip_noreply = True  # type: ignore[attr-defined]
-    return callback
+NegotiateResult = _Negotiated | Awaitable[_Negotiated]
 
 
 @implementer(IMilter)
@@ -76,18 +85,20 @@ class Milter:
     #: The ``SMFIF_*`` flags that it needs; ``None`` for every action that the MTA offers.
     xxfi_flags: int | None = None
 
-    factory: Any = None
-    protocol: Any = None
+    factory: MilterFactory = None  # type: ignore[assignment]
+    protocol: MilterProtocol = None  # type: ignore[assignment]
     _member: Member | None = None
     _named: ClassVar[bool] = False
+    # What stands for callbacks, in classes that have other methods for the author, and for which.
+    _hooks: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
-    def __init__(self, factory: Any, protocol: Any) -> None:
+    def __init__(self, factory: MilterFactory, protocol: MilterProtocol) -> None:
         self.factory = factory
         self.protocol = protocol
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        check_callback_names(cls)
+        check_milter_class(cls, Milter, cls._hooks)
         take_old_names(cls)
         if "xxfi_name" in vars(cls):
             cls._named = True
@@ -207,6 +218,16 @@ class Milter:
 
     # ---- functions
 
+    @property
+    def message_state(self) -> SimpleNamespace:
+        """
+        Keep what is the milter's own for one message: a namespace that is new for each.
+
+        It is the message's from ``xxfi_envfrom`` to ``xxfi_eom`` or ``xxfi_abort``, and stays until
+        the next message begins.
+        """
+        return self._ctx().message_state
+
     def _ctx(self) -> Context:
         member = self._member
         if member is None:
@@ -228,7 +249,8 @@ class Milter:
         """
         Set the text of the SMTP reply that goes with REJECT (``5xx``) or TEMPFAIL (``4xx``).
 
-        A ``%`` must be doubled, as for libmilter.
+        A ``%`` must be doubled, as for libmilter. With ``421`` the MTA closes the SMTP connection
+        when it has said so.
 
         :param rcode: The reply code, three digits.
         :param xcode: The enhanced status code, such as ``"5.7.1"``.
@@ -261,7 +283,12 @@ class Milter:
 
         :param hdridx: Which of those of that name, counted from 1.
         :param headerv: The new value; ``None`` or empty deletes the field.
+        :raises ValueNotSendable: for 0, too, which MTAs would take for 1.
         """
+        if hdridx == 0:
+            raise ValueNotSendable(
+                f"smfi_chgheader({described(headerf)}, 0): the fields of a name are counted from 1"
+            )
         self._ctx().chgheader(headerf, hdridx, headerv)
 
     def smfi_insheader(self, hdridx: int, headerf: str | bytes, headerv: str | bytes) -> None:
@@ -296,11 +323,13 @@ class Milter:
         """
         self._ctx().delrcpt(rcpt)
 
-    def smfi_replacebody(self, bodyp: bytes | str | bytearray | memoryview) -> None:
+    def smfi_replacebody(self, bodyp: Body) -> None:
         """
         Replace the body, CRLF at its line ends; further calls append. Needs SMFIF_CHGBODY.
 
-        Make no other call between two of these: Postfix wants the pieces in one row.
+        :param bodyp: Bytes or a text; or an iterable of pieces of it, or an open file, which is
+            read to its end. What it costs is bounded by ``max_body``, an option of the server;
+            where it fails nothing of it is kept.
         """
         self._ctx().replacebody(bodyp)
 
@@ -363,8 +392,8 @@ class MilterFactory:
     :ivar shadow: With ``shadow=True``, the `Shadow` that counts; ``None`` otherwise.
     """
 
-    milter: Callable[[Any, Any], Any] = Milter
-    on_error: Any = c.SMFIS_TEMPFAIL
+    milter: Callable[..., Milter | IMilter] = Milter
+    on_error: OnError = c.SMFIS_TEMPFAIL
     timeout: float | None = CALLBACK_TIMEOUT
     name: str | None = None
     when: Condition | None = None
@@ -372,7 +401,7 @@ class MilterFactory:
 
     def __init__(
         self,
-        milter: Callable[[Any, Any], Any] = Milter,
+        milter: Callable[..., Milter | IMilter] = Milter,
         *,
         on_error: OnError = c.SMFIS_TEMPFAIL,
         timeout: float | None = CALLBACK_TIMEOUT,
@@ -387,7 +416,7 @@ class MilterFactory:
         self.when = condition_option("when", when)
         self.shadow = shadow_option("shadow", shadow)
 
-    def build_milter(self, protocol: Any) -> Any:
+    def build_milter(self, protocol: MilterProtocol) -> Milter | IMilter:
         """
         Build the milter of one connection; override it to pass the milter what it needs.
 

@@ -20,6 +20,7 @@ __all__ = [
     "StartError",
     "UsageError",
     "ValueNotSendable",
+    "WrongReactor",
     "WrongStage",
     "WrongThread",
 ]
@@ -76,6 +77,12 @@ class UsageError(MilterError):
 class NotNegotiated(UsageError):
     """
     A modification action whose ``SMFIF_*`` flag is not in the agreement.
+    """
+
+
+class WrongReactor(UsageError, RuntimeError):
+    """
+    A milter used asyncio under a reactor that is not asyncio's.
     """
 
 

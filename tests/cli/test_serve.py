@@ -96,8 +96,12 @@ class ServeCommandTests(SynchronousTestCase):
             unix.bind(str(self.folder / "taken"))
             unix.listen()
             for spec, said in (
-                (f"inet:{port}@127.0.0.1", f"127.0.0.1:{port}: Address already in use"),
-                (f"unix:{self.folder}/taken", "/taken: another process listens there"),
+                (
+                    f"inet:{port}@127.0.0.1",
+                    f"127.0.0.1:{port}: Address already in use: another program listens there;"
+                    " `ss -ltnp` shows which. End that one, or take another port",
+                ),
+                (f"unix:{self.folder}/taken", "/taken: another program listens there"),
             ):
                 self.check(
                     3,

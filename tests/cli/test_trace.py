@@ -34,6 +34,7 @@ from yatxmilter._cli.trace_output import Outlet
 from yatxmilter._cli.trace_view import TraceView
 from yatxmilter._wire.payloads import encode_packet
 from yatxmilter.client import connect_milter
+from yatxmilter.protocol._refusals import cannot_listen
 
 
 class Adder(Milter):
@@ -282,9 +283,9 @@ class CommandTests(TraceCase):
         A socket that another Twisted program listens on is one that is in use.
         """
         error = CannotListenError(None, self.listen, "Cannot acquire lock")
-        self.assertIn("another program listens", trace._why_not(self.listen, error))
+        self.assertIn("another program listens", cannot_listen(self.listen, error))
         error = CannotListenError(None, self.listen, OSError(errno.EACCES, "no"))
-        self.assertIn("permission denied", trace._why_not(self.listen, error))
+        self.assertIn("may not make a socket in", cannot_listen(self.listen, error))
 
     def test_broken_pipe(self) -> None:
         """
@@ -338,15 +339,15 @@ class ViewTests(SynchronousTestCase):
 
     def test_garbage(self) -> None:
         """
-        What is no milter protocol is said to be so once, and the other side is still decoded.
+        Bytes that are not milter protocol are reported once, and the other side is still decoded.
         """
         for data in (b"EHLO example.org\r\n", b"more"):
             self.view.passed(1, True, data)
         self.view.passed(1, False, b"\0\0\0\1Z")
         self.view.ended(1, True, "reset")
         text = self.out.getvalue()
-        self.assertEqual(text.count("no milter protocol"), 1)
-        self.assertIn("'Z' is no letter of the milter", text)
+        self.assertEqual(text.count("not milter protocol"), 1)
+        self.assertIn("'Z' is not a letter of the milter", text)
         self.assertIn("(the MTA reset)", text)
         self.assertEqual(self.kept.getvalue().count('"type": "undecoded"'), 1)
 
@@ -370,7 +371,7 @@ class ViewTests(SynchronousTestCase):
         self.view.passed(1, True, b"\0\x10\0\0B" + bytes(0xFFFFF))
         self.assertIn("BODY        1048575 bytes", self.out.getvalue())
         self.view.passed(1, True, b"\0\x10\0\1B")
-        self.assertIn("no milter protocol: packet length 1048577", self.out.getvalue())
+        self.assertIn("not milter protocol: packet length 1048577", self.out.getvalue())
 
     def test_linear(self) -> None:
         """

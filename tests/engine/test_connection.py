@@ -421,6 +421,26 @@ class MembershipTests(ConversationTestCase):
         for merge in MERGES:
             self.assertEqual(started(merge=merge).letters(MESSAGE), 7 * "c")
 
+    def test_missing_milters_are_named(self) -> None:
+        """
+        A milter that could not be built is named in the log: by its factory's name, its own, its
+        class's or its function's.
+        """
+
+        class Raising(Milter):
+            def __init__(self, factory: Any, protocol: Any) -> None:
+                raise ValueError("x")
+
+        named = type("Named", (Raising,), {"xxfi_name": "named"})
+
+        def built(factory: Any, protocol: Any) -> Any:
+            raise ValueError("x")
+
+        Conversation(Raising, named, MilterFactory(Raising, name="other"), MilterFactory(built))
+        self.assertEqual(len(self.failures()), 4)
+        told = [line.split(" could ")[0] for line in self.log_text().splitlines()]
+        self.assertEqual(told, ["Milter Raising", "Milter named", "Milter other", "Milter built"])
+
     def test_refusals_for_missing_milters(self) -> None:
         """
         What is answered for a milter that could not be built holds for the connection.

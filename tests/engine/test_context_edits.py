@@ -6,10 +6,13 @@ Packets were captured from libmilter. A refused call must leave nothing behind.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from io import BytesIO, StringIO
 from typing import Any
 
 from tests.contexts import EXAMPLES, ContextCase
-from yatxmilter.errors import ValueNotSendable
+from yatxmilter._mail.bounds import Limits
+from yatxmilter.errors import LimitExceeded, ValueNotSendable
 
 
 class PacketTests(ContextCase):
@@ -155,11 +158,74 @@ class BodyTests(ContextCase):
         buffer[0] = ord("X")
         self.assertEqual(self.context.outbox, [b"\0\0\0\4babc"] * 2)
 
+    def test_pieces(self) -> None:
+        """
+        An iterable of pieces, and a file, are one body: it is cut as if it had come in one.
+        """
+        whole = bytes(range(256)) * 600
+        pieces = [whole[:10], "", bytearray(whole[10:70000]), memoryview(whole[70000:])]
+        bodies = (
+            pieces,
+            (piece for piece in pieces),
+            BytesIO(whole),
+            StringIO("abc\r\n"),
+            [],
+            [b""],
+        )
+        for body in bodies:
+            packets = self.call("replacebody", body)
+            expected = b"abc\r\n" if isinstance(body, StringIO) else whole
+            expected = b"" if body in ([], [b""]) else expected
+            self.assertEqual(b"".join(packet[5:] for packet in packets), expected)
+            size = len(expected)
+            lengths = [min(65535, size - start) for start in range(0, size or 1, 65535)]
+            self.assertEqual([len(packet) - 5 for packet in packets], lengths)
+
+    def test_pieces_are_all_or_nothing(self) -> None:
+        """
+        Of a body that fails on its way, or is too long, nothing is kept, and the piece is named.
+        """
+
+        def broken() -> Iterator[bytes]:
+            yield b"x" * 70000
+            raise OSError("the disk has gone")
+
+        self.assertRaises(OSError, self.context.replacebody, broken())
+        error = self.assertRaises(ValueNotSendable, self.context.replacebody, [b"a", 5])
+        self.assertEqual(str(error), "piece 1 of the body is 5, not bytes or a text")
+        self.context.limits = Limits(max_body=100_000)
+        endless = iter(lambda: b"x" * 1000, b"")
+        error = self.assertRaises(LimitExceeded, self.context.replacebody, endless)
+        self.assertIn("max_body, an option of the server, is 100000", str(error))
+        self.assertEqual((self.context.bodies, self.context.outbox), (0, []))
+        self.context.replacebody([b"x" * 100_000])
+        self.assertRaises(LimitExceeded, self.context.replacebody, b"x")
+
+    def test_forgotten_await(self) -> None:
+        """
+        Of a coroutine that stands where a value belongs it is said that an await is missing.
+        """
+
+        async def look_up() -> str:
+            return ""
+
+        for call in (
+            lambda given: self.context.replacebody(given),
+            lambda given: self.context.replacebody([given]),
+            lambda given: self.context.addheader("X", given),
+            lambda given: self.context.setreply("550", None, given),
+            lambda given: self.context.getsymval(given),
+        ):
+            given = look_up()
+            error = self.assertRaises(ValueNotSendable, call, given)
+            self.assertIn("(an await is missing)", str(error))
+            given.close()
+
     def test_no_body(self) -> None:
         """
         What is no body is refused: a number is not a length here.
         """
-        self.assert_refused("replacebody", [(None,), (5,), (["x"],), ("\ud800",)])
+        self.assert_refused("replacebody", [(None,), (5,), ([5],), ({"x": 1},), ("\ud800",)])
 
 
 class RefusedValueTests(ContextCase):

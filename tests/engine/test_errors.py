@@ -22,6 +22,7 @@ BASES = {
     "ValueNotSendable": (errors.UsageError, ValueError),
     "LimitExceeded": (errors.UsageError,),
     "ReturnCodeError": (errors.UsageError,),
+    "WrongReactor": (errors.UsageError, RuntimeError),
     "NotOnce": (errors.UsageError, LookupError),
 }
 

@@ -218,7 +218,7 @@ class OddTestCase(ConversationTestCase):
             self.assertEqual(heard.count("mta_close"), 1, heard)
             self.assertEqual(heard[-2:], ["close", "mta_close"])
         self.assertEqual(conversation.factory.connections, set())
-        self.assertEqual(conversation.factory.admission._by_peer.total(), 0)
+        self.assertEqual(conversation.factory.admission.count, 0)
         self.assertEqual(conversation.clock.getDelayedCalls(), [])
 
     def assert_one_line(self, stage: str, what: object) -> None:

@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter._engine.pending import Pending, run_coroutine
+from yatxmilter._engine.awaitables import run_coroutine
+from yatxmilter._engine.pending import Pending
 from yatxmilter._wire.commands import EOM_ROW
 
 SETTING: ContextVar[str] = ContextVar("SETTING", default="outside")

@@ -24,7 +24,8 @@ from yatxmilter import MilterProtocolFactory
 from yatxmilter.remote import RemoteMilterFactory
 
 log.startLogging(sys.stderr)
-remote = RemoteMilterFactory(sys.argv[2], **eval(sys.argv[3]))
+where = sys.argv[2].split()
+remote = RemoteMilterFactory(where if where[1:] else where[0], **eval(sys.argv[3]))
 factory = MilterProtocolFactory(remote, merge="first")
 reactor.listenTCP(int(sys.argv[1]), factory, interface="127.0.0.1")
 reactor.run()
@@ -88,6 +89,7 @@ class HostCase(MtaTestCase):
         """
         Run the stand-in of a remote milter as the only member.
 
+        :param address: Its address; or several, with blanks between.
         :param options: Those of `RemoteMilterFactory`.
         """
         self.run_program("-c", _HOST, str(self.mta.addresses.example_port), address, repr(options))

@@ -62,6 +62,18 @@ class ClientTests(SynchronousTestCase):
         rig.client.dataReceived(EDIT * 11 + packet("c"))
         self.assertFailed(rig, result, "edits of more than 1000 bytes (see max_edit_bytes)")
 
+    def test_number_of_edits(self) -> None:
+        """
+        With ``max_edits`` a milter may make so many edits and no more, however small; the pieces
+        of a new body do not count.
+        """
+        rig, result = self.ending(max_edits=3)
+        rig.client.dataReceived(EDIT * 3 + CHUNK * 10 + packet("c"))
+        self.assertEqual(len(self.successResultOf(result).edits), 13)
+        rig, result = self.ending(max_edits=3)
+        rig.client.dataReceived(CHUNK * 10 + packet("-", b"a\0") * 4)
+        self.assertFailed(rig, result, "the milter made more than 3 edits (see max_edits)")
+
     def test_body_without_end(self) -> None:
         """
         A new body of more bytes than are taken fails the milter; edits do not count with it.
@@ -132,8 +144,9 @@ class ClientTests(SynchronousTestCase):
             known = signature(make).parameters
             self.assertEqual(known["max_edit_bytes"].default, MAX_EDIT_BYTES)
             self.assertEqual(known["max_body"].default, MAX_NEW_BODY)
+            self.assertIsNone(known["max_edits"].default)
             where = () if make in (MilterClient, MilterClientFactory) else ("inet:1",)
-            for name in ("max_edit_bytes", "max_body"):
+            for name in ("max_edit_bytes", "max_edits", "max_body"):
                 with self.assertRaisesRegex(ValueError, f"{name} is 0"):
                     make(*where, **{name: 0})
                 with self.assertRaisesRegex(TypeError, f"{name} is '1'"):
@@ -143,8 +156,9 @@ class ClientTests(SynchronousTestCase):
         """
         A factory's clients have its bounds.
         """
-        client = MilterClientFactory(max_edit_bytes=5, max_body=6).buildProtocol(None)
-        self.assertEqual((client.max_edit_bytes, client.max_body), (5, 6))
+        factory = MilterClientFactory(max_edit_bytes=5, max_edits=7, max_body=6)
+        client = factory.buildProtocol(None)
+        self.assertEqual((client.max_edit_bytes, client.max_edits, client.max_body), (5, 7, 6))
 
     def test_progress_without_end(self) -> None:
         """
@@ -277,6 +291,15 @@ class RemoteTests(ConversationTestCase):
             self.assertEqual(self.log_text().count("Milter afar failed in xxfi_eom"), 1)
             self.assertIn(reason, self.log_text())
             self.events.clear()
+
+    def test_number_of_edits(self) -> None:
+        """
+        ``max_edits`` holds for a remote milter, too.
+        """
+        for edits, letters in ((3, "hhhc"), (4, "t")):
+            conversation = started(breaking(E=[EDIT * edits + CONTINUE]), max_edits=3)
+            self.assertEqual(conversation.letters(MAIL, RCPT, EOM), "cc" + letters)
+        self.assertIn("more than 3 edits (see max_edits)", self.log_text())
 
     def test_others_go_on(self) -> None:
         """

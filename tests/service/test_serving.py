@@ -30,7 +30,6 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import MilterFactory
-from yatxmilter import constants as c
 from yatxmilter._cli import serve, serve_log, serve_service
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError
@@ -42,6 +41,22 @@ from yatxmilter import Milter, MilterFactory
 
 class Mine(Milter):
     version = 1
+
+class Raising(Milter):
+    def __init__(self, factory, protocol):
+        raise KeyError("no store")
+
+def nobody(factory, protocol):
+    return None
+
+nothing = MilterFactory(nobody)
+
+class Starting(MilterFactory):
+    def __init__(self):
+        super().__init__(Raising)
+
+    def start(self):
+        pass
 
 def make():
     return MilterFactory(Mine)
@@ -183,7 +198,7 @@ class OptionTests(ServeTestCase):
         self.assertEqual(settings["listen"], ["unix:two"])
         self.assertEqual((settings["timeout"], settings["redact"]), (None, True))
         (milter,) = settings["milters"]
-        self.assertEqual((milter["on_error"], milter["timeout"]), (c.SMFIS_ACCEPT, 5))
+        self.assertEqual((milter["on_error"], milter["timeout"]), ("accept", 5))
         self.assertEqual(milter["place"], "good.toml:7")
 
     def test_bad_files(self) -> None:
@@ -320,7 +335,7 @@ class MilterTests(ServeTestCase):
             ("served_mine:MODULE", "has no 'MODULE'"),
         ):
             self.assertIn(said, self.refused(spec))
-        self.assertIn("has its own on_error", self.refused("served_mine:made", on_error=3))
+        self.assertIn("has its own on_error", self.refused("served_mine:made", on_error="accept"))
 
     def test_reload(self) -> None:
         """
@@ -786,7 +801,7 @@ class ServiceTests(ServeTestCase):
         A worker is made from settings that JSON has carried; what it cannot load ends it with a
         message.
         """
-        self.patch(serve_service, "begin_log", lambda *_: None)
+        self.patch(serve_service, "begin_log", lambda *_, **more: None)
         settings = json.loads(json.dumps(self.usual("--merge=strictest", "--mode=660")))
         worker = make_worker(settings)
         self.assertTrue(self.successResultOf(worker.reload(settings)))
@@ -799,7 +814,7 @@ class ServiceTests(ServeTestCase):
         What a worker says is in the log as it said it.
         """
         self.patch(sys, "stderr", io.StringIO())
-        serve_service._pass_on(1, "info: hello")
+        serve_log.Outlet().pass_on(1, "info: hello")
         self.assertEqual(sys.stderr.getvalue(), "info: hello\n")
 
     def test_plugin_options(self) -> None:
@@ -842,12 +857,30 @@ class CommandTests(ServeTestCase):
         self.assertEqual(status, 2)
         self.assertIn("yatxmilter serve: --mode is 'x'", said)
 
+    def test_milter_that_cannot_be_built(self) -> None:
+        """
+        It says which class cannot be built, and why; a milter whose factory has to be started
+        before is not tried.
+        """
+        names = ["Raising", "Mine", "nothing", "Starting"]
+        words = [f"--milter=served_mine:{name}" for name in names]
+        status, said = self.run_command("--listen=unix:sock", *words, "--check-config")
+        self.assertEqual(status, 2)
+        self.assertEqual(
+            said.splitlines(),
+            [
+                "yatxmilter serve: --milter: Raising could not be built: KeyError: 'no store'",
+                "yatxmilter serve: --milter: nobody could not be built:"
+                " TypeError: None does not provide IMilter",
+            ],
+        )
+
     def test_no_pidfile(self) -> None:
         """
         A file that cannot be written ends it before it serves.
         """
         self.patch(serve_service, "open_port", lambda *a, **k: Port(None))
-        self.patch(serve, "begin_log", lambda *_: None)
+        self.patch(serve, "begin_log", lambda *_, **more: None)
         status, said = self.run_command(
             "--listen=unix:sock", "--milter=served_mine:Mine", "--pidfile=none/pid"
         )

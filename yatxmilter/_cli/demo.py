@@ -145,7 +145,8 @@ class Guard(Milter):
     xxfi_flags = c.SMFIF_ADDHDRS
 
     def _look_up(self) -> Deferred[None]:
-        return deferLater(self.factory.reactor, _LOOK_UP)
+        factory: Any = self.factory
+        return deferLater(factory.reactor, _LOOK_UP)
 
     @_noted
     def xxfi_envfrom(self, argv: list[str]) -> None:

@@ -24,19 +24,21 @@ from yatxmilter._cli.send_options import add_session_arguments, make_session, re
 from yatxmilter._cli.send_play import Player, Result
 from yatxmilter._cli.send_results import verdict_words
 from yatxmilter._cli.serve_log import begin_log
-from yatxmilter._cli.serve_options import ConfigurationError
+from yatxmilter._cli.serve_options import ConfigurationError, add_some, read_some
+from yatxmilter._cli.serve_service import choose_reactor
 from yatxmilter._cli.terminal import Page
 from yatxmilter._wire.actions import Edit
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._refusals import cannot_listen
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
 DESCRIPTION: Final = """\
-Run the milter of a file while you write it: each time the file, or a module of its folder,
-is saved it is loaded again, messages are played to it, and what it does differently is
-shown. Without --messages there is one message, which comes with the package. Nothing is
-delivered, and no MTA is needed.
+Run the milter of a file while you write it. Each time you save the file, or a module of its
+folder, it is loaded again, messages are played to it, and the differences are shown.
+Without --messages there is one message, which comes with the package. Nothing is delivered,
+and no MTA is needed.
 
   python -m yatxmilter dev my.py --messages mails/
       play each message of the folder, again and again
@@ -47,8 +49,8 @@ delivered, and no MTA is needed.
   python -m yatxmilter dev my.py --messages mails/ --client 2001:db8::25 --auth joe --tls
       with another client: all about the session is as for "yatxmilter send"
 
-What is wrong with the file is shown, and the milter that was loaded before stays. Ctrl-C
-ends it, with status 0; the status is 2 for wrong arguments and 3 if it cannot listen."""
+A mistake in the file is shown, and the milter that was loaded before stays. Ctrl-C ends it,
+with status 0. The status is 2 for wrong arguments and 3 if it cannot listen."""
 
 _WRONG, _CANNOT_LISTEN = 2, 3
 
@@ -89,6 +91,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=30.0,
         help="to wait for one answer (default: %(default)g)",
     )
+    add_some(parser, ["reactor"])
     add_session_arguments(parser)
 
 
@@ -111,6 +114,8 @@ def run(
             await _Workshop(arguments, reactor, Page(out), out).work()
 
         try:
+            if reactor is None:
+                choose_reactor(read_some(arguments, ["reactor"]))
             run_reactor(play, reactor)
         except Interrupted:
             return 0
@@ -192,7 +197,7 @@ class _Workshop:
             except ValueError as error:
                 raise ConfigurationError(str(error)) from error
             except (CannotListenError, OSError) as error:
-                raise _Deaf(f"cannot listen on {spec}: {error}") from error
+                raise _Deaf(cannot_listen(spec, error)) from error
         watch = Watch(self._reactor, lambda: [*self._file.files(), *self._message_files()])
         while True:
             watch.remember()

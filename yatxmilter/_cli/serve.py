@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from twisted.internet.error import CannotListenError
 
 from yatxmilter._cli import serve_options
 from yatxmilter._cli.serve_log import begin_log
-from yatxmilter._cli.serve_milters import build_factory
+from yatxmilter._cli.serve_milters import build_factory, check_milters, loading_errors
 from yatxmilter._cli.serve_options import ConfigurationError
-from yatxmilter._cli.serve_service import ServeService, parse
+from yatxmilter._cli.serve_service import ServeService, choose_reactor, parse
 from yatxmilter._escaping import printable
+from yatxmilter.protocol._refusals import cannot_listen
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
@@ -59,30 +63,53 @@ def _complain(error: object, status: int) -> int:
     return status
 
 
+def _read(words: list[str], checks: bool) -> dict[str, Any]:
+    """
+    Read the options; where some are wrong, look at the milters as well, and tell of all.
+    """
+    try:
+        return parse(words)
+    except ConfigurationError as error:
+        # When root is to serve, the milters are another user's to load.
+        also = loading_errors(error.sound) if checks or os.geteuid() != 0 else []
+        raise ConfigurationError("\n".join(_in_order([*str(error).splitlines(), *also]))) from None
+
+
+def _in_order(lines: list[str]) -> list[str]:
+    """
+    Sort what is told of a file by its lines.
+    """
+
+    def line(text: str) -> int:
+        found = re.match(r".*?:(\d+): ", text)
+        return int(found[1]) if found else 0
+
+    return sorted(lines, key=line)
+
+
 def run(arguments: Namespace) -> int:
     """
     Serve until told to end.
     """
-    from twisted.internet import reactor
-
     words = _words(arguments)
     try:
-        settings = parse(words)
+        settings = _read(words, arguments.check_config)
+        choose_reactor(settings)
         if arguments.check_config:
-            build_factory(settings)
+            check_milters(build_factory(settings), settings)
             print("the configuration is good")
             return 0
         service = ServeService(words, settings)
-        begin_log(settings)
+        begin_log(settings, owner=service.account)
         service.privilegedStartService()
     except ConfigurationError as error:
         return _complain(error, 2)
     except CannotListenError as error:
-        reason = getattr(error.socketError, "strerror", None) or error.socketError
-        where = f"{error.interface or '*'}:{error.port}" if error.interface else error.port
-        return _complain(f"cannot listen on {where}: {reason}", 3)
+        return _complain(cannot_listen(None, error), 3)
     except OSError as error:
         return _complain(error, 3)
+    from twisted.internet import reactor
+
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()

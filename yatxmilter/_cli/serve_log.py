@@ -1,5 +1,5 @@
 """
-The log of ``serve``, on standard error.
+The log of ``serve``: on standard error, in a file, or at syslog.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from twisted.logger import (
@@ -16,15 +17,16 @@ from twisted.logger import (
     ILogObserver,
     LogEvent,
     Logger,
-    LogLevel,
-    LogLevelFilterPredicate,
     globalLogBeginner,
 )
 from zope.interface import implementer
 
+from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter.logs import JournalLog, JsonLog, Redactor, TextLog
+from yatxmilter.service._log_outlets import LogFile, Syslog
+from yatxmilter.service._logs import from_level
 
-__all__ = ["Shortage", "begin_log"]
+__all__ = ["OUTLET", "Outlet", "Shortage", "begin_log"]
 
 # How Twisted says that a connection cannot be taken, or was taken in order to be closed.
 _NOT_TAKEN: Final = ("Could not accept new connection", "EMFILE recovery: Closed socket")
@@ -77,25 +79,105 @@ class Shortage:
             self._count, self._next = 0, now + _PERIOD
 
 
-def begin_log(settings: Mapping[str, Any]) -> None:
+class Outlet:
+    """
+    Where the log of this process goes; there is one, since a process has one log.
+
+    :ivar out: What is written to.
+    """
+
+    def __init__(self) -> None:
+        self._out: Any = None
+
+    @property
+    def out(self) -> Any:
+        """
+        What is written to: standard error, until there is something else.
+        """
+        return sys.stderr if self._out is None else self._out
+
+    def open(self, settings: Mapping[str, Any], owner: tuple[int, int] | None) -> None:
+        """
+        Open what the settings say.
+
+        :raises ConfigurationError: when that cannot be.
+        """
+        path, facility = settings.get("log_file"), settings.get("syslog")
+        self._out = None
+        if path is not None:
+            try:
+                self._out = LogFile(path, owner)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"cannot write the log to {path}: {error.strerror}; the folder has to be there,"
+                    " and this user has to be allowed to write to it"
+                ) from None
+        elif facility is not None:
+            path = settings["syslog_socket"]
+            try:
+                self._out = Syslog(path, facility)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"cannot write the log to syslog at {path}: {error.strerror}; no syslog daemon"
+                    " may run here, as in a container. Start one, name its socket with"
+                    " --syslog-socket, or leave out --syslog: then the log is on standard error"
+                ) from None
+
+    def reopen(self) -> None:
+        """
+        Open a log file anew by its name; what cannot be opened is told in the old one.
+        """
+        if self._out is None:
+            _log.info("SIGUSR1: the log is on standard error, there is nothing to open anew")
+            return
+        try:
+            self._out.reopen()
+        except OSError as error:
+            _log.error(
+                "{path} cannot be opened anew, the log goes where it went: {error}",
+                path=self._out.path,
+                error=error.strerror,
+            )
+        else:
+            _log.info("Opened {path} anew", path=self._out.path)
+
+    def pass_on(self, number: int, line: str) -> None:
+        """
+        Write what a worker has written: it is a line of the log already.
+        """
+        out = self.out
+        out.write(line + "\n")
+        out.flush()
+
+
+_log = Logger()
+
+#: The log of this process.
+OUTLET: Final = Outlet()
+
+
+def begin_log(
+    settings: Mapping[str, Any], *, owner: tuple[int, int] | None = None, worker: bool = False
+) -> None:
     """
     Write what is logged as the settings say, from their level on.
+
+    :param owner: Whose a log file is, if it has to be made.
+    :param worker: Whether this is a worker, whose lines its supervisor writes where they belong.
+    :raises ConfigurationError: when it cannot be written there.
     """
-    kind: Any = TextLog
+    if not worker:
+        OUTLET.open(settings, owner)
+    to_syslog = settings.get("syslog") is not None and settings.get("log_file") is None
+    journal = "JOURNAL_STREAM" in os.environ and settings.get("log_file") is None
+    kind: Any = JournalLog if to_syslog or journal else TextLog
     if settings["json_log"]:
-        kind = JsonLog
-    elif "JOURNAL_STREAM" in os.environ:
-        kind = JournalLog
+        kind = partial(JsonLog, severity=to_syslog)
+    redact: Any = ()
     if settings["redact"]:
         # Workers inherit it: the same has to be replaced by the same in all of them.
         key = os.environ.setdefault(_KEY, secrets.token_hex(32))
-        write = kind(sys.stderr, Redactor(key.encode()))
-    else:
-        write = kind(sys.stderr)
-    predicate = LogLevelFilterPredicate(LogLevel.lookupByName(settings["log_level"]))
-    # What Twisted says about itself is for those who look for its errors.
-    predicate.setLogLevelForNamespace("twisted", LogLevel.warn)
-    for namespace in ("twisted.internet", "twisted.python", "-", "log_legacy"):
-        predicate.setLogLevelForNamespace(namespace, LogLevel.error)
-    filtering: Any = FilteringLogObserver(write, [predicate])
+        redact = (Redactor(key.encode()),)
+    write = kind(OUTLET.out, *redact)
+    filtering: Any = FilteringLogObserver(write, [from_level(settings["log_level"])])
     globalLogBeginner.beginLoggingTo([Shortage(filtering)], redirectStandardIO=False)

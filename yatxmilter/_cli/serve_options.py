@@ -6,22 +6,23 @@ A value is checked where it is read. What is said on the command line counts mor
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from yatxmilter import constants as c
+from yatxmilter._cli.serve_tables import MILTER, OF_REMOTE, unknown_option
 from yatxmilter._engine.connection import MERGES
-from yatxmilter._engine.on_error import DISCONNECT, Reply, on_error_option
 from yatxmilter._options import choice_option, count_option, seconds_option
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.protocol._socket_file import find_group, find_user
+from yatxmilter.service._log_outlets import FACILITIES
+from yatxmilter.service._reactors import REACTORS
 
 __all__ = [
     "OPTIONS",
@@ -38,7 +39,13 @@ _FACTORY: Final = inspect.signature(MilterProtocolFactory).parameters
 class ConfigurationError(Exception):
     """
     What is wrong with the options, a line for each mistake.
+
+    :ivar sound: The milters in whose options no mistake was found; they may have others.
     """
+
+    def __init__(self, text: str, sound: Iterable[dict[str, Any]] = ()) -> None:
+        super().__init__(text)
+        self.sound = list(sound)
 
 
 class _Option(NamedTuple):
@@ -68,8 +75,21 @@ def _texts(name: str, value: Any) -> list[str]:
 
 
 def _listen(name: str, value: Any) -> list[str]:
-    for spec in _texts(name, value):
-        _address(name, spec)
+    return _each(name, value, _address)
+
+
+def _each(name: str, value: Any, check: Callable[[str, str], object]) -> list[str]:
+    """
+    Check each of some texts, and tell of all that are wrong.
+    """
+    wrong = []
+    for one in _texts(name, value):
+        try:
+            check(name, one)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("\n".join(wrong))
     return list(value)
 
 
@@ -82,8 +102,7 @@ def _address(name: str, spec: str) -> str:
 
 
 def _networks(name: str, value: Any) -> list[str]:
-    MilterProtocolFactory((), allow=_texts(name, value))
-    return list(value)
+    return _each(name, value, lambda _, one: MilterProtocolFactory((), allow=[one]))
 
 
 def _mode(name: str, value: Any) -> int:
@@ -106,31 +125,16 @@ def _merge(name: str, value: Any) -> str:
     return choice_option(name, value, list(MERGES))
 
 
+def _reactor(name: str, value: Any) -> str:
+    return choice_option(name, value, list(REACTORS))
+
+
+def _facility(name: str, value: Any) -> str:
+    return choice_option(name, value, list(FACILITIES))
+
+
 def _level(name: str, value: Any) -> str:
     return choice_option(name, value, ["debug", "info", "warn", "error", "critical"])
-
-
-def _on_error(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        answers = {stage: _answer(f"{name}.{stage}", answer) for stage, answer in value.items()}
-        return on_error_option(name, answers)
-    return on_error_option(name, _answer(name, value))
-
-
-def _answer(name: str, value: Any) -> Any:
-    codes = {code.name.removeprefix("SMFIS_"): code for code in c.ReturnCode}
-    word = str(value).upper().removeprefix("SMFIS_")
-    if word in codes:
-        return codes[word]
-    if word == DISCONNECT.name:
-        return DISCONNECT
-    reply = re.fullmatch(r"([45]\d\d)(?: +([245]\.\d+\.\d+))?(?: +(.*))?", str(value))
-    if reply is not None:
-        return Reply(*reply.groups())
-    raise ValueError(
-        f"{name} is {value!r}, expected tempfail, continue, accept, reject, discard, disconnect or"
-        " a reply such as '451 4.3.0 Try again later'"
-    )
 
 
 def _metrics(name: str, value: Any) -> str:
@@ -178,58 +182,93 @@ _LIMITS: Final = tuple(_limits())
 #: What `MilterProtocolFactory` is given.
 FACTORY_OPTIONS: Final = ("merge", "allow", *(row.name for row in _LIMITS))
 
-OPTIONS: Final = (
-    _Option("listen", _listen, [], "where to listen (repeatable)", "SPEC"),
-    _Option("merge", _merge, "first", "first, strictest or chain", "HOW"),
-    _Option("allow", _networks, None, "network that may connect by TCP (repeatable)", "NETWORK"),
-    *_LIMITS,
-    _Option("workers", count_option, None, "processes that share the sockets"),
-    _Option("drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"),
-    _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
-    _Option("pidfile", _text, None, "file for the process id", "FILE"),
-    _Option("mode", _mode, 0o660, "permissions of UNIX sockets, by default 660", "OCTAL"),
-    _Option("owner", _user, None, "owner of UNIX sockets, by default the --user", "NAME"),
-    _Option("socket_group", _group, None, "group of UNIX sockets, by default --group", "NAME"),
-    _Option("umask", _mode, None, "of the process, such as 007", "OCTAL"),
-    _Option("user", _user, None, "user to become after the sockets are open", "NAME"),
-    _Option("group", _group, None, "group to become, and of UNIX sockets", "NAME"),
-    _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
-    _Option("json_log", _flag, False, "log a JSON object a line"),
-    _Option("redact", _flag, False, "keep mail addresses out of the log"),
+#: The options in the groups in which ``--help`` lists them.
+GROUPS: Final[tuple[tuple[str, tuple[_Option, ...]], ...]] = (
+    (
+        "who may connect, and where",
+        (
+            _Option("listen", _listen, [], "where to listen (repeatable)", "SPEC"),
+            _Option(
+                "allow", _networks, None, "network that may connect by TCP (repeatable)", "NETWORK"
+            ),
+            _Option("mode", _mode, 0o660, "permissions of UNIX sockets", "OCTAL"),
+            _Option("owner", _user, None, "owner of UNIX sockets, else the --user", "NAME"),
+            _Option("socket_group", _group, None, "group of UNIX sockets, else --group", "NAME"),
+        ),
+    ),
+    ("answers", (_Option("merge", _merge, "first", "first, strictest or chain", "HOW"),)),
+    ("limits and time-outs; none is no limit", _LIMITS),
+    (
+        "the process",
+        (
+            _Option("reactor", _reactor, None, "asyncio, epoll, poll or select", "NAME"),
+            _Option("workers", count_option, None, "processes that share the sockets"),
+            _Option(
+                "drain_timeout", seconds_option, 30, "seconds for messages at the end", "SECONDS"
+            ),
+            _Option("user", _user, None, "user to become after the sockets are open", "NAME"),
+            _Option("group", _group, None, "group to become, and of UNIX sockets", "NAME"),
+            _Option("umask", _mode, None, "of the process, such as 007", "OCTAL"),
+            _Option("pidfile", _text, None, "file for the process id", "FILE"),
+        ),
+    ),
+    (
+        "log and metrics",
+        (
+            _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
+            _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
+            _Option("json_log", _flag, False, "log a JSON object a line"),
+            _Option("redact", _flag, False, "keep mail addresses out of the log"),
+            _Option("log_file", _text, None, "file for the log; SIGUSR1 opens it anew", "FILE"),
+            _Option("syslog", _facility, None, "log to syslog, such as mail", "FACILITY"),
+            _Option("syslog_socket", _text, "/dev/log", "where syslog listens", "PATH"),
+        ),
+    ),
 )
+OPTIONS: Final = tuple(row for _, rows in GROUPS for row in rows)
 _ROWS: Final = {row.name: row for row in OPTIONS}
-_MILTER: Final[dict[str, Callable[[str, Any], Any]]] = {
-    "object": _text,
-    "on_error": _on_error,
-    "timeout": seconds_option,
-    "name": _text,
-    "when": _text,
-    "shadow": _flag,
-}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
     Declare what ``serve`` takes.
     """
-    add = parser.add_argument
+    group = parser.add_argument_group("milters")
+    add = group.add_argument
     add("--milter", action="append", metavar="MODULE:NAME", help="a milter (repeatable, in order)")
     add("--config", metavar="FILE", help="read options from a TOML file")
     add("--check-config", action="store_true", help="check all, start nothing")
-    add_some(parser, _ROWS)
+    for title, rows in GROUPS:
+        _add(parser.add_argument_group(title), rows)
 
 
 def add_some(parser: ArgumentParser, names: Iterable[str]) -> None:
     """
-    Declare some of the options, for ``serve`` and for commands that serve as it does.
+    Declare some of the options, for commands that serve as ``serve`` does.
     """
-    for row in map(_ROWS.__getitem__, names):
+    _add(parser, map(_ROWS.__getitem__, names))
+
+
+def _add(parser: Any, rows: Iterable[_Option]) -> None:
+    for row in rows:
         flag = "--" + row.name.replace("_", "-")
         if row.check is _flag:
             parser.add_argument(flag, action="store_true", default=None, help=row.help)
         else:
             many = "append" if row.check in (_listen, _networks) else "store"
-            parser.add_argument(flag, action=many, metavar=row.word, help=row.help)
+            words = f"{row.help}{_default(row)}".replace("%", "%%")
+            parser.add_argument(flag, action=many, metavar=row.word, help=words)
+
+
+def _default(row: _Option) -> str:
+    """
+    Say what holds without the option; nothing, where that is nothing.
+    """
+    if row.check is _mode and row.default is not None:
+        return f" (default: {row.default:o})"
+    if row.check in (count_option, seconds_option) and row.name != "workers":
+        return f" (default: {'none' if row.default is None else row.default})"
+    return f" (default: {row.default})" if row.default else ""
 
 
 def read_some(arguments: Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -280,18 +319,24 @@ def read_settings(arguments: Namespace) -> dict[str, Any]:
     errors: list[str] = []
     settings: dict[str, Any] = {row.name: row.default for row in OPTIONS}
     settings["milters"] = []
+    # Of these, those in which there is no mistake so far.
+    settings["sound"] = []
     if arguments.config is not None:
         _read_file(arguments.config, settings, errors)
     _read_words(arguments, _ROWS, settings, errors)
     if arguments.milter:
         settings["milters"] = [{"object": spec, "place": "--milter"} for spec in arguments.milter]
+        settings["sound"] = settings["milters"]
     place = arguments.config or "arguments"
     if not settings["listen"] and not errors:
         errors.append(f"{place}: nowhere to listen; give --listen, such as inet:8891@localhost")
     if not settings["milters"] and not errors:
         errors.append(f"{place}: no milter; give --milter, such as mymilter:MyMilter")
+    if settings["log_file"] and settings["syslog"]:
+        errors.append("log_file and syslog are both given; expected one of them")
+    sound = settings.pop("sound")
     if errors:
-        raise ConfigurationError("\n".join(errors))
+        raise ConfigurationError("\n".join(errors), sound)
     return settings
 
 
@@ -301,10 +346,11 @@ def _check(
     try:
         into[name] = check(name, value)
     except (TypeError, ValueError) as error:
-        words = str(error)
-        if place == "--":
-            words = words.replace(name, "--" + name.replace("_", "-"), 1)
-        errors.append(words if place == "--" else f"{place}: {words}")
+        for words in str(error).splitlines():
+            if place == "--":
+                errors.append(words.replace(name, "--" + name.replace("_", "-"), 1))
+            else:
+                errors.append(f"{place}: {words}")
 
 
 def _load_toml(path: str) -> tuple[str, dict[str, Any]]:
@@ -334,15 +380,25 @@ class _Places:
     def __init__(self, path: str, text: str) -> None:
         self._path = path
         self._lines: dict[tuple[int, str], int] = {}
-        table = 0
+        table, within = 0, ""
         for number, line in enumerate(text.splitlines(), 1):
-            if re.match(r"\s*\[\[\s*milter\s*\]\]", line):
-                table += 1
-                self._lines[table, ""] = number
-            header = re.match(r"\s*\[+\s*([\w-]+)", line)
-            key = header or re.match(r"\s*\"?([\w-]+)\"?\s*[=.]", line)
+            header = re.match(r"\s*\[+\s*([\w.-]+)\s*\]", line)
+            if header is not None:
+                first, _, rest = header[1].partition(".")
+                if re.match(r"\s*\[\[\s*milter\s*\]\]", line):
+                    table += 1
+                    self._lines[table, ""] = number
+                if first == "milter" and rest:
+                    # A table within the table of a milter.
+                    within = f"{rest}."
+                    self._lines.setdefault((table, rest), number)
+                else:
+                    within = ""
+                    self._lines.setdefault((0, first), number)
+                continue
+            key = re.match(r"\s*\"?([\w-]+)\"?\s*[=.]", line)
             if key:
-                self._lines.setdefault((0 if header else table, key[1]), number)
+                self._lines.setdefault((table, within + key[1]), number)
 
     def of(self, table: int, key: str) -> str:
         """
@@ -360,23 +416,47 @@ def _read_file(path: str, settings: dict[str, Any], errors: list[str]) -> None:
         if key in _ROWS:
             value = None if value == "none" else value
             _check(key, _ROWS[key].check, value, settings, errors, places.of(0, key))
+        elif key in MILTER:
+            errors.append(
+                f"{places.of(0, key)}: {key} is an option of a milter; write it below [[milter]]"
+            )
         else:
-            errors.append(f"{places.of(0, key)}: {_unknown(key, [*_ROWS, 'milter'])}")
+            errors.append(f"{places.of(0, key)}: {unknown_option(key, [*_ROWS, 'milter'])}")
     if not isinstance(milters, list) or not all(isinstance(one, dict) for one in milters):
         errors.append(f"{places.of(0, 'milter')}: milter must be tables, each under [[milter]]")
         return
     for number, table in enumerate(milters, 1):
-        milter: dict[str, Any] = {"place": places.of(number, "object")}
-        for key, value in table.items():
-            if key in _MILTER:
-                _check(key, _MILTER[key], value, milter, errors, places.of(number, key))
-            else:
-                errors.append(f"{places.of(number, key)}: {_unknown(key, list(_MILTER))}")
-        if "object" not in table:
-            errors.append(f"{places.of(number, '')}: [[milter]] has no object")
+        before = len(errors)
+        milter = _read_milter(table, partial(places.of, number), errors)
         settings["milters"].append(milter)
+        if len(errors) == before:
+            settings["sound"].append(milter)
 
 
-def _unknown(key: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, 1)
-    return f"unknown option {key!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
+def _read_milter(
+    table: dict[str, Any], place: Callable[[str], str], errors: list[str]
+) -> dict[str, Any]:
+    milter: dict[str, Any] = {"place": place("remote" if "remote" in table else "object")}
+    for key, value in table.items():
+        if key in MILTER:
+            _check(key, MILTER[key], value, {}, errors, place(key))
+            milter[key] = value
+        elif key in _ROWS:
+            errors.append(
+                f"{place(key)}: {key} is not a milter's option; write it above the first [[milter]]"
+            )
+        else:
+            errors.append(f"{place(key)}: {unknown_option(key, MILTER)}")
+    if ("object" in table) == ("remote" in table):
+        has = "both object and remote" if "object" in table else "no object and no remote"
+        errors.append(
+            f"{place('')}: [[milter]] has {has}; expected object = 'module:name', or remote ="
+            " 'inet:port@host' for a milter that runs elsewhere"
+        )
+    elif "remote" in table and "options" in table:
+        errors.append(f"{place('options')}: options are for an object, not for a remote milter")
+    elif "object" in table:
+        errors += [
+            f"{place(key)}: {key} is for a remote milter" for key in OF_REMOTE if key in table
+        ]
+    return milter

@@ -10,11 +10,13 @@ import stat
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistedOptions
@@ -22,23 +24,43 @@ from twisted.python.usage import UsageError
 from twisted.python.util import switchUID
 
 from yatxmilter._cli.pidfile import PidFile
-from yatxmilter._cli.serve_log import begin_log
+from yatxmilter._cli.serve_changes import needing_restart
+from yatxmilter._cli.serve_log import OUTLET, begin_log
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError, add_arguments, read_settings
+from yatxmilter.metrics import MilterMetrics
+from yatxmilter.protocol._refusals import cannot_become
 from yatxmilter.protocol._socket_file import find_group, find_user
 from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._metrics_families import merge
 from yatxmilter.service._notify import Notifier
+from yatxmilter.service._reactors import install_reactor
+from yatxmilter.service._worker import WORKER
 from yatxmilter.workers import WorkerService
 
-__all__ = ["NOT_STARTED", "Options", "ServeService", "makeService", "make_worker"]
+__all__ = [
+    "NOT_STARTED",
+    "Options",
+    "ServeService",
+    "choose_reactor",
+    "makeService",
+    "make_worker",
+]
 
 _log = Logger()
 
 #: The exit status when a milter factory does not start.
 NOT_STARTED: Final = 4
+
+# What a supervisor knows of itself, and its workers of themselves.
+_SUPERVISED: Final = (
+    "yatxmilter_build_info",
+    "yatxmilter_start_time_seconds",
+    "yatxmilter_last_reload_successful",
+    "yatxmilter_last_reload_success_seconds",
+)
 
 # Seconds that a supervisor has whose workers are to end at once.
 _HURRY: Final = 5.0
@@ -57,15 +79,29 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     return {**settings, "check_config": arguments.check_config, "config": arguments.config}
 
 
+def choose_reactor(settings: dict[str, Any]) -> None:
+    """
+    Have the reactor that is asked for.
+
+    :raises ConfigurationError: when there is another one already.
+    """
+    try:
+        install_reactor(settings["reactor"])
+    except RuntimeError as error:
+        raise ConfigurationError(str(error)) from None
+
+
 def make_worker(settings: dict[str, Any]) -> Reloadable:
     """
     Build what a worker serves.
 
     :param settings: What `parse` gave.
     """
-    begin_log(settings)
+    from twisted.internet import reactor
+
+    begin_log(settings, worker=True)
     try:
-        return Reloadable(settings)
+        return Reloadable(settings, role=f"worker {os.environ.get(WORKER, '?')}", reactor=reactor)
     except ConfigurationError as error:
         sys.exit(f"yatxmilter serve: {error}")
 
@@ -131,7 +167,8 @@ class ServeService(Service):
         self.settings = settings
         self.status = 0
         self.notifier = Notifier()
-        self._account = _account(settings)
+        #: The user and the group that it becomes; ``None`` to stay as it is.
+        self.account = _account(settings)
         self._permissions = _permissions(settings)
         self._ports: list[Any] = []
         self._opened = False
@@ -141,12 +178,18 @@ class ServeService(Service):
         self._metrics: Any = None
         self._pidfile = PidFile(settings["pidfile"]) if settings["pidfile"] else None
         self._workers: WorkerService | None = None
+        self.role = f"supervisor of {settings['workers']} workers"
+        if settings["workers"] is None:
+            self.role = "server"
+        self._began = settings
+        # For metrics of workers: when it began, and how the last reload went.
+        self._metrics_of_ours = MilterMetrics()
         may_import_from_here()
-        later = self._account is not None and os.geteuid() == 0 != self._account[0]
+        later = self.account is not None and os.geteuid() == 0 != self.account[0]
         if settings["workers"] is not None:
             self._workers = self._make_workers()
         else:
-            self.factory = Reloadable(settings, build=False)
+            self.factory = Reloadable(settings, build=False, reactor=self.reactor)
         self._built = False
         if not later:
             self._build()
@@ -168,7 +211,7 @@ class ServeService(Service):
             [self.settings],
             count=self.settings["workers"],
             drain_timeout=self.settings["drain_timeout"],
-            said=_pass_on,
+            said=OUTLET.pass_on,
             ready=self._is_ready,
             failed=self._worker_failed,
             reactor=self.reactor,
@@ -196,13 +239,21 @@ class ServeService(Service):
         self._opened = True
         if self._pidfile is not None:
             self._pidfile.write()
-        if self._account is not None:
-            switchUID(*self._account)
         try:
+            self._become()
             self._build()
         except ConfigurationError:
             self._remove_pidfile()
             raise
+
+    def _become(self) -> None:
+        if self.account is None:
+            return
+        try:
+            switchUID(*self.account)
+        except OSError as error:
+            user, group = self.settings["user"], self.settings["group"]
+            raise ConfigurationError(cannot_become(user, group, error)) from None
 
     def _open_metrics(self) -> Any:
         # It needs what not everybody has.
@@ -214,7 +265,11 @@ class ServeService(Service):
     def _snapshot(self) -> Any:
         if self._workers is None:
             return self.factory.snapshot()
-        return self._workers.ask("snapshot").addCallback(merge)
+        return self._workers.ask("snapshot").addCallback(self._merged)
+
+    def _merged(self, found: list[Any]) -> Any:
+        ours = self._metrics_of_ours.snapshot()
+        return merge([*found, {name: ours[name] for name in _SUPERVISED}])
 
     def startService(self) -> None:
         """
@@ -265,6 +320,7 @@ class ServeService(Service):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told_to_end)
         signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self.reload))
+        signal.signal(signal.SIGUSR1, lambda *_: self.reactor.callFromThread(OUTLET.reopen))
 
     def _told_to_end(self, *_: object) -> None:
         self._terms += 1
@@ -276,7 +332,8 @@ class ServeService(Service):
     def _is_ready(self) -> None:
         if not self._stopping:
             where = ", ".join(self.settings["listen"])
-            _log.info("Ready, listening on {where}", where=where)
+            if not self._ready:
+                _log.info("Ready, listening on {where} ({role})", where=where, role=self.role)
             self._ready = self._was_ready = True
             self.notifier.ready(f"listening on {where}")
 
@@ -290,21 +347,42 @@ class ServeService(Service):
         try:
             settings = parse(self.words)
         except ConfigurationError as error:
-            for line in str(error).splitlines():
-                _log.error("Nothing is reloaded: {error}", error=line)
+            if self._workers is None:
+                self.factory.not_reloaded(str(error))
+            else:
+                self._not_reloaded(str(error))
         else:
             if self._workers is None:
                 self.factory.reload(settings).addCallback(lambda _: self._is_ready())
                 return
-            self._workers.reload([settings])
+            self._reload_workers(self._workers, settings)
         self._is_ready()
+
+    def _not_reloaded(self, why: str) -> None:
+        for line in why.splitlines():
+            _log.error("Nothing is reloaded: {error} ({role})", error=line, role=self.role)
+        self._metrics_of_ours.reloaded(False)
+
+    def _reload_workers(self, workers: WorkerService, settings: dict[str, Any]) -> None:
+        restart = needing_restart(self._began, settings)
+        _log.info(
+            "Reloading: each worker reads the configuration and tells what has changed{restart}"
+            " ({role})",
+            restart=f"; a restart is needed for {', '.join(restart)}" if restart else "",
+            role=self.role,
+        )
+        # Workers keep what takes a restart as it was, those that are started later included.
+        workers.reload([settings])
+        self._metrics_of_ours.reloaded(True)
 
     def terminate(self) -> None:
         """
         Drain and end; the second time, end now.
         """
         if not self._stopping:
-            self.reactor.stop()
+            # Two signals may come before the first has had its effect.
+            with suppress(ReactorNotRunning):
+                self.reactor.stop()
         elif self._workers is not None:
             self._workers.hurry()
         else:
@@ -317,7 +395,8 @@ class ServeService(Service):
         Service.stopService(self)
         self._stopping, self._ready = True, False
         self.notifier.stopping()
-        _log.info("Stopping: messages in progress come to their end")
+        if self._workers is not None:
+            _log.info("Draining: the workers come to their end ({role})", role=self.role)
         waiting: list[Deferred[Any]] = []
         if self._workers is not None:
             waiting.append(self._workers.stopService())
@@ -331,6 +410,8 @@ class ServeService(Service):
             self._timer.cancel()
             self._timer = None
         self._remove_pidfile()
+        if self._workers is not None:
+            _log.info("Stopped ({role})", role=self.role)
         self._end_within(LONGEST)
         # Until now: somebody may want to see how the end goes.
         return result if self._metrics is None else close_port(self._metrics)
@@ -338,12 +419,6 @@ class ServeService(Service):
     def _remove_pidfile(self) -> None:
         if self._pidfile is not None:
             self._pidfile.remove()
-
-
-def _pass_on(number: int, line: str) -> None:
-    # It is a line of the log already.
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 class Options(TwistedOptions):
@@ -362,6 +437,10 @@ class Options(TwistedOptions):
             raise UsageError(str(error)) from None
         if self.settings["check_config"]:
             raise UsageError("--check-config is for yatxmilter serve")
+        for name in ("log_file", "syslog"):
+            if self.settings[name]:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} is for yatxmilter serve; twist has a log of its own")
 
 
 def makeService(options: Options) -> ServeService:
@@ -369,6 +448,7 @@ def makeService(options: Options) -> ServeService:
     Make the service for ``twist`` and ``twistd``.
     """
     try:
+        choose_reactor(options.settings)
         return ServeService(options.words, options.settings)
     except ConfigurationError as error:
         sys.exit(f"yatxmilter: {error}")

@@ -7,10 +7,7 @@ anybody up, and `record` keeps them. Here is what starts and stops all that.
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
-import stat
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -30,6 +27,7 @@ from yatxmilter._cli.trace_relay import Relay
 from yatxmilter._cli.trace_view import TraceView
 from yatxmilter._escaping import printable
 from yatxmilter.protocol._endpoints import client_endpoint, server_endpoint
+from yatxmilter.protocol._refusals import cannot_listen
 
 __all__ = ["DESCRIPTION", "add_arguments", "redact_kinds", "run"]
 
@@ -44,7 +42,7 @@ milter cannot be reached, the MTA's connection is closed, and its default action
       with the text of bodies
   python -m yatxmilter trace --listen inet:9900@localhost --to inet:8891@localhost \\
       --record mail.jsonl --redact body,addresses --quiet
-      only keep what is said, without what is private, for "replay"
+      only keep the record, without private data, for "replay"
   python -m yatxmilter trace --listen inet:9900@localhost --to inet:8891@localhost --json
       a JSON object for each packet
 
@@ -81,7 +79,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     Declare the command's arguments.
     """
     parser.add_argument(
-        "--listen", required=True, metavar="SPEC", help="where the MTA is to find its milter"
+        "--listen", required=True, metavar="SPEC", help="where the MTA will find the milter"
     )
     parser.add_argument("--to", required=True, metavar="SPEC", help="where the milter is")
     parser.add_argument("--bodies", action="store_true", help="show the text of bodies")
@@ -168,11 +166,8 @@ class _Tracer:
         relay = Relay(target)
         try:
             port: Any = await endpoint.listen(relay)
-        except CannotListenError as error:
-            raise _Refused(_why_not(arguments.listen, error), _CANNOT_LISTEN) from None
-        except OSError as error:
-            text = f"cannot listen on {arguments.listen}: {error.strerror or error}"
-            raise _Refused(text, _CANNOT_LISTEN) from None
+        except (CannotListenError, OSError) as error:
+            raise _Refused(cannot_listen(arguments.listen, error), _CANNOT_LISTEN) from None
         try:
             # Not before it is sure that there will be something to write: what stood in the
             # record must not be lost for a port that is in use.
@@ -225,36 +220,6 @@ def _endpoints(reactor: Any, arguments: Namespace) -> tuple[Any, Any]:
         )
     except ValueError as error:
         raise _Refused(str(error), _UNUSABLE) from None
-
-
-_REASONS: Final = {
-    errno.EADDRINUSE: "another program listens there",
-    errno.EADDRNOTAVAIL: "this machine does not have that address",
-    errno.EACCES: "permission denied",
-    errno.ENOENT: "the folder does not exist",
-}
-
-
-def _why_not(spec: str, error: CannotListenError) -> str:
-    problem: Any = error.socketError
-    number = getattr(problem, "errno", 0)
-    reason = _REASONS.get(number, str(problem))
-    if isinstance(error.port, (str, bytes)):
-        if number == errno.EADDRINUSE:
-            reason = _why_path_is_taken(os.fsdecode(error.port))
-        elif not number:
-            # Twisted's lock beside the socket is somebody's.
-            reason = _REASONS[errno.EADDRINUSE]
-    return f"cannot listen on {spec}: {reason}"
-
-
-def _why_path_is_taken(path: str) -> str:
-    if not stat.S_ISSOCK(os.stat(path).st_mode):
-        return "there is a file of that name"
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(path) == errno.ECONNREFUSED:
-            return f"a program that is gone has left its socket behind; remove it: rm {path}"
-    return _REASONS[errno.EADDRINUSE]
 
 
 def _open_record(path: Path, append: bool, force: bool) -> TextIO:

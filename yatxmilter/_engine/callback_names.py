@@ -1,28 +1,65 @@
 """
-A misspelt callback must not pass silently: the checks made when a milter class is made.
+What is wrong with a milter must not pass silently: the checks made when its class is made.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from types import FunctionType
 from typing import Final
 
+from yatxmilter._engine.decorators import check_marks
 from yatxmilter._engine.legacy import OLD_NAMES
 from yatxmilter._engine.member import CALLBACKS
-from yatxmilter._wire.commands import CALLBACK_STEPS
 
-__all__ = ["check_callback_names"]
+__all__ = ["check_milter_class", "check_signature"]
 
 _NAMES: Final = frozenset(CALLBACKS) | {"xxfi_name", "xxfi_flags"}
-_MAY_BE_SILENT: Final = frozenset(command.callback for command in CALLBACK_STEPS if command.nr)
+
+#: What each callback is called with.
+_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(CALLBACKS, ()),
+    "xxfi_mta_connect": ("address",),
+    "xxfi_negotiate": ("actions", "steps"),
+    "xxfi_connect": ("hostname", "hostaddr"),
+    "xxfi_helo": ("helohost",),
+    "xxfi_envfrom": ("argv",),
+    "xxfi_envrcpt": ("argv",),
+    "xxfi_unknown": ("arg",),
+    "xxfi_header": ("headerf", "headerv"),
+    "xxfi_body": ("bodyp",),
+    "xxfi_mta_close": ("reason",),
+}
+
+#: pymilter's callbacks: how many arguments each has, and what it is here.
+_PYMILTER: Final[Mapping[str, tuple[int, str]]] = {
+    "connect": (3, "xxfi_connect"),
+    "hello": (1, "xxfi_helo"),
+    "envfrom": (1, "xxfi_envfrom"),
+    "envrcpt": (1, "xxfi_envrcpt"),
+    "data": (0, "xxfi_data"),
+    "unknown": (1, "xxfi_unknown"),
+    "header": (2, "xxfi_header"),
+    "eoh": (0, "xxfi_eoh"),
+    "body": (1, "xxfi_body"),
+    "eom": (0, "xxfi_eom"),
+    "abort": (0, "xxfi_abort"),
+    "close": (0, "xxfi_close"),
+    "negotiate": (1, "xxfi_negotiate"),
+}
 
 
-def check_callback_names(cls: type) -> None:
+def check_milter_class(cls: type, base: type, hooks: Mapping[str, str]) -> None:
     """
-    Check what a milter class defines under ``xxfi_`` names.
+    Check what a milter class defines.
 
-    :raises TypeError: for a name that is no callback, naming the nearest that is; for a callback
-        that is no function; for @noreply on one that must answer; for flags that are no number.
+    :param base: The class whose callbacks do nothing.
+    :param hooks: What stands for callbacks in this class, and for which.
+    :raises TypeError: for an ``xxfi_`` name that is no callback, naming the nearest that is; for a
+        callback that is no function, or cannot be called with its arguments; for a decorator above
+        what it is not for; for flags that are no number; for pymilter's callbacks and none of ours.
     """
     for name in dir(cls):
         if not name.startswith("xxfi_") or name in OLD_NAMES:
@@ -32,12 +69,88 @@ def check_callback_names(cls: type) -> None:
             raise TypeError(
                 f"{cls.__qualname__}.{name} is no callback of a milter; the nearest is {nearest}"
             )
-        value = getattr(cls, name)
-        # A property may give something callable.
-        if name in CALLBACKS and not callable(value) and not hasattr(value, "__get__"):
-            raise TypeError(f"{cls.__qualname__}.{name} is {value!r}, expected a function")
-        if hasattr(value, "smfip_noreply") and name not in _MAY_BE_SILENT:
-            raise TypeError(f"{cls.__qualname__}.{name} must answer, it cannot be @noreply")
+        if name in _ARGUMENTS:
+            value = getattr(cls, name)
+            # A property may give something callable.
+            if not callable(value) and not hasattr(value, "__get__"):
+                raise TypeError(f"{cls.__qualname__}.{name} is {value!r}, expected a function")
+            check_signature(cls, name, _ARGUMENTS[name])
+    for old, new in OLD_NAMES.items():
+        check_signature(cls, old, _ARGUMENTS[new])
+    check_marks(cls, _ARGUMENTS, hooks)
     flags = getattr(cls, "xxfi_flags", None)
     if flags is not None and (not isinstance(flags, int) or isinstance(flags, bool)):
         raise TypeError(f"{cls.__qualname__}.xxfi_flags is {flags!r}, not a number or None")
+    if all(_same(cls, base, name) for name in CALLBACKS):
+        _check_foreign_names(cls, base)
+
+
+def _same(cls: type, base: type, name: str) -> bool:
+    return getattr(cls, name) is getattr(base, name) and not any(
+        hasattr(cls, old) for old, new in OLD_NAMES.items() if new == name
+    )
+
+
+def _check_foreign_names(cls: type, base: type) -> None:
+    found = [
+        (name, ours)
+        for name, (count, ours) in _PYMILTER.items()
+        if not hasattr(base, name) and _takes(cls, name, count)
+    ]
+    if found:
+        names = ", ".join(f"{ours} for {name}" for name, ours in found)
+        raise TypeError(
+            f"{cls.__qualname__} has callbacks under pymilter's names, and none under libmilter's:"
+            f" nothing would ever call it. Here they are {names}. (A program that is written for"
+            " pymilter runs unchanged with `yatxmilter pymilter`.)"
+        )
+
+
+def _takes(cls: type, name: str, count: int) -> bool:
+    value = inspect.getattr_static(cls, name, None)
+    if type(value) is not FunctionType:
+        return False
+    return _fits(inspect.signature(value), count + 1)
+
+
+def check_signature(cls: type, name: str, arguments: tuple[str, ...]) -> None:
+    """
+    Check that a method can be called with its arguments; what cannot be known is let pass.
+
+    :raises TypeError: when it cannot.
+    """
+    for callee, count in _callees(cls, name, len(arguments)):
+        try:
+            # A wrapper may do as it likes with what it takes.
+            signature = inspect.signature(callee, follow_wrapped=False)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+        if not _fits(signature, count):
+            given = f"({', '.join(arguments)})"
+            raise TypeError(
+                f"{cls.__qualname__}.{name}{signature} cannot be called with its arguments;"
+                f" expected {name}(self{', ' if arguments else ''}{given[1:]}"
+            )
+
+
+def _callees(cls: type, name: str, count: int) -> Iterator[tuple[object, int]]:
+    """
+    Give what will be called for a method, and with how many arguments.
+    """
+    value = inspect.getattr_static(cls, name, None)
+    kind = type(value)
+    # Not `isinstance`: an object may raise when it is looked at.
+    if issubclass(kind, staticmethod):
+        yield getattr(value, "__func__", value), count
+    elif issubclass(kind, (FunctionType, classmethod)):
+        yield getattr(value, "__func__", value), count + 1
+    elif value is not None and not hasattr(value, "__get__"):
+        yield value, count
+
+
+def _fits(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True

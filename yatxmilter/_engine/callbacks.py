@@ -19,9 +19,11 @@ from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
+from yatxmilter._engine.awaitables import outcome_of
+from yatxmilter._engine.explaining import explained
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.on_error import answer_for
-from yatxmilter._engine.pending import Pending, outcome_of
+from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
@@ -156,6 +158,7 @@ class Caller:
         Log a callback's failure, once, and tell what is answered for it.
         """
         answer = answer_for(command, member.on_error)
+        failure = explained(failure, member.milter)
         self.tell_failure(member, command, failure)
         _log.failure(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta});"
@@ -245,6 +248,7 @@ class Caller:
         )
 
     def _log_ignored(self, member: Member, command: Command, failure: Failure) -> None:
+        failure = explained(failure, member.milter)
         self.tell_failure(member, command, failure)
         _log.failure(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta})",

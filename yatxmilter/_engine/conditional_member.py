@@ -12,15 +12,15 @@ for as long as it would have if it had come in time: for the message, or for the
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._engine.awaitables import awaited, is_awaited, run_coroutine
 from yatxmilter._engine.condition_state import CONNECTION_ROWS, Decision, Late, Standing
 from yatxmilter._engine.conditions import Condition
 from yatxmilter._engine.member import Callback, Member, Shape
@@ -210,7 +210,7 @@ class GatedMember(Member):
         if not opened or decision.standing is not None:
             return self._do_without(command, opened and (joins or command in _REPEATS))
         missed = decision.missed()
-        return self._catch_up(missed, late) if missed else self._show(late)
+        return run_coroutine(self._catch_up(missed, late)) if missed else self._show(late)
 
     # ---- calling
 
@@ -244,14 +244,14 @@ class GatedMember(Member):
         except BaseException:
             self._end_message()
             raise
-        if _is_awaited(result):
-            return self._finished(result)
+        if is_awaited(result):
+            return run_coroutine(self._finished(result))
         self._end_message()
         return result
 
     async def _finished(self, result: Any) -> object:
         # If it is cancelled xxfi_abort may follow, and ends the message.
-        result = await result
+        result = await awaited(result)
         self._end_message()
         return result
 
@@ -278,8 +278,7 @@ class GatedMember(Member):
         if refused:
             self._warn_of_refused(len(refused), now.command)
         self.context.editing = now.command is EOM_ROW
-        result: Any = self._show(now)
-        return await result if _is_awaited(result) else result
+        return await awaited(self._show(now))
 
     def _stand(self, standing: Standing, command: Command) -> object:
         self._decision.standing = standing
@@ -306,14 +305,7 @@ class GatedMember(Member):
 
     async def _shown_late(self, late: Late) -> object:
         try:
-            result: Any = self._show(late)
-            awaited = _is_awaited(result)
-        except BaseException:
-            return Failure()
-        if not awaited:
-            return result
-        try:
-            return await result
+            return await awaited(self._show(late))
         except (CancelledError, GeneratorExit):
             # It is no longer waited for.
             raise
@@ -332,10 +324,6 @@ class GatedMember(Member):
 
     def _queue_id(self) -> str:
         return printable(self._macros.get("i") or "unknown")
-
-
-def _is_awaited(result: object) -> bool:
-    return isinstance(result, Deferred) or inspect.iscoroutine(result)
 
 
 def member_of(milter: Any, position: int, shape: Shape, session: Session) -> Member:

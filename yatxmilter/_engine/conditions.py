@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
+from twisted.internet.interfaces import IAddress
+
 from yatxmilter import constants as c
 from yatxmilter._mail.envelope import bare_address
 from yatxmilter._wire.commands import (
@@ -67,7 +69,7 @@ class MailView:
 
     macro: Callable[[str], str | None]
     hostname: str | None = None
-    client: Any = None
+    client: IAddress | None = None
     helo: str | None = None
     sender: tuple[str, ...] | None = None
     recipient: tuple[str, ...] | None = None
@@ -96,16 +98,16 @@ class Condition:
         """
         raise NotImplementedError
 
-    def __and__(self, other: object) -> Any:
+    def __and__(self, other: Condition | Predicate) -> Condition:
         return _joined(self, other, False)
 
-    def __rand__(self, other: object) -> Any:
+    def __rand__(self, other: Condition | Predicate) -> Condition:
         return _joined(other, self, False)
 
-    def __or__(self, other: object) -> Any:
+    def __or__(self, other: Condition | Predicate) -> Condition:
         return _joined(self, other, True)
 
-    def __ror__(self, other: object) -> Any:
+    def __ror__(self, other: Condition | Predicate) -> Condition:
         return _joined(other, self, True)
 
     def __invert__(self) -> Condition:
@@ -171,10 +173,10 @@ class _Joined(Condition):
         return None if first is None else second
 
 
-def _joined(first: object, second: object, decisive: bool) -> Any:
+def _joined(first: object, second: object, decisive: bool) -> Condition:
     one, other = _as_condition(first), _as_condition(second)
     if one is None or other is None:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
     return _Joined((one, other), decisive)
 
 

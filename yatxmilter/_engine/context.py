@@ -9,13 +9,14 @@ that cannot do what it is asked raises `UsageError` where libmilter answers ``MI
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from threading import get_ident
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from yatxmilter import constants as c
-from yatxmilter._describing import described, type_name
+from yatxmilter._describing import described, not_awaited, type_name
 from yatxmilter._wire.actions import ACTIONS, Action, Edit, ReplaceBody, action_of
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.payloads import encode_packet, text_argument, to_text
@@ -30,11 +31,13 @@ from yatxmilter.errors import (
 )
 
 if TYPE_CHECKING:
-    from yatxmilter._engine.session import Session
+    from yatxmilter._engine.session import Message, Session
 
-__all__ = ["Context"]
+__all__ = ["Body", "Context"]
 
 Text = str | bytes
+#: What a new body may be given as.
+Body = str | bytes | bytearray | memoryview | Iterable[str | bytes | bytearray | memoryview]
 
 _ENDS_STRING: Final = re.compile(rb"[\r\n\0]")
 # In a header value a line feed folds the line, and white space follows: else it would begin
@@ -84,8 +87,11 @@ class Context:
 
     __slots__ = (
         "_for_connection",
+        "_hop",
         "_macros",
         "_session",
+        "_state",
+        "_state_of",
         "_thread",
         "actions",
         "adds_space",
@@ -106,8 +112,11 @@ class Context:
         self._session = session
         # The reactor's: conversations begin there.
         self._thread = session.thread
+        self._hop: Callable[[Callable[[], None]], None] | None = None
         # Whether the reply's text was set outside a message.
         self._for_connection = False
+        self._state: SimpleNamespace | None = None
+        self._state_of: Message | None = None
         self.mute = False
         self.early = False
         self.actions = 0
@@ -123,6 +132,15 @@ class Context:
 
     # ---- for the library
 
+    def lend(self, hop: Callable[[Callable[[], None]], None]) -> None:
+        """
+        Be used by this thread until the reactor's claims it back.
+
+        :param hop: Has something done in the reactor's thread.
+        """
+        self._hop = hop
+        self._thread = get_ident()
+
     def claim(self) -> None:
         """
         Be used by this thread from now on.
@@ -130,6 +148,7 @@ class Context:
         For callbacks that run in threads while the conversation waits for them
         (`yatxmilter.pymilter`): nobody else uses it in the meantime.
         """
+        self._hop = None
         self._thread = get_ident()
 
     def take_reply(self, code: ReturnCode) -> bytes | None:
@@ -208,6 +227,18 @@ class Context:
         Look macros up there from now on.
         """
         self._macros = macros
+
+    @property
+    def message_state(self) -> SimpleNamespace:
+        """
+        What the milter keeps of its own for a message; a new one where another has begun.
+        """
+        state = self._state
+        message = None if self.early else self._session.message
+        if state is None or (message is not None and message is not self._state_of):
+            state = self._state = SimpleNamespace()
+            self._state_of = message
+        return state
 
     @property
     def macros(self) -> MacroStore:
@@ -315,27 +346,29 @@ class Context:
         """
         self._edit(ACTIONS[c.SMFIR_QUARANTINE], reason)
 
-    def replacebody(self, bodyp: Text | bytearray | memoryview) -> None:
+    def replacebody(self, bodyp: Body) -> None:
         """
         ``smfi_replacebody``.
         """
-        if not isinstance(bodyp, (str, bytes, bytearray, memoryview)):
-            raise ValueNotSendable(f"body is {type_name(bodyp)}, not bytes")
-        body = text_argument("body", bodyp) if isinstance(bodyp, str) else bytes(bodyp)
+        action = ACTIONS[c.SMFIR_REPLBODY]
+        self._check_action(action)
         limit = self.limits.max_body
         before = 0 if self.edits is None else self.edits.body_size
-        if before + len(body) > limit:
-            raise LimitExceeded(
-                f"smfi_replacebody() of {len(body)} bytes after {before}: max_body,"
-                f" an option of the server, is {limit}"
-            )
-        size = c.MILTER_CHUNK_SIZE
-        for start in range(0, len(body) or 1, size):
-            self._send(ACTIONS[c.SMFIR_REPLBODY], body[start : start + size])
-        edits = self.edits
-        assert edits is not None
+        packets: list[bytes] = []
+        size = 0
+        for piece in _regular(_pieces(bodyp)):
+            size += len(piece)
+            if before + size > limit:
+                raise LimitExceeded(
+                    f"smfi_replacebody() of {size} bytes or more after {before}:"
+                    f" max_body, an option of the server, is {limit}"
+                )
+            packets.append(encode_packet(action.letter, piece))
+        # All of it, or nothing.
+        edits = self._made_edits()
+        edits.packets += packets
         edits.bodies += 1
-        edits.body_size += len(body)
+        edits.body_size += size
 
     def progress(self, *, any_stage: bool = False) -> None:
         """
@@ -343,7 +376,10 @@ class Context:
         """
         if not any_stage:
             self._check_stage("smfi_progress")
-        self._session.send_progress()
+        if self._hop is None:
+            self._session.send_progress()
+        else:
+            self._hop(self._session.send_progress)
 
     def make_edit(self, edit: Edit) -> None:
         """
@@ -369,30 +405,36 @@ class Context:
         checked = [check(self, value) for check, value in zip(checks, values, strict=True)]
         self._send(action, action.encode(*checked))
 
-    def _send(self, action: Action, payload: bytes) -> None:
+    def _check_action(self, action: Action) -> None:
         self._check_stage(action.function)
         if not self.actions & action.flag:
             raise NotNegotiated(
                 f"{action.function}() needs {action_names(action.flag)}, which this milter did not"
                 f" negotiate (it has {action_names(self.actions)})"
             )
+
+    def _send(self, action: Action, payload: bytes) -> None:
+        self._check_action(action)
         if len(payload) > self.max_payload:
             raise ValueNotSendable(
                 f"{action.function}() of {len(payload)} bytes; a packet takes {self.max_payload}"
             )
         packet = encode_packet(action.letter, payload)
+        edits = self._made_edits()
+        size = edits.size + len(packet)
+        if size > self.limits.max_edit_bytes:
+            raise LimitExceeded(
+                f"{action.function}(): the edits of this message have {size} bytes:"
+                f" max_edit_bytes, an option of the server, is {self.limits.max_edit_bytes}"
+            )
+        edits.size = size
+        edits.packets.append(packet)
+
+    def _made_edits(self) -> _Edits:
         edits = self.edits
         if edits is None:
             edits = self.edits = _Edits()
-        if action.letter != c.SMFIR_REPLBODY:
-            size = edits.size + len(packet)
-            if size > self.limits.max_edit_bytes:
-                raise LimitExceeded(
-                    f"{action.function}(): the edits of this message have {size} bytes:"
-                    f" max_edit_bytes, an option of the server, is {self.limits.max_edit_bytes}"
-                )
-            edits.size = size
-        edits.packets.append(packet)
+        return edits
 
     def _check_thread(self, function: str) -> None:
         if get_ident() != self._thread:
@@ -453,6 +495,60 @@ class Context:
         return index
 
 
+def _pieces(body: object) -> Iterator[bytes]:
+    """
+    Read a new body, whatever it was given as, piece by piece.
+
+    :raises ValueNotSendable: for what is no body.
+    """
+    if isinstance(body, (str, bytes, bytearray, memoryview)):
+        yield _piece("body", body)
+        return
+    read = getattr(body, "read", None)
+    if callable(read):
+        # A file; its size is not known before its end.
+        pieces: Iterable[object] = iter(lambda: read(c.MILTER_CHUNK_SIZE) or b"", b"")
+    elif isinstance(body, Iterable) and not isinstance(body, Mapping):
+        pieces = body
+    else:
+        raise ValueNotSendable(
+            f"body is {type_name(body)}, not bytes, a text, a file or an iterable of pieces"
+            f"{not_awaited(body)}"
+        )
+    for number, piece in enumerate(pieces):
+        yield _piece(f"piece {number} of the body", piece)
+
+
+def _piece(what: str, piece: object) -> bytes:
+    if isinstance(piece, str):
+        return text_argument(what, piece)
+    if not isinstance(piece, (bytes, bytearray, memoryview)):
+        raise ValueNotSendable(f"{what} is {described(piece)}, not bytes or a text")
+    return bytes(piece)
+
+
+def _regular(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """
+    Cut pieces of any size into such as libmilter sends: full ones, and the rest; one at least.
+    """
+    size = c.MILTER_CHUNK_SIZE
+    waiting: list[bytes] = []
+    length = 0
+    began = False
+    for piece in pieces:
+        waiting.append(piece)
+        length += len(piece)
+        if length >= size:
+            whole = b"".join(waiting)
+            end = length - length % size
+            yield from (whole[start : start + size] for start in range(0, end, size))
+            waiting, length = [whole[end:]], length - end
+            began = True
+    rest = b"".join(waiting)
+    if rest or not began:
+        yield rest
+
+
 def _name(name: Text) -> bytes:
     data = text_argument("header name", name)
     if not data:
@@ -467,6 +563,7 @@ def _name(name: Text) -> bytes:
 
 # A milter adds the same fields to each message.
 _usual_name: Final = lru_cache(maxsize=256)(_name)
+
 
 _Check = Callable[[Context, Any], bytes | int | None]
 

@@ -8,15 +8,16 @@ what it would see if it were alone, whatever its fellows negotiated.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, text_of, type_name
+from yatxmilter._engine.awaitables import awaited, run_coroutine
 from yatxmilter._engine.context import Context
+from yatxmilter._engine.decorators import Marks, read_marks
 from yatxmilter._engine.on_error import on_error_option
 from yatxmilter._options import CALLBACK_TIMEOUT, seconds_option
 from yatxmilter._wire.commands import (
@@ -54,6 +55,7 @@ _MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
 _SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
 
 _AS_THEY_ARE: Final[Mapping[int, Callback]] = {}
+_NO_HOOKS: Final[Mapping[str, str]] = {}
 _NAMES: Final = frozenset(CALLBACKS)
 _callbacks_of: Final = attrgetter(*CALLBACKS)
 
@@ -69,15 +71,17 @@ class Shape:
 
     :ivar wanted: The names of the callbacks it has of its own.
     :ivar steps: The ``SMFIP_*`` steps that follow from them.
+    :ivar marks: What decorators say of them.
     :ivar common: Whether all milters of its class have the same shape, and it says all of what they
         ask for, their ``xxfi_flags`` aside.
     """
 
-    __slots__ = ("common", "steps", "wanted")
+    __slots__ = ("common", "marks", "steps", "wanted")
 
-    def __init__(self, wanted: frozenset[str], silent: frozenset[str], *, common: bool) -> None:
+    def __init__(self, wanted: frozenset[str], marks: Marks, *, common: bool) -> None:
         self.wanted = wanted
-        self.steps = _steps(wanted, silent)
+        self.marks = marks
+        self.steps = _steps(wanted, marks.silent)
         self.common = common and "xxfi_negotiate" not in wanted
 
 
@@ -91,12 +95,15 @@ def shape_of(milter: object, base: type) -> Shape:
         return _own_shape(milter, frozenset(name for name in CALLBACKS if hasattr(milter, name)))
     cls = type(milter)
     callbacks = _callbacks_of(cls)
+    hooks: Mapping[str, str] = getattr(cls, "_hooks", _NO_HOOKS)
+    if hooks:
+        callbacks += tuple([getattr(cls, hook) for hook in hooks])
     known = _shapes.get(cls)
     # A class may have been given other callbacks since.
     if known is not None and known[0] == callbacks:
         shape = known[1]
     else:
-        shape = _shape_of_class(callbacks, _callbacks_of(base))
+        shape = _shape_of_class(callbacks, _callbacks_of(base), hooks)
         if len(_shapes) >= _MOST_SHAPES:
             _shapes.clear()
         _shapes[cls] = callbacks, shape
@@ -114,16 +121,25 @@ def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
 
 
 def _own_shape(milter: object, wanted: frozenset[str]) -> Shape:
-    silent = frozenset(name for name in wanted if _is_silent(getattr(milter, name)))
-    return Shape(wanted, silent, common=False)
+    cls = type(milter)
+    hooks: Mapping[str, str] = getattr(cls, "_hooks", _NO_HOOKS)
+    marked = [(name, getattr(cls, hook)) for hook, name in hooks.items()]
+    marked += [(name, getattr(milter, name)) for name in sorted(wanted)]
+    return Shape(wanted, read_marks(marked), common=False)
 
 
-def _shape_of_class(callbacks: tuple[object, ...], base: tuple[object, ...]) -> Shape:
-    both = zip(CALLBACKS, callbacks, base, strict=True)
+def _shape_of_class(
+    callbacks: tuple[object, ...], base: tuple[object, ...], hooks: Mapping[str, str]
+) -> Shape:
+    both = zip(CALLBACKS, callbacks, base, strict=False)
     wanted = frozenset(name for name, one, other in both if one is not other)
-    named = zip(CALLBACKS, callbacks, strict=True)
-    silent = frozenset(name for name, callback in named if _is_silent(callback))
-    return Shape(wanted, silent, common=True)
+    # What stands for callbacks comes behind them.
+    own, standing_in = callbacks[: len(CALLBACKS)], callbacks[len(CALLBACKS) :]
+    marked = [
+        *zip(hooks.values(), standing_in, strict=True),
+        *zip(CALLBACKS, own, strict=True),
+    ]
+    return Shape(wanted, read_marks(marked), common=True)
 
 
 def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
@@ -134,10 +150,6 @@ def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
         elif command.callback in silent:
             steps |= command.nr
     return steps
-
-
-def _is_silent(callback: object) -> bool:
-    return getattr(callback, "smfip_noreply", False)
 
 
 class Member:
@@ -267,10 +279,13 @@ class Member:
         """
         parts = answer if isinstance(answer, (tuple, list)) else [answer]
         code = c.SMFIS_CONTINUE if parts == [None] else parts[0] if parts else None
-        lists = {} if self.made_context is None else self.made_context.symbol_lists
+        lists = dict(self.shape.marks.lists)
+        if self.made_context is not None:
+            lists.update(self.made_context.symbol_lists)
         if _is_number(code) and len(parts) in (1, 3, 4):
             if code == c.SMFIS_ALL_OPTS:
-                return Request(offer.actions, self.steps | offer.steps & c.SMFIP_SKIP, lists)
+                steps = self.steps | offer.steps & (c.SMFIP_SKIP | self.shape.marks.steps)
+                return Request(offer.actions, steps, lists)
             if code == c.SMFIS_REJECT:
                 raise NegotiationError("refuses the connection (SMFIS_REJECT)")
             if code == c.SMFIS_CONTINUE and len(parts) == 1:
@@ -295,10 +310,9 @@ class Member:
         steps = self.steps
         if not steps & c.SMFIP_NOBODY:
             steps |= offer.steps & c.SMFIP_SKIP
-        header = self.callback("xxfi_header")
-        if getattr(header, "smfip_leading_space", False):
-            steps |= offer.steps & c.SMFIP_HDR_LEADSPC
-        return Request(offer.actions if flags is None else flags, steps, {})
+        steps |= offer.steps & self.shape.marks.steps
+        actions = offer.actions if flags is None else flags
+        return Request(actions, steps, dict(self.shape.marks.lists))
 
     def widened(self, request: Request, offer: Offer) -> Request:
         """
@@ -418,14 +432,12 @@ def _unless_refused(callback: Callback, macros: MacroStore, argv: list[str]) -> 
 def _in_pieces(callback: Callback, size: int, bodyp: bytes) -> object:
     if len(bodyp) <= size:
         return callback(bodyp)
-    return _one_by_one(callback, size, bodyp)
+    return run_coroutine(_one_by_one(callback, size, bodyp))
 
 
 async def _one_by_one(callback: Callback, size: int, bodyp: bytes) -> object:
     for start in range(0, len(bodyp), size):
-        answer = callback(bodyp[start : start + size])
-        if inspect.isawaitable(answer):
-            answer = await cast(Awaitable[object], answer)
+        answer = await awaited(callback(bodyp[start : start + size]))
         if answer is not None and answer not in (c.SMFIS_CONTINUE, c.SMFIS_NOREPLY):
             return answer
     return answer

@@ -24,11 +24,12 @@ from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
 from yatxmilter._engine.addresses import DECODERS
+from yatxmilter._engine.awaitables import run_coroutine
 from yatxmilter._engine.chain_content import ChainContent
 from yatxmilter._engine.command_order import Handler, Plan, empty
 from yatxmilter._engine.member import Callback, Member
 from yatxmilter._engine.merge import Merge
-from yatxmilter._engine.pending import Pending, run_coroutine
+from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
 from yatxmilter._mail.body_spool import BodySpool
 from yatxmilter._mail.header_models import header_model

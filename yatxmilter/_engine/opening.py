@@ -8,7 +8,7 @@ none.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
@@ -22,7 +22,7 @@ from yatxmilter._engine.return_codes import ON_ERROR
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
 from yatxmilter._wire.negotiation import Request, check_request, effective_offer, merge
-from yatxmilter._wire.payloads import Offer, decode_offer
+from yatxmilter._wire.payloads import Offer, decode_offer, to_text
 from yatxmilter.errors import NegotiationError
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Opening"]
 
 _log = Logger()
+
+#: So many macros of one stage Sendmail sends (``MAXFILTERMACROS``), and it drops the others.
+_MOST_SYMBOLS: Final = 50
 
 _NO_OFFER: Final = Offer(0, 0, 0)
 
@@ -201,6 +204,23 @@ class Opening:
             return
         session = self._session
         agreement = merge(self._offer, [*requests, *session.requests_of_others(self._payload)])
+        for stage, names in agreement.symbol_lists.items():
+            _tell_if_long(stage, names)
         for member, request in zip(self._members, requests, strict=True):
             member.agree(request, agreement)
         session.agree(agreement)
+
+
+# Once: each connection asks for the same.
+@lru_cache(maxsize=64)
+def _tell_if_long(stage: int, names: bytes) -> None:
+    found = to_text(names).split()
+    if len(found) > _MOST_SYMBOLS:
+        _log.warn(
+            "The milters ask for {count} macros at {stage}; Sendmail sends {most} of them, and not:"
+            " {missing}",
+            count=len(found),
+            stage=c.STAGE_NAMES[stage],
+            most=_MOST_SYMBOLS,
+            missing=printable(" ".join(found[_MOST_SYMBOLS:])),
+        )

@@ -1,18 +1,13 @@
 """
-Waiting for callbacks: Deferreds and coroutines.
-
-A callback that answers at once makes no object here. A coroutine is stepped by hand until it
-really waits, because most never do and a Deferred for each would cost more than the callback.
+Waiting for callbacks that did not answer at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
-from contextvars import copy_context
-from types import CoroutineType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,54 +17,9 @@ from yatxmilter._wire.commands import Command
 if TYPE_CHECKING:
     from yatxmilter._engine.member import Member
 
-__all__ = ["Pending", "outcome_of", "run_coroutine"]
+__all__ = ["Pending"]
 
 _log = Logger()
-
-
-def outcome_of(result: object) -> object:
-    """
-    Get at what a user's method has returned: the one place that knows what may be awaited.
-
-    :return: A coroutine's result if it can be had at once; a Deferred of it; or anything else as
-        it is.
-    :raises BaseException: whatever the coroutine raises, or an object that does not let itself be
-        looked at.
-    """
-    return run_coroutine(result) if isinstance(result, CoroutineType) else result
-
-
-def run_coroutine(coroutine: Coroutine[Any, Any, object]) -> object:
-    """
-    Run a coroutine until it ends or waits.
-
-    :return: Its result, or, when it waits, a Deferred of it that can be cancelled.
-    """
-    # A context of its own: what the coroutine sets must not show in other connections.
-    context = copy_context()
-    try:
-        awaited = context.run(coroutine.send, None)
-    except StopIteration as done:
-        return done.value
-    return context.run(_resume, coroutine, awaited)
-
-
-@inlineCallbacks
-def _resume(coroutine: Coroutine[Any, Any, object], awaited: object) -> Generator[Any, Any, object]:
-    while True:
-        try:
-            try:
-                value = yield awaited
-            except GeneratorExit:
-                # Nobody waits for it any more; the coroutine ends by itself.
-                raise
-            except BaseException as error:
-                # asyncio's CancelledError is no Exception.
-                awaited = coroutine.throw(error)
-            else:
-                awaited = coroutine.send(value)
-        except StopIteration as done:
-            return done.value
 
 
 class Pending:

@@ -117,14 +117,17 @@ class MilterClientFactory(ClientFactory):
         clock: IReactorTime | None = None,
         progress: Callable[[str], object] | None = None,
         max_edit_bytes: int | None = MAX_EDIT_BYTES,
+        max_edits: int | None = None,
         max_body: int | None = MAX_NEW_BODY,
     ) -> None:
         limit_option("max_edit_bytes", max_edit_bytes)
+        limit_option("max_edits", max_edits)
         limit_option("max_body", max_body)
         self.timeout = timeout
         self.clock = clock
         self.progress = progress
         self.max_edit_bytes = max_edit_bytes
+        self.max_edits = max_edits
         self.max_body = max_body
 
     def buildProtocol(self, addr: IAddress | None) -> MilterClient:
@@ -136,6 +139,7 @@ class MilterClientFactory(ClientFactory):
             clock=self.clock,
             progress=self.progress,
             max_edit_bytes=self.max_edit_bytes,
+            max_edits=self.max_edits,
             max_body=self.max_body,
         )
         client.factory = self
@@ -149,6 +153,7 @@ def connect_milter(
     clock: IReactorTime | None = None,
     progress: Callable[[str], object] | None = None,
     max_edit_bytes: int | None = MAX_EDIT_BYTES,
+    max_edits: int | None = None,
     max_body: int | None = MAX_NEW_BODY,
     reactor: Any = None,
 ) -> Deferred[MilterClient]:
@@ -156,8 +161,8 @@ def connect_milter(
     Connect to a milter.
 
     :param where: An endpoint, or an address for `client_endpoint`.
-    :param timeout: And ``clock``, ``progress``, ``max_edit_bytes`` and ``max_body``: see
-        `MilterClient`.
+    :param timeout: And ``clock``, ``progress``, ``max_edit_bytes``, ``max_edits`` and ``max_body``:
+        see `MilterClient`.
     :param reactor: Needed for an address, by default the global one.
     """
     if isinstance(where, str):
@@ -169,6 +174,7 @@ def connect_milter(
         clock=clock,
         progress=progress,
         max_edit_bytes=max_edit_bytes,
+        max_edits=max_edits,
         max_body=max_body,
     )
     return cast(Deferred[MilterClient], where.connect(factory))

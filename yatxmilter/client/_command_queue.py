@@ -93,6 +93,7 @@ class _Pending:
     edits: list[Edit] = field(default_factory=list)
     edit_count: int = 0
     edit_bytes: int = 0
+    body_pieces: int = 0
     body_bytes: int = 0
     progress: int = 0
 
@@ -107,6 +108,8 @@ class CommandQueue(Protocol):
     :param max_edit_bytes: Bytes of edits that the milter may make of one message, the new body
         aside; ``None`` for any number. Small edits count as if they had 64 bytes once there are
         more than a thousand.
+    :param max_edits: How many edits it may make of one message, the pieces of the new body aside;
+        ``None`` for any number within ``max_edit_bytes``.
     :param max_body: Bytes of the new body that it may give a message; ``None`` for any number.
     :ivar agreement: What was negotiated, ``None`` before.
     :ivar standing: The stage and response with which CONNECT or HELO settled all that follows;
@@ -120,10 +123,12 @@ class CommandQueue(Protocol):
         clock: IReactorTime | None = None,
         progress: Callable[[str], object] | None = None,
         max_edit_bytes: int | None = MAX_EDIT_BYTES,
+        max_edits: int | None = None,
         max_body: int | None = MAX_NEW_BODY,
     ) -> None:
         self.timeout = timeout
         self.max_edit_bytes = limit_option("max_edit_bytes", max_edit_bytes)
+        self.max_edits = limit_option("max_edits", max_edits)
         self.max_body = limit_option("max_body", max_body)
         self.agreement: Agreement | None = None
         self._clock = None if clock is None else cast(IReactorTime, steady(clock))
@@ -314,6 +319,7 @@ class CommandQueue(Protocol):
     def _count_edit(self, pending: _Pending, letter: int, payload: bytes) -> None:
         pending.edit_count += 1
         if letter == c.SMFIR_REPLBODY:
+            pending.body_pieces += 1
             pending.body_bytes += len(payload)
         else:
             pending.edit_bytes += len(payload)
@@ -326,6 +332,8 @@ class CommandQueue(Protocol):
                 f"the milter sent edits of more than {self.max_edit_bytes} bytes"
                 " (see max_edit_bytes)"
             )
+        if pending.edit_count - pending.body_pieces > self.max_edits:
+            raise PeerError(f"the milter made more than {self.max_edits} edits (see max_edits)")
         if pending.edit_count > max(_FEW_EDITS, self.max_edit_bytes // _LEAST_EDIT):
             raise PeerError(
                 f"the milter sent {pending.edit_count} edits, of {_LEAST_EDIT} bytes at least"

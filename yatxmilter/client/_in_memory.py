@@ -23,10 +23,12 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ITransport,
 )
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from yatxmilter._engine.awaitables import running_loop
 from yatxmilter.client._client import MilterClient
 from yatxmilter.protocol import MilterProtocolFactory
 
@@ -241,6 +243,11 @@ class InMemoryConnection:
         """
         if self._call is None and not self._flushing:
             self._call = self._clock.callLater(0, self.flush)
+            if isinstance(self._clock, Clock):
+                # It is set by hand. In a test of asyncio's there are turns all the same.
+                loop = running_loop()
+                if loop is not None:
+                    loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """

@@ -9,13 +9,14 @@ was given, or from what was said on the message before, in this order.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, cast
 
 from twisted.internet.interfaces import IAddress
 
 from yatxmilter import constants as c
+from yatxmilter._engine.callback_names import check_signature
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._mail.bounds import MAX_BODY, MAX_HEADER_BYTES, MAX_RECIPIENTS, SPOOL_MEMORY
 from yatxmilter._wire.actions import SUBJECTS
@@ -30,6 +31,18 @@ from yatxmilter.message._headers import Headers
 from yatxmilter.message._mail import Macros, Message, Received
 
 __all__ = ["MessageMilter"]
+
+#: What each hook is called with.
+_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "connected": ("client",),
+        "greeted": ("client",),
+        "sender": ("msg",),
+        "recipient": ("msg", "rcpt"),
+        "headers": ("msg",),
+        "message": ("msg",),
+    }
+)
 
 #: The class attributes that are bounds.
 _BOUNDS: Final = (
@@ -52,7 +65,8 @@ class MessageMilter(Milter):
 
     Override `message`, and the other hooks for what must be answered earlier. A hook returns a
     return code, a Deferred or coroutine of one, or ``None``: then what it has said on the object it
-    was given counts, as ``msg.reject()``.
+    was given counts, as ``msg.reject()``. `threaded` and `symlist` may stand above any hook,
+    `rejected_recipients` above `recipient`.
 
     :cvar may_edit: What it edits: of ``"headers"``, ``"body"``, ``"sender"``, ``"recipients"`` and
         ``"quarantine"``; ``None`` for all that the MTA offers.
@@ -78,6 +92,19 @@ class MessageMilter(Milter):
     max_recipients: ClassVar[int | None] = MAX_RECIPIENTS
     max_size: ClassVar[int | None] = None
     too_large: ClassVar[int] = c.SMFIS_CONTINUE
+
+    _hooks: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "connected": "xxfi_connect",
+            "greeted": "xxfi_helo",
+            "sender": "xxfi_envfrom",
+            "recipient": "xxfi_envrcpt",
+            "headers": "xxfi_eoh",
+            "message": "xxfi_eom",
+        }
+    )
+    # Whether `recipient` is shown those that the MTA has refused itself.
+    _sees_refused: ClassVar[bool] = False
 
     _offered = 0
     _client: Client
@@ -109,6 +136,9 @@ class MessageMilter(Milter):
                     f"{cls.__qualname__}.{option} is {bound!r}, expected a number from 0 on,"
                     " or None"
                 )
+        for hook in cls._hooks:
+            check_signature(cls, hook, _ARGUMENTS[hook])
+        cls._sees_refused = getattr(cls.recipient, "smfip_rejected_recipients", None) is True
         needed = {
             name
             for hook, names in _NEEDS.items()
@@ -306,6 +336,7 @@ async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
             f" {self.xxfi_name}"
         )
     recipient = message.recipients.receive(argv)
+    refused = self._sees_refused and self.smfi_getsymval("{rcpt_mailer}") == "error"
     # The answer if the hook fails.
     on_error = on_error_option("on_error", getattr(self.factory, "on_error", c.SMFIS_TEMPFAIL))
     code = answer_for(RCPT_ROW, on_error).code
@@ -318,7 +349,7 @@ async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
         code = _answer(result, recipient, message)
         return code
     finally:
-        if code in _REFUSES:
+        if code in _REFUSES or refused:
             message.recipients.refuse(recipient)
 
 

@@ -9,6 +9,8 @@ read, by a ValueError that names it.
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 import socket
 from typing import Any, Final, NamedTuple
@@ -35,6 +37,8 @@ _make: Final[Any] = endpoints
 _EXPECTED: Final = (
     "expected inet:port@host, inet6:port@host, unix:/path, local:/path, /path or a Twisted endpoint"
 )
+# How Postfix writes it, with the host first.
+_POSTFIX: Final = re.compile(r"(\[[^\]@]*\]|[^\[\]:@]+):([^:@]+)")
 # sizeof(sun_path) less the closing NUL.
 _MAX_UNIX_PATH: Final = 107
 
@@ -186,6 +190,13 @@ def _read(spec: str) -> _Inet | _Path | None:
         raise TypeError(f"{spec!r} is no text; {_EXPECTED}")
     kind, colon, rest = spec.partition(":")
     if kind in ("inet", "inet6") and colon:
+        as_postfix = _POSTFIX.fullmatch(rest)
+        if as_postfix is not None:
+            host, port = as_postfix.groups()
+            # Postfix's inet is for either kind of address.
+            if isIPv6Address(host.strip("[]")):
+                kind = "inet6"
+            return _read_inet(spec, kind, f"{port}@{host}")
         return _read_inet(spec, kind, rest)
     if spec.startswith("/"):
         return _read_path(spec, spec)
@@ -248,8 +259,10 @@ def _read_inet(spec: str, kind: str, rest: str) -> _Inet:
     port, at, host = rest.partition("@")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    other = isIPv6Address(host) if kind == "inet" else isIPAddress(host)
-    if (at and not host) or other or set(host) & set(" \t@[]/\0"):
+    if isIPv6Address(host) if kind == "inet" else isIPAddress(host):
+        right = "inet6" if kind == "inet" else "inet"
+        raise _bad(spec, f": {host} is an address for {right}, as in {right}:{port}@{host}")
+    if (at and not host) or set(host) & set(" \t@[]/\0"):
         raise _bad(spec, f": no host of {kind}")
     return _Inet(kind, host, _read_port(spec, port))
 
@@ -271,4 +284,76 @@ def _from_twisted(make: Any, reactor: Any, spec: str) -> Any:
     try:
         return make(reactor, spec)
     except Exception as error:
-        raise _bad(spec, f" ({error})") from error
+        raise _bad(spec, _why_not_twisted(spec, error, make is _make.serverFromString)) from error
+
+
+def _why_not_twisted(spec: str, error: Exception, serves: bool) -> str:
+    kind = spec.partition(":")[0]
+    text = str(error)
+    if text.startswith("Unknown endpoint type"):
+        return _why_not_kind(spec, kind, serves)
+    if kind == "systemd":
+        return _why_not_systemd(text)
+    unexpected = re.search(r"unexpected keyword argument '(.*)'", text)
+    if unexpected is not None:
+        name, known = unexpected[1], _OPTIONS_OF.get((kind.lower(), serves), ())
+        nearest = difflib.get_close_matches(name, known, 1)
+        guess = f", did you mean {nearest[0]!r}?" if nearest else ""
+        has = f"; it has {', '.join(known)}" if known and not nearest else ""
+        return f": {kind} has no option {name!r}{guess}{has}"
+    number = re.search(r"invalid literal for int\(\) with base 10: (.*)", text)
+    if number is not None:
+        return f": {number[1]} is not a number"
+    missing = re.search(r"missing \d+ required positional arguments?: (.*)", text)
+    if missing is not None:
+        return f": {kind} needs {missing[1]}"
+    return f" ({text})"
+
+
+#: What Twisted's own endpoints take, as their documentation has it.
+_OPTIONS_OF: Final = {
+    ("tcp", True): ("port", "interface", "backlog"),
+    ("tcp", False): ("host", "port", "timeout", "bindAddress"),
+    ("unix", False): ("path", "timeout", "lockfile"),
+    ("ssl", True): (
+        *("port", "interface", "backlog", "privateKey", "certKey", "extraCertChain"),
+        *("sslmethod", "dhParameters"),
+    ),
+}
+_KINDS: Final = ("inet", "inet6", "unix", "local", "tcp", "tcp6", "ssl", "tls", "systemd", "fd")
+
+
+def _why_not_kind(spec: str, kind: str, serves: bool) -> str:
+    if kind == "systemd":
+        return ": systemd's sockets are listened on, not connected to"
+    if spec.isascii() and spec.isdigit():
+        return f"; did you mean 'inet:{spec}@127.0.0.1'?"
+    nearest = difflib.get_close_matches(kind.lower(), _KINDS, 1)
+    if nearest:
+        return f": there is no {kind!r}, did you mean {nearest[0]!r}?"
+    host, _, port = spec.rpartition(":")
+    if port.isascii() and port.isdigit() and host and not set(host) & set(":/@ "):
+        return f"; did you mean 'inet:{port}@{host}'?"
+    if "/" in spec:
+        return "; a path begins with /"
+    return f": there is no {kind!r}"
+
+
+def _why_not_systemd(text: str) -> str:
+    if text.startswith("Specify exactly one"):
+        return ": say which socket, as systemd:domain=UNIX:index=0 or systemd:domain=UNIX:name=NAME"
+    if "has no attribute 'AF_" in text:
+        return ": domain has to be UNIX, INET or INET6"
+    if "positional argument: 'domain'" in text:
+        return ": domain is missing, as in systemd:domain=UNIX:index=0"
+    if "unexpected keyword" in text or "invalid literal" in text:
+        return ": systemd has the options domain, index (a number) and name"
+    if "LISTEN_FDS" not in os.environ:
+        return (
+            ": systemd gave this process no sockets. Have it started by its .socket unit (systemctl"
+            " start NAME.socket), or listen elsewhere"
+        )
+    return (
+        f": systemd gave this process {os.environ['LISTEN_FDS']} sockets, and not that one"
+        " (FileDescriptorName= in the .socket unit gives it its name)"
+    )

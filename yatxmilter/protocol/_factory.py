@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yatxmilter._describing import described, text_of
+from yatxmilter._describing import described
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
@@ -34,21 +34,40 @@ from yatxmilter._mail.bounds import (
     SPOOL_MEMORY,
     Limits,
 )
-from yatxmilter._options import choice_option, limit_option, seconds_option
+from yatxmilter._options import choice_option, flag_option, limit_option, seconds_option
 from yatxmilter._wire.commands import CONNECT_ROW
-from yatxmilter.defaults import Milter, MilterObserver
+from yatxmilter.defaults import Milter, MilterFactory, MilterObserver
 from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
+from yatxmilter.protocol._accepting import adopt_port
 from yatxmilter.protocol._admission import Admission, Refusals
 from yatxmilter.protocol._connection import TransportLine
-from yatxmilter.protocol._descriptor_set import ConnectionSet, Served, adoptable
+from yatxmilter.protocol._descriptor_set import (
+    ConnectionSet,
+    Served,
+    adoptable,
+    connection_set,
+)
 from yatxmilter.protocol._draining import Drains
-from yatxmilter.protocol._life_cycle import FAILED, IDLE, STARTED, STARTING, Lives, Waiting
+from yatxmilter.protocol._life_cycle import (
+    FAILED,
+    IDLE,
+    STARTED,
+    STARTING,
+    Lives,
+    Waiting,
+    factory_name,
+)
+from yatxmilter.protocol._message_log import MessageLog
 from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Lobby, Unannounced
 from yatxmilter.protocol._steady_clock import steady
+from yatxmilter.protocol._time_limits import TimeLimits
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
 _log = Logger()
+
+#: One milter factory, or several.
+_Factories = MilterFactory | IMilterFactory | Iterable[MilterFactory | IMilterFactory]
 
 
 class MilterProtocol(TransportLine):
@@ -57,6 +76,8 @@ class MilterProtocol(TransportLine):
 
     :param factory: The factory whose options count; without one, the defaults.
     """
+
+    __slots__ = ()
 
     def __init__(self, factory: MilterProtocolFactory | None = None) -> None:
         super().__init__(MilterProtocolFactory(()) if factory is None else factory)
@@ -67,15 +88,14 @@ class MilterProtocol(TransportLine):
         Begin; behind HAProxy, when it has said who connects.
         """
         if isinstance(transport, HAProxyProtocolWrapper):
-            options = self._options
-            waiting = Unannounced(self, self._clock, options.command_timeout, options.lobby)
+            waiting = Unannounced(self, self._options.lobby)
             Protocol.makeConnection(waiting, transport)
         else:
             Protocol.makeConnection(self, transport)
 
     # ---- milters
 
-    def addMilter(self, milter: Any) -> None:
+    def addMilter(self, milter: Milter | IMilter) -> None:
         """
         Put a milter on this connection, behind those that are there.
 
@@ -147,6 +167,9 @@ class MilterProtocolFactory(Factory):
     :param start_timeout: Seconds that the ``start()`` of a milter factory may take.
     :param stop_timeout: Seconds that the ``stop()`` of one may take.
     :param observers: What is told of all that happens: `IMilterObserver`.
+    :param log_messages: Whether each message is logged at its end, in one line at level info: who
+        sent it, what became of it, who decided, and how long it took. By default it is where
+        ``serve`` or `run_milters` runs the milters.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
         from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
@@ -160,15 +183,17 @@ class MilterProtocolFactory(Factory):
     #: Whether it drains by itself when the reactor stops while milter factories run that have to
     #: be stopped; else whoever stops the reactor has to see to it.
     drains_with_reactor = True
+    #: What has the threads of callbacks that are `threaded`; ``None`` for the reactor.
+    threads: Any = None
 
     #: Whether connections are served by a descriptor set of our own where that can be.
     fast_path = True
 
     def __init__(
         self,
-        milter_factories: Any,
+        milter_factories: _Factories,
         *,
-        merge: str = "first",
+        merge: Literal["first", "strictest", "chain"] = "first",
         timeout: float | None = 7210,
         command_timeout: float | None = 300,
         write_timeout: float | None = 300,
@@ -186,10 +211,11 @@ class MilterProtocolFactory(Factory):
         spool_memory: int | None = SPOOL_MEMORY,
         start_timeout: float | None = 60,
         stop_timeout: float | None = 10,
-        observers: Iterable[Any] = (),
+        observers: Iterable[MilterObserver | IMilterObserver] = (),
+        log_messages: bool | None = None,
         reactor: IReactorTime | None = None,
     ) -> None:
-        self.milter_factories: list[Any] = []
+        self.milter_factories: list[MilterFactory | IMilterFactory] = []
         self.merge = choice_option("merge", merge, list(MERGES))
         self.timeout = seconds_option("timeout", timeout)
         self.progress_interval = seconds_option("progress_interval", progress_interval)
@@ -211,13 +237,22 @@ class MilterProtocolFactory(Factory):
             self.spool_memory,
         )
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
-        self.connections: set[MilterProtocol] = set()
+        self.connections: set[TransportLine] = set()
         self._clock = None if reactor is None else steady(reactor)
         self._draining = False
         self._closing = False
         self._drains = Drains(lambda: self.clock)
         self._refusals = Refusals(lambda: self.clock)
-        self.lobby = Lobby(self.admission, self._refused, self._one_gone)
+        self.time_limits = TimeLimits(
+            lambda: self.clock, self.timeout, self.command_timeout, self.write_timeout
+        )
+        self.lobby = Lobby(
+            lambda: self.clock,
+            self.command_timeout,
+            self.admission,
+            self._refused,
+            self._one_gone,
+        )
         self._lives = Lives(
             lambda: self.clock,
             seconds_option("start_timeout", start_timeout),
@@ -230,7 +265,22 @@ class MilterProtocolFactory(Factory):
         self.audience = Audience(MilterObserver)
         for observer in observers:
             self.addObserver(observer)
+        self.log_messages = flag_option("log_messages", log_messages)
+        if log_messages:
+            self._log_messages()
         self.addMilterFactory(milter_factories)
+
+    def begin_message_log(self) -> None:
+        """
+        Log messages from now on, unless ``log_messages`` said whether to do so; for programs that
+        run milters.
+        """
+        if self.log_messages is None:
+            self._log_messages()
+
+    def _log_messages(self) -> None:
+        self.log_messages = True
+        self.addObserver(MessageLog())
 
     @property
     def clock(self) -> IReactorTime:
@@ -244,7 +294,7 @@ class MilterProtocolFactory(Factory):
             self._clock = steady(reactor)
         return cast(IReactorTime, self._clock)
 
-    def addMilterFactory(self, milter_factories: Any) -> None:
+    def addMilterFactory(self, milter_factories: _Factories) -> None:
         """
         Add one milter factory, or several; connections that come later have their milters too.
 
@@ -256,7 +306,8 @@ class MilterProtocolFactory(Factory):
         one = IMilterFactory.providedBy(milter_factories) or not isinstance(
             milter_factories, Iterable
         )
-        added = [milter_factories] if one else list(milter_factories)
+        several: Any = [milter_factories] if one else milter_factories
+        added: list[MilterFactory | IMilterFactory] = list(several)
         for milter_factory in added:
             if not IMilterFactory.providedBy(milter_factory):
                 raise TypeError(f"{milter_factory!r} does not provide IMilterFactory")
@@ -267,7 +318,7 @@ class MilterProtocolFactory(Factory):
         else:
             self.milter_factories += added
 
-    def addObserver(self, observer: Any) -> None:
+    def addObserver(self, observer: MilterObserver | IMilterObserver) -> None:
         """
         Have an observer told of the connections that come from now on, behind those that are there.
 
@@ -390,7 +441,7 @@ class MilterProtocolFactory(Factory):
                 protocol.addMilter(milter_factory.build_milter(protocol))
             except BaseException:
                 on_error = on_error_for_missing(milter_factory)
-                name = text_of(milter_factory, "name") or described(milter_factory)
+                name = factory_name(milter_factory)
                 _log.failure(
                     "Milter {milter} could not be built for {mta}; answering {code} for it",
                     milter=name,
@@ -425,17 +476,19 @@ class MilterProtocolFactory(Factory):
             return None
         connections = self._connection_set
         if connections is None or connections.reactor is not transport.reactor:
-            connections = self._connection_set = ConnectionSet(transport.reactor)
+            connections = self._connection_set = connection_set(transport.reactor)
+        # From now on its port's connections need no transport.
+        adopt_port(connections, transport.server)
         return connections.adopt(transport)
 
-    def connection_made(self, protocol: MilterProtocol, peer: object) -> None:
+    def connection_made(self, protocol: TransportLine, peer: object) -> None:
         """
         Count one that has come.
         """
         self.connections.add(protocol)
         self.admission.enter(peer)
 
-    def connection_lost(self, protocol: MilterProtocol, peer: object) -> None:
+    def connection_lost(self, protocol: TransportLine, peer: object) -> None:
         """
         Count a connection that has gone.
         """

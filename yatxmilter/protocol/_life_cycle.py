@@ -19,12 +19,13 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yatxmilter._engine.pending import outcome_of
+from yatxmilter._engine.awaitables import outcome_of
+from yatxmilter._engine.explaining import explained
 from yatxmilter._escaping import printable
 from yatxmilter.errors import StartError
 from yatxmilter.protocol._steady_clock import SteadyClock
 
-__all__ = ["FAILED", "IDLE", "STARTED", "STARTING", "Lives", "Waiting", "reason_of"]
+__all__ = ["FAILED", "IDLE", "STARTED", "STARTING", "Lives", "Waiting", "factory_name", "reason_of"]
 
 _log = Logger()
 
@@ -46,12 +47,13 @@ def reason_of(failure: Failure) -> str:
     return printable(f"{kind}: {text}" if text else kind)
 
 
-def _name(factory: Any) -> str:
+def factory_name(factory: Any) -> str:
     """
     Name a milter factory for the log, as its milters are named.
     """
     milter = getattr(factory, "milter", None)
-    for name in (getattr(factory, "name", None), getattr(milter, "xxfi_name", None)):
+    for owner, attribute in ((factory, "name"), (milter, "xxfi_name"), (milter, "__name__")):
+        name = getattr(owner, attribute, None)
         if isinstance(name, str):
             return printable(name)
     return type(factory).__name__
@@ -67,6 +69,21 @@ def _call(method: Callable[[], Any] | None) -> Deferred[Any]:
     except BaseException:
         # A library that raises SystemExit does not end all the others.
         return fail(Failure())
+
+
+def _call_in_loop(method: Callable[[], Any] | None, clock: Clock) -> Deferred[Any]:
+    """
+    Call a factory's method; under asyncio's reactor not before its loop runs, which it may need.
+    """
+    if method is not None:
+        now = clock()
+        reactor: Any = getattr(now, "reactor", now)
+        loop = getattr(reactor, "_asyncioEventloop", None)
+        if loop is not None and not loop.is_running():
+            turn: Deferred[Any] = Deferred()
+            reactor.callLater(0, turn.callback, None)
+            return turn.addCallback(lambda _: _call(method))
+    return _call(method)
 
 
 class _Bounded:
@@ -187,7 +204,7 @@ class _Life:
         self._starting = not self._running
         method = getattr(self._factory, "start" if self._starting else "stop", None)
         seconds = start_timeout if self._starting else stop_timeout
-        work = self._work = _Bounded(_call(method), clock, seconds)
+        work = self._work = _Bounded(_call_in_loop(method, clock), clock, seconds)
         work.outcome.addBoth(self._started if self._starting else self._stopped)
 
     def _rest(self) -> None:
@@ -204,10 +221,13 @@ class _Life:
             self._running = True
             self._go_on()
             return
+        result = explained(result, self._factory)
         refused, self._entered = self._entered, []
         self._users -= len(refused)
         self._go_on()
-        error = StartError(f"milter {_name(self._factory)} could not start: {reason_of(result)}")
+        error = StartError(
+            f"milter {factory_name(self._factory)} could not start: {reason_of(result)}"
+        )
         error.__cause__ = result.value
         for one in refused:
             one.errback(error)
@@ -216,11 +236,13 @@ class _Life:
         self._work, self._running = None, False
         if isinstance(result, Failure):
             if result.check(TimeoutError) is None:
-                _log.failure("Milter {milter} failed to stop", result, milter=_name(self._factory))
+                _log.failure(
+                    "Milter {milter} failed to stop", result, milter=factory_name(self._factory)
+                )
             else:
                 _log.error(
                     "Milter {milter} does not stop: {error}; going on without waiting for it",
-                    milter=_name(self._factory),
+                    milter=factory_name(self._factory),
                     error=result.getErrorMessage(),
                 )
         self._go_on()

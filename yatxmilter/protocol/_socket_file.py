@@ -7,9 +7,11 @@ What stands in its folder is not trusted: no link is followed.
 
 from __future__ import annotations
 
+import difflib
 import grp
 import os
 import pwd
+import re
 import stat
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -62,7 +64,8 @@ def find_user(name: str, value: str) -> pwd.struct_passwd:
         return pwd.getpwnam(value)
     with suppress(KeyError, ValueError, OverflowError):
         return pwd.getpwuid(int(value))
-    raise ValueError(f"{name} is {value!r}, expected a user that this system has")
+    known = [entry.pw_name for entry in pwd.getpwall()]
+    raise ValueError(f"{name} is {value!r}, {_expected('user', value, known)}")
 
 
 def find_group(name: str, value: str) -> int:
@@ -76,7 +79,16 @@ def find_group(name: str, value: str) -> int:
         return grp.getgrnam(value).gr_gid
     with suppress(KeyError, ValueError, OverflowError):
         return grp.getgrgid(int(value)).gr_gid
-    raise ValueError(f"{name} is {value!r}, expected a group that this system has")
+    known = [entry.gr_name for entry in grp.getgrall()]
+    raise ValueError(f"{name} is {value!r}, {_expected('group', value, known)}")
+
+
+def _expected(kind: str, value: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(value, known, 1)
+    if nearest:
+        return f"expected a {kind} that this system has; did you mean {nearest[0]!r}?"
+    make = "adduser --system" if kind == "user" else "addgroup --system"
+    return f"expected a {kind} that this system has; `{make} {value}` would make it"
 
 
 def open_socket_file(reactor: Any, file: SocketFile, factory: Any) -> Any:
@@ -102,6 +114,22 @@ def open_socket_file(reactor: Any, file: SocketFile, factory: Any) -> Any:
     port.group = -1 if file.group is None else file.group
     port.startListening()
     return port
+
+
+def _whose_lock(path: str) -> str:
+    """
+    Say who has a lock, and what to do.
+    """
+    try:
+        owner = os.readlink(path)
+    except OSError:
+        return f"{path} is in the way, which is not a lock; move it elsewhere"
+    if not re.fullmatch("[0-9]+", owner):
+        return f"{path} is in the way, which is not a lock; move it elsewhere"
+    return (
+        f"another process has its lock: {path} names process {owner}, which runs. If `ps {owner}`"
+        " shows that it is not a milter, remove the lock"
+    )
 
 
 class _Port(_UNIX_PORT):  # type: ignore[misc]
@@ -147,10 +175,22 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
         self.startReading()
 
     def _lock(self) -> None:
-        self.lockFile = lockfile.FilesystemLock(self._path + b".lock")
-        if not self.lockFile.lock():
-            self.lockFile = None
-            raise CannotListenError(None, self._path, OSError("another process has its lock"))
+        lock = lockfile.FilesystemLock(self._path + b".lock")
+        try:
+            locked = lock.lock()
+        except PermissionError as error:
+            # A process that may not be asked is there; else the lock cannot be made.
+            if not os.path.islink(lock.name):
+                raise CannotListenError(None, self._path, error) from None
+            locked = False
+        except (OSError, ValueError) as error:
+            if not os.path.lexists(lock.name):
+                raise CannotListenError(None, self._path, error) from None
+            # What is there is not a lock.
+            locked = False
+        if not locked:
+            raise CannotListenError(None, self._path, OSError(_whose_lock(os.fsdecode(lock.name))))
+        self.lockFile = lock
         if not self.lockFile.clean:
             with suppress(OSError):
                 if stat.S_ISSOCK(os.lstat(self._path).st_mode):
@@ -181,7 +221,9 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
             os.chown(f"/proc/self/fd/{descriptor}", self.owner, self.group)
         except PermissionError as error:
             raise OSError(
-                f"it cannot be given to user {self.owner}, group {self.group}: {error.strerror}"
+                f"it cannot be given to user {self.owner}, group {self.group}: {error.strerror}."
+                " Only root may give a file to another user; others may give it to a group that"
+                " they are in. Start it as root with --user, or leave owner and group out"
             ) from None
         finally:
             os.close(descriptor)

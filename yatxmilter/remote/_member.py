@@ -12,11 +12,10 @@ before anything else is sent.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -33,8 +32,9 @@ from yatxmilter.client import MilterClient
 from yatxmilter.client._commands import Macros
 from yatxmilter.constants import ReturnCode
 from yatxmilter.defaults import Milter
-from yatxmilter.errors import NegotiationError, PeerError
-from yatxmilter.remote._pool import Connections, RemoteClient, ignore
+from yatxmilter.errors import PeerError
+from yatxmilter.remote._connection import RemoteClient, ignore
+from yatxmilter.remote._pool import CANCELLED, Connections
 
 __all__ = ["RemoteMilter"]
 
@@ -51,7 +51,8 @@ _OPTIONAL: Final = c.SMFIP_NODATA | c.SMFIP_NOUNKNOWN
 # How many PROGRESS of one message are passed on as they come, and the seconds between the others.
 _PROGRESS_BURST: Final = 100
 _PROGRESS_PAUSE: Final = 1.0
-_CANCELLED: Final = (CancelledError, ConnectingCancelledError)
+# Where a packet has its letter.
+_LETTER: Final = c.MILTER_LEN_BYTES
 
 
 class _Message:
@@ -117,7 +118,7 @@ class RemoteMilter(Milter):
             agreement = client.settled()
             for stage, names in agreement.symbol_lists.items():
                 self.smfi_setsymlist(stage, " ".join(names))
-        except _CANCELLED:
+        except CANCELLED:
             raise
         except Exception as error:
             self._fail(commands.OPTNEG_ROW, error)
@@ -156,21 +157,11 @@ class RemoteMilter(Milter):
         """
         self._closed = False
         try:
-            self._use(await self._again(self._connections.get))
-        except _CANCELLED:
+            self._use(await self._connections.get(self._offer, self._agreed))
+        except CANCELLED:
             raise
         except Exception as error:
             self._fail(row, error)
-
-    async def _again(
-        self, get: Callable[[tuple[int, int]], Awaitable[RemoteClient]]
-    ) -> RemoteClient:
-        client = await get(self._offer)
-        agreement = client.settled()
-        if (agreement.actions, agreement.steps) != self._agreed:
-            client.leave()
-            raise NegotiationError("asks for something else than it did before")
-        return client
 
     # ---- passing commands on
 
@@ -251,27 +242,32 @@ class RemoteMilter(Milter):
             if over is not None and row.in_message:
                 return fallback(row, over)
             return await self._heard(row, client, ask)
-        except _CANCELLED:
+        except CANCELLED:
             raise
         except Exception as error:
             return self._fail(row, error)
 
     async def _heard(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
-        for earlier in CALLBACK_STEPS[: CALLBACK_STEPS.index(row)]:
-            if earlier.no & client.settled().steps:
-                self._send_macros(client, earlier)
-        try:
-            return await self._ask(row, client, ask)
-        except PeerError as error:
-            if not client.kept:
-                raise
-            self._connections.distrust(error)
-        client = await self._again(self._connections.make)
-        self._use(client)
-        return await self._ask(row, client, ask)
+        """
+        Ask it; or another one, where this one has gone before it could do anything.
+        """
+        tries = self._connections.tries(client)
+        while True:
+            for earlier in CALLBACK_STEPS[: CALLBACK_STEPS.index(row)]:
+                if earlier.no & client.settled().steps:
+                    self._send_macros(client, earlier)
+            try:
+                return await self._ask(row, client, ask)
+            except PeerError as error:
+                tries -= 1
+                if not tries or not self._connections.give_up(client, row, error):
+                    raise
+            client = await self._connections.get(self._offer, self._agreed, new=True)
+            self._use(client)
 
     async def _ask(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
         client.resting = False
+        client.said += client.alive
         message = self._message
         if row is commands.EOM_ROW:
             client.on_edit = lambda edit: self._edit(message, edit)
@@ -335,6 +331,8 @@ class RemoteMilter(Milter):
         self._client = None
         if client is not None:
             client.leave()
+            if isinstance(error, PeerError):
+                self._connections.failed(client, error)
         code = self._absent(row)
         _log.error(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta}): {error};"
@@ -344,7 +342,7 @@ class RemoteMilter(Milter):
             queue_id=printable(self.smfi_getsymval("i") or "unknown"),
             mta=describe_address(self.protocol.transport.getPeer()),
             connection=self.protocol.number,
-            error=printable(str(error)) or type(error).__name__,
+            error=self._connections.describe(client, error),
             code=answer_for(row, self.factory.on_error).described if code is ON_ERROR else code,
         )
         return code

@@ -1,5 +1,6 @@
 """
-Connections to one remote milter: made, and kept for another SMTP connection where that is safe.
+Connections to one remote milter, at whichever of its addresses: made, and kept for another SMTP
+connection where that is safe.
 
 What makes a connection fit for another SMTP connection is QUIT_NC, which no MTA sends: many milters
 do not know it, and libmilter takes it only right behind an end of message that it has answered
@@ -10,196 +11,75 @@ by. A milter that fails there is not asked to do it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import (
-    IDelayedCall,
-    IPushProducer,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from yatxmilter import constants as c
 from yatxmilter._escaping import printable
-from yatxmilter._wire.actions import Agreement, Edit
-from yatxmilter.client import MilterClient, MilterClientFactory
-from yatxmilter.errors import MilterError, PeerError
+from yatxmilter._wire.commands import Command
+from yatxmilter.client import MilterClientFactory
+from yatxmilter.errors import NegotiationError, PeerError
 from yatxmilter.protocol._endpoints import client_endpoint
 from yatxmilter.protocol._steady_clock import steady
+from yatxmilter.remote._addresses import Address, Addresses, AddressState
+from yatxmilter.remote._connection import Offer, RemoteClient, forget_edit
 
-__all__ = ["Connections", "RemoteClient"]
+__all__ = ["CANCELLED", "Connections"]
 
 _log = Logger()
 
-# How long, in seconds, a connection is kept for whoever comes next, and how many are.
-_IDLE: Final = 60.0
+# How many connections are kept for whoever comes next.
 _MOST_IDLE: Final = 16
 
-Offer = tuple[int, int]
-
-
-@implementer(IPushProducer)
-class RemoteClient(MilterClient):
-    """
-    A connection to a remote milter.
-
-    :ivar offer: The actions and steps that were offered to it.
-    :ivar kept: Whether it has served another SMTP connection, and nothing was heard of it since.
-    :ivar resting: Whether the last that was said was the end of a message, answered CONTINUE.
-    :ivar on_progress: Called at each PROGRESS in answer to an end of message.
-    :ivar on_edit: Called with each edit as it comes; a `MilterError` that it raises is a failure of
-        the milter. Edits are not in the answer.
-    """
-
-    offer: Offer = (0, 0)
-    kept = False
-    resting = False
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "progress": self._pass_on})
-        self.on_progress: Callable[[], object] | None = None
-        self.on_edit: Callable[[Edit], object] = _forget
-        self._expiry: IDelayedCall | None = None
-        self._full = False
-        self._writer: Deferred[None] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """
-        Whether it can still be used.
-        """
-        return self._failure is None
-
-    def settled(self) -> Agreement:
-        """
-        Give what was negotiated on it.
-        """
-        assert self.agreement is not None
-        return self.agreement
-
-    def _pass_on(self, command: str) -> None:
-        if command == "BODYEOB" and self.on_progress is not None:
-            self.on_progress()
-
-    def _keep_edit(self, pending: object, edit: Edit) -> None:
-        # A message's edits are made while they come, a read at a time: to make them all at once
-        # would hold up everybody else.
-        try:
-            self.on_edit(edit)
-        except MilterError as error:
-            raise PeerError(str(error)) from error
-
-    # ---- where no answer is waited for, the milter's reading is
-
-    def connectionMade(self) -> None:
-        """
-        Have ourselves told when the milter does not read.
-        """
-        cast(Any, self.transport).registerProducer(self, True)
-        super().connectionMade()
-
-    def pauseProducing(self) -> None:
-        """
-        Take note that too much is waiting to be written.
-        """
-        self._full = True
-
-    def resumeProducing(self) -> None:
-        """
-        Take note that the milter has read; or that the connection is gone, which others tell.
-        """
-        self._full = False
-        writer = self._writer
-        self._writer = None
-        if writer is not None and not writer.called:
-            writer.callback(None)
-
-    stopProducing = resumeProducing
-
-    def room(self, clock: IReactorTime) -> Deferred[None]:
-        """
-        Wait until the milter has read what it was sent.
-        """
-        room: Deferred[None] = Deferred()
-        if not self._full:
-            room.callback(None)
-            return room
-        self._writer = room
-        if self.timeout is not None:
-            room.addTimeout(self.timeout, clock, self._does_not_read)
-        return room
-
-    def _does_not_read(self, result: None | Failure, seconds: float) -> None:
-        error = PeerError(f"the milter read nothing for {seconds} s")
-        self._fail(error)
-        raise error
-
-    def _hang_up(self) -> None:
-        # To close it in good order would take a milter that reads.
-        cast(Any, self.transport).abortConnection()
-
-    # ---- when it is not needed
-
-    def leave(self) -> None:
-        """
-        Say QUIT, and close when all that was asked is answered.
-        """
-        self.stop_expiry()
-        self.quit()
-
-    def expire(self, clock: IReactorTime, expired: Callable[[], None]) -> None:
-        """
-        Have something called when it was idle for too long.
-        """
-        self._expiry = clock.callLater(_IDLE, expired)
-
-    def stop_expiry(self) -> None:
-        """
-        Count it as idle no more.
-        """
-        if self._expiry is not None and self._expiry.active():
-            self._expiry.cancel()
-        self._expiry = None
+#: What comes of it when nobody waits any more.
+CANCELLED: Final = (CancelledError, ConnectingCancelledError)
 
 
 class Connections:
     """
     The connections to one remote milter.
 
-    :param where: Its address, or an endpoint.
+    :param places: Its addresses, or endpoints.
     :param timeout: Seconds it may take for an answer.
     :param connect_timeout: Seconds that a connection may take, and the first answer on one that
         was kept.
     :param reuse: Whether connections are kept.
-    :param max_edit_bytes: And ``max_body``: see `MilterClient`.
+    :param max_edit_bytes: And ``max_edits``, ``max_body``: see `MilterClient`.
     """
 
     def __init__(
         self,
-        where: str | IStreamClientEndpoint,
+        places: Sequence[str | IStreamClientEndpoint],
         *,
         name: str,
         timeout: float | None,
         connect_timeout: float,
         reuse: bool,
         max_edit_bytes: int | None,
+        max_edits: int | None,
         max_body: int | None,
         reactor: Any = None,
     ) -> None:
         self.timeout = timeout
         self.connect_timeout = connect_timeout
         self.reuse = reuse
-        self._where = where
+        self.addresses = Addresses(places, name)
         self._name = name
         self._reactor = reactor
         self._max_edit_bytes = max_edit_bytes
+        self._max_edits = max_edits
         self._max_body = max_body
         self._idle: list[RemoteClient] = []
+        self._trials: set[Deferred[None]] = set()
 
     @property
     def clock(self) -> IReactorTime:
@@ -220,45 +100,162 @@ class Connections:
             self._reactor = reactor
         return self._reactor
 
-    async def get(self, offer: Offer) -> RemoteClient:
+    @property
+    def states(self) -> list[AddressState]:
         """
-        Give a connection on which this offer was negotiated: one that was kept, or a new one.
+        How each of the addresses does.
+        """
+        return [address.state() for address in self.addresses.all]
 
+    async def get(
+        self, offer: Offer, agreed: Offer | None = None, *, new: bool = False
+    ) -> RemoteClient:
+        """
+        Give a connection on which this offer was negotiated: to the address that is the next, or
+        if that cannot be had to the one behind it, and so on.
+
+        :param agreed: What has to be agreed on, where something is agreed on already.
+        :param new: Whether one that was kept does not do.
         :raises Exception: when there is none: whatever the endpoint, or the milter, has to say.
         """
+        self._try_again(offer)
+        errors: list[tuple[Address, Exception]] = []
+        for address in self.addresses.in_order():
+            client = None if new else self._kept(address, offer)
+            try:
+                if client is None:
+                    client = await self._make(address, offer)
+                if agreed not in (None, client.agreed):
+                    client.leave()
+                    raise NegotiationError("asks for something else than it did before")
+            except CANCELLED:
+                raise
+            except Exception as error:
+                self.addresses.failed(address, self.clock.seconds(), error)
+                errors.append((address, error))
+            else:
+                self.addresses.pick(address)
+                return client
+        if not self.addresses.several:
+            raise errors[0][1]
+        each = "; ".join(f"{address.name}: {_words(error)}" for address, error in errors)
+        raise PeerError(f"none of its addresses can be had ({each})")
+
+    def _kept(self, address: Address, offer: Offer) -> RemoteClient | None:
         for client in self._idle:
-            if client.alive and client.offer == offer:
+            if client.address is address and client.alive and client.offer == offer:
                 self._idle.remove(client)
                 client.stop_expiry()
                 client.timeout = self._probe_timeout()
+                client.take()
                 return client
-        return await self.make(offer)
+        return None
 
     def _probe_timeout(self) -> float:
         if self.timeout is None:
             return self.connect_timeout
         return min(self.timeout, self.connect_timeout)
 
-    async def make(self, offer: Offer) -> RemoteClient:
+    async def _make(self, address: Address, offer: Offer) -> RemoteClient:
         """
         Make a new connection, and negotiate on it.
         """
+        # It counts already: or all that come while it is on its way would choose the same.
+        address.used += 1
+        try:
+            client = await self._connect(address, offer)
+        finally:
+            address.used -= 1
+        client.take()
+        self.addresses.answered(address)
+        return client
+
+    async def _connect(self, address: Address, offer: Offer) -> RemoteClient:
         clock = self.clock
-        endpoint = self._where
+        endpoint = address.where
         if isinstance(endpoint, str):
             endpoint = client_endpoint(self.reactor, endpoint, timeout=self.connect_timeout)
         factory = MilterClientFactory(
             timeout=self.timeout,
             clock=clock,
             max_edit_bytes=self._max_edit_bytes,
+            max_edits=self._max_edits,
             max_body=self._max_body,
         )
         factory.protocol = RemoteClient
         connecting = cast(Deferred[RemoteClient], endpoint.connect(factory))
         client = await connecting.addTimeout(self.connect_timeout, clock, _too_late)
+        client.address = address
         client.offer = offer
+        if self.addresses.several:
+            # A host that hangs takes connections all the same: there are others to ask.
+            client.timeout = self._probe_timeout()
         await client.negotiate(actions=offer[0], steps=offer[1])
+        client.timeout = self.timeout
         return client
+
+    # ---- addresses that have failed
+
+    def _try_again(self, offer: Offer) -> None:
+        """
+        Find out whether addresses that were left out are back; nobody has to wait for that.
+        """
+        for address in self.addresses.to_be_tried(self.clock.seconds()):
+            address.tried = True
+            trial = Deferred.fromCoroutine(self._trial(address, offer))
+            self._trials.add(trial)
+            trial.addBoth(self._trial_ended, trial)
+
+    def _trial_ended(self, _: object, trial: Deferred[None]) -> None:
+        self._trials.discard(trial)
+
+    async def _trial(self, address: Address, offer: Offer) -> None:
+        try:
+            client = await self._make(address, offer)
+        except CANCELLED:
+            return
+        except Exception as error:
+            self.addresses.failed(address, self.clock.seconds(), error)
+        else:
+            client.leave()
+        finally:
+            address.tried = False
+
+    def tries(self, client: RemoteClient) -> int:
+        """
+        Tell how often a command may be asked in all that this connection is the first to get.
+        """
+        return len(self.addresses.all) + client.kept
+
+    def give_up(self, client: RemoteClient, row: Command, error: PeerError) -> bool:
+        """
+        Take note that a connection failed at a command.
+
+        :return: Whether the command may be given to another one.
+        """
+        if client.kept:
+            self.distrust(error)
+            return True
+        if not client.untouched(row):
+            return False
+        self.failed(client, error)
+        return True
+
+    def failed(self, client: RemoteClient, error: Exception) -> None:
+        """
+        Take note that a connection failed when it was in use.
+        """
+        self.addresses.failed(client.address, self.clock.seconds(), error)
+
+    def describe(self, client: RemoteClient | None, error: Exception) -> str:
+        """
+        Say what was wrong, and where, if there are several addresses.
+        """
+        if client is None or not self.addresses.several:
+            return _words(error)
+        return f"{client.address.name}: {_words(error)}"
+
+    # ---- connections that are kept
 
     def answered(self, client: RemoteClient) -> None:
         """
@@ -286,7 +283,9 @@ class Connections:
         Take a connection that is needed no more: keep it, or end it.
         """
         client.on_progress = None
-        client.on_edit = _forget
+        client.on_edit = forget_edit
+        if client.alive and client.heard:
+            self.addresses.ended_well(client.address)
         for one in [one for one in self._idle if not one.alive]:
             # Else its time would come, when it is no longer among them.
             one.stop_expiry()
@@ -294,6 +293,7 @@ class Connections:
         if not self._fit(client) or len(self._idle) >= _MOST_IDLE:
             client.leave()
             return
+        client.release()
         client.quit_nc()
         client.resting = False
         client.kept = True
@@ -314,6 +314,8 @@ class Connections:
         """
         End the connections that were kept.
         """
+        for trial in list(self._trials):
+            trial.cancel()
         idle = self._idle
         self._idle = []
         for client in idle:
@@ -324,13 +326,5 @@ def _too_late(result: RemoteClient | Failure, seconds: float) -> RemoteClient:
     raise TimeoutError(f"no connection within {seconds} s")
 
 
-def _forget(edit: Edit) -> None:
-    """
-    Do nothing about the edit of a message that is over.
-    """
-
-
-def ignore(failure: Failure) -> None:
-    """
-    Do nothing about a failure that somebody else is told of.
-    """
+def _words(error: Exception) -> str:
+    return printable(str(error)) or type(error).__name__

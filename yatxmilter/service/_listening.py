@@ -8,6 +8,7 @@ permissions of ours, and with descriptors that another process has opened.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -200,11 +201,11 @@ def open_port(
     :param factory: Builds the connections; without one none is taken, as for a socket that other
         processes share.
     :param mode: Permissions of a UNIX socket, where the address says nothing of them.
-    :param owner: Its owner, likewise; ``None`` for nobody in particular.
+    :param owner: Its owner, likewise; ``None`` to leave it.
     :param group: Its group, likewise.
     :return: The port.
     :raises CannotListenError: when that cannot be.
-    :raises ValueError: for what is no address.
+    :raises ValueError: if it is not an address.
     """
     endpoint = server_endpoint(Opener(reactor, mode, owner, group), spec)
     results: list[Any] = []
@@ -240,14 +241,22 @@ def _not_closed(where: object, failure: Failure) -> None:
     )
 
 
+def _system_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def _taken(path: str) -> CannotListenError:
+    return CannotListenError(None, path, _system_error(errno.EADDRINUSE))
+
+
 def _remove_stale(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise CannotListenError(None, path, OSError("a file that is no socket is there"))
+            raise _taken(path)
     except FileNotFoundError:
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
-            raise CannotListenError(None, path, OSError(f"there is no folder {folder}")) from None
+            raise CannotListenError(None, path, _system_error(errno.ENOENT)) from None
         return
     except OSError as error:
         raise CannotListenError(None, path, error) from None
@@ -261,4 +270,4 @@ def _remove_stale(path: str) -> None:
         except OSError as error:
             raise CannotListenError(None, path, error) from None
         else:
-            raise CannotListenError(None, path, OSError("another process listens there"))
+            raise _taken(path)

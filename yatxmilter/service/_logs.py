@@ -12,12 +12,22 @@ import hmac
 import json
 import re
 import secrets
+import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Any, Final, TextIO
 
-from twisted.logger import ILogObserver, LogEvent, formatEvent
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+    globalLogBeginner,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -30,6 +40,8 @@ FIELDS: Final = (
     *("milter", "stage", "queue_id", "mta", "connection", "code", "error", "fault", "refusal"),
     *("dropped", "outcome", "reply", "edits", "recipients", "count"),
     *("worker", "pid", "reason"),
+    *("client", "sender", "accepted", "refused", "deferred", "verdict", "edit_counts"),
+    *("milliseconds", "callback_milliseconds"),
 )
 
 # From the start of a word on alone: no text takes more than one look at each of its characters.
@@ -70,6 +82,30 @@ class Redactor:
 
 # What syslog calls the levels.
 _SEVERITIES: Final = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+
+
+def from_level(level: str) -> LogLevelFilterPredicate:
+    """
+    Have events from a level on.
+    """
+    predicate = LogLevelFilterPredicate(LogLevel.lookupByName(level))
+    # What Twisted says about itself is for those who look for its errors.
+    predicate.setLogLevelForNamespace("twisted", LogLevel.warn)
+    for namespace in ("twisted.internet", "twisted.python", "-", "log_legacy"):
+        predicate.setLogLevelForNamespace(namespace, LogLevel.error)
+    return predicate
+
+
+def begin_usual_log() -> None:
+    """
+    Write the log on standard error as lines of text, unless the program has seen to its log.
+    """
+    # Twisted does not tell otherwise: what it has of its own until somebody begins.
+    waiting = getattr(globalLogBeginner, "_temporaryObserver", None)
+    if waiting is None or list(getattr(globalLogPublisher, "_observers", ())) != [waiting]:
+        return
+    write: Any = FilteringLogObserver(TextLog(sys.stderr), [from_level("info")])
+    globalLogBeginner.beginLoggingTo([write], redirectStandardIO=False)
 
 
 def _unchanged(text: str) -> str:
@@ -146,11 +182,19 @@ class JsonLog:
 
     :param out: Where to.
     :param redact: Changes each text, such as a `Redactor`.
+    :param severity: Whether syslog's severity stands before each line, as in `JournalLog`.
     """
 
-    def __init__(self, out: TextIO, redact: Callable[[str], str] = _unchanged) -> None:
+    def __init__(
+        self,
+        out: TextIO,
+        redact: Callable[[str], str] = _unchanged,
+        *,
+        severity: bool = False,
+    ) -> None:
         self._out = out
         self._redact = redact
+        self._severity = severity
 
     def __call__(self, event: LogEvent) -> None:
         """
@@ -169,7 +213,9 @@ class JsonLog:
         if traceback is not None:
             record["traceback"] = self._redact(traceback)
         # The one control character that JSON lets stand.
-        self._out.write(json.dumps(record).replace("\x7f", "\\u007f") + "\n")
+        line = json.dumps(record).replace("\x7f", "\\u007f") + "\n"
+        mark = f"<{_SEVERITIES[record['level']]}>" if self._severity else ""
+        self._out.write(mark + line)
         self._out.flush()
 
     def _plain(self, value: object) -> object:

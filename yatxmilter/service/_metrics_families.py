@@ -4,7 +4,8 @@ The names of the metrics, what each means, and how what several processes have c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import add
 from typing import Any, Final, NamedTuple
 
 __all__ = ["BUCKETS", "FAMILIES", "Family", "Labels", "listed", "merge"]
@@ -21,11 +22,14 @@ BUCKETS: Final = (
 class Family(NamedTuple):
     """
     One metric: ``counter``, ``gauge`` or ``histogram``, what it means, and its labels.
+
+    :ivar combine: Makes one value of those of two processes.
     """
 
     kind: str
     help: str
     labels: tuple[str, ...] = ()
+    combine: Callable[[Any, Any], Any] = add
 
 
 #: All metrics, by their names; those of counters are given without ``_total``.
@@ -58,6 +62,39 @@ FAMILIES: Final[dict[str, Family]] = {
     "yatxmilter_shadow_messages": Family(
         "counter", "Messages, by what a milter in shadow would have done.", ("milter", "outcome")
     ),
+    "yatxmilter_build_info": Family(
+        "gauge", "Which version this is; the value is 1.", ("version",), max
+    ),
+    "yatxmilter_start_time_seconds": Family(
+        "gauge", "When the process was started, in seconds since 1970.", (), min
+    ),
+    "yatxmilter_last_reload_successful": Family(
+        "gauge", "Whether the last reload was done; 1 before there is one.", (), min
+    ),
+    "yatxmilter_last_reload_success_seconds": Family(
+        "gauge", "When the configuration in force was loaded, in seconds since 1970.", (), min
+    ),
+    "yatxmilter_reactor_lag_seconds": Family(
+        "histogram", "How late the reactor was, looked at each second."
+    ),
+    "yatxmilter_remote_up": Family(
+        "gauge",
+        "Processes for which an address of a remote milter is not left out.",
+        ("milter", "address"),
+    ),
+    "yatxmilter_remote_connections_open": Family(
+        "gauge",
+        "Connections from MTAs that use an address of a remote milter.",
+        ("milter", "address"),
+    ),
+    "yatxmilter_remote_connections": Family(
+        "counter", "Connections made to an address of a remote milter.", ("milter", "address")
+    ),
+    "yatxmilter_remote_failures": Family(
+        "counter",
+        "Connections to an address of a remote milter that could not be made, or failed later.",
+        ("milter", "address"),
+    ),
 }
 
 
@@ -86,5 +123,5 @@ def merge(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                     both = zip(before, value, strict=True)
                     known[tuple(labels)] = [one + other for one, other in both]
                 else:
-                    known[tuple(labels)] = before + value
+                    known[tuple(labels)] = FAMILIES[name].combine(before, value)
     return {name: listed(values) for name, values in sums.items()}

@@ -13,15 +13,21 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import react
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter._options import seconds_option
 from yatxmilter.errors import StartError
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._refusals import cannot_listen
 from yatxmilter.service._ending import GRACE, LONGEST, end_within
+from yatxmilter.service._logs import begin_usual_log
+from yatxmilter.service._reactors import ReactorName, install_reactor
 
 __all__ = ["MilterService", "run_milters"]
+
+_log = Logger()
 
 
 class MilterService(StreamServerEndpointService):
@@ -32,8 +38,8 @@ class MilterService(StreamServerEndpointService):
     :param factory: What builds the connections.
     :param drain_timeout: Seconds that messages in progress may take to come to an end before they
         are answered SMFIS_TEMPFAIL; ``None`` for any time.
-    :raises TypeError: for a factory that is none, or a time-out that is no number.
-    :raises ValueError: for a time-out that is no time.
+    :raises TypeError: if the factory is not one, or a time-out is not a number.
+    :raises ValueError: if a time-out is not a time.
     """
 
     def __init__(
@@ -85,36 +91,57 @@ class MilterService(StreamServerEndpointService):
 
 
 def run_milters(
-    spec: str, factory: MilterProtocolFactory, *, drain_timeout: float | None = 30
+    spec: str,
+    factory: MilterProtocolFactory,
+    *,
+    drain_timeout: float | None = 30,
+    reactor: ReactorName | None = None,
 ) -> None:
     """
     Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
 
-    It runs the reactor, and ends the process behind it, whatever threads the milters have left at
-    work.
+    It says where it listens, on standard error unless the program has begun a log of its own. It
+    runs the reactor, and ends the process behind it, whatever threads the milters have left at
+    work. Messages are logged, as with ``log_messages=True``, unless the factory says otherwise.
 
     :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
         string of Twisted.
     :param factory: What builds the connections.
     :param drain_timeout: As for `MilterService`.
-    :raises TypeError: for a factory that is none, or a time-out that is no number.
-    :raises ValueError: for an address that is none, or a time-out that is no time.
+    :param reactor: The reactor to run: ``"asyncio"``, for callbacks that await what asyncio awaits,
+        ``"epoll"``, ``"poll"`` or ``"select"``; by default the one that is installed, or Twisted's
+        choice.
+    :raises TypeError: if the factory is not one, or a time-out is not a number.
+    :raises ValueError: if the address is not one, a time-out is not a time, or there is no such
+        reactor.
+    :raises RuntimeError: when another reactor has been installed before.
     :raises SystemExit: always: with 0, or saying why it could not listen, or which milter could not
         start.
     """
-    from twisted.internet import reactor
+    install_reactor(reactor)
+    from twisted.internet import reactor as installed
 
-    endpoint = server_endpoint(reactor, spec)
-    react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
+    endpoint = server_endpoint(installed, spec)
+    service = MilterService(endpoint, factory, drain_timeout=drain_timeout)
+    begin_usual_log()
+    factory.begin_message_log()
+    react(_serve, (spec, service))
 
 
 async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
     ports: list[Any] = []
 
     async def end() -> None:
+        if ports:
+            _log.info(
+                "Draining: {count} connections come to their end",
+                count=len(service.factory.connections),
+            )
         for port in ports:
             await maybeDeferred(port.stopListening)
         await service.factory.drain(service.drain_timeout)
+        if ports:
+            _log.info("Stopped")
         if isinstance(reactor, ReactorBase):
             end_within(LONGEST)
 
@@ -124,11 +151,11 @@ async def _serve(reactor: Any, spec: str, service: MilterService) -> None:
     try:
         await service.factory.start()
         ports.append(await service.endpoint.listen(service.factory))
+        _log.info("Ready, listening on {where}", where=spec)
     except StartError as error:
         raise SystemExit(str(error)) from None
     except (CannotListenError, OSError) as error:
-        reason = getattr(error, "socketError", error)
-        raise SystemExit(f"cannot listen on {spec}: {reason}") from None
+        raise SystemExit(cannot_listen(spec, error)) from None
     except CancelledError:
         # It was told to end before it had begun.
         pass

@@ -26,10 +26,14 @@ from twisted.python.failure import Failure
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
 from yatxmilter.service._listening import Adopter
+from yatxmilter.service._reactors import install_module
 
 _log = Logger()
 
-__all__ = ["SOCKETS", "TELLING", "TOLD", "work"]
+__all__ = ["SOCKETS", "TELLING", "TOLD", "WORKER", "work"]
+
+#: The variable of the environment that has the number of a worker.
+WORKER: Final = "YATXMILTER_WORKER"
 
 #: Descriptors of a worker: where it is told, where it tells, and from which on there are sockets.
 TOLD: Final = 3
@@ -75,6 +79,8 @@ class _Orders(LineOnlyReceiver):
             listening = server_endpoint(adopter, spec).listen(self._factory)
             listening.addCallbacks(self._ports.append, self._failed)
         self.send({"ready": os.getpid()})
+        worker = os.environ.get(WORKER, "?")
+        _log.info("Ready (worker {worker}, process {pid})", worker=worker, pid=os.getpid())
 
     def _failed(self, failure: Failure) -> None:
         if self._draining:
@@ -153,7 +159,10 @@ def work(start: str) -> None:
     # A terminal's Ctrl-C goes to all processes; the supervisor passes it on. SIGHUP as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Its log is its supervisor's, who opens a file anew.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     what = json.loads(start)
+    install_module(what.get("reactor"))
     module, _, name = what["builder"].partition(":")
     factory = getattr(import_module(module), name)(*what["arguments"])
     from twisted.internet import reactor

@@ -25,7 +25,8 @@ from twisted.logger import Logger
 from yatxmilter._options import count_option, seconds_option
 from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._listening import close_port, open_port
-from yatxmilter.service._worker import SOCKETS, TELLING, TOLD
+from yatxmilter.service._reactors import module_of
+from yatxmilter.service._worker import SOCKETS, TELLING, TOLD, WORKER
 
 __all__ = ["WorkerService"]
 
@@ -212,14 +213,14 @@ class WorkerService(Service):
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.
     :param mode: Permissions of UNIX sockets, where their addresses say nothing of them.
-    :param owner: Their owner, likewise, as a number; ``None`` for nobody in particular.
+    :param owner: Their owner, likewise, as a number; ``None`` to leave it.
     :param group: Their group, likewise.
     :param said: Called with a worker's number and each line it writes on its standard output or
         error; by default it is logged.
     :param ready: Called each time that all workers take connections.
     :param failed: Called with a worker's number and the reason when what it serves cannot start. It
         is started anew later, all the same.
-    :param reactor: By default the global one.
+    :param reactor: By default the global one. The workers run one of its kind.
     :raises TypeError: for an option of the wrong type.
     :raises ValueError: for an option out of range.
     """
@@ -253,6 +254,8 @@ class WorkerService(Service):
             "arguments": list(arguments),
             "specs": self.specs,
             "drain_timeout": self.drain_timeout,
+            # The workers' milters may need what this one's would.
+            "reactor": module_of(reactor),
         }
         self._permissions = {"mode": mode, "owner": owner, "group": group}
         self.worker_failed = _nothing if failed is None else failed
@@ -298,7 +301,7 @@ class WorkerService(Service):
             worker,
             sys.executable,
             program,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, WORKER: str(worker.number)},
             childFDs=descriptors,
         )
         worker.pid = worker.transport.pid

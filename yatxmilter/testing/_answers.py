@@ -4,13 +4,15 @@ What the milters' answers come to, step by step and for a whole message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from yatxmilter._engine.awaitables import running_loop
 from yatxmilter._mail.delivery import Delivery
 from yatxmilter._wire.actions import NOT_AWAITED, Edit, Response
 from yatxmilter.client._profiles import Reply
@@ -19,6 +21,8 @@ from yatxmilter.testing._values import Delivered, Path
 from yatxmilter.testing._watching import MilterTestFailure
 
 __all__ = ["Answer", "Result", "Sent", "Stage", "Told", "Transaction"]
+
+_Self = TypeVar("_Self", bound="Answer")
 
 #: What the client is told, what the milters answered, and at which stage.
 Told = tuple[Reply, Response, str]
@@ -37,6 +41,21 @@ class Stage(Protocol):
         Carry what has been said.
         """
 
+    def settle(self, over: Callable[[], bool]) -> None:
+        """
+        Wait for the threads of callbacks.
+        """
+
+    def call_after_flush(self, deferred: Deferred[None]) -> None:
+        """
+        Fire a Deferred when all has been carried.
+        """
+
+    def awaited(self) -> None:
+        """
+        Take note that somebody awaits an answer.
+        """
+
     @property
     def waiting(self) -> Sequence[object]:
         """
@@ -53,10 +72,36 @@ class Answer:
         self.step = step
         self._mta = mta
         self._outcome: Result | Failure | None = None
+        self._waiting: list[Deferred[None]] = []
+        self._future: asyncio.Future[None] | None = None
         result.addBoth(self._take)
 
     def _take(self, outcome: Any) -> None:
         self._outcome = outcome
+        if self._future is not None:
+            self._future.set_result(None)
+        for one in self._waiting:
+            # Not from within: the test may end there.
+            self._mta.call_after_flush(one)
+
+    def __await__(self: _Self) -> Generator[Any, Any, _Self]:
+        """
+        Wait for the answer, in a test that is a coroutine: one of asyncio's, or one of trial's.
+
+        :return: The answer itself.
+        """
+        # Before it is looked: what comes after that is told.
+        self._mta.awaited()
+        if not self.done:
+            loop = running_loop()
+            if loop is not None and asyncio.current_task(loop) is not None:
+                self._future = self._future or loop.create_future()
+                yield from asyncio.shield(self._future)
+            else:
+                deferred: Deferred[None] = Deferred()
+                self._waiting.append(deferred)
+                yield from deferred.__await__()
+        return self
 
     @property
     def done(self) -> bool:
@@ -67,8 +112,9 @@ class Answer:
         return self._outcome is not None
 
     def _result(self) -> Result:
-        if not self.done:
-            calls = ", ".join(map(str, self._mta.waiting)) or "nobody"
+        self._mta.settle(lambda: self._outcome is not None)
+        if self._outcome is None:
+            calls = ", ".join(map(str, self._mta.waiting)) or "no callback"
             raise MilterTestFailure(f"{self.step} has no answer yet; waiting for {calls}")
         if isinstance(self._outcome, Failure):
             self._outcome.raiseException()

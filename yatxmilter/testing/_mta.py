@@ -4,13 +4,14 @@ An MTA in memory: it has milters, SMTP clients that tests play, and a clock that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from email import policy
 from email.message import EmailMessage
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 
@@ -22,6 +23,7 @@ from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.testing._answers import Sent
 from yatxmilter.testing._recording import Notebook, RecordingFactory
 from yatxmilter.testing._session import Session
+from yatxmilter.testing._threads import Threads
 from yatxmilter.testing._values import Call, Path, bracketed
 from yatxmilter.testing._watching import ErrorWatch, MilterTestFailure
 
@@ -88,7 +90,10 @@ class InMemoryMTA:
                 raise TypeError(f"{factory!r} is neither a Milter class nor a milter factory")
         recording = [RecordingFactory(factory, self._notebook) for factory in factories]
         self.factory = MilterProtocolFactory(recording, reactor=self.clock, **options)
+        self.factory.threads = self._threads = Threads(self.flush)
         self._links: list[InMemoryConnection] = []
+        self._flushing = False
+        self._due: list[Deferred[None]] = []
         self._sessions: list[Session] = []
         self._own: Session | None = None
         self._watch = ErrorWatch()
@@ -133,8 +138,41 @@ class InMemoryMTA:
         """
         Carry what has been said.
         """
-        for link in self._links:
-            link.flush()
+        if self._flushing:
+            return
+        self._flushing = True
+        try:
+            while self._threads.take():
+                pass
+            for link in self._links:
+                link.flush()
+        finally:
+            self._flushing = False
+        due, self._due = self._due, []
+        for deferred in due:
+            deferred.callback(None)
+
+    def call_after_flush(self, deferred: Deferred[None]) -> None:
+        """
+        Fire a Deferred when all has been carried.
+        """
+        self._due.append(deferred)
+
+    def settle(self, over: Callable[[], bool]) -> None:
+        """
+        Wait for the threads of callbacks that are `threaded`.
+
+        :param over: Tells whether there is something left to wait for.
+        """
+        self.flush()
+        while not over() and self._threads.take(wait=True):
+            self.flush()
+
+    def awaited(self) -> None:
+        """
+        Go on by itself when a thread is done, since somebody awaits an answer.
+        """
+        self._threads.awaited()
 
     # ---- SMTP clients
 
@@ -214,6 +252,7 @@ class InMemoryMTA:
         """
         if self._own is not None:
             self._own.quit()
+        self.settle(lambda: not self._notebook.waiting)
         waiting = [f"{call} has not been answered" for call in self.waiting]
         left = [session for session in self._sessions if not session.closed]
         for session in left:

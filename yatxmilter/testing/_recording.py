@@ -4,7 +4,6 @@ Milters that note what they are called with, and what they have not answered yet
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from yatxmilter._engine.awaitables import is_awaited, outcome_of
 from yatxmilter._engine.member import wanted_callbacks
 from yatxmilter.defaults import Milter
 from yatxmilter.interfaces import IMilterFactory
@@ -40,8 +40,8 @@ class Notebook:
             call = Call(name, callback_name, args)
             self.calls.append(call)
             result = callback(*args)
-            if inspect.iscoroutine(result):
-                result = Deferred.fromCoroutine(result)
+            if is_awaited(result):
+                result = outcome_of(result)
             if isinstance(result, Deferred) and not result.called:
                 self.waiting.append(call)
                 result.addBoth(self._answered, call)
