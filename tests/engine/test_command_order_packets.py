@@ -4,7 +4,7 @@ Broken packets, macro packets, and streams however they arrive.
 
 from __future__ import annotations
 
-from tests.conversation_helpers import ConversationTestCase
+from tests.conversation_helpers import ConversationTestCase, full, milter, started
 from tests.helpers import byte_by_byte, every_split
 from tests.sessions import (
     ARGUMENTS,
@@ -14,6 +14,7 @@ from tests.sessions import (
     command_packet,
     command_packets,
 )
+from yatxmilter import constants as c
 from yatxmilter._wire.packets import encode_packet
 
 
@@ -44,6 +45,21 @@ class BrokenPacketTests(ConversationTestCase):
                 "B": "OCHMR"}  # fmt: skip
         for letter, way in ways.items():
             self._assert_fatal(way, command_packet(letter, b""))
+
+    def test_empty_payload_with_several_milters(self) -> None:
+        """
+        The same, however many milters there are and whatever makes one answer of theirs, also where
+        none of them wants the command, and where an answer is kept.
+        """
+        for merge in ("first", "strictest", "chain"):
+            for classes in ((full("One"), full("Other")), (milter("Neither"), milter("Nor"))):
+                conversation = started(*classes, merge=merge)
+                conversation.send(command_packets("CHM") + command_packet("R", b""))
+                self.assertTrue(conversation.closed, merge)
+            quiet = full("Quiet", quiet=("helo",), helo=c.SMFIS_REJECT)
+            conversation = started(quiet, merge=merge)
+            conversation.send(command_packets("CH") + command_packet("M", b""))
+            self.assertTrue(conversation.closed, merge)
 
     def test_state_before_payload(self) -> None:
         """

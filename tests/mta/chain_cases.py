@@ -105,7 +105,14 @@ EDITORS: dict[str, list[Any]] = {
         add("Date", "Thu, 02 Jan 2025 00:00:00 +0000"),
         add("From", "<x@y>"),
     ],
-    "adds trace": [add("Received", "by a filter"), insert(1, "Received", "by another")],
+    # Sendmail never puts one of these into the empty slot of another.
+    "adds trace": [
+        add("Received", "by a filter"),
+        insert(1, "Received", "by another"),
+        add("Via", "a"),
+        change("Via", 0, None),
+        insert(0, "Via", "b"),
+    ],
     "inserts": [insert(1, "X-New", "1"), insert(3, "X-New", "3"), insert(9, "X-Rep", "9")],
     "inserts on top": [insert(0, "X-New", "top"), change("X-New", 1, "new"), insert(0, "X-Rep")],
     "inserts low": [insert(12, "X-New", "12"), insert(1000, "X-Rep", "end")],

@@ -45,6 +45,9 @@ _log = Logger()
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
+# The answers that an SMTP reply goes with.
+_REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
+
 
 class Kept(NamedTuple):
     """
@@ -229,6 +232,18 @@ class Merge(ABC):
 
     # ---- answering
 
+    def _packet(self, command: Command, member: Member, code: ReturnCode) -> bytes:
+        """
+        Write the answer of the milter that decides, with its own text if it has set one.
+        """
+        context = member.made_context
+        if context is None:
+            return response(code, None)
+        reply = context.take_reply(code)
+        if reply is None and context.reply is not None and code in _REFUSES:
+            self._caller.warn_of_text(member, command, code, context.reply)
+        return response(code, reply)
+
     def _continue(self, command: Command, called: bool) -> None:
         if command is EOM_ROW:
             self._accept_message(CONTINUE_PACKET, [])
@@ -291,11 +306,12 @@ class Merge(ABC):
             message, are told by ``xxfi_abort``.
         """
         self._out.append(packet)
-        others = [m for m in self._in_message() if m not in done and m not in self._left]
         if ends_message(command, code):
+            others = self._others(done)
             if self._session.finish():
                 self.end_message(others)
         elif command is RCPT_ROW and code is c.SMFIS_DISCARD:
+            others = self._others(done)
             # For the others the message is over, even though as for libmilter it stays open for
             # the one who said so, until the MTA ends it. They hear no more of it.
             message = self._session.message
@@ -308,6 +324,10 @@ class Merge(ABC):
                 plan = plan.without(one.position)
             self._session.use(plan)
             self._abort_members(others)
+
+    def _others(self, done: Collection[Member | None]) -> list[Member]:
+        left = self._left
+        return [m for m in self._in_message() if m not in done and m not in left]
 
     def _accept_message(
         self, packet: bytes, unfinished: list[Member], *, final: bool = False
@@ -383,6 +403,8 @@ class Merge(ABC):
         session = self._session
         message = session.message
         session.message = None
+        # An idle connection should not keep a chunk of a body.
+        session.payload = b""
         if message is not None and message.told:
             aborted = [member for member in aborted if member not in message.told]
         if session.plan is not session.base:

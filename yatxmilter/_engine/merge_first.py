@@ -11,7 +11,6 @@ from yatxmilter import constants as c
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge_together import Together
 from yatxmilter._engine.pending import Pending
-from yatxmilter._engine.return_codes import response
 from yatxmilter._wire.commands import EOM_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 
@@ -27,7 +26,8 @@ class FirstAnswer(Together):
         message = self._session.message
         end = 0 if message is None else message.joined
         uncalled = self._members[member.position + 1 : end]
-        self._decide(command, member, code, self._cancel_asked(), uncalled)
+        asked = self._cancel_asked() if self._asked else []
+        self._decide(command, member, code, asked, uncalled)
         return True
 
     def _conclude(self, command: Command, called: bool) -> None:
@@ -42,6 +42,9 @@ class FirstAnswer(Together):
         if pending.member.made_context is not None:
             pending.member.made_context.editing = False
         code = self._read(pending.member, command, pending.result)
+        if self._session.over:
+            # The conversation was ended in the place of an answer.
+            return
         if code is not SMFIS_CONTINUE:
             rest = self.round
             self._end_round()
@@ -60,8 +63,12 @@ class FirstAnswer(Together):
         pending: list[Pending],
         uncalled: list[Member],
     ) -> None:
-        packet = response(code, member.context.take_reply(code))
-        if command.nr & self._unanswered and not self._session.last_chunk:
+        session = self._session
+        if session.over:
+            # To cancel what others have to say may have ended the conversation.
+            return
+        packet = self._packet(command, member, code)
+        if not session.plan.answered(command) and not session.last_chunk:
             self._keep(command, member, code, packet)
         elif command is EOM_ROW:
             unfinished = [one.member for one in pending] + uncalled

@@ -67,6 +67,9 @@ class Strictest(Together):
         if pending.member.made_context is not None:
             pending.member.made_context.editing = False
         code = self._read(pending.member, pending.command, pending.result)
+        if self._session.over:
+            # The conversation was ended in the place of an answer.
+            return
         if code is not SMFIS_CONTINUE:
             self._votes[pending.member] = code
         if not self.round:
@@ -114,13 +117,13 @@ class Strictest(Together):
         decision = self._strictest(command, new)
         if decision is not None and command is not UNKNOWN_ROW:
             member, code = decision
-            packet = response(code, member.context.take_reply(code))
+            packet = self._packet(command, member, code)
             self._keep(command, member, code, packet)
 
     def _refuse_with(
         self, command: Command, new: dict[Member, ReturnCode], decider: Member, code: ReturnCode
     ) -> None:
-        packet = response(code, decider.context.take_reply(code))
+        packet = self._packet(command, decider, code)
         if command is EOM_ROW:
             self._refuse_message(packet, [])
             return

@@ -71,13 +71,11 @@ class Together(Merge):
                 self._asked.append(result)
                 return False
             code = self._read(member, command, result)
-            if code is SMFIS_CONTINUE:
-                return False
         if session.over:
             # The conversation was ended in the place of an answer.
             self._cancel_asked()
             return True
-        return self._take(command, member, code)
+        return code is not SMFIS_CONTINUE and self._take(command, member, code)
 
     def take_alone(self, command: Command, member: Member, result: object) -> None:
         """

@@ -313,13 +313,11 @@ class Session:
         """
         Go on with what has been agreed on.
         """
-        raise NotImplementedError
 
     def end(self) -> None:
         """
         End the conversation: the MTA said so, broke the protocol, or was refused.
         """
-        raise NotImplementedError
 
     def disconnect(self) -> None:
         """
@@ -330,13 +328,11 @@ class Session:
         """
         Do what an awaited result calls for, then go on with the packets that wait.
         """
-        raise NotImplementedError
 
     def run(self) -> None:
         """
         Go on with the packets that wait.
         """
-        raise NotImplementedError
 
     def send_progress(self) -> None:
         """
