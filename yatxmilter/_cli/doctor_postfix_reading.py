@@ -156,7 +156,7 @@ class _Reader:
 
     def read(self) -> Reading:
         """
-        Read everything.
+        Read which milters each service asks, with what, and what is wrong with that.
         """
         reading = self._reading
         reading.findings.extend(self._unused())

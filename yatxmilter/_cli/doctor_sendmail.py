@@ -103,7 +103,7 @@ class _Reader:
 
     def read(self) -> Reading:
         """
-        Read everything.
+        Read which milters each daemon asks, with what, and what is wrong with that.
         """
         reading = self._reading
         used: set[str] = set()
