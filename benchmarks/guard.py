@@ -86,7 +86,7 @@ CASES = (
         "a chain of three",
         _REUSE,
         {"BENCH_MILTERS": "3", "BENCH_MERGE": "chain"},
-        2.5,
+        1.6,
         1.36,
         _THREE,
     ),

@@ -205,6 +205,45 @@ class PromiseTests(ConversationTestCase):
         self.assertEqual(conversation.letters(EOH), "t")
 
 
+class TextTests(ConversationTestCase):
+    """
+    Texts for the SMTP client that milters set.
+    """
+
+    def log_of(self, code: int, rcode: str, merge: str) -> str:
+        """
+        Answer MAIL with a code, having set a text; give what is logged.
+        """
+
+        def answer(self: Any, argv: list[str]) -> int:
+            self.smfi_setreply(rcode, None, "so\x1b")
+            return code
+
+        conversation = started(full("Texted", envfrom=answer), full(), merge=merge)
+        conversation.send(MAIL)
+        log = self.log_text()
+        self.events.clear()
+        return log
+
+    def test_text_of_the_other_class_is_told(self) -> None:
+        """
+        A text of the other class than its verdict is dropped with a warning, which names milter,
+        stage, verdict and text; others are not warned of.
+        """
+        for merge in ("first", "strictest", "chain"):
+            log = self.log_of(c.SMFIS_REJECT, "451", merge)
+            for word in ("Texted", "SMFIS_REJECT", "xxfi_envfrom", "'451 so\\x1b'", "other class"):
+                self.assertIn(word, log, merge)
+            self.assertIn("other class", self.log_of(c.SMFIS_TEMPFAIL, "550", merge))
+            for code, rcode in (
+                (c.SMFIS_TEMPFAIL, "451"),
+                (c.SMFIS_REJECT, "550"),
+                (c.SMFIS_ACCEPT, "550"),
+                (c.SMFIS_CONTINUE, "451"),
+            ):
+                self.assertNotIn("other class", self.log_of(code, rcode, merge))
+
+
 class IgnoredTests(ConversationTestCase):
     """
     Callbacks whose results are ignored.

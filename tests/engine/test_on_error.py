@@ -35,8 +35,8 @@ from tests.conversation_helpers import (
 from tests.smtp_session import RECIPIENT, SENDER, Session
 from yatxmilter import DISCONNECT, Milter, MilterFactory, Reply
 from yatxmilter import constants as c
-from yatxmilter._cli.serve_options import _MILTER as MILTER_OPTIONS
 from yatxmilter._cli.serve_options import OPTIONS
+from yatxmilter._cli.serve_tables import MILTER as MILTER_OPTIONS
 from yatxmilter._engine.on_error import Fallback, lets_pass, on_error_option
 from yatxmilter.conditions import known_at
 from yatxmilter.errors import ValueNotSendable

@@ -52,6 +52,21 @@ class BoundTests(MessageTestCase):
         errors = [str(failure.value) for failure in self.flushLoggedErrors(LimitExceeded)]
         return outcome, called, errors
 
+    def test_each_is_in_the_table(self) -> None:
+        """
+        The table of bounds that the manual has names each bound of the class, and its default.
+        """
+        rows = {bound.option: bound.default for bound in reversed(bounds.BOUNDS)}
+        options = {
+            name
+            for name, value in vars(MessageMilter).items()
+            if name.startswith(("max_", "spool_")) and not callable(value)
+        }
+        # What is left out sets no bound of what is kept: it says what is looked at.
+        self.assertEqual(options - rows.keys(), {"max_size", "max_email"})
+        for option in options & rows.keys():
+            self.assertEqual(getattr(MessageMilter, option), rows[option], option)
+
     def test_defaults(self) -> None:
         """
         The defaults are those of the table of bounds.

@@ -105,13 +105,20 @@ EDITORS: dict[str, list[Any]] = {
         add("Date", "Thu, 02 Jan 2025 00:00:00 +0000"),
         add("From", "<x@y>"),
     ],
-    "adds trace": [add("Received", "by a filter"), insert(1, "Received", "by another")],
+    # Sendmail never puts one of these into the empty slot of another.
+    "adds trace": [
+        add("Received", "by a filter"),
+        insert(1, "Received", "by another"),
+        add("Via", "a"),
+        change("Via", 1, None),
+        insert(0, "Via", "b"),
+    ],
     "inserts": [insert(1, "X-New", "1"), insert(3, "X-New", "3"), insert(9, "X-Rep", "9")],
     "inserts on top": [insert(0, "X-New", "top"), change("X-New", 1, "new"), insert(0, "X-Rep")],
     "inserts low": [insert(12, "X-New", "12"), insert(1000, "X-Rep", "end")],
     "inserts deep": [insert(index, "X-New", str(index)) for index in (10, 8, 6, 4, 2)],
     "changes": [change("X-Rep", 2), change("subject", 1, "other"), change("X-New", 1, "new")],
-    "changes far": [change("X-Rep", 7, "seven"), change("Date", 2, "x"), change("X-New", 0, "0")],
+    "changes far": [change("X-Rep", 7, "seven"), change("Date", 2, "x"), change("X-New", 1, "1")],
     "deletes first": [change("X-Rep", 1, None)],
     "deletes two": [change("X-Rep", 2, None), change("X-Rep", 1, None)],
     "deletes downwards": [change("X-Rep", 1, None), change("X-Rep", 2, None)],
@@ -374,9 +381,9 @@ def _random_edit(dice: random.Random) -> tuple[Any, ...]:
     if kind == "insert":
         return insert(max(0, dice.randint(-3, 15)), name, value)
     if kind == "change":
-        return change(name, dice.randint(0, 4), value)
+        return change(name, dice.randint(1, 4), value)
     if kind == "delete":
-        return change(name, dice.randint(0, 4), None)
+        return change(name, dice.randint(1, 4), None)
     address = dice.choice(_ADDRESSES)
     return dice.choice(
         [

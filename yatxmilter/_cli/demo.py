@@ -158,7 +158,7 @@ class Guard(Milter):
     @_noted
     async def xxfi_envrcpt(self, argv: list[str]) -> ReturnCode:
         """
-        Refuse nobody.
+        Let all recipients pass, but one.
         """
         await self._look_up()
         if argv[0].startswith("<nobody@"):

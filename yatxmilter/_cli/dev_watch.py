@@ -22,7 +22,7 @@ _State = dict[Path, tuple[int, int, int] | None]
 
 class Watch:
     """
-    Tells when files have changed, and are no longer being written.
+    Tells when files have changed and were written to their end.
 
     :param paths: Gives the files and folders to look at; called for each look.
     """

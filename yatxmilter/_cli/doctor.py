@@ -1,7 +1,7 @@
 """
 ``python -m yatxmilter doctor``: check an MTA's configuration for its milters.
 
-Nothing is changed, and nobody is spoken to but the milters in the configuration.
+Nothing is changed, and only the milters in the configuration are spoken to.
 """
 
 from __future__ import annotations

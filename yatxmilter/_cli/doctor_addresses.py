@@ -1,8 +1,8 @@
 """
 The addresses of milters as the two MTAs spell them.
 
-What is no address is told as the MTA takes it, and with the spelling that was meant, where that can
-be seen. All of it was seen with Postfix 3.7 and Sendmail 8.17.
+What is not an address is told as the MTA takes it, and with the spelling that was meant, where that
+can be seen. All of it was seen with Postfix 3.7 and Sendmail 8.17.
 """
 
 from __future__ import annotations

@@ -381,6 +381,9 @@ def _needed(
     asked: Mapping[int, Sequence[str]],
     configured: Mapping[int, tuple[str, ...]],
 ) -> Finding:
+    """
+    Say where to configure a macro that a milter needs and does not get.
+    """
     stage = _POSTFIX_MACROS.get(name, c.SMFIM_CONNECT)
     if reading.mta == "postfix" and name not in _POSTFIX_MACROS:
         todo = f"milter_macro_defaults = {name}=value in main.cf gives it a fixed value"
@@ -444,6 +447,9 @@ def _check_list(
 def _check_order(
     place: str, uses: Sequence[Use], answers: Mapping[Use, Answer]
 ) -> Iterator[Finding]:
+    """
+    Look for milters whose edits undo those of the ones before them.
+    """
     agreements = [(use, answers[use].agreement) for use in uses if use in answers]
     changing = c.SMFIF_CHGBODY | c.SMFIF_CHGHDRS
     adder: Use | None = None

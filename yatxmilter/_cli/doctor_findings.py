@@ -142,13 +142,13 @@ class Use:
     @property
     def title(self) -> str:
         """
-        What people call it.
+        Its name, with what the configuration says; or that alone.
         """
         return f"{self.name} ({self.text})" if self.name else self.text
 
     def seconds(self, name: str) -> float:
         """
-        Give a time-out.
+        Give a time-out by its name in the configuration.
         """
         return dict(self.times)[name]
 

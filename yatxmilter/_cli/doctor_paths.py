@@ -25,7 +25,7 @@ _ACL_USER, _ACL_GROUP_OWNER, _ACL_GROUP, _ACL_MASK = 0x02, 0x04, 0x08, 0x10
 
 class Identity(NamedTuple):
     """
-    Whom the file system sees.
+    The user and groups by which the file system decides.
     """
 
     name: str
@@ -61,7 +61,7 @@ def identity_of(user: str, group: str = "") -> Identity:
     """
     Look a user of this machine up, with all groups; a number is a user without a name.
 
-    :raises KeyError: when there is no such one.
+    :raises KeyError: when no user or group has that name.
     """
     entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     gid = entry.pw_gid
@@ -191,6 +191,9 @@ def check_socket(
 
 
 def _missing(use: Use, where: str) -> Finding:
+    """
+    Say why a socket is not there, as the process that connects sees the files.
+    """
     path = unix_path(use)
     outside = str(use.address)
     if use.view.root and outside.startswith("/") and os.path.exists(outside):
@@ -211,6 +214,9 @@ def _missing(use: Use, where: str) -> Finding:
 
 
 def _reach(folders: list[_Step], last: _Step, who: Identity) -> Finding:
+    """
+    Tell whether a user may go all the way to a socket, and what is in the way.
+    """
     for step in folders:
         if not may(step.status, who, 1, step.acl):
             return Finding(

@@ -106,8 +106,8 @@ def read_postfix(folder: Path, postconf: str | None) -> Reading:
     if postconf is None:
         settings, master = {**DEFAULTS, **written}, _file(folder / "master.cf")
     else:
-        settings = {**DEFAULTS, **read_main(_ask(postconf, folder))}
-        master = _ask(postconf, folder, "-M")
+        settings = {**DEFAULTS, **read_main(_run_postconf(postconf, folder))}
+        master = _run_postconf(postconf, folder, "-M")
     return _Reader(folder, settings, written, read_master(master)).read()
 
 
@@ -118,7 +118,7 @@ def _file(path: Path) -> str:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _ask(postconf: str, folder: Path, *words: str) -> str:
+def _run_postconf(postconf: str, folder: Path, *words: str) -> str:
     try:
         run = subprocess.run(
             [postconf, "-c", folder, *words],
@@ -156,7 +156,7 @@ class _Reader:
 
     def read(self) -> Reading:
         """
-        Read everything.
+        Read which milters each service asks, with what, and what is wrong with that.
         """
         reading = self._reading
         reading.findings.extend(self._unused())
@@ -248,6 +248,9 @@ class _Reader:
         return False
 
     def _local_mail(self) -> Iterator[Finding]:
+        """
+        Find mail that passes no milter: all of it, or the mail that comes from this machine itself.
+        """
         by_name: dict[str, set[str]] = {"smtpd_milters": set(), "non_smtpd_milters": set()}
         for place, uses in self._reading.lists.items():
             by_name[place.partition(" ")[0]].update(use.text for use in uses)
@@ -307,6 +310,9 @@ class _Reader:
         self._reading.broken.append((text, place, finding))
 
     def _use(self, item: str, service: Service) -> Use:
+        """
+        Read one milter of a list, with the time-outs and default action that hold for it there.
+        """
         entry = read_entry(item)
         protocols = frozenset(re.split(r"[\s,]+", self._value("inet_protocols")))
         address = postfix_address(entry.address, protocols)
@@ -357,6 +363,9 @@ class _Reader:
     # ---- tables
 
     def _maps(self, service: Service) -> None:
+        """
+        Read the lists of milters that ``smtpd_milter_maps`` gives to clients.
+        """
         place = self._place("smtpd_milter_maps", service)
         value = self._value("smtpd_milter_maps", service)
         for table in split_words(value):

@@ -130,18 +130,18 @@ class _Receiver:
 
     def resolutionBegan(self, resolution: object) -> None:
         """
-        Do nothing.
+        Do nothing: the addresses follow.
         """
 
     def addressResolved(self, address: object) -> None:
         """
-        Take one.
+        Take one of the addresses.
         """
         self._found.append(address)
 
     def resolutionComplete(self) -> None:
         """
-        Give all, unless nobody waits any more.
+        Give all addresses, unless the wait is over.
         """
         if not self._done.called:
             self._done.callback(self._found)

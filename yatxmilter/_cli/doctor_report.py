@@ -20,7 +20,7 @@ _COLOURS: Final = {"ok": "good", "note": "place", "warning": "soft", "error": "b
 @dataclass
 class Patient:
     """
-    A milter and what was found.
+    A milter, where it is configured, and what was found about it.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Report:
 
     def findings(self) -> Iterator[Finding]:
         """
-        Go through all findings.
+        Give the findings about milters, then the others.
         """
         for patient in self.patients:
             yield from patient.findings
@@ -49,7 +49,7 @@ class Report:
     @property
     def level(self) -> str:
         """
-        The worst of all.
+        The level of the worst finding.
         """
         return worst(self.findings())
 
@@ -63,7 +63,7 @@ class Report:
 
 def tell(page: Page, report: Report) -> None:
     """
-    Print it for people.
+    Print a report for people to read.
     """
     reading = report.reading
     name = " ".join(filter(None, (reading.mta.capitalize(), reading.version)))

@@ -103,7 +103,7 @@ class _Reader:
 
     def read(self) -> Reading:
         """
-        Read everything.
+        Read which milters each daemon asks, with what, and what is wrong with that.
         """
         reading = self._reading
         used: set[str] = set()
@@ -206,6 +206,10 @@ class _Reader:
         return known[0] if known else ""
 
     def _times(self, name: str, text: str) -> dict[str, float]:
+        """
+        Read the ``T=`` of a milter: the seconds of each time-out, Sendmail's own where it says
+        none.
+        """
         times = dict(_TIMES)
         if not text.strip():
             return times

@@ -3,8 +3,8 @@ Messages from files, mailboxes and folders, one after the other, and whom they a
 
 What a path is shows by itself: a folder with ``cur`` and ``new`` in it is a Maildir, another folder
 holds message files, a file that begins with a ``From `` line is an mbox, and everything else is one
-message. One message at a time is in memory. What cannot be read, or is no message, is given too, as
-an error: the messages behind it are still there.
+message. One message at a time is in memory. What cannot be read, or is not a message, is given too,
+as an error: the messages behind it are still there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Source", "read_messages"]
 
 _POSTMASTER: Final = "<postmaster>"
 
-# In the order in which they are believed; the first that there is counts.
+# The first of them that a message has counts.
 _SENDER_FIELDS: Final = (b"return-path", b"sender", b"from")
 _RECIPIENT_FIELDS: Final = ((b"delivered-to",), (b"to", b"cc", b"bcc"))
 
@@ -100,7 +100,7 @@ def _addresses(fields: Iterable[Field]) -> Iterator[str]:
         try:
             found = getaddresses([text])
         except RecursionError:
-            # Groups in groups, which nobody writes but to do this.
+            # Groups in groups are written only to do this.
             found = []
         for _, address in found:
             # An MTA gives milters no address with a control character in it.

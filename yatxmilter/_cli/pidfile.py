@@ -35,7 +35,7 @@ class PidFile:
 
     def write(self) -> None:
         """
-        Write the file anew, and put it in the place of what is there.
+        Write the file anew, and replace the old one by it.
 
         :raises OSError: when that cannot be.
         """

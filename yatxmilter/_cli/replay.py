@@ -224,14 +224,14 @@ class _Replay:
             waiting: Deferred[None] = Deferred()
             self._waiting.append(waiting)
             await waiting
-        return self._take()
+        return self._next_session()
 
     def _go_on(self) -> None:
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.callback(None)
 
-    def _take(self) -> tuple[Session, Recorded] | None:
+    def _next_session(self) -> tuple[Session, Recorded] | None:
         stopped = self._arguments.fail_fast and self.summary.differences
         if self.error or stopped:
             return None

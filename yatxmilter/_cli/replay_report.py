@@ -28,7 +28,7 @@ class Summary:
 
     def add(self, result: Result) -> None:
         """
-        Count one.
+        Count the result of one conversation.
         """
         self.sessions += 1
         self.messages += sum(part.message > 0 for part in result.parts)
@@ -37,7 +37,7 @@ class Summary:
 
     def line(self) -> str:
         """
-        Say it in a line.
+        Write the counts in one line.
         """
         told = [_count(self.sessions, "session"), _count(self.messages, "message")]
         if self.differences:

@@ -38,7 +38,7 @@ KINDS: Final = {
 
 _DIFF_KINDS: Final = {"+": "good", "-": "bad", "@": "place"}
 
-# Two bodies of more lines than this are not compared: nobody reads what would be told.
+# Two bodies of more lines than this are not compared: the result would be too long to be read.
 _MOST_LINES: Final = 20_000
 
 

@@ -37,7 +37,7 @@ def run_reactor(
     stopping = False
 
     def finish(result: object) -> None:
-        # A reactor that stops ends all connections: what comes of that is no result.
+        # A reactor that stops ends all connections: what comes of that is not a result.
         if not stopping:
             results.append(result)
             reactor.stop()

@@ -70,7 +70,7 @@ class Result:
     :ivar message: The message file; ``after``: as the edits have made it.
     :ivar seconds: From its first command, or from the connection that was made for it, to the
         verdict.
-    :ivar error: Why there is no outcome.
+    :ivar error: Why the message has no outcome.
     :ivar unusable: Whether that is the message's fault and not the milter's.
     """
 
@@ -166,7 +166,7 @@ class _Line:
 
 class _Unreachable(Exception):
     """
-    There is no connection to be had.
+    The milter could not be connected to.
     """
 
 
@@ -220,7 +220,7 @@ class Player:
                 timer.cancel()
 
     def _stop(self) -> None:
-        # The reactor ends all connections, which is nobody's failure.
+        # The reactor ends all connections: the milter has not failed.
         self._over = self._stopped = True
 
     def _expire(self, workers: list[Deferred[None]]) -> None:
@@ -247,6 +247,9 @@ class Player:
             line.drop()
 
     async def _one(self, line: _Line, result: Result) -> None:
+        """
+        Send one message and note what comes of it.
+        """
         begun = time.perf_counter()
         try:
             await line.play(result)

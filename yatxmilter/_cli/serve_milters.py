@@ -233,6 +233,9 @@ def _said(error: BaseException) -> str:
 
 
 def _find(spec: str, anew: set[str] | None) -> Any:
+    """
+    Import what a name like ``module:name`` stands for, anew where its module is to be loaded anew.
+    """
     module, colon, name = spec.partition(":") if ":" in spec else spec.rpartition(".")
     if not module or not name:
         raise ConfigurationError(f"{spec!r} names no milter, expected module:name")

@@ -419,6 +419,9 @@ class _Places:
 
 
 def _read_file(path: str, settings: dict[str, Any], errors: list[str]) -> None:
+    """
+    Read a TOML file; what is wrong in it is added to the errors, with its line.
+    """
     text, found = _load_toml(path)
     places = _Places(path, text)
     milters = found.pop("milter", [])
@@ -446,6 +449,9 @@ def _read_file(path: str, settings: dict[str, Any], errors: list[str]) -> None:
 def _read_milter(
     table: dict[str, Any], place: Callable[[str], str], errors: list[str]
 ) -> dict[str, Any]:
+    """
+    Read one ``[[milter]]`` table; what is wrong in it is added to the errors.
+    """
     milter: dict[str, Any] = {"place": place("remote" if "remote" in table else "object")}
     for key, value in table.items():
         if key in MILTER:

@@ -120,7 +120,7 @@ def _account(settings: dict[str, Any]) -> tuple[int, int] | None:
 
 def _permissions(settings: dict[str, Any]) -> dict[str, int | None]:
     """
-    Tell whose UNIX sockets are, and who may connect.
+    Tell which user UNIX sockets belong to, and which may connect.
     """
     account = _account(settings)
     uid, gid = (None, None) if account is None else account
@@ -273,7 +273,7 @@ class ServeService(Service):
 
     def startService(self) -> None:
         """
-        Serve.
+        Begin to serve: start the workers, or else the milters of this process.
         """
         self.privilegedStartService()
         Service.startService(self)
@@ -390,7 +390,7 @@ class ServeService(Service):
 
     def stopService(self) -> Deferred[Any]:
         """
-        Drain.
+        Close the ports, and let messages that are open come to their end.
         """
         Service.stopService(self)
         self._stopping, self._ready = True, False

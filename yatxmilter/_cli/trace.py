@@ -66,7 +66,7 @@ def redact_kinds(text: str) -> tuple[str, ...]:
     """
     Read the value of ``--redact``.
 
-    :raises ValueError: for a kind that there is not.
+    :raises ValueError: for an unknown kind.
     """
     kinds = tuple(word.strip() for word in text.split(","))
     if not set(kinds) <= set(KINDS):

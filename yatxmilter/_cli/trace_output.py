@@ -30,7 +30,7 @@ class Outlet(io.StringIO):
     A text stream that is written by a thread of its own.
 
     :param stream: Where to.
-    :param broken: Called, in that thread, when nobody reads any more.
+    :param broken: Called, in that thread, when the reader has gone.
     :ivar failure: What was wrong with the stream; ``None`` while it works.
     """
 
@@ -92,7 +92,7 @@ class Outlet(io.StringIO):
         self._thread.join(_LAST_GRACE)
 
     def _work(self) -> None:
-        while (text := self._take()) is not None:
+        while (text := self._next_text()) is not None:
             try:
                 self._put(text)
             except OSError as error:
@@ -100,7 +100,7 @@ class Outlet(io.StringIO):
                 self._broken()
                 return
 
-    def _take(self) -> str | None:
+    def _next_text(self) -> str | None:
         with self._news:
             self._news.wait_for(lambda: self._waiting or self._done)
             if not self._waiting:

@@ -90,7 +90,7 @@ class _Side(Protocol):
 
     def connectionMade(self) -> None:
         """
-        Take part.
+        Tell the pair that this half is there.
         """
         self.alive = True
         if not IUNIXTransport.providedBy(self.transport):
@@ -112,7 +112,7 @@ class _Side(Protocol):
 
     def writeConnectionLost(self) -> None:
         """
-        Nothing: it was we who closed this half, or the rest follows.
+        Do nothing: we closed this half ourselves, or the rest follows.
         """
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -172,7 +172,7 @@ class _Pair:
             _close(side)
             _close(other)
         elif ISSLTransport.providedBy(other.transport):
-            # There is no half of TLS.
+            # TLS cannot close one half of a connection.
             _close(other)
         else:
             other.wire.loseWriteConnection()
@@ -261,7 +261,7 @@ class _Once(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """
-        Give it out.
+        Give the half that has been made already.
         """
         return self._side
 
@@ -271,7 +271,7 @@ class Relay(Factory):
     Connect to the milter for each MTA that connects.
 
     :param endpoint: Where the milter is.
-    :ivar watcher: Who is told; to be set before the first connection comes.
+    :ivar watcher: The object that is told; to be set before the first connection comes.
     """
 
     noisy = False

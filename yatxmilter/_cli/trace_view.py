@@ -102,7 +102,7 @@ class TraceView:
         splitter.feed(data)
         try:
             while (packet := splitter.next_packet()) is not None:
-                self._take(number, from_mta, *packet)
+                self._note_packet(number, from_mta, *packet)
         except ProtocolError as error:
             self._give_up(number, from_mta, f"{error}; bytes are passed on, and not decoded")
 
@@ -133,7 +133,7 @@ class TraceView:
 
     # ---- printing
 
-    def _take(self, number: int, from_mta: bool, letter: int, payload: bytes) -> None:
+    def _note_packet(self, number: int, from_mta: bool, letter: int, payload: bytes) -> None:
         now = self._clock()
         connection = self._connections[number]
         if self._recorder is not None:

@@ -27,6 +27,7 @@ from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
+from yatxmilter._wire.payloads import to_text
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ReturnCodeError
 
@@ -39,6 +40,9 @@ _log = Logger()
 
 _REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
 _PASSES: Final = (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT)
+
+# So many bytes of a reply are logged.
+_SHOWN: Final = 200
 
 
 class Caller:
@@ -227,6 +231,21 @@ class Caller:
         watch = self._session.watch
         if watch is not None:
             watch.milter_failed(member.name, command.callback, failure)
+
+    def warn_of_text(
+        self, member: Member, command: Command, code: ReturnCode, reply: bytes
+    ) -> None:
+        """
+        Log that the text which a milter has set is of the other class than its answer.
+        """
+        _log.warn(
+            "Milter {milter} answered {code} in {stage}, and the reply it has set, {reply}, is of"
+            " the other class: the MTA gets the answer without a text (queue id {queue_id}, MTA"
+            " {mta})",
+            code=code,
+            reply=ascii(to_text(reply[:_SHOWN])),
+            **self._where(member, command),
+        )
 
     def _log_ignored(self, member: Member, command: Command, failure: Failure) -> None:
         failure = explained(failure, member.milter)

@@ -45,6 +45,9 @@ _log = Logger()
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
+# The answers that an SMTP reply goes with.
+_REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
+
 
 class Kept(NamedTuple):
     """
@@ -228,6 +231,18 @@ class Merge(ABC):
             self._out.append(response(c.SMFIS_TEMPFAIL, None))
 
     # ---- answering
+
+    def _packet(self, command: Command, member: Member, code: ReturnCode) -> bytes:
+        """
+        Write the answer of the milter that decides, with its own text if it has set one.
+        """
+        context = member.made_context
+        if context is None:
+            return response(code, None)
+        reply = context.take_reply(code)
+        if reply is None and context.reply is not None and code in _REFUSES:
+            self._caller.warn_of_text(member, command, code, context.reply)
+        return response(code, reply)
 
     def _continue(self, command: Command, called: bool) -> None:
         if command is EOM_ROW:

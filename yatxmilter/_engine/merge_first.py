@@ -11,7 +11,6 @@ from yatxmilter import constants as c
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge_together import Together
 from yatxmilter._engine.pending import Pending
-from yatxmilter._engine.return_codes import response
 from yatxmilter._wire.commands import EOM_ROW, Command
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 
@@ -68,8 +67,7 @@ class FirstAnswer(Together):
         if session.over:
             # To cancel what others have to say may have ended the conversation.
             return
-        context = member.made_context
-        packet = response(code, None if context is None else context.take_reply(code))
+        packet = self._packet(command, member, code)
         if not session.plan.answered(command) and not session.last_chunk:
             self._keep(command, member, code, packet)
         elif command is EOM_ROW:

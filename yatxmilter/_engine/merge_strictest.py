@@ -117,13 +117,13 @@ class Strictest(Together):
         decision = self._strictest(command, new)
         if decision is not None and command is not UNKNOWN_ROW:
             member, code = decision
-            packet = response(code, member.context.take_reply(code))
+            packet = self._packet(command, member, code)
             self._keep(command, member, code, packet)
 
     def _refuse_with(
         self, command: Command, new: dict[Member, ReturnCode], decider: Member, code: ReturnCode
     ) -> None:
-        packet = response(code, decider.context.take_reply(code))
+        packet = self._packet(command, decider, code)
         if command is EOM_ROW:
             self._refuse_message(packet, [])
             return

@@ -147,8 +147,11 @@ class _Reader:
         return self._found
 
     def _take_mark(self, mark: str) -> None:
+        """
+        Take one of the characters that divide addresses: brackets, commas, colons, semicolons.
+        """
         if mark == ">" and self._inside and not self._angle and not self._words:
-            # Nobody, which takes its time where there are many.
+            # ``<>`` names no address. It is handled at once, since there may be very many.
             self._inside = False
             if self._group is None and not self._comment:
                 self._found.append(_NOBODY)
@@ -206,6 +209,9 @@ class _Reader:
         self._inside = self._has_at = False
 
     def _end_without_brackets(self, words: list[str]) -> None:
+        """
+        End an address that is written without angle brackets, which may be several run together.
+        """
         if len(words) == 1 and words[0][0] == '"':
             self._add("", words)
             return
@@ -342,7 +348,7 @@ def _belongs(words: list[str], solid: list[int], left: int, right: int, at: int)
 
 def _phrase(words: list[str]) -> str:
     """
-    Show a display name.
+    Write a display name as text, its quotes and encoded words undone.
     """
     parts: list[str] = []
     plain: list[str] = []

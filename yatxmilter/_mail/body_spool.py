@@ -42,7 +42,7 @@ class BodySpool:
 
     def write(self, chunk: bytes) -> None:
         """
-        Append bytes.
+        Append bytes; from a certain size on all of them are in a temporary file.
         """
         self._file.write(chunk)
         self.size += len(chunk)

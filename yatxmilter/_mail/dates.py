@@ -1,7 +1,7 @@
 """
 Dates of header fields (RFC 5322, section 3.3, and its obsolete forms).
 
-Reading never fails: what is no date is ``None``.
+Reading never fails: what is not a date is ``None``.
 """
 
 from __future__ import annotations

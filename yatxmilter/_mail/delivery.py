@@ -55,7 +55,7 @@ class Delivery:
 
     def add(self, edit: Edit) -> None:
         """
-        Add an edit behind the others.
+        Add an edit, which counts after those that are there already.
         """
         match edit:
             case Quarantine(reason):
@@ -80,7 +80,7 @@ class Delivery:
         """
         Edit the header of a message.
 
-        :raises ValueError: for a flavour that there is not.
+        :raises ValueError: for an unknown flavour.
         """
         return done_at_once(self.header_work(fields, leading_space=leading_space, flavour=flavour))
 

@@ -2,7 +2,7 @@
 The envelope's rules: which addresses are the same, and what edits make of a list of recipients.
 
 RFC 5321 has it so (2.4, 4.1.2): the local part counts as it is written, quoted or not, the domain
-in any case, and a source route is ignored. Angle brackets and blanks around are no part of an
+in any case, and a source route is ignored. Angle brackets and blanks around are not part of an
 address.
 """
 

@@ -20,7 +20,7 @@ def parse_esmtp(argv: Sequence[str]) -> dict[str, str | None]:
     :return: The values by keyword, in capital letters and in the client's order; ``None`` for an
         argument without a value. A value is as the client wrote it: that of ``ORCPT``, ``ENVID``
         and ``AUTH`` is in xtext (RFC 3461, 4). Of a keyword that is there twice the first counts.
-    :raises TypeError: for a text, which is no list.
+    :raises TypeError: for a text, which is not a list.
     """
     if isinstance(argv, str):
         raise TypeError(f"argv is {argv!r}, expected the list that the callback was given")

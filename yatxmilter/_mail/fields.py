@@ -2,7 +2,7 @@
 Header fields by their kinds: what is read of each, and how what is set is written.
 
 A value is a ``str``, with what belongs to the kind of its field beside it. What is read can be
-set: a value that was read of a message goes out again even where nobody could have made it up.
+set: a value that was read of a message goes out again even where it could not be set as text.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class _Index:
 
     def fill(self, slots: list[Slot]) -> Generator[None, None, None]:
         """
-        Index slots, in pieces of work.
+        Index slots, a thousand at a time.
         """
         names = self._unordered
         for number, slot in enumerate(slots, 1):
@@ -124,7 +124,7 @@ class _Index:
 
     def named(self, name: bytes) -> Ordered[Slot]:
         """
-        Give the slots of a name.
+        Give the slots of a name in any case, in order.
         """
         name = name.lower()
         found = self._names.get(name)
@@ -324,19 +324,19 @@ class HeaderModel(ABC):
     @abstractmethod
     def _add(self, new: Slot) -> None:
         """
-        ADDHEADER.
+        Make an ADDHEADER: put a field where the MTA adds fields.
         """
 
     @abstractmethod
     def _insert(self, index: int, new: Slot) -> None:
         """
-        INSHEADER.
+        Make an INSHEADER: put a field at a place that the MTA counts in its own way.
         """
 
     @abstractmethod
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
         """
-        CHGHEADER: the index-th of that name.
+        Make a CHGHEADER of the field with this number, from 1, among those of its name.
         """
 
     def fields(self) -> list[Field]:
@@ -543,7 +543,7 @@ class SendmailHeader(HeaderModel):
         # What was made and deleted again is not made at all.
         slots = [s for s in slots if s.origin is not None or s.value is not None]
         first = next(place for place, slot in enumerate(slots) if slot.origin is not None)
-        # A Return-Path is added in front of the one that there is, and nothing else is.
+        # Of all fields only a Return-Path is added in front of the MTA's own.
         edits: list[Edit] = [
             AddHeader(to_text(slot.name), self._given(slot.value or b""))
             for slot in reversed(slots[:first])

@@ -339,6 +339,9 @@ class _Finder:
         return found + 1 if found >= 0 else -1
 
     def _mark_at(self, at: int) -> tuple[int, int, int, bool] | None:
+        """
+        Look whether a boundary stands at a place, and which part's it is.
+        """
         start = self._data[at : at + _LONGEST_BOUNDARY + 8]
         line, end_of_line, _ = start.partition(b"\n")
         text = line[2:].rstrip(b" \t\r")
@@ -427,7 +430,7 @@ class _Finder:
 
     def _read_part(self, head: int, depth: int) -> Part:
         """
-        Read the header of a part.
+        Read the header of a part, up to the empty line.
         """
         data = self._data
         lines: list[bytes] = []

@@ -62,7 +62,7 @@ class Mail(NamedTuple):
 
 def split_mail(message: bytes) -> Mail:
     """
-    Take a message apart.
+    Take a message apart: header fields, and the body as it is.
     """
     first = _LINE_END.search(message)
     line_end = first[0] if first else b"\n"

@@ -81,7 +81,7 @@ def comment_end(text: str, start: int) -> int:
 
 def without_comments(text: str) -> str:
     """
-    Put a blank in the place of each comment.
+    Replace each comment by a blank.
     """
     if "(" not in text:
         return text

@@ -63,6 +63,9 @@ _list: Final = str.split
 
 
 def _charsets() -> dict[str, str]:
+    """
+    List the charsets that are decoded, by all of their names.
+    """
     # Python looks for a module for each name it does not know, and remembers the name: both are
     # not for strangers to ask for. Some of its codecs are not charsets, or take quadratic time.
     known = {*aliases, *aliases.values()}
@@ -122,7 +125,7 @@ def unfold(raw: str) -> str:
 
 def decode_text(text: str, defects: list[str] | None = None) -> str:
     """
-    Show an unfolded text: decode its encoded words, between which blanks are no text.
+    Show an unfolded text: decode its encoded words. Blanks between two of them are not text.
 
     :param defects: Gets what was wrong with them.
     """
@@ -308,7 +311,7 @@ def fold(pieces: Iterable[Piece], column: int) -> str:
 
 class _Lines:
     """
-    Lines as they are filled.
+    The lines of a folded value, filled one after the other.
     """
 
     def __init__(self, column: int) -> None:

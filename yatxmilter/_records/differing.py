@@ -58,7 +58,7 @@ class _Matcher(difflib.SequenceMatcher[str]):
     """
 
     def __init__(self, before: Sequence[str], after: Sequence[str]) -> None:
-        # Without lines: it would make an index of them, which nobody needs.
+        # Without lines: it would make an index of them, which is not needed.
         super().__init__(None, (), ())
         self._before = before
         self._after = after

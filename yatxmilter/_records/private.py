@@ -1,5 +1,5 @@
 """
-Files for their owner alone: mail is nobody else's business.
+Files that only their owner may read, since there is mail in them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ def open_private(path: str | Path, mode: str) -> int:
     """
     Open a file to write to, as one that its owner alone may read, and give its descriptor.
 
-    A file that is there must be this user's own, and becomes readable by nobody else. A symbolic
-    link is not followed: where others may write, they would choose the file that is overwritten.
+    A file that is there must be this user's own, and becomes readable by this user alone. A
+    symbolic link is not followed: where others may write, they would choose the file that is
+    overwritten.
 
     :param mode: ``"x"`` for a new file, ``"w"`` to overwrite one, ``"a"`` to add to one.
     :raises OSError: when that cannot be done, with the reason in its ``strerror``.

@@ -130,7 +130,7 @@ class Recorder:
         self, connection: int, time: float, from_mta: bool, letter: int, payload: bytes
     ) -> None:
         """
-        Keep a packet.
+        Write a packet down, redacted if that is asked for.
         """
         self._packets += 1
         kept = self._redactor.redact(from_mta, letter, payload)
@@ -146,7 +146,7 @@ class Recorder:
 
     def undecoded(self, connection: int, time: float, from_mta: bool, reason: str) -> None:
         """
-        Note that what follows from this side is no milter protocol.
+        Note that what follows from this side is not the milter protocol.
         """
         side = "mta" if from_mta else "milter"
         self._write("undecoded", time, connection=connection, **{"from": side}, reason=reason)
@@ -174,7 +174,7 @@ class Recorder:
             line = {"type": kind, "time": iso_time(time), **fields}
             self._stream.write(json.dumps(line) + "\n")
         except OSError as error:
-            # A full disk is no reason to hold up mail.
+            # A full disk must not hold up mail.
             self.failure = error.strerror or str(error)
 
 

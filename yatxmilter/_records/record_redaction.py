@@ -3,7 +3,7 @@ Records without what is private: bodies, and e-mail addresses.
 
 A body keeps its size and its lines; each of its other bytes becomes an ``x``. An address becomes
 another, ``u1a2b3c4d5e@d5e4d3c2b1.invalid``, by a key that is made anew for each recording and kept
-nowhere: equal local parts and equal domains stay equal, and nobody can test a guess. A milter that
+nowhere: equal local parts and equal domains stay equal, and a guess cannot be tested. A milter that
 is given such an address answers with it, so its answer can still be compared; an address of the
 milter's own cannot, and `Likeness` takes any other for it, as long as it is always the same.
 """
@@ -155,7 +155,7 @@ def find_addresses(text: str) -> Iterator[tuple[int, int, int]]:
 
 def replace_addresses(text: str, another: Callable[[str, str], str]) -> str:
     """
-    Put others in the place of addresses.
+    Replace addresses by made-up ones.
 
     :param another: Gives the new one for a local part and a domain.
     """
@@ -205,7 +205,7 @@ class Likeness:
 
     def alike(self, was: str, now: str) -> str:
         """
-        Give the new text; or the recorded one, if only addresses that nobody knows differ.
+        Give the new text; or the recorded one, if only unknown addresses differ.
         """
         pairs = list(zip(_parts(was), _parts(now), strict=False))
         if was == now or not pairs or shape(was) != shape(now):

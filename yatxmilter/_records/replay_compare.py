@@ -23,7 +23,7 @@ from yatxmilter._wire.payloads import to_text
 
 __all__ = ["Comparison", "Difference", "Rules"]
 
-# Longer bodies are compared by their sum: nobody reads so long a difference.
+# Longer bodies are compared by their sum: so long a difference would not be read.
 _MOST_LINES: Final = 2_000
 
 # With how many recorded lines a line is compared that may be one of them but for its addresses.
@@ -93,6 +93,9 @@ class Comparison:
         return old, self._like(old, self._lines(now, spaces[1], hide=self._hides_body))
 
     def _like(self, was: list[str], now: list[str]) -> list[str]:
+        """
+        Give the new lines, each as the old line that it differs from in unknown addresses alone.
+        """
         likeness = self._likeness
         if likeness is None:
             return now
@@ -112,6 +115,9 @@ class Comparison:
         return result
 
     def _lines(self, heard: Iterable[Heard], leading_space: bool, *, hide: bool) -> list[str]:
+        """
+        Write what a milter said, a line for each packet, a new body's chunks as one.
+        """
         lines: list[str] = []
         body: list[bytes] = []
         place = 0

@@ -196,6 +196,9 @@ class _Play:
         return not self._state.asks(row)
 
     async def _play_step(self, step: Step) -> None:
+        """
+        Send one command as it was recorded, and compare what the milter says to it.
+        """
         row, client = step.row, self._client
         if row is MAIL_ROW:
             if self._in_message:

@@ -119,7 +119,7 @@ def read_steps(session: Session) -> Recorded | None:
         elif packet.letter != c.SMFIR_PROGRESS:
             if packet.letter == c.SMFIC_OPTNEG and recorded.agreed is None:
                 recorded.agreed = _offer(packet)
-            # What nobody waits for belongs to what was said last.
+            # What comes unasked belongs to what was said last.
             step = waiting[0] if waiting else recorded.steps[-1]
             step.heard.append((packet.letter, packet.payload))
             if packet.letter not in ACTIONS and waiting:

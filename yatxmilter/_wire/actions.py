@@ -123,7 +123,7 @@ class AddRecipient(NamedTuple):
 
 class DeleteRecipient(NamedTuple):
     """
-    An envelope recipient less.
+    An envelope recipient that no longer gets the message.
     """
 
     address: str

@@ -117,7 +117,7 @@ class MacroStore:
 
     def copy(self) -> MacroStore:
         """
-        Keep what is there now.
+        Give a copy, which stays as it is when other macros come.
         """
         other = MacroStore()
         other.payloads = self.payloads.copy()
@@ -199,7 +199,7 @@ class RecipientMissed(MacroStore):
 
     def of_stage(self, letter: int) -> dict[str, str] | None:
         """
-        Give the macros of one stage.
+        Give the macros that came with one stage, by their names.
         """
         self._follow()
         return super().of_stage(letter)

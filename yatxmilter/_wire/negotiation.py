@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: The macros that Postfix and Sendmail send where no list was asked for, by ``SMFIM_*`` stage.
-#: Who relies on them must get them even though another milter asks for a list of its own.
+#: A milter that relies on them must get them even though another milter asks for a list of its own.
 DEFAULT_SYMBOLS: Final = {
     c.SMFIM_CONNECT: "j _ {daemon_name} {daemon_addr} {if_name} {if_addr} v",
     c.SMFIM_HELO: "{tls_version} {cipher} {cipher_bits} {cert_subject} {cert_issuer}",
@@ -69,7 +69,7 @@ class Agreement(NamedTuple):
     What is settled for a connection: the answer to the MTA.
 
     :ivar offer: The MTA's offer, as it counts (`effective_offer`).
-    :ivar declined: The ``SMFIP_NO*`` steps that nobody wants, known to the MTA or not.
+    :ivar declined: The ``SMFIP_NO*`` steps that no milter wants, known to the MTA or not.
     """
 
     version: int
@@ -124,7 +124,7 @@ def merge(offer: Offer, requests: Sequence[Request]) -> Agreement:
     Make one agreement of the checked requests of all milters on a connection.
 
     Actions, symbol lists, SKIP, RCPT_REJ, HDR_LEADSPC and flags that have no name yet are joined;
-    a step is declined when all decline it, and left without reply when all who want it promise
+    a step is declined when all decline it, and left without reply when all that want it promise
     not to answer; of data sizes the largest counts. Without any milter all is declined.
     """
     flags = tuple([(request.actions, request.steps) for request in requests])
@@ -152,7 +152,7 @@ def _merge_flags(offer: Offer, requests: tuple[tuple[int, int], ...]) -> tuple[i
 
 def declined_by(requests: Sequence[Request]) -> int:
     """
-    Tell which commands nobody wants, as ``SMFIP_NO*`` steps.
+    Tell which commands no milter wants, as ``SMFIP_NO*`` steps.
     """
     return reduce(and_, [request.steps for request in requests], c.ALL_NO_STEPS)
 

@@ -27,7 +27,7 @@ _SMALL_READ: Final = 4096
 
 def encode_packet(letter: int, payload: bytes = b"") -> bytes:
     """
-    Frame a payload.
+    Write a packet: its length, the letter of the command or answer, the payload.
     """
     return _PREFIX.pack(len(payload) + 1, letter) + payload
 
@@ -173,6 +173,9 @@ class PacketSplitter:
     def _continue_packet(
         self, buffer: bytes, position: int, available: int
     ) -> tuple[int, bytes] | None:
+        """
+        Take more of a packet that came in part; give it when it is whole.
+        """
         if available == 0:
             return None
         taken = min(available, self.missing)

@@ -138,14 +138,14 @@ def decode_line(payload: bytes) -> tuple[str]:
 
 def decode_nothing(payload: bytes) -> tuple[()]:
     """
-    Ignore what should not be there.
+    Take a payload that should be empty, and ignore it as libmilter does.
     """
     return ()
 
 
 def decode_raw(payload: bytes) -> tuple[bytes]:
     """
-    Pass bytes on (BODY).
+    Take a payload that is one argument as it is (BODY).
     """
     return (payload,)
 
@@ -205,7 +205,7 @@ class ConnectInfo(NamedTuple):
 
 def encode_connect(info: ConnectInfo) -> bytes:
     """
-    Write the payload of CONNECT.
+    Write the payload of CONNECT, with the address in the family's own form.
     """
     start = encode_strings(from_text(info.hostname)) + bytes([info.family])
     if info.family == SMFIA_UNKNOWN:

@@ -143,7 +143,7 @@ class CommandQueue(Protocol):
         self._failure: PeerError | None = None
         self._pumping = False
         self._body_skipped = False
-        # How many PROGRESS nobody had asked for came since the last command was sent.
+        # How many PROGRESS came unasked since the last command was sent.
         self._unasked = 0
 
     # ---- asking
@@ -211,6 +211,9 @@ class CommandQueue(Protocol):
     # ---- sending
 
     def _start(self, pending: _Pending) -> None:
+        """
+        Send a command, or pass it over where the agreement says so.
+        """
         row = pending.row
         agreement = self.agreement or _NOTHING_AGREED
         size = data_size(agreement.steps)
@@ -230,6 +233,9 @@ class CommandQueue(Protocol):
             self._send(pending, size, awaited=not row.nr & agreement.steps)
 
     def _send(self, pending: _Pending, size: int, *, awaited: bool) -> None:
+        """
+        Send a command, a body in chunks of one size; it is done with at once if it is not answered.
+        """
         row, payload = pending.row, pending.payload
         self._unasked = 0
         starts = range(0, len(payload), size) if row is BODY_ROW and payload else (0,)
@@ -274,7 +280,7 @@ class CommandQueue(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Take in what the milter sent.
+        Take in bytes from the milter, and settle the commands whose answers are whole.
         """
         if self._failure is not None:
             # Not every transport is quiet at once; what is not looked at is not kept either.
@@ -289,6 +295,9 @@ class CommandQueue(Protocol):
             self._fail(PeerError(f"the milter sent no milter packet: {error}"))
 
     def _receive(self, letter: int, payload: bytes) -> None:
+        """
+        Take one packet from the milter: progress, an edit, or the answer to the current command.
+        """
         pending = self._current
         if pending is None:
             # libmilter's smfi_progress() sends from any callback, those not answered included.
@@ -317,6 +326,9 @@ class CommandQueue(Protocol):
             self._answered(pending, read_response(letter, payload))
 
     def _count_edit(self, pending: _Pending, letter: int, payload: bytes) -> None:
+        """
+        Count an edit, and refuse a milter that sends more than is kept.
+        """
         pending.edit_count += 1
         if letter == c.SMFIR_REPLBODY:
             pending.body_pieces += 1

@@ -113,7 +113,7 @@ class Dialogue:
 
     def data(self, macros: Macros | None = None) -> Deferred[Response]:
         """
-        Announce the message's content.
+        Announce the message's content (SMTP's DATA).
         """
         return self._ask(commands.DATA_ROW, b"", macros)
 
@@ -133,7 +133,7 @@ class Dialogue:
 
     def eoh(self, macros: Macros | None = None) -> Deferred[Response]:
         """
-        End the header.
+        End the header; the body follows.
         """
         return self._ask(commands.EOH_ROW, b"", macros)
 
@@ -158,7 +158,7 @@ class Dialogue:
 
     def abort(self) -> Deferred[None]:
         """
-        Give up the message; there is no answer to wait for.
+        Give up the message. The milter does not answer to that.
         """
         return self._ask(commands.ABORT_ROW)
 

@@ -149,14 +149,14 @@ class InMemoryTransport:
 
     def resumeProducing(self) -> None:
         """
-        Read again.
+        Give out what has come meanwhile, and read again.
         """
         self._paused = False
         self._connection.schedule()
 
     def stopProducing(self) -> None:
         """
-        Close.
+        Close the connection, since what reads from it is gone.
         """
         self.loseConnection()
 
@@ -231,7 +231,7 @@ class InMemoryConnection:
 
     def join(self, mta: InMemoryTransport, milter: InMemoryTransport) -> None:
         """
-        Put the two ends together.
+        Connect the two ends: what one writes the other reads.
         """
         mta.other, milter.other = milter, mta
         self.mta, self.milter = mta, milter
@@ -274,7 +274,7 @@ class _Refused:
 
     def connectionLost(self, reason: Failure) -> None:
         """
-        Do nothing: there is nobody to tell.
+        Do nothing: the connection was not taken, so there is no milter to tell.
         """
 
 

@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
 
 class Envelope(NamedTuple):
     """
-    Who sends the message to whom, and the ESMTP arguments of both.
+    The sender and the recipients of a message, with their ESMTP arguments.
     """
 
     sender: str
@@ -118,7 +118,7 @@ async def play(
 
 class _Transaction:
     """
-    A whole message on its way.
+    One message on its way through the commands, from MAIL to its end.
     """
 
     def __init__(self, script: SessionScript, message: bytes, envelope: Envelope) -> None:
@@ -138,7 +138,7 @@ class _Transaction:
             if message.settled is not None and message.settled[1].code in REFUSES:
                 break
         if message.settled is None and not message.accepted:
-            # The last refusal is the reason that there is no message.
+            # All recipients are refused: the last refusal is the message's.
             refused = self._recipients[-1].response
             assert refused is not None
             return self._outcome("rcpt", EndOfMessage(refused))

@@ -172,7 +172,7 @@ class MessageState:
         """
         if self.settled is not None or row.letter in self._skipped:
             return False
-        # Without a recipient there is no content.
+        # Without a recipient the content is not sent.
         content = row.in_message and row.index > commands.RCPT_ROW.index
         return not content or self.accepted > 0 or not self.refused
 
@@ -390,7 +390,7 @@ class SessionScript:
 
     async def header(self, field: Field) -> Response:
         """
-        Show a field.
+        Show a header field, with the macros of its stage.
         """
         ((name, value),) = shown_fields([field], leading_space=self.leading_space)
         return await self._step(commands.HEADER_ROW, self.commands.header, name, value)

@@ -2,8 +2,8 @@
 A message as an object of the ``email`` package, and back.
 
 The object is put together here, from the parts that `yatxmilter._mail.mime` finds: within bounds,
-and for any octets. It remembers what it was made of. So when it is written, what nobody touched is
-written as it was, to the octet, and nothing is left to the folding of the ``email`` package.
+and for any octets. It remembers what it was made of. So when it is written, what was not changed
+is written as it was, to the octet, and nothing is left to the folding of the ``email`` package.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class _ExactPolicy(EmailPolicy):
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         """
-        Keep all that follows the colon.
+        Keep a field as it came, all that follows the colon included.
         """
         name, _, value = "".join(sourcelines).partition(":")
         return name, _LINE_END.sub("\n", value.rstrip("\r\n"))
 
     def header_store_parse(self, name: str, value: Any) -> tuple[str, str]:
         """
-        Encode what is set.
+        Encode a value that is set, and check that it is one field.
         """
         if hasattr(value, "max_count"):
             # Of the email package's own making, which keeps the blank.
@@ -54,7 +54,7 @@ class _ExactPolicy(EmailPolicy):
 
     def header_fetch_parse(self, name: str, value: str) -> Any:
         """
-        Decode what is kept.
+        Decode a value that is kept, when it is looked up.
         """
         return _decoded(name, value)
 
@@ -203,6 +203,9 @@ def build_email(data: Octets, fields: Sequence[tuple[str, str]]) -> ParsedMessag
 
 
 def _build(root: Part) -> ParsedMessage:
+    """
+    Make e-mail objects of MIME parts, from the innermost outwards: recursion could be too deep.
+    """
     # What lies within comes first.
     made: dict[int, ParsedMessage] = {}
     for part in reversed(list(root.walk())):

@@ -1,5 +1,5 @@
 """
-Who sends a message to whom, and what can be answered to each.
+The client, sender and recipients of a message, and what can be answered to each.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Verdict:
         """
         Let it pass, and see no more of it.
         """
-        return self._settle(c.SMFIS_ACCEPT)
+        return self._say(c.SMFIS_ACCEPT)
 
     def repeat(self) -> None:
         """
@@ -108,11 +108,9 @@ class Verdict:
             lines = (text or "").replace("%", "%%").split("\n")
             reply = (str(code), status, lines)
             self._set_reply(*reply)
-        return self._settle(verdict, reply)
+        return self._say(verdict, reply)
 
-    def _settle(
-        self, code: ReturnCode, reply: tuple[str, str, list[str]] | None = None
-    ) -> ReturnCode:
+    def _say(self, code: ReturnCode, reply: tuple[str, str, list[str]] | None = None) -> ReturnCode:
         self.code, self._reply = code, reply
         return code
 
@@ -179,7 +177,7 @@ class Recipients:
 
     def receive(self, argv: Sequence[str]) -> Recipient:
         """
-        Take one that the client names.
+        Take a recipient that the client names.
         """
         recipient = Recipient(self._set_reply, argv[0], argv[1:])
         self._received[recipient] = None
@@ -195,7 +193,7 @@ class Recipients:
 
     def refuse(self, recipient: Recipient) -> None:
         """
-        Forget one that is refused.
+        Forget a recipient that is refused: the message does not go there.
         """
         del self._received[recipient]
         if recipient in self._list:

@@ -105,7 +105,7 @@ class HeaderField:
 
     def remove(self) -> None:
         """
-        Delete the field.
+        Delete the field from the message.
         """
         self._headers.remove(self)
 
@@ -201,7 +201,7 @@ class Headers:
 
     def _named(self, name: str) -> _Named | None:
         """
-        Give the fields of a name.
+        Give the fields of a name in any case, in order.
         """
         if self._index is None:
             self._index = {}
@@ -325,7 +325,7 @@ class Headers:
         else:
             self._settled().insert(place, field)
             if self._index is not None and name.lower() in self._index:
-                # It is among others of its name, and nobody knows where.
+                # It is among others of its name, and its place is not known.
                 self._index = None
         if self._index is not None:
             named = self._index.setdefault(name.lower(), _Named())

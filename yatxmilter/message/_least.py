@@ -92,6 +92,10 @@ class _Layout:
         return bool(value) and (old == new or not self._exact and old.lower() == new.lower())
 
     def _cheapest(self, rows: range, columns: range) -> Iterator[_Pair]:
+        """
+        Pair fields so that the edits cost least, by a table of the costs from each pair of places
+        on.
+        """
         # The price of all from a place on, for each place in either header.
         below = [self._add * n for n in range(len(columns), -1, -1)]
         table = [below]

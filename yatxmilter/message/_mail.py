@@ -57,7 +57,7 @@ class Macros:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """
-        Look a macro up.
+        Look a macro up, by its name with or without braces.
         """
         value = self._look_up(name)
         if value is None and not name.startswith("{"):
@@ -364,7 +364,7 @@ class Message(Verdict):
         """
         Take it from the client and drop it.
         """
-        return self._settle(c.SMFIS_DISCARD)
+        return self._say(c.SMFIS_DISCARD)
 
     def quarantine(self, reason: str) -> None:
         """

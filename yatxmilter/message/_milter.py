@@ -232,7 +232,7 @@ class MessageMilter(Milter):
 
     # ---- from the MTA
 
-    def _ask(
+    def _call_hook(
         self, finish: Callable[[Any], CallbackResult], hook: Callable[..., Any], *about: Any
     ) -> CallbackResult:
         result = hook(*about)
@@ -313,7 +313,7 @@ def _answer(result: Any, *said: Verdict) -> Any:
 
 def _connect(self: MessageMilter, hostname: str, hostaddr: IAddress | None) -> CallbackResult:
     self._client = client = Client(self._set_reply, hostname, hostaddr)
-    return self._ask(lambda result: _answer(result, client), self.connected, client)
+    return self._call_hook(lambda result: _answer(result, client), self.connected, client)
 
 
 def _helo(self: MessageMilter, helohost: str) -> CallbackResult:
@@ -321,11 +321,11 @@ def _helo(self: MessageMilter, helohost: str) -> CallbackResult:
     client.helo = helohost
     # A client may say it again, with another name.
     client.code = None
-    return self._ask(lambda result: _answer(result, client), self.greeted, client)
+    return self._call_hook(lambda result: _answer(result, client), self.greeted, client)
 
 
 def _envfrom(self: MessageMilter, argv: list[str]) -> CallbackResult:
-    return self._ask(self._standing, self.sender, self._open_message(argv))
+    return self._call_hook(self._standing, self.sender, self._open_message(argv))
 
 
 async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
@@ -375,7 +375,7 @@ def _eoh(self: MessageMilter) -> CallbackResult:
     if self._given_up:
         return cast(CallbackResult, self._standing())
     received.headers = Headers(received.fields, message.allow)
-    return self._ask(self._standing, self.headers, message)
+    return self._call_hook(self._standing, self.headers, message)
 
 
 def _body(self: MessageMilter, bodyp: bytes) -> CallbackResult:

@@ -52,7 +52,7 @@ def check_raw(name: str, raw: object) -> str:
 
 def decode_value(name: str, raw: str) -> FieldValue:
     """
-    Decode a value, whatever it is: the object that there is for fields of this name.
+    Decode a value, whatever it is, as the object for fields of this name.
     """
     return read_field(name, raw)
 

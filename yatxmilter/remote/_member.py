@@ -177,7 +177,7 @@ class RemoteMilter(Milter):
 
     def xxfi_envfrom(self, argv: list[str]) -> Any:
         """
-        Pass MAIL on.
+        Begin a message, and pass MAIL on.
         """
         self._message = _Message()
         return self._mail(argv)
@@ -193,7 +193,7 @@ class RemoteMilter(Milter):
         self._message = _Message()
         if isinstance(end, EndOfMessage):
             return self._answer(end.response)
-        # What it did before it failed stands where mail passes, or a sender who makes it fail gets
+        # What it did before it failed stands where mail passes, or a sender that makes it fail gets
         # rid of its marks. Of a body there may be but a part, and that is worse than the old one.
         self._ctx().drop_body()
         return end
@@ -257,7 +257,7 @@ class RemoteMilter(Milter):
                 if earlier.no & client.settled().steps:
                     self._send_macros(client, earlier)
             try:
-                return await self._ask(row, client, ask)
+                return await self._send_command(row, client, ask)
             except PeerError as error:
                 tries -= 1
                 if not tries or not self._connections.give_up(client, row, error):
@@ -265,7 +265,12 @@ class RemoteMilter(Milter):
             client = await self._connections.get(self._offer, self._agreed, new=True)
             self._use(client)
 
-    async def _ask(self, row: Command, client: RemoteClient, ask: _Ask[_Answer]) -> _Answer:
+    async def _send_command(
+        self, row: Command, client: RemoteClient, ask: _Ask[_Answer]
+    ) -> _Answer:
+        """
+        Send a command to the milter elsewhere; note what its answer means for its connection.
+        """
         client.resting = False
         client.said += client.alive
         message = self._message
@@ -356,7 +361,7 @@ def _ends(row: Command, code: ReturnCode) -> bool:
 
 def _unless_cancelled(answer: Deferred[_Answer]) -> Deferred[_Answer]:
     """
-    Wait for an answer that comes all the same when nobody waits for it any more.
+    Wait for an answer that comes all the same when it is not wanted any more.
     """
     waiting: Deferred[_Answer] = Deferred()
 

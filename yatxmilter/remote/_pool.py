@@ -40,7 +40,7 @@ _log = Logger()
 # How many connections are kept for whoever comes next.
 _MOST_IDLE: Final = 16
 
-#: What comes of it when nobody waits any more.
+#: What comes of an attempt that is not waited for any more.
 CANCELLED: Final = (CancelledError, ConnectingCancelledError)
 
 
@@ -84,14 +84,14 @@ class Connections:
     @property
     def clock(self) -> IReactorTime:
         """
-        What keeps time.
+        The clock, for time-outs.
         """
         return cast(IReactorTime, steady(self.reactor))
 
     @property
     def reactor(self) -> Any:
         """
-        What connects.
+        The reactor that connections are made with.
         """
         if self._reactor is None:
             # Not at the top: to import the reactor is to install it, which is the user's choice.
@@ -171,6 +171,9 @@ class Connections:
         return client
 
     async def _connect(self, address: Address, offer: Offer) -> RemoteClient:
+        """
+        Connect to a milter and negotiate with it.
+        """
         clock = self.clock
         endpoint = address.where
         if isinstance(endpoint, str):
@@ -198,7 +201,7 @@ class Connections:
 
     def _try_again(self, offer: Offer) -> None:
         """
-        Find out whether addresses that were left out are back; nobody has to wait for that.
+        Find out whether addresses that were left out are back; no message waits for that.
         """
         for address in self.addresses.to_be_tried(self.clock.seconds()):
             address.tried = True
@@ -287,7 +290,7 @@ class Connections:
         if client.alive and client.heard:
             self.addresses.ended_well(client.address)
         for one in [one for one in self._idle if not one.alive]:
-            # Else its time would come, when it is no longer among them.
+            # Its timer would go off when it is no longer among them.
             one.stop_expiry()
             self._idle.remove(one)
         if not self._fit(client) or len(self._idle) >= _MOST_IDLE:

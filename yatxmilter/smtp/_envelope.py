@@ -41,7 +41,7 @@ class Mailbox(NamedTuple):
 
 class Envelope(NamedTuple):
     """
-    Who sends a message to whom.
+    The envelope of a message: its client, sender and recipients.
     """
 
     helo: tuple[Any, Any]

@@ -114,7 +114,7 @@ class MilterSMTPFactory(SMTPFactory):  # type: ignore[misc]  # see above
 
 class _TooMany(Protocol):
     """
-    Sends a client away.
+    Tells a client that there are too many connections, and closes.
     """
 
     def __init__(self, domain: bytes) -> None:

@@ -49,7 +49,7 @@ def refusal(response: Response) -> bytes | None:
     Give the SMTP reply of an answer that refuses something, ``None`` for any other answer.
     """
     if response.text is not None:
-        # A lone percent sign is no text, two of them are one: so MTAs have it.
+        # MTAs drop a lone percent sign, and make one of two.
         return re.sub(rb"%(%?)", rb"\1", from_text(response.text))
     return _DEFAULT_REPLIES.get(response.code)
 

@@ -32,13 +32,13 @@ class LineBuffer:
 
     def feed(self, data: bytes) -> None:
         """
-        Take what has come.
+        Take in bytes from the client.
         """
         self._data += data
 
     def clear(self) -> None:
         """
-        Drop what has come.
+        Drop the bytes that have come.
         """
         self._data.clear()
         self._searched = 0

@@ -3,7 +3,7 @@ Twisted's ESMTP server, one command at a time.
 
 Twisted handles each line as it comes, even while it waits for the answer to the one before. Here a
 line waits until the one before it is answered, so that a milter may take its time over a command
-while the client has sent the next. While it is we who take our time the client's clock stands
+while the client has sent the next. While we take our time the client's clock stands
 still, and when too much is waiting nothing more is read. A reply is known by its last line.
 
 Whatever takes time is a coroutine, of which there is one at a time; it is cancelled when the client
@@ -79,7 +79,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
         self._job: Deferred[Any] | None = None
         self._gone = self._ended = self._pumping = self._paused = self._hangs_up = False
         self._leaving = False
-        # The reply that is sent in the place of Twisted's next one.
+        # The reply that replaces Twisted's next one.
         self._instead: bytes | None = None
         # The client is owed a reply, the greeting at first.
         self._owed = True
@@ -93,7 +93,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        Give up what is being done.
+        Give up the command that is being answered.
         """
         self._gone = True
         self._unread.stopProducing()
@@ -121,7 +121,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
 
     def _do(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """
-        Run what answers a command.
+        Run the coroutine that answers a command, before the next command.
         """
         self._run(coroutine).addErrback(self._broken)
 
@@ -209,6 +209,10 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
             self.transport.pauseProducing()
 
     def _pump(self) -> None:
+        """
+        Handle the lines that have come, until one has to be answered first, or it is another
+        turn's.
+        """
         if self._pumping or self._next_turn is not None:
             return
         self._pumping = True
@@ -238,7 +242,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
                 self._broken(Failure())
         self._pumping = False
         if self._owed:
-            # It is we who take our time.
+            # The time is ours, not the client's.
             self.setTimeout(None)
         elif self._paused and self._next_turn is None:
             self._paused = False
@@ -302,7 +306,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
 
     def state_COMMAND(self, line: bytes) -> None:
         """
-        Handle a command.
+        Handle a command, unless it has control characters in it.
         """
         # A tab stands for a blank between words; where it stands in one is seen later.
         if has_controls(line.replace(b"\t", b" ")):
@@ -312,7 +316,7 @@ class PacedESMTP(ESMTP):  # type: ignore[misc]  # see above
 
     def lookupMethod(self, command: bytes) -> Any:
         """
-        Find what handles a command.
+        Find what handles a command; names that are not ASCII have nothing.
         """
         return super().lookupMethod(command) if command.isascii() else None
 

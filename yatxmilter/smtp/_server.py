@@ -87,7 +87,7 @@ class MilterESMTP(PacedESMTP):
         self._asking = False
         self._credentials: Any = None
         self._warned = False
-        # What is asked while nobody has logged in.
+        # What is asked while the client has not logged in.
         self._for_strangers = self.delivery, self.deliveryFactory
         if self._milters.enter(self):
             self._do(self._greet(super().connectionMade))
@@ -135,7 +135,7 @@ class MilterESMTP(PacedESMTP):
 
     def _note(self, response: Response) -> bool:
         """
-        Have a refusal told to the client in the place of Twisted's next reply.
+        Replace Twisted's next reply by a refusal.
 
         :return: Whether it is one.
         """
@@ -151,13 +151,13 @@ class MilterESMTP(PacedESMTP):
 
     def do_HELO(self, rest: bytes) -> None:
         """
-        Pass HELO on.
+        Show HELO to the milters, then answer as Twisted does.
         """
         self._do(self._helo_command(rest, extended=False))
 
     def do_EHLO(self, rest: bytes) -> None:
         """
-        Pass EHLO on.
+        Show EHLO to the milters, then answer as Twisted does.
         """
         self._do(self._helo_command(rest, extended=True))
 
@@ -225,7 +225,7 @@ class MilterESMTP(PacedESMTP):
 
     def state_AUTH(self, response: bytes | None) -> None:
         """
-        Note who it is, for the macro.
+        Note the user name, for the macro.
         """
         self._credentials = self.challenger
         try:
@@ -244,7 +244,7 @@ class MilterESMTP(PacedESMTP):
 
     def do_MAIL(self, rest: bytes) -> None:
         """
-        Begin a message.
+        Show the sender to the milters, and begin a message.
         """
         match = None if self._from else self.mail_re.match(rest)
         if match is not None:
@@ -307,13 +307,13 @@ class MilterESMTP(PacedESMTP):
 
     def do_RCPT(self, rest: bytes) -> None:
         """
-        Add a recipient.
+        Show a recipient to the milters, and add it.
         """
         match = self.rcpt_re.match(rest) if self._from else None
         if match is not None:
             fault = self._path_fault(match, b"3 Bad recipient") or self._count_fault()
             if fault is not None:
-                # One too many is no guess.
+                # One recipient too many is not a guess at passwords or addresses.
                 self._errors -= fault[0] == 452
                 self.sendCode(*fault)
                 return
@@ -374,7 +374,7 @@ class MilterESMTP(PacedESMTP):
 
     def do_RSET(self, rest: bytes) -> None:
         """
-        Give the message up.
+        Give the message up; the milters are told so.
         """
         self._filtering.give_up()
         super().do_RSET(rest)
@@ -397,7 +397,7 @@ class MilterESMTP(PacedESMTP):
 
     def do_DATA(self, rest: bytes) -> None:
         """
-        Begin the content.
+        Announce the content to the milters, and take it in.
         """
         if self._from is None or not self._to:
             super().do_DATA(rest)
@@ -445,6 +445,9 @@ class MilterESMTP(PacedESMTP):
             self._content.add_line(line.removeprefix(b"."))
 
     async def _finish(self, content: Content) -> None:
+        """
+        Have the milters see the content, edit it, and hand the message over.
+        """
         try:
             self._check_content(content)
             end = await self._filtering.content(content)

@@ -38,7 +38,7 @@ class Stage(Protocol):
 
     def flush(self) -> None:
         """
-        Carry what has been said.
+        Carry bytes to and fro, until neither side has anything to send.
         """
 
     def settle(self, over: Callable[[], bool]) -> None:
@@ -106,7 +106,7 @@ class Answer:
     @property
     def done(self) -> bool:
         """
-        Whether there is an answer.
+        Whether the answer has come.
         """
         self._mta.flush()
         return self._outcome is not None
@@ -152,7 +152,7 @@ class Answer:
     @property
     def stage(self) -> str:
         """
-        Where that was.
+        The callback at which that was.
         """
         return self._result()[2]
 

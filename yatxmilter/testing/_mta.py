@@ -132,14 +132,14 @@ class InMemoryMTA:
 
     def advance(self, seconds: float) -> None:
         """
-        Let time pass.
+        Let seconds pass on the clock of the test.
         """
         self.clock.advance(seconds)
         self.flush()
 
     def flush(self) -> None:
         """
-        Carry what has been said.
+        Carry bytes to and fro, until neither side has anything to send.
         """
         if self._flushing:
             return

@@ -207,7 +207,7 @@ class Session:
 
     def header(self, name: str, value: str) -> Answer:
         """
-        Send one header field, instead of `content`; there is no reply to it unless it is refused.
+        Send one header field, instead of `content`; it is answered only if it is refused.
 
         :param value: Without the blank after the colon.
         :raises ValueError: if it is not a field, or the header has ended.
