@@ -619,6 +619,76 @@ class ServiceTests(ServeTestCase):
         service._is_ready()
         self.assertEqual((self.reactor.stops, self.told()), (1, []))
 
+    def test_reload_before_it_is_ready(self) -> None:
+        """
+        A reload while the workers are started does not make it ready.
+        """
+        service = self.service("--workers=2")
+        service.startService()
+        self.told()
+        with capturedLogs() as logs:
+            service.reload()
+        (event,) = logs
+        self.assertIn("(supervisor of 2 workers)", str(formatEvent(event)))
+        self.assertEqual(self.told(), ["RELOADING=1"])
+        service._workers.options["ready"]()
+        service.reload()
+        self.assertEqual(self.told(), ["READY=1", "RELOADING=1", "READY=1"])
+        self.successResultOf(service.stopService())
+        self.told()
+
+    def test_lines_of_its_life(self) -> None:
+        """
+        Ready, a reload, draining and the end are one line each, with what the process is.
+        """
+        for words, role, reloads in (
+            ((), "server", ["Reloading the", "Reloaded, for"]),
+            (("--workers=2",), "supervisor of 2 workers", ["Reloading: each worker"]),
+        ):
+            with capturedLogs() as logs:
+                service = self.service(*words)
+                service.startService()
+                self.reactor.advance(0)
+                if words:
+                    service._workers.options["ready"]()
+                service.reload()
+                self.successResultOf(service.stopService())
+            said = [str(formatEvent(event)) for event in logs]
+            expected = ["Ready, listening on unix:sock", *reloads, "Draining: ", "Stopped"]
+            self.assertEqual(len(said), len(expected), said)
+            for line, start in zip(said, expected, strict=True):
+                self.assertTrue(line.startswith(start) and line.endswith(f"({role})"), line)
+        self.told()
+
+    def test_reopens_its_log(self) -> None:
+        """
+        SIGUSR1 opens the log file anew.
+        """
+        service = self.service()
+        service.startService()
+        self.reactor.advance(0)
+        with capturedLogs() as logs:
+            self.handlers[signal.SIGUSR1](signal.SIGUSR1, None)
+        self.assertIn("SIGUSR1", str(formatEvent(logs[0])))
+        self.successResultOf(service.stopService())
+
+    def test_reloads_of_a_supervisor(self) -> None:
+        """
+        A configuration that a supervisor cannot read is in the metrics of all, until it can.
+        """
+        service = self.service("--workers=2")
+
+        def reloaded() -> Any:
+            found = self.successResultOf(service._snapshot())
+            return found["yatxmilter_last_reload_successful"][0][1]
+
+        self.assertEqual(reloaded(), 1)
+        with mock.patch.object(serve_service, "parse", side_effect=ConfigurationError("broken")):
+            service.reload()
+        self.assertEqual(reloaded(), 0)
+        service.reload()
+        self.assertEqual(reloaded(), 1)
+
     def test_milters_that_do_not_start(self) -> None:
         """
         A milter that does not start ends the service, with its reason in the log, and a status.
