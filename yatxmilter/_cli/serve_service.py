@@ -360,7 +360,7 @@ class ServeService(Service):
 
     def _still_ready(self) -> None:
         """
-        Tell the service manager that reading is over, unless it is yet to be told of the first time.
+        Tell the service manager that reading is over, unless it was never ready yet.
         """
         if self._ready:
             self._is_ready()
