@@ -1,5 +1,5 @@
 """
-The pytest plugin of yatxmilter: the fixture ``milter_mta``.
+The pytest plugin of yatxmilter: the fixtures ``milter_mta`` and ``milter_replay``.
 
 It stands outside the package so that pytest can load it for every project without Twisted.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from yatxmilter.testing import InMemoryMTA
+    from yatxmilter.testing import InMemoryMTA, Replayed
 
 
 @pytest.fixture
@@ -39,3 +39,24 @@ def milter_mta() -> Iterator[Callable[..., InMemoryMTA]]:
     if problems:
         # One that no MTA has expected is known to all of them.
         pytest.fail("\n".join(dict.fromkeys(problems)), pytrace=False)
+
+
+@pytest.fixture
+def milter_replay(milter_mta: Callable[..., InMemoryMTA]) -> Callable[..., Replayed]:
+    """
+    Play a record to milters: ``milter_replay(MyMilter, "mail.jsonl", ignore=["X-Date"])``.
+
+    The test fails with what they do differently. The options are those of `InMemoryMTA.replay`;
+    ``options=`` are those of `InMemoryMTA`.
+    """
+    from yatxmilter.testing import MilterTestFailure
+
+    def play(milters: Any, file: Any, *, options: Any = None, **rules: Any) -> Replayed:
+        replayed = milter_mta(milters, **(options or {})).replay(file, **rules)
+        try:
+            replayed.check()
+        except MilterTestFailure as failure:
+            pytest.fail(str(failure), pytrace=False)
+        return replayed
+
+    return play

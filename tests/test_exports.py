@@ -126,6 +126,7 @@ PUBLIC = {
         "MilterTestFailure",
         "MilterTestMixin",
         "Path",
+        "Replayed",
         "Reply",
         "Sent",
         "Session",

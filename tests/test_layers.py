@@ -39,6 +39,8 @@ LAYERS = (
     # the MTA's side; processes and what they tell
     ("client", "service"),
     ("connspec", "logs", "metrics", "metrics_page", "workers"),
+    # recorded sessions, written, read and played
+    ("_records",),
     # kits on top of both sides
     ("remote", "smtp", "testing"),
     # programs that are written for pymilter

@@ -21,6 +21,7 @@ __all__ = [
     "choice_option",
     "code_option",
     "count_option",
+    "flag_option",
     "limit_option",
     "name_option",
     "seconds_option",
@@ -91,6 +92,17 @@ def count_option(name: str, value: int | None) -> int | None:
         raise TypeError(f"{name} is {value!r}, expected a whole number or None")
     if value < 1:
         raise ValueError(f"{name} is {value!r}, expected at least 1")
+    return value
+
+
+def flag_option(name: str, value: bool | None) -> bool | None:
+    """
+    Check for True or False, or ``None`` where nothing is said.
+
+    :raises TypeError: for anything else.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected True, False or None")
     return value
 
 

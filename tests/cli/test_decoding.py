@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._cli.decoding`: each packet in words.
+Tests of `yatxmilter._records.decoding`: each packet in words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.helpers import STEADY
 from yatxmilter import constants as c
-from yatxmilter._cli.decoding import QueueId, body_of, decode_packet
+from yatxmilter._records.decoding import QueueId, body_of, decode_packet
 from yatxmilter._wire.commands import ACTIONS, COMMANDS
 
 OFFER = b"\0\0\0\6\0\0\0\x01\0\0\0\2"

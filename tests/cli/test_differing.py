@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._cli.differing`: what is different in two texts.
+Tests of `yatxmilter._records.differing`: what is different in two texts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.growth import assert_linear
 from tests.helpers import STEADY
 from yatxmilter._cli import differing
-from yatxmilter._cli.differing import unified_lines
+from yatxmilter._records.differing import unified_lines
 
 Lines = list[str]
 

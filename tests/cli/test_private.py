@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._cli.private`: files for their owner alone.
+Tests of `yatxmilter._records.private`: files for their owner alone.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter._cli import private
-from yatxmilter._cli.private import open_private
+from yatxmilter._records import private
+from yatxmilter._records.private import open_private
 
 
 class PrivateTests(SynchronousTestCase):

@@ -22,10 +22,11 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
-from yatxmilter._cli import replay, replay_compare
-from yatxmilter._cli.record import Recorder, Session
-from yatxmilter._cli.replay_player import Player, Result
+from yatxmilter._cli import replay
 from yatxmilter._cli.running import Interrupted
+from yatxmilter._records import replay_compare
+from yatxmilter._records.record import Recorder, Session
+from yatxmilter._records.replay_player import Player, Result
 from yatxmilter._wire.payloads import Offer, PacketSplitter, encode_offer, encode_packet
 
 Script = dict[str, Any]

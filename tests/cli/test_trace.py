@@ -27,11 +27,11 @@ from tests.helpers import byte_by_byte
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
 from yatxmilter._cli import trace, trace_output
-from yatxmilter._cli.record import Recorder, read_sessions
-from yatxmilter._cli.record_redaction import KINDS
 from yatxmilter._cli.terminal import Page
 from yatxmilter._cli.trace_output import Outlet
 from yatxmilter._cli.trace_view import TraceView
+from yatxmilter._records.record import Recorder, read_sessions
+from yatxmilter._records.record_redaction import KINDS
 from yatxmilter._wire.payloads import encode_packet
 from yatxmilter.client import connect_milter
 from yatxmilter.protocol._refusals import cannot_listen

@@ -1,5 +1,5 @@
 """
-Tests of `yatxmilter._cli.record` and `yatxmilter._cli.record_redaction`.
+Tests of `yatxmilter._records.record` and `yatxmilter._records.record_redaction`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.growth import assert_linear
 from tests.helpers import STEADY
 from yatxmilter import constants as c
-from yatxmilter._cli import record as record_module
-from yatxmilter._cli.record import (
+from yatxmilter._records import record as record_module
+from yatxmilter._records.record import (
     Packet,
     Recorder,
     RecordError,
@@ -27,8 +27,8 @@ from yatxmilter._cli.record import (
     read_sessions,
     record_lines,
 )
-from yatxmilter._cli.record_redaction import KINDS, Likeness, Redactor, find_addresses
-from yatxmilter._cli.replay_compare import Comparison, Rules
+from yatxmilter._records.record_redaction import KINDS, Likeness, Redactor, find_addresses
+from yatxmilter._records.replay_compare import Comparison, Rules
 
 #: What an address looks like, in words that take a time with the square of some texts.
 ATOM = r'[^\x00-\x20\x7f<>()\[\],;:\\"@]+'

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.conversation_helpers import CONNECT, HELO, MESSAGE, QUIT, offer
+from tests.kit.test_replaying import NAMED, Tagger, record
 from tests.programs import ROOT
 
 TESTS = """
@@ -30,6 +32,17 @@ def test_expected(milter_mta):
     mta = milter_mta(Broken)
     with mta.expect_errors("KeyError"):
         mta.send(b"Subject: hi\\n\\nbody\\n")
+"""
+
+
+REPLAYS = """
+from tests.kit.test_replaying import Other, Tagger
+
+def test_same(milter_replay):
+    assert milter_replay(Tagger, {file!r}).messages == 1
+
+def test_different(milter_replay):
+    milter_replay(Other, {file!r}, options={{"merge": "chain"}})
 """
 
 
@@ -65,6 +78,17 @@ class PluginTests(SynchronousTestCase):
         self.assertIn("3 passed, 1 error", output)
         self.assertIn("Milter Broken failed in xxfi_eom", output)
         self.assertIn("KeyError", output)
+
+    def test_replay(self) -> None:
+        """
+        The other fixture plays a record, and fails the test with what is different.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "mail.jsonl")
+            record(file, Tagger, offer(), CONNECT, HELO, NAMED, MESSAGE, QUIT)
+            output = self.run_pytest(REPLAYS.format(file=str(file)))
+        self.assertIn("1 failed, 1 passed", output)
+        self.assertIn("now ADDHEADER X-Tag: looked at 4QID", output)
 
     def test_lazy(self) -> None:
         """

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
-from yatxmilter._cli import record_redaction
+from yatxmilter._records import record_redaction
 from yatxmilter.logs import JournalLog, JsonLog, Redactor, TextLog
 from yatxmilter.service import _logs
 

@@ -18,14 +18,14 @@ from typing import Any, BinaryIO, Final, TextIO
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.error import ConnectError
 
-from yatxmilter._cli.record import RecordError, Session, read_sessions, record_lines
-from yatxmilter._cli.replay_compare import Rules
-from yatxmilter._cli.replay_player import Result, play_session
 from yatxmilter._cli.replay_report import Summary, result_lines, tell_result
-from yatxmilter._cli.replay_steps import Recorded, read_steps
 from yatxmilter._cli.running import Interrupted, run_reactor
 from yatxmilter._cli.terminal import Page
 from yatxmilter._escaping import printable
+from yatxmilter._records.record import RecordError, Session, read_sessions, record_lines
+from yatxmilter._records.replay_compare import Rules
+from yatxmilter._records.replay_player import Result, play_session
+from yatxmilter._records.replay_steps import Recorded, read_steps
 from yatxmilter.client import MilterClientFactory
 from yatxmilter.protocol._endpoints import client_endpoint
 

@@ -8,10 +8,10 @@ import json
 from dataclasses import asdict
 from typing import Any, Final
 
-from yatxmilter._cli.differing import unified_lines
-from yatxmilter._cli.replay_compare import Difference
-from yatxmilter._cli.replay_player import Part, Result
 from yatxmilter._cli.terminal import Page
+from yatxmilter._records.differing import unified_lines
+from yatxmilter._records.replay_compare import Difference
+from yatxmilter._records.replay_player import Part, Result
 
 __all__ = ["Summary", "result_lines", "tell_result"]
 

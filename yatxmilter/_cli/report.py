@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from yatxmilter import constants as c
-from yatxmilter._cli.differing import unified_lines
 from yatxmilter._cli.terminal import Page
 from yatxmilter._mail.delivery import Delivery
 from yatxmilter._mail.envelope import bare_address
 from yatxmilter._mail.rfc5322 import split_mail
+from yatxmilter._records.differing import unified_lines
 from yatxmilter._wire.actions import Edit
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.client._message import Outcome

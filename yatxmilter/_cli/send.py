@@ -14,7 +14,6 @@ from itertools import chain, islice
 from typing import Any, TextIO
 
 from yatxmilter._cli.messages import read_messages
-from yatxmilter._cli.private import open_private
 from yatxmilter._cli.running import Interrupted, run_reactor
 from yatxmilter._cli.send_options import add_arguments, make_session
 from yatxmilter._cli.send_play import Player, Result
@@ -27,6 +26,7 @@ from yatxmilter._cli.send_results import (
     tell_summary,
 )
 from yatxmilter._cli.terminal import Page
+from yatxmilter._records.private import open_private
 
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 

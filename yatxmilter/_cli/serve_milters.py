@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from yatxmilter._cli.serve_changes import changes, needing_restart, stamps
 from yatxmilter._cli.serve_options import FACTORY_OPTIONS, ConfigurationError
 from yatxmilter._cli.serve_tables import condition_of, nearest, on_error_of
+from yatxmilter._records.failures import FailureRecorder
 from yatxmilter.defaults import MilterFactory
 from yatxmilter.interfaces import IMilter, IMilterFactory
 from yatxmilter.metrics import MilterMetrics
@@ -84,9 +85,14 @@ def build_factory(settings: dict[str, Any], *, again: bool = False) -> MilterPro
         raise ConfigurationError("\n".join(errors))
     options = {name: settings[name] for name in FACTORY_OPTIONS}
     try:
-        return MilterProtocolFactory(factories, **options)
+        factory = MilterProtocolFactory(factories, **options)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
+    if settings["log_level"] in ("debug", "info"):
+        factory.begin_message_log()
+    if settings["record_failures"] is not None:
+        factory.addObserver(FailureRecorder(settings["record_failures"]))
+    return factory
 
 
 def loading_errors(milters: Iterable[dict[str, Any]]) -> list[str]:

@@ -125,6 +125,12 @@ def _merge(name: str, value: Any) -> str:
     return choice_option(name, value, list(MERGES))
 
 
+def _folder(name: str, value: Any) -> str:
+    if not Path(_text(name, value)).is_dir():
+        raise ValueError(f"{name} is {value!r}, expected a folder that is there")
+    return str(value)
+
+
 def _reactor(name: str, value: Any) -> str:
     return choice_option(name, value, list(REACTORS))
 
@@ -216,6 +222,7 @@ GROUPS: Final[tuple[tuple[str, tuple[_Option, ...]], ...]] = (
         "log and metrics",
         (
             _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
+            _Option("record_failures", _folder, None, "where to keep sessions of failures", "DIR"),
             _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
             _Option("json_log", _flag, False, "log a JSON object a line"),
             _Option("redact", _flag, False, "keep mail addresses out of the log"),

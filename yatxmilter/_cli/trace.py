@@ -17,15 +17,15 @@ from typing import Any, Final, TextIO, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
-from yatxmilter._cli.private import open_private
-from yatxmilter._cli.record import Recorder, is_end
-from yatxmilter._cli.record_redaction import KINDS
 from yatxmilter._cli.running import Interrupted, run_reactor
 from yatxmilter._cli.terminal import Page
 from yatxmilter._cli.trace_output import Outlet
 from yatxmilter._cli.trace_relay import Relay
 from yatxmilter._cli.trace_view import TraceView
 from yatxmilter._escaping import printable
+from yatxmilter._records.private import open_private
+from yatxmilter._records.record import Recorder, is_end
+from yatxmilter._records.record_redaction import KINDS
 from yatxmilter.protocol._endpoints import client_endpoint, server_endpoint
 from yatxmilter.protocol._refusals import cannot_listen
 

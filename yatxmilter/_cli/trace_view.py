@@ -17,9 +17,9 @@ from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter._cli.decoding import Decoded, QueueId, body_of, decode_packet
-from yatxmilter._cli.record import Recorder, iso_time
 from yatxmilter._cli.terminal import Page
+from yatxmilter._records.decoding import Decoded, QueueId, body_of, decode_packet
+from yatxmilter._records.record import Recorder, iso_time
 from yatxmilter._wire.packets import PacketSplitter
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.errors import ProtocolError

@@ -34,7 +34,7 @@ from yatxmilter._mail.bounds import (
     SPOOL_MEMORY,
     Limits,
 )
-from yatxmilter._options import choice_option, limit_option, seconds_option
+from yatxmilter._options import choice_option, flag_option, limit_option, seconds_option
 from yatxmilter._wire.commands import CONNECT_ROW
 from yatxmilter.defaults import Milter, MilterFactory, MilterObserver
 from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
@@ -51,6 +51,7 @@ from yatxmilter.protocol._life_cycle import (
     Waiting,
     factory_name,
 )
+from yatxmilter.protocol._message_log import MessageLog
 from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Lobby, Unannounced
 from yatxmilter.protocol._steady_clock import steady
 
@@ -158,6 +159,9 @@ class MilterProtocolFactory(Factory):
     :param start_timeout: Seconds that the ``start()`` of a milter factory may take.
     :param stop_timeout: Seconds that the ``stop()`` of one may take.
     :param observers: What is told of all that happens: `IMilterObserver`.
+    :param log_messages: Whether each message is logged at its end, in one line at level info: who
+        sent it, what became of it, who decided, and how long it took. By default it is where
+        ``serve`` or `run_milters` runs the milters.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
         from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
@@ -200,6 +204,7 @@ class MilterProtocolFactory(Factory):
         start_timeout: float | None = 60,
         stop_timeout: float | None = 10,
         observers: Iterable[MilterObserver | IMilterObserver] = (),
+        log_messages: bool | None = None,
         reactor: IReactorTime | None = None,
     ) -> None:
         self.milter_factories: list[MilterFactory | IMilterFactory] = []
@@ -243,7 +248,22 @@ class MilterProtocolFactory(Factory):
         self.audience = Audience(MilterObserver)
         for observer in observers:
             self.addObserver(observer)
+        self.log_messages = flag_option("log_messages", log_messages)
+        if log_messages:
+            self._log_messages()
         self.addMilterFactory(milter_factories)
+
+    def begin_message_log(self) -> None:
+        """
+        Log messages from now on, unless ``log_messages`` said whether to do so; for programs that
+        run milters.
+        """
+        if self.log_messages is None:
+            self._log_messages()
+
+    def _log_messages(self) -> None:
+        self.log_messages = True
+        self.addObserver(MessageLog())
 
     @property
     def clock(self) -> IReactorTime:

@@ -100,9 +100,9 @@ def run_milters(
     """
     Serve until the process is told to end, by SIGTERM or Ctrl-C, and drain: libmilter's main loop.
 
-    It says where it listens, on standard error unless the program has begun a log of its own. It
-    runs the reactor, and ends the process behind it, whatever threads the milters have left at
-    work.
+    It says where it listens, on standard error unless the program has begun a log of its own.
+    Messages are logged, as with ``log_messages=True``, unless the factory says otherwise. It runs
+    the reactor, and ends the process behind it, whatever threads the milters have left at work.
 
     :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
         string of Twisted.
@@ -122,8 +122,10 @@ def run_milters(
     from twisted.internet import reactor as installed
 
     endpoint = server_endpoint(installed, spec)
+    service = MilterService(endpoint, factory, drain_timeout=drain_timeout)
     begin_usual_log()
-    react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
+    factory.begin_message_log()
+    react(_serve, (spec, service))
 
 
 async def _serve(reactor: Any, spec: str, service: MilterService) -> None:

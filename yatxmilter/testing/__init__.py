@@ -8,6 +8,7 @@ the mixin `MilterTestMixin`.
 from yatxmilter.client._profiles import Reply
 from yatxmilter.testing._answers import Answer, Sent
 from yatxmilter.testing._mta import InMemoryMTA
+from yatxmilter.testing._replaying import Replayed
 from yatxmilter.testing._session import Session
 from yatxmilter.testing._trial import MilterTestMixin
 from yatxmilter.testing._values import Call, Delivered, Path
@@ -21,6 +22,7 @@ __all__ = [
     "MilterTestFailure",
     "MilterTestMixin",
     "Path",
+    "Replayed",
     "Reply",
     "Sent",
     "Session",

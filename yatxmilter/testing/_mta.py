@@ -4,10 +4,12 @@ An MTA in memory: it has milters, SMTP clients that tests play, and a clock that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from email import policy
 from email.message import EmailMessage
+from pathlib import Path as FilePath
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -22,6 +24,7 @@ from yatxmilter.defaults import MilterFactory
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.testing._answers import Sent
 from yatxmilter.testing._recording import Notebook, RecordingFactory
+from yatxmilter.testing._replaying import Replayed, replay
 from yatxmilter.testing._session import Session
 from yatxmilter.testing._threads import Threads
 from yatxmilter.testing._values import Call, Path, bracketed
@@ -232,6 +235,39 @@ class InMemoryMTA:
         if not paths:
             raise ValueError("a message needs a recipient")
         return session.send(message, Path(bracketed(sender), tuple(sender_args)), paths)
+
+    def join(self, client: MilterClient) -> None:
+        """
+        Connect a client to the milters.
+        """
+        self._links.append(connect_in_memory(client, self.factory))
+
+    def replay(
+        self,
+        file: str | FilePath,
+        *,
+        ignore: Iterable[str] = (),
+        mask: Iterable[str | re.Pattern[str]] = (),
+        negotiation: bool = True,
+        partial: bool = False,
+    ) -> Replayed:
+        """
+        Play recorded sessions to the milters, as ``yatxmilter replay`` does.
+
+        Each command is sent as it was, with the macros that it had. A milter that waits for
+        something that is not there at once makes it fail.
+
+        :param file: What ``yatxmilter trace --record`` or ``serve --record-failures`` has kept.
+        :param ignore: Header fields whose edits are not compared.
+        :param mask: Regular expressions: what one matches is as good as what else it matches.
+        :param negotiation: Whether what is negotiated is compared.
+        :param partial: Play what there is of a record that was cut.
+        :return: What the milters did differently.
+        :raises ValueError: for what is no record.
+        :raises OSError: for a file that cannot be read.
+        :raises MilterTestFailure: when a milter does not answer.
+        """
+        return replay(self, file, ignore, mask, negotiation=negotiation, partial=partial)
 
     # ---- the end
 

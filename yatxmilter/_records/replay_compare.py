@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from yatxmilter import constants as c
-from yatxmilter._cli.decoding import decode_packet
-from yatxmilter._cli.record_redaction import Likeness, hide_body, shape
-from yatxmilter._cli.replay_steps import REMARK, Heard
+from yatxmilter._records.decoding import decode_packet
+from yatxmilter._records.record_redaction import Likeness, hide_body, shape
+from yatxmilter._records.replay_steps import REMARK, Heard
 from yatxmilter._wire.actions import ACTIONS
 from yatxmilter._wire.payloads import to_text
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from yatxmilter import constants as c
-from yatxmilter._cli.decoding import decode_packet
-from yatxmilter._cli.record import Session
-from yatxmilter._cli.replay_compare import Comparison, Difference, Rules
-from yatxmilter._cli.replay_steps import CLOSED, REMARK, Heard, Recorded, Step
+from yatxmilter._records.decoding import decode_packet
+from yatxmilter._records.record import Session
+from yatxmilter._records.replay_compare import Comparison, Difference, Rules
+from yatxmilter._records.replay_steps import CLOSED, REMARK, Heard, Recorded, Step
 from yatxmilter._wire.commands import (
     ABORT_ROW,
     CALLBACK_STEPS,

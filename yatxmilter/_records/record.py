@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, BinaryIO, Final, NamedTuple, TextIO
 
-from yatxmilter._cli.decoding import decode_packet
-from yatxmilter._cli.record_redaction import KINDS, Redactor
+from yatxmilter._records.decoding import decode_packet
+from yatxmilter._records.record_redaction import KINDS, Redactor
 from yatxmilter._wire.payloads import from_text, to_text
 
 __all__ = [

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from yatxmilter import constants as c
-from yatxmilter._cli.decoding import body_of
+from yatxmilter._records.decoding import body_of
 from yatxmilter._wire.actions import ACTIONS
 from yatxmilter._wire.commands import COMMANDS
 from yatxmilter._wire.payloads import from_text, to_text

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from yatxmilter import constants as c
-from yatxmilter._cli.decoding import QueueId, decode_packet
-from yatxmilter._cli.record import Packet, RecordError, Session
+from yatxmilter._records.decoding import QueueId, decode_packet
+from yatxmilter._records.record import Packet, RecordError, Session
 from yatxmilter._wire.commands import ACTIONS, COMMANDS, OPTNEG_ROW, RCPT_ROW, Command
 from yatxmilter._wire.payloads import Offer, decode_macros, decode_offer
 from yatxmilter.errors import ProtocolError
