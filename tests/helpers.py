@@ -8,6 +8,7 @@ not only the first. A row that must be refused has the exception's class for its
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -66,3 +67,21 @@ def close_reactor(reactor: Any) -> None:
     """
     for reader in list(reactor._internalReaders):
         reader.connectionLost(None)
+
+
+def elsewhere(call: Callable[[], object]) -> list[Exception]:
+    """
+    Call something in a thread; give what it raised.
+    """
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised

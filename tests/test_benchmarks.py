@@ -32,6 +32,7 @@ from benchmarks.generator import Wrong, expected_answers, generating, judged, lo
 from benchmarks.measure import Result, capacity, measure, share
 from benchmarks.milters import PEERS
 from benchmarks.processes import running
+from benchmarks.report import Recorded
 from benchmarks.scenarios import SCENARIOS, Scenario, Variant
 from benchmarks.table import COLUMNS, markdown, ratio, typical
 
@@ -602,6 +603,22 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(status, 0)
         self.assertIn("medians over 2 rounds", output)
         self.assertEqual(path.read_text().split(), output.split())
+
+    def test_result_file(self) -> None:
+        """
+        All rounds are kept in a file; what is in it of other scenarios stays.
+        """
+        path = Path(self.mktemp())
+        other = Recorded("another machine")
+        other.add("another", {"ours": [RESULT]}, {"theirs": "not measured"})
+        other.save(path)
+        status, output = self.run_with(RESULT, "--rounds", "2", "--result", str(path))
+        self.assertEqual(status, 0)
+        recorded = Recorded.load(path)
+        self.assertEqual(output.splitlines()[0], recorded.machine.splitlines()[0])
+        self.assertEqual(recorded.results.pop("another"), {"ours": [RESULT]})
+        [results] = recorded.results.values()
+        self.assertEqual({len(runs) for runs in results.values()}, {2})
 
     def test_into_page(self) -> None:
         """

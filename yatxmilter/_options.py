@@ -132,7 +132,7 @@ def seconds_option(name: str, value: float | None) -> float | None:
     """
     Check for a time in seconds, more than none, or ``None`` for no limit.
 
-    :raises TypeError: for what is no number.
+    :raises TypeError: if it is not a number.
     :raises ValueError: for a number that is not a time.
     """
     if value is None:

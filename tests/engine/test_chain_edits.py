@@ -53,7 +53,7 @@ def run(
     """
     header = model(flavour, *start)
     first = header.copy()
-    edits = ChainEdits(header)
+    edits = ChainEdits()
     for one in filters:
         header.begin_filter(shows_header=True)
         for edit in one:
@@ -121,7 +121,7 @@ class OrderTests(SynchronousTestCase):
         The last body counts, and comes last.
         """
         header = model("postfix", *START)
-        edits = ChainEdits(header)
+        edits = ChainEdits()
         edits.replace_body([b"old"])
         edits.add(AddRecipient("<a>"), b"packet", header)
         edits.replace_body([b"new", b"body"])

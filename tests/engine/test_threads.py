@@ -4,14 +4,13 @@ Tests of ``smfi_*`` functions that are called in another thread than the connect
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.contexts import EXAMPLES, ContextCase
 from tests.conversation_helpers import EOM, MAIL, RCPT, full, macros, started
+from tests.helpers import elsewhere
 from yatxmilter import Milter
 from yatxmilter.constants import SMFIM_EOM
 from yatxmilter.errors import UsageError, WrongThread
@@ -25,24 +24,6 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "setsymlist": (SMFIM_EOM, "i"),
     "progress": (),
 }
-
-
-def elsewhere(call: Callable[[], object]) -> list[Exception]:
-    """
-    Call something in a thread; give what it raised.
-    """
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            call()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return raised
 
 
 class ThreadTests(ContextCase):

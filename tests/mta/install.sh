@@ -2,7 +2,7 @@
 # Install what tests/mta needs, as root on Debian or Ubuntu: Postfix, miltertest, OpenDKIM, Sendmail,
 # HAProxy, PostgreSQL, Redis, ClamAV's daemon (without its database: the tests bring one of their own),
 # pymilter, and programs written for it from PyPI and Debian; a Chromium without a window, for the test
-# that opens the manual; systemd's tools, of which nothing is started.
+# that opens the manual; logrotate and systemd's tools, of which nothing is started.
 #
 # Debian lets only one MTA be installed at a time, so Sendmail's packages are unpacked into a
 # folder of their own, from which the tests start it. It may be run again: what is there stays.
@@ -13,7 +13,7 @@ export DEBIAN_FRONTEND=noninteractive
 
 if ! { command -v postfix && command -v miltertest && command -v unshare &&
     command -v opendkim-genkey && command -v haproxy && command -v redis-server &&
-    command -v chromium-headless-shell && command -v systemd-analyze && command -v clamd && /usr/bin/python3 -c 'import Milter' &&
+    command -v chromium-headless-shell && command -v systemd-analyze && command -v logrotate && command -v clamd && /usr/bin/python3 -c 'import Milter' &&
     ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1; then
     apt-get update -qq
     # No configuration asked for and no daemon started: each test brings its own of both.
@@ -26,7 +26,7 @@ if ! { command -v postfix && command -v miltertest && command -v unshare &&
     fi
     apt-get install -qq -y --no-install-recommends postfix miltertest util-linux \
         opendkim opendkim-tools haproxy postgresql redis-server clamav-daemon \
-        chromium-headless-shell python3-milter systemd adduser >/dev/null
+        chromium-headless-shell python3-milter systemd adduser logrotate >/dev/null
 fi
 
 if [ ! -x "$sendmail/usr/libexec/sendmail/sendmail" ]; then

@@ -23,7 +23,7 @@ _EMPTY = {
     "/opt": (),
     "/run": ("lock",),
     "/usr/local": ("bin", "sbin"),
-    "/var/lib": ("postfix",),
+    "/var/lib": ("logrotate", "postfix"),
     "/var/log": (),
     "/var/mail": (),
 }
@@ -47,21 +47,26 @@ class Sandbox:
     One.
 
     :param python: The Python that is ``python3`` in it.
+    :param copied: More folders that are copied; ``empty``: that are empty, of those that exist.
     :ivar folder: Where its files are, seen from outside: ``folder / "etc"`` is its ``/etc``.
     """
 
-    def __init__(self, python: str) -> None:
+    def __init__(
+        self, python: str, *, copied: tuple[str, ...] = (), empty: tuple[str, ...] = ()
+    ) -> None:
         require_root()
         require_program("unshare")
         require_program("nsenter")
         self._temporary = tempfile.TemporaryDirectory(prefix="yatxmilter-sandbox-")
         self.folder = Path(self._temporary.name)
         self.folder.chmod(0o755)
-        for path in _COPIED:
+        copied = (*_COPIED, *copied)
+        made = {**_EMPTY, **dict.fromkeys(empty, ())}
+        for path in copied:
             target = self.folder / path[1:]
             target.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-a", path, target], check=True)
-        for path, folders in _EMPTY.items():
+        for path, folders in made.items():
             for name in ("", *folders):
                 (self.folder / path[1:] / name).mkdir(parents=True, exist_ok=True)
         self._environment = {
@@ -74,7 +79,7 @@ class Sandbox:
         output = self.folder / "sandbox.log"
         self._process = start(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
-            + ["bash", "-c", _BEGIN, "bash", str(self.folder), *_COPIED, *_EMPTY],
+            + ["bash", "-c", _BEGIN, "bash", str(self.folder), *copied, *made],
             output,
             {"PYTHON": python},
         )

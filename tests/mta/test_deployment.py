@@ -171,18 +171,38 @@ class Machine:
         wait_until(lambda: mailbox.exists() and "Hi." in mailbox.read_text(), "the message")
         return mailbox.read_text()
 
-    def begin(self, *before: str) -> None:
+    def begin(self, *tracer: str, options: str = "") -> None:
         """
         Start the service, and wait until it is ready.
+
+        :param tracer: A command that runs it.
+        :param options: More options than the unit gives it.
         """
-        self.process = process = self.service.start(*before)
-        wait_until(
-            lambda: (
-                "Ready, listening" in self.service.log.read_text() or process.poll() is not None
-            ),
-            "the service",
-        )
-        assert process.poll() is None, self.service.log.read_text()
+        self.usual = not tracer and not options
+        log = self.service.log
+        (command,) = self.service.settings["ExecStart"]
+        self.process = process = self.service.start(*tracer, ExecStart=f"{command} {options}")
+        socket = self.folder / SOCKET
+        if options:
+            wait_until(lambda: socket.exists() or process.poll() is not None, "the service")
+        else:
+            wait_until(
+                lambda: "Ready, listening" in log.read_text() or process.poll() is not None,
+                "the service",
+            )
+        assert process.poll() is None, log.read_text()
+
+    def settle(self) -> None:
+        """
+        Have the service run as it usually does, whatever a test has left.
+        """
+        assert self.process is not None
+        if self.process.poll() is None and self.usual:
+            return
+        if self.process.poll() is None:
+            os.kill(self.main_pid, signal.SIGKILL)
+            self.process.wait(20)
+        self.begin()
 
     def end(self) -> None:
         """
@@ -226,6 +246,7 @@ class DeploymentTests(SynchronousTestCase):
                 DeploymentTests.failure = failure
                 raise
         self.here: Any = DeploymentTests.machine
+        self.here.settle()
 
     @classmethod
     def tearDownClass(cls) -> None:
@@ -285,7 +306,7 @@ class DeploymentTests(SynchronousTestCase):
         self.assertEqual(self.here.service.settings["ExecReload"], ["/bin/kill -HUP $MAINPID"])
         os.kill(self.here.main_pid, signal.SIGHUP)
         log = self.here.service.log
-        wait_until(lambda: log.read_text().count("reloaded") >= 2, "both workers to reload")
+        wait_until(lambda: log.read_text().count("Reloaded, ") == 2, "both workers to reload")
         self.here.end()
         self.assertFalse((self.here.folder / SOCKET).exists())
         self.here.begin()
@@ -300,6 +321,24 @@ class DeploymentTests(SynchronousTestCase):
         self.assertTrue(stat.S_ISSOCK((self.here.folder / SOCKET).stat().st_mode))
         self.here.begin()
         self.assertIn("X-External: yes", self.here.send())
+
+    def test_logrotate(self) -> None:
+        """
+        Where the service writes a file, logrotate makes a new one, and the signal that it sends has
+        the service write to that.
+        """
+        require_program("logrotate")
+        self.here.end()
+        file = self.here.folder / "var/log/yatxmilter/yatxmilter.log"
+        self.here.begin(options="--log-file /var/log/yatxmilter/yatxmilter.log")
+        wait_until(lambda: "Ready, listening" in file.read_text(), "the log's file")
+        self.here.run("logrotate --force /etc/logrotate.d/yatxmilter")
+        told = (self.here.folder / "run/systemctl.log").read_text().splitlines()[-1]
+        self.assertEqual(told, "kill --signal=USR1 --kill-who=main yatxmilter.service")
+        self.assertIn("Ready, listening", file.with_suffix(".log.1").read_text())
+        os.kill(self.here.main_pid, signal.SIGUSR1)
+        os.kill(self.here.main_pid, signal.SIGHUP)
+        wait_until(lambda: file.exists() and "eload" in file.read_text(), "the new file")
 
     def test_exit_statuses(self) -> None:
         """
@@ -359,9 +398,8 @@ class DeploymentTests(SynchronousTestCase):
         self.here.send()
         os.kill(self.here.main_pid, signal.SIGHUP)
         log = self.here.service.log
-        wait_until(lambda: log.read_text().count("reloaded") >= 2, "both workers to reload")
+        wait_until(lambda: log.read_text().count("Reloaded, ") == 2, "both workers to reload")
         self.here.end()
-        self.here.begin()
         calls = re.findall(r"^\d+ +(\w+)\((.*)", trace.read_text(errors="replace"), re.MULTILINE)
         called = {name for name, _ in calls}
         self.assertIn("accept4", called)

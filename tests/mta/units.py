@@ -49,9 +49,11 @@ class Service:
         settings = {**{name: values[-1] for name, values in self.settings.items()}, **changed}
         user, group = settings["User"], settings["Group"]
         state = f"/var/lib/{settings['StateDirectory']}"
-        mode = settings["StateDirectoryMode"]
-        made = self.sandbox.run("install", "-d", "-o", user, "-g", group, "-m", mode, state)
-        assert made.returncode == 0, made.stdout
+        logs = f"/var/log/{settings['LogsDirectory']}"
+        for folder, mode in ((state, "StateDirectoryMode"), (logs, "LogsDirectoryMode")):
+            owned = ("-o", user, "-g", group, "-m", settings[mode])
+            made = self.sandbox.run("install", "-d", *owned, folder)
+            assert made.returncode == 0, made.stdout
         script = (
             f"umask {settings['UMask']}; cd {settings['WorkingDirectory']};"
             f" ulimit -n {settings['LimitNOFILE']};"

@@ -939,6 +939,20 @@ class TurnTests(SynchronousTestCase):
         """
         self.assertGreater(self.turns([b"X: y"] * 10_000, milters=[recorder([])]), 50)
 
+    def test_edited_header(self) -> None:
+        """
+        A header of very many fields that no milter is shown is edited in several turns.
+        """
+
+        class Edits(Milter):
+            def xxfi_eom(self) -> None:
+                self.smfi_chgheader("X", 9_999, "last")
+                self.smfi_insheader(1, "Y", "first")
+
+        few = self.turns([b"X: y"] * 10, milters=[Edits])
+        header = [b"X: y"] * 10_000
+        self.assertGreater(self.turns(header, milters=[Edits]), few + 15)
+
     def test_empty_lines(self) -> None:
         """
         So is a body of empty lines delivered, and one for many recipients.

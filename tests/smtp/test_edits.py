@@ -27,6 +27,7 @@ from tests.smtp_session import (
 )
 from yatxmilter import Milter, MilterFactory
 from yatxmilter._mail.delivery import Delivery
+from yatxmilter._mail.pieces import done_at_once
 from yatxmilter._wire.actions import AddHeader, ChangeHeader, InsertHeader, ReplaceBody
 from yatxmilter.client import apply_edits
 from yatxmilter.constants import SMFIP_HDR_LEADSPC, SMFIS_CONTINUE, SMFIS_REJECT, SMFIS_SKIP
@@ -249,7 +250,7 @@ class PropertyTests(SynchronousTestCase):
         content = Content(10, 10_000)
         for line in lines:
             content.add_line(line)
-        content.edit(Delivery(edits), leading_space=leading_space)
+        done_at_once(content.edit(Delivery(edits), leading_space=leading_space))
         given_out = b"".join(line + b"\r\n" for line in content.lines() if line is not None)
         content.close()
         # The first line says to `apply_edits` which line ends there are.

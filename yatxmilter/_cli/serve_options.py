@@ -228,6 +228,7 @@ GROUPS: Final[tuple[tuple[str, tuple[_Option, ...]], ...]] = (
             _Option("redact", _flag, False, "keep mail addresses out of the log"),
             _Option("log_file", _text, None, "file for the log; SIGUSR1 opens it anew", "FILE"),
             _Option("syslog", _facility, None, "log to syslog, such as mail", "FACILITY"),
+            _Option("record_failures", _folder, None, "folder for the sessions of failures", "DIR"),
             _Option("syslog_socket", _text, "/dev/log", "where syslog listens", "PATH"),
         ),
     ),

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from yatxmilter._mail.header_models import HeaderModel
+from yatxmilter._mail.header_models import HeaderModel, Snapshot
+from yatxmilter._mail.pieces import done_at_once
 from yatxmilter._wire.actions import ChangeHeader, Edit, OfHeader, edit_packet
 
 __all__ = ["ChainEdits"]
@@ -25,13 +26,12 @@ __all__ = ["ChainEdits"]
 class ChainEdits:
     """
     What the milters of a chain have made of one message so far.
-
-    :param header: The header as the MTA has shown it to the first milter; ``None`` when it is not
-        known, so that edits can only be sent as they were made.
     """
 
-    def __init__(self, header: HeaderModel | None) -> None:
-        self._received = None if header is None else header.copy()
+    def __init__(self) -> None:
+        # The header as the MTA has shown it to the first milter; it stays `None` when it is not
+        # known, so that edits can only be sent as they were made.
+        self._received: Snapshot | None = None
         # `None` stands where an edit was that is left out.
         self._edits: list[tuple[Edit, bytes] | None] = []
         self._body: list[bytes] = []
@@ -46,9 +46,11 @@ class ChainEdits:
         Add an edit other than one of the body.
 
         :param packet: The edit as it goes over the wire.
-        :param header: The header as it is before the edit.
+        :param header: The header as it is before the edit; ``None`` when it is not known.
         """
         if header is not None and isinstance(edit, OfHeader):
+            if self._received is None:
+                self._received = header.snapshot()
             self._editors.add(header.filters)
             name = edit.name.lower()
             if isinstance(edit, ChangeHeader):
@@ -68,13 +70,7 @@ class ChainEdits:
 
         :param header: The header as all the milters have left it.
         """
-        work = self.work(header)
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                packets: list[bytes] = done.value
-                return packets
+        return done_at_once(self.work(header))
 
     def work(self, header: HeaderModel | None) -> Generator[None, None, list[bytes]]:
         """
@@ -82,14 +78,15 @@ class ChainEdits:
         """
         pairs = [pair for pair in self._edits if pair is not None]
         if header is not None and self._received is not None and self._may_differ(header):
-            tried = self._received.copy()
+            received = header.copy(self._received)
+            tried = received.copy()
             for edit, _ in pairs:
                 yield from tried.prepare(edit)
                 tried.apply(edit)
                 yield
             if tried.state() != header.state():
                 pairs = [pair for pair in pairs if not isinstance(pair[0], OfHeader)]
-                for edit in header.edits_from(self._received):
+                for edit in header.edits_from(received):
                     pairs.append((edit, edit_packet(edit)))
                     yield
         return [packet for _, packet in pairs] + self._body

@@ -8,11 +8,12 @@ a chain see. Fields that only the MTA knows are not in the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from yatxmilter._mail.envelope import edit_recipients
 from yatxmilter._mail.header_models import HeaderModel, header_model
+from yatxmilter._mail.pieces import PIECE, done_at_once
 from yatxmilter._mail.rfc5322 import Field, Mail, split_mail, wire_body
 from yatxmilter._wire.actions import (
     AddHeader,
@@ -81,11 +82,24 @@ class Delivery:
 
         :raises ValueError: for a flavour that there is not.
         """
+        return done_at_once(self.header_work(fields, leading_space=leading_space, flavour=flavour))
+
+    def header_work(
+        self, fields: Iterable[Field], *, leading_space: bool, flavour: str
+    ) -> Generator[None, None, HeaderModel]:
+        """
+        Do the same in pieces; the header is what is returned.
+        """
         model = header_model(flavour, leading_space=leading_space)
-        for field in fields:
+        for number, field in enumerate(fields, 1):
             model.receive_field(field)
-        for edit in self.header:
+            if number % PIECE == 0:
+                yield
+        for number, edit in enumerate(self.header, 1):
+            yield from model.prepare(edit)
             model.apply(edit)
+            if number % PIECE == 0:
+                yield
         return model
 
     def edit_recipients(

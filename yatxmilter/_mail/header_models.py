@@ -7,25 +7,33 @@ the header differently, so there is a class for each: Postfix has lines, of whic
 say how one filter would get from one state to another, since the MTA may understand an edit
 differently when it does not know that it comes from another filter.
 
-An edit costs the logarithm of the number of fields: the fields are indexed when the first edit
-comes, all of them and those of each name that is asked for.
+The fields are indexed when the first edit comes, by their place and by their name. From then on an
+edit looks at a few hundred of them at most, however many there are.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final, TypeVar
 
-from yatxmilter._mail.ordered import PIECE, Node, Ordered
+from yatxmilter._mail.ordered import Ordered
+from yatxmilter._mail.pieces import PIECE, done_at_once
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter._wire.payloads import from_text, to_text
 
-__all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
+__all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "Snapshot", "header_model"]
 
 _Model = TypeVar("_Model", bound="HeaderModel")
+
+#: The slots of a header at one time: name, value, origin, and whether they are shown.
+Snapshot = list[tuple[bytes, "bytes | None", "int | None", bool]]
+
+# A value so short is shown whole by both MTAs.
+_SHORT: Final = 1000
 
 #: An index beyond any count.
 _FAR: Final = 0x7FFFFFFF
@@ -58,25 +66,30 @@ class Slot:
     :ivar origin: Its number in the header as it came; ``None`` for one that a filter made.
     :ivar value: The raw value; ``None`` when there is none any more.
     :ivar shown: Whether filters see it and count it.
+    :ivar given: Name and value as filters are shown them, if that is known, and for which raw value
+        it is (``given_for``).
+    :ivar block: For `Ordered`: where it is among all, and (``block_of_name``) among those of its
+        name.
     """
 
-    __slots__ = ("name", "of_name", "origin", "place", "shown", "value")
-
-    #: Where it is among all slots and among those of its name, once they are indexed.
-    place: Node[Slot]
-    of_name: Node[Slot] | None
+    __slots__ = (
+        "block",
+        "block_of_name",
+        "given",
+        "given_for",
+        "name",
+        "origin",
+        "shown",
+        "value",
+    )
 
     def __init__(self, name: bytes, value: bytes | None, origin: int | None, shown: bool) -> None:
         self.name = name
         self.value = value
         self.origin = origin
         self.shown = shown
-
-    def copy(self) -> Slot:
-        """
-        Give another one like it.
-        """
-        return Slot(self.name, self.value, self.origin, self.shown)
+        self.given: tuple[str, str] | None = None
+        self.given_for: bytes | None = None
 
     def is_named(self, name: bytes) -> bool:
         """
@@ -87,85 +100,71 @@ class Slot:
 
 class _Index:
     """
-    The slots of a header, indexed: all of them, and those of each name that is asked for.
+    The slots of a header by their place and by their name.
 
-    :ivar all: All of them; those count that are not removed.
+    :ivar all: All of them, in order.
     """
 
     def __init__(self) -> None:
-        self.all: Ordered[Slot] = Ordered()
+        self.all = _ordered_by_place([])
+        # Those of a name are put in order when the first edit asks for them.
+        self._unordered: dict[bytes, list[Slot]] = {}
         self._names: dict[bytes, Ordered[Slot]] = {}
-        # Those of the names that nobody has asked for yet.
-        self._others: dict[bytes, list[Slot]] = {}
 
-    def fill(self, slots: list[Slot]) -> Iterator[None]:
+    def fill(self, slots: list[Slot]) -> Generator[None, None, None]:
         """
         Index slots, in pieces of work.
         """
-        yield from self.all.fill((slot, True) for slot in slots)
-        for number, node in enumerate(self.all):
-            slot = node.item
-            slot.place = node
-            slot.of_name = None
-            self._others.setdefault(slot.name.lower(), []).append(slot)
+        names = self._unordered
+        for number, slot in enumerate(slots, 1):
+            names.setdefault(slot.name.lower(), []).append(slot)
             if number % PIECE == 0:
                 yield
-
-    def prepare(self, name: bytes) -> Iterator[None]:
-        """
-        Index the slots of a name, likewise, unless that is done.
-        """
-        name = name.lower()
-        if name in self._names:
-            return
-        found: Ordered[Slot] = Ordered()
-        yield from found.fill((slot, slot.shown) for slot in self._others.get(name, ()))
-        for number, node in enumerate(found):
-            node.item.of_name = node
-            if number % PIECE == 0:
-                yield
-        self._names[name] = found
-        self._others.pop(name, None)
+        self.all = _ordered_by_place(slots)
 
     def named(self, name: bytes) -> Ordered[Slot]:
         """
         Give the slots of a name.
         """
-        for _ in self.prepare(name):
-            pass
-        return self._names[name.lower()]
+        name = name.lower()
+        found = self._names.get(name)
+        if found is None:
+            slots = self._unordered.pop(name, [])
+            found = self._names[name] = Ordered(slots, "block_of_name", "shown")
+        return found
 
-    def insert(self, new: Slot, following: Node[Slot] | None) -> None:
+    def insert(self, new: Slot, following: Slot | None) -> None:
         """
         Put a slot in front of another one, or at the end.
         """
+        self.all.insert(new, following)
         named = self.named(new.name)
-        new.place = self.all.insert(new, True, following)
-        label = new.place.label
-        behind = named.first(lambda slot: slot.place.label > label)
-        new.of_name = named.insert(new, new.shown, behind)
+        behind = None
+        if following is not None:
+            place = self.all.place
+            here = place(new)
+            behind = named.first(lambda slot: place(slot) > here)
+        named.insert(new, behind)
 
     def show(self, slot: Slot, shown: bool) -> None:
         """
         Have filters see a slot, or not.
         """
-        slot.shown = shown
-        named = self.named(slot.name)
-        assert slot.of_name is not None
-        named.recount(slot.of_name, shown)
+        if slot.shown is not shown:
+            slot.shown = shown
+            self.all.recount(slot)
+            self.named(slot.name).recount(slot)
 
     def remove(self, slot: Slot) -> None:
         """
-        Have a slot not count any more.
+        Take a slot out of the header.
         """
-        self.show(slot, False)
-        self.all.recount(slot.place, False)
+        self.all.remove(slot)
+        self.named(slot.name).remove(slot)
 
-    def slots(self) -> list[Slot]:
-        """
-        Give those that are left, in order.
-        """
-        return [node.item for node in self.all if node.counts]
+
+def _ordered_by_place(slots: list[Slot]) -> Ordered[Slot]:
+    return Ordered(slots, "block", "shown")
 
 
 class HeaderModel(ABC):
@@ -181,6 +180,8 @@ class HeaderModel(ABC):
     top = 0
     #: Whether the MTA counts differently once another filter has begun.
     counts_by_filter = False
+    #: Whether ADDHEADER needs to find no field.
+    adds_at_end = False
     #: So many octets of a field, its name included, are shown to filters.
     longest_shown: int | None = None
 
@@ -197,7 +198,7 @@ class HeaderModel(ABC):
         """
         if self._slots is None:
             assert self._index is not None
-            self._slots = self._index.slots()
+            self._slots = self._index.all.items()
         return self._slots
 
     @slots.setter
@@ -206,34 +207,39 @@ class HeaderModel(ABC):
         self._index = None
 
     def _indexed(self) -> _Index:
-        for _ in self._fill():
-            pass
-        assert self._index is not None
-        self._slots = None
+        if self._index is None:
+            done_at_once(self.prepare())
+            assert self._index is not None
         return self._index
 
-    def _fill(self) -> Iterator[None]:
-        if self._index is None:
+    def prepare(self, edit: Edit | None = None) -> Generator[None, None, None]:
+        """
+        Do in pieces what an edit would else do at once: the first one that has to find a field
+        takes long when there are very many.
+        """
+        if self._index is None and not (self.adds_at_end and isinstance(edit, AddHeader)):
             index = _Index()
             yield from index.fill(self.slots)
             self._index = index
+            # The list is the index's own now.
+            self._slots = None
 
-    def prepare(self, edit: Edit) -> Iterator[None]:
-        """
-        Do in pieces what an edit would else do at once: in a header of very many fields it takes
-        long to find one for the first time.
-        """
-        if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
-            yield from self._fill()
-            assert self._index is not None
-            yield from self._index.prepare(from_text(edit.name))
+    def _insert_slot(self, new: Slot, following: Slot | None) -> None:
+        self._indexed().insert(new, following)
+        self._slots = None
 
-    def copy(self: _Model) -> _Model:
+    def snapshot(self) -> Snapshot:
         """
-        Give another one in the same state.
+        Give the state as it is now, to make a copy of it later if one is needed.
+        """
+        return [(slot.name, slot.value, slot.origin, slot.shown) for slot in self.slots]
+
+    def copy(self: _Model, snapshot: Snapshot | None = None) -> _Model:
+        """
+        Give another one in the same state, or in an earlier one.
         """
         twin = type(self)(leading_space=self.leading_space)
-        twin.slots = [slot.copy() for slot in self.slots]
+        twin.slots = [Slot(*parts) for parts in snapshot or self.snapshot()]
         twin.filters = self.filters
         return twin
 
@@ -241,20 +247,27 @@ class HeaderModel(ABC):
         """
         Take a field as the MTA shows it to the first filter.
         """
-        self.receive_field(Field(from_text(name), self._raw(value)))
+        raw = self._raw(value)
+        self.receive_field(Field(from_text(name), raw))
+        if len(raw) < _SHORT and b"\n" not in raw:
+            # It is shown to the other filters just so.
+            slot = self.slots[-1]
+            slot.given, slot.given_for = (name, value), raw
 
     def receive_field(self, field: Field) -> None:
         """
         Take a field as it stands in a message file.
         """
-        self.slots.append(Slot(field.name, field.value, len(self.slots), True))
+        slots = self.slots
+        slots.append(Slot(field.name, field.value, len(slots), True))
         self._index = None
 
     def _raw(self, value: str) -> bytes:
-        first, *rest = from_text(value).split(b"\n")
-        # A line that does not start with a blank would be a field of its own: MTAs fold it.
-        folded = [line if line[:1] in (b" ", b"\t") else b"\t" + line for line in rest]
-        return (b"" if self.leading_space else b" ") + b"\n".join([first, *folded])
+        raw = from_text(value)
+        if b"\n" in raw:
+            # A line that does not start with a blank would be a field of its own: MTAs fold it.
+            raw = re.sub(rb"\n(?![ \t])", b"\n\t", raw)
+        return raw if self.leading_space else b" " + raw
 
     def _given(self, raw: bytes) -> str:
         return to_text(raw if self.leading_space else raw[1:])
@@ -293,8 +306,7 @@ class HeaderModel(ABC):
         return self._counted(from_text(name), max(index, 1)) is not None
 
     def _counted(self, name: bytes, index: int) -> Slot | None:
-        node = self._indexed().named(name).counted(index - 1)
-        return None if node is None else node.item
+        return self._indexed().named(name).counted(index - 1)
 
     def numbered(self) -> list[tuple[Slot, int]]:
         """
@@ -343,13 +355,19 @@ class HeaderModel(ABC):
         """
         # One after the other: to make a list of very many takes a while.
         for slot in self.slots:
-            if not slot.shown or slot.value is None:
+            value = slot.value
+            if value is None or not slot.shown:
                 continue
-            field = Field(slot.name, slot.value)
-            if self.longest_shown is not None:
-                field = _cut(field, self.longest_shown)
-            value = field.value if self.leading_space else field.bare_value()
-            yield to_text(field.name), to_text(value)
+            if slot.given is None or slot.given_for is not value:
+                # Each filter is shown the same until the field is changed.
+                slot.given, slot.given_for = self._shown(Field(slot.name, value)), value
+            yield slot.given
+
+    def _shown(self, field: Field) -> tuple[str, str]:
+        if self.longest_shown is not None:
+            field = _cut(field, self.longest_shown)
+        value = field.value if self.leading_space else field.bare_value()
+        return to_text(field.name), to_text(value)
 
     def state(self) -> list[tuple[int | None, bytes, bytes | None]]:
         """
@@ -374,17 +392,20 @@ class PostfixHeader(HeaderModel):
     """
 
     longest_shown = 60_000
+    adds_at_end = True
 
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
         self.slots = [Slot(b"Received", _SECRET, 0, False)]
 
     def _add(self, new: Slot) -> None:
-        self._indexed().insert(new, None)
+        if self._index is None:
+            self.slots.append(new)
+        else:
+            self._insert_slot(new, None)
 
     def _insert(self, index: int, new: Slot) -> None:
-        indexed = self._indexed()
-        indexed.insert(new, indexed.all.counted(index))
+        self._insert_slot(new, self._indexed().all.at(index))
 
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
         found = self._counted(new.name, index)
@@ -393,6 +414,7 @@ class PostfixHeader(HeaderModel):
                 self._add(new)
         elif delete:
             self._indexed().remove(found)
+            self._slots = None
         else:
             found.name, found.value = new.name, new.value
 
@@ -445,11 +467,11 @@ class SendmailHeader(HeaderModel):
                 if slot.value is None:
                     self._indexed().show(slot, False)
 
-    def copy(self) -> SendmailHeader:
+    def copy(self, snapshot: Snapshot | None = None) -> SendmailHeader:
         """
-        Give another one in the same state.
+        Give another one in the same state, or in an earlier one.
         """
-        twin = super().copy()
+        twin = super().copy(snapshot)
         twin._deleted = [slot for slot in twin.slots if slot.shown and slot.value is None]
         return twin
 
@@ -464,20 +486,15 @@ class SendmailHeader(HeaderModel):
     def _hidden(self, name: bytes, *, last: bool) -> Slot | None:
         if name.lower() in _SENDMAIL_TRACE:
             return None
-        named = self._indexed().named(name)
-        node = named.ignored_at(named.ignored() - 1 if last else 0)
-        return None if node is None else node.item
+        return self._indexed().named(name).ignored(last=last)
 
     def _add_slot(self, new: Slot) -> None:
         # Before the first of its name.
-        indexed = self._indexed()
-        first = indexed.named(new.name).at(0)
-        indexed.insert(new, None if first is None else first.item.place)
+        self._insert_slot(new, self._indexed().named(new.name).at(0))
 
     def _insert(self, index: int, new: Slot) -> None:
         # Its slot for Return-Path, which it never delivers, is always above.
-        indexed = self._indexed()
-        indexed.insert(new, indexed.all.at(index + self.top))
+        self._insert_slot(new, self._indexed().all.at(index + self.top))
 
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
         found = self._counted(new.name, index) or self._hidden(new.name, last=True)

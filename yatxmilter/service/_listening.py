@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.protocol._socket_file import SocketFile, open_socket_file
+from yatxmilter.service._worker_shares import Share
 
 __all__ = ["Adopter", "Opener", "adopt", "close_port", "open_port"]
 
@@ -37,8 +38,11 @@ _UNIX_PORT: Final[Any] = unix.Port
 class _Fair:
     """
     A port that takes one connection at a time, so the other processes have theirs.
+
+    :ivar share: What this process has of all connections, where that is known.
     """
 
+    share: Share | None = None
     numberAccepts = property(lambda self: 1, lambda self, number: None)
     # A shutdown would end the listening of all who share the socket.
     _shouldShutdown = False
@@ -72,10 +76,11 @@ class _UNIXPort(_Fair, _UNIX_PORT):  # type: ignore[misc]
         tcp.Port.connectionLost(self, reason)
 
 
-def adopt(reactor: Any, descriptor: int, factory: Any) -> Any:
+def adopt(reactor: Any, descriptor: int, factory: Any, share: Share | None = None) -> Any:
     """
     Listen on a descriptor that was opened, and is shared, by another process.
 
+    :param share: What this process is to have of the connections; ``None`` for what it gets.
     :return: The port.
     """
     with socket.socket(fileno=os.dup(descriptor)) as probe:
@@ -85,6 +90,7 @@ def adopt(reactor: Any, descriptor: int, factory: Any) -> Any:
         port = _UNIXPort._fromListeningDescriptor(reactor, descriptor, factory)
     else:
         port = _TCPPort._fromListeningDescriptor(reactor, descriptor, family, factory)
+    port.share = share
     port.startListening()
     return port
 
@@ -138,17 +144,20 @@ class Opener:
 class Adopter:
     """
     Gives a descriptor to an endpoint that wants to listen; else it is the reactor.
+
+    :param share: As for `adopt`.
     """
 
-    def __init__(self, reactor: Any, descriptor: int) -> None:
+    def __init__(self, reactor: Any, descriptor: int, share: Share | None = None) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
+        self._share = share
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
     def _adopt(self, factory: Any) -> Any:
-        return adopt(self._reactor, self._descriptor, factory)
+        return adopt(self._reactor, self._descriptor, factory, self._share)
 
     def listenTCP(self, port: int, factory: Any, *options: Any, **named: Any) -> Any:
         """
@@ -201,11 +210,11 @@ def open_port(
     :param factory: Builds the connections; without one none is taken, as for a socket that other
         processes share.
     :param mode: Permissions of a UNIX socket, where the address says nothing of them.
-    :param owner: Its owner, likewise; ``None`` for nobody in particular.
+    :param owner: Its owner, likewise; ``None`` to leave it.
     :param group: Its group, likewise.
     :return: The port.
     :raises CannotListenError: when that cannot be.
-    :raises ValueError: for what is no address.
+    :raises ValueError: if it is not an address.
     """
     endpoint = server_endpoint(Opener(reactor, mode, owner, group), spec)
     results: list[Any] = []

@@ -27,6 +27,7 @@ from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
 from yatxmilter.service._listening import Adopter
 from yatxmilter.service._reactors import install_module
+from yatxmilter.service._worker_shares import Share
 
 _log = Logger()
 
@@ -54,11 +55,17 @@ class _Orders(LineOnlyReceiver):
     transport: Any
 
     def __init__(
-        self, reactor: Any, factory: Any, specs: list[str], drain_timeout: float | None
+        self,
+        reactor: Any,
+        factory: Any,
+        specs: list[str],
+        drain_timeout: float | None,
+        share: Share | None = None,
     ) -> None:
         self._reactor = reactor
         self._factory = factory
         self._specs = specs
+        self._share = share
         self._ports: list[Any] = []
         self._drain_timeout = drain_timeout
         self._draining = False
@@ -73,11 +80,13 @@ class _Orders(LineOnlyReceiver):
         if self._draining:
             return
         for number, spec in enumerate(self._specs):
-            adopter = Adopter(self._reactor, SOCKETS + number)
+            adopter = Adopter(self._reactor, SOCKETS + number, self._share)
             # systemd gave its sockets to the supervisor, which is why we could not find them.
             spec = _SYSTEMD.sub("tcp:0", spec)
             listening = server_endpoint(adopter, spec).listen(self._factory)
             listening.addCallbacks(self._ports.append, self._failed)
+        if self._share is not None:
+            self._share.begin()
         self.send({"ready": os.getpid()})
         worker = os.environ.get(WORKER, "?")
         _log.info("Ready (worker {worker}, process {pid})", worker=worker, pid=os.getpid())
@@ -115,6 +124,8 @@ class _Orders(LineOnlyReceiver):
 
     def drain(self, timeout: float | None) -> None:
         self._draining = True
+        if self._share is not None:
+            self._share.end()
         ports, self._ports = self._ports, []
         for port in ports:
             port.stopListening()
@@ -171,7 +182,12 @@ def work(start: str) -> None:
     reactor_: Any = reactor
     if isinstance(reactor_, ReactorBase):
         reactor_.addSystemEventTrigger("during", "shutdown", end_within, GRACE)
-    orders = _Orders(reactor, factory, what["specs"], what["drain_timeout"])
+    specs, share = what["specs"], None
+    if "share" in what:
+        # Behind the sockets.
+        share = Share(SOCKETS + len(specs), what["share"])
+        os.close(SOCKETS + len(specs))
+    orders = _Orders(reactor, factory, specs, what["drain_timeout"], share)
     # After the reactor's own signal handlers are there, one of which is replaced.
     reactor_.callLater(0, StandardIO, orders, stdin=TOLD, stdout=TELLING)
     reactor_.run()

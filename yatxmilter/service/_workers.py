@@ -27,6 +27,7 @@ from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._listening import close_port, open_port
 from yatxmilter.service._reactors import module_of
 from yatxmilter.service._worker import SOCKETS, TELLING, TOLD, WORKER
+from yatxmilter.service._worker_shares import Share, shared_numbers
 
 __all__ = ["WorkerService"]
 
@@ -167,6 +168,7 @@ class _Worker(ProcessProtocol):
 
     def processEnded(self, reason: Any) -> None:
         self.running = self.ready = False
+        self.service.worker_gone(self)
         asked, self._asked = self._asked, []
         for answer in asked:
             answer.callback(None)
@@ -213,7 +215,7 @@ class WorkerService(Service):
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.
     :param mode: Permissions of UNIX sockets, where their addresses say nothing of them.
-    :param owner: Their owner, likewise, as a number; ``None`` for nobody in particular.
+    :param owner: Their owner, likewise, as a number; ``None`` to leave it.
     :param group: Their group, likewise.
     :param said: Called with a worker's number and each line it writes on its standard output or
         error; by default it is logged.
@@ -262,6 +264,8 @@ class WorkerService(Service):
         self.said = _log_line if said is None else said
         self._ready = ready
         self._ports: list[Any] = []
+        # How many connections each worker has, in memory that they share.
+        self._numbers: int | None = None
         self._workers = [_Worker(self, i + 1) for i in range(count_option("count", count) or 1)]
 
     @property
@@ -284,6 +288,7 @@ class WorkerService(Service):
         """
         self.privilegedStartService()
         Service.startService(self)
+        self._numbers = shared_numbers(len(self._workers))
         for worker in self._workers:
             worker.gone = None
             worker.start()
@@ -295,7 +300,11 @@ class WorkerService(Service):
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", TOLD: "w", TELLING: "r"}
         for number, port in enumerate(self._ports):
             descriptors[SOCKETS + number] = port.fileno()
-        program = [sys.executable, "-c", _PROGRAM, json.dumps(self._start)]
+        start = self._start
+        if self._numbers is not None:
+            descriptors[SOCKETS + len(self._ports)] = self._numbers
+            start = {**start, "share": worker.number - 1}
+        program = [sys.executable, "-c", _PROGRAM, json.dumps(start)]
         path = os.pathsep.join(one or os.getcwd() for one in sys.path)
         worker.transport = self.reactor.spawnProcess(
             worker,
@@ -312,6 +321,13 @@ class WorkerService(Service):
         """
         if self._ready is not None and all(worker.ready for worker in self._workers):
             self._ready()
+
+    def worker_gone(self, worker: _Worker) -> None:
+        """
+        Take note that a worker takes no connections any more.
+        """
+        if self._numbers is not None:
+            Share(self._numbers, worker.number - 1).end()
 
     def reload(self, arguments: Sequence[Any] | None = None) -> None:
         """
@@ -358,6 +374,10 @@ class WorkerService(Service):
         Service.stopService(self)
         ports, self._ports = self._ports, []
         waiting: list[Deferred[Any]] = [w.end(self.drain_timeout) for w in self._workers]
+        if self._numbers is not None:
+            # Those that there are have it open.
+            os.close(self._numbers)
+            self._numbers = None
         return gatherResults([*waiting, *map(close_port, ports)])
 
 

@@ -9,7 +9,7 @@ holds memory. What is a header, and what an edit does to it, is decided by the m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -145,14 +145,16 @@ class Content:
         self._end_field()
         return self._fields
 
-    def edit(self, delivery: Delivery, *, leading_space: bool) -> None:
+    def edit(self, delivery: Delivery, *, leading_space: bool) -> Generator[None, None, None]:
         """
         Make the edits of the header and the body; the others leave the content alone.
+
+        It is work in pieces: a client may have sent very many header fields.
 
         :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed.
         """
         if delivery.header:
-            self._model = delivery.edit_header(
+            self._model = yield from delivery.header_work(
                 self.fields, leading_space=leading_space, flavour="postfix"
             )
         if delivery.body is not None:

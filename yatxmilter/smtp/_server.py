@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.protocol import connectionDone
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.mail.imap4 import IllegalClientResponse
 from twisted.mail.smtp import quoteaddr
@@ -451,7 +452,9 @@ class MilterESMTP(PacedESMTP):
             results: list[Deferred[Any]] = []
             if end.response.code != c.SMFIS_DISCARD:
                 delivery = Delivery(end.edits)
-                content.edit(delivery, leading_space=self._filtering.leading_space)
+                edits = content.edit(delivery, leading_space=self._filtering.leading_space)
+                for _ in edits:
+                    await deferLater(self._milters.clock, 0)
                 self._check_content(content)
                 results = await self._hand_over(content, delivery)
         finally:
