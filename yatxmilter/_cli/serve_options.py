@@ -222,7 +222,6 @@ GROUPS: Final[tuple[tuple[str, tuple[_Option, ...]], ...]] = (
         "log and metrics",
         (
             _Option("metrics", _metrics, None, "where to serve metrics and health by HTTP", "SPEC"),
-            _Option("record_failures", _folder, None, "where to keep sessions of failures", "DIR"),
             _Option("log_level", _level, "info", "debug, info, warn, error or critical", "LEVEL"),
             _Option("json_log", _flag, False, "log a JSON object a line"),
             _Option("redact", _flag, False, "keep mail addresses out of the log"),
