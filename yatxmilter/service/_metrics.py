@@ -52,7 +52,7 @@ def _remotes(factory: MilterProtocolFactory) -> Iterator[tuple[Labels, Any]]:
     for one in factory.milter_factories:
         tell = getattr(one, "remote_addresses", None)
         for state in () if tell is None else tell():
-            yield (str(one.name), state.address), state
+            yield (str(getattr(one, "name", one)), state.address), state
 
 
 class MilterMetrics(MilterObserver):
