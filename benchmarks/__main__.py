@@ -24,6 +24,7 @@ from .generator import Wrong
 from .measure import Result, measure
 from .milters import PEERS
 from .processes import OTHER_CORE, end_well, unoptimised
+from .report import Recorded
 from .scenarios import SCENARIOS, Scenario
 from .table import markdown
 
@@ -129,6 +130,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument(
+        "--result", type=Path, metavar="FILE", help="keep all figures there, for benchmarks.report"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write them there, too")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
@@ -145,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.sched_setaffinity(0, {OTHER_CORE})
     pages = [machine(rounds)]
     print(pages[0], flush=True)
+    recorded = Recorded(pages[0])
     status = 0
     for name in options.only or SCENARIOS:
         comparison = Comparison(SCENARIOS[name])
@@ -153,6 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pages.append(comparison.table())
         print(pages[-1], flush=True)
         status = max(status, comparison.status)
+        if options.result:
+            recorded.add(name, comparison.results, comparison.remarks)
+            recorded.save(options.result)
         if options.markdown:
             page = options.markdown.read_text() if options.markdown.exists() else ""
             options.markdown.write_text(into_page(page, "\n".join(pages)))

@@ -8,6 +8,7 @@ The build needs no network: the names of Python and Twisted that the manual link
 import re
 import sys
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from yatxmilter import __version__  # noqa: E402
 
 project = "yatxmilter"
+REPOSITORY = "https://github.com/humantech/yatxmilter"
 author = "the yatxmilter contributors"
 copyright = author
 version = release = __version__
@@ -33,20 +35,27 @@ extensions = [
     "sphinx.ext.intersphinx",
     "_ext.tables",
     "_ext.drawings",
+    "_ext.modules",
+    # Optional, so that the manual can be built with Debian's Sphinx; the extra "docs" has it.
+    *(name for name in ("sphinx_copybutton",) if find_spec(name)),
 ]
 myst_enable_extensions = ["colon_fence"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 nitpicky = True
 # Of no use to readers, so they have no entry.
 nitpick_ignore = [
     ("py:class", "yatxmilter.defaults._AnyCallback"),
     ("py:class", "MacroStore"),
+    ("py:class", "CallbackResult"),
     *(("py:class", name) for name in ("Allow", "Macros", "Octets", "Received", "SetReply")),
     # Made by the library, not by its users.
     *(("py:class", name) for name in ("Stage", "Transaction", "InMemoryConnection", "Flavour")),
     *(("py:class", name) for name in ("Clock", "Deferred", "contextlib.AbstractContextManager")),
 ]
+
+# What is private has no page: a type with an underscore in its path is for the library's own use.
+nitpick_ignore_regex = [("py:.*", r".*\._.*")]
 
 # Two classes are called Reply; an annotation does not say of which package it is.
 suppress_warnings = ["ref.python"]
@@ -54,8 +63,20 @@ suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
+html_js_files = ["manual.js"]
 html_title = f"yatxmilter {release}"
 
+html_theme_options = {
+    "source_repository": REPOSITORY,
+    "source_branch": "master",
+    "source_directory": "docs/",
+    "footer_icons": [{"name": "Repository", "url": REPOSITORY, "html": "Repository", "class": ""}],
+}
+# What a reader types is copied; prompts and what is printed is not.
+copybutton_prompt_text = "$ "
+copybutton_selector = "div:not(.no-copy) > div.highlight > pre"
+
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 default_role = "literal"

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import constants as c
 from yatxmilter._engine.context import Context
-from yatxmilter._wire.macros import MacroStore
+from yatxmilter._engine.merge_first import FirstAnswer
+from yatxmilter._engine.session import Session
+from yatxmilter._mail.bounds import Limits
 from yatxmilter.errors import ValueNotSendable
 
 from .helpers import outcome
@@ -40,6 +43,25 @@ FLAGS = {
 }
 
 
+class CountingSession(Session):
+    """
+    A conversation, with a message open, that goes on nowhere.
+
+    :ivar progressed: How many times it was told that a milter is at work.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Clock(), FirstAnswer, None, Limits(), None)
+        self.progressed = 0
+        self.open_message()
+
+    def send_progress(self) -> None:
+        """
+        Count.
+        """
+        self.progressed += 1
+
+
 class ContextCase(SynchronousTestCase):
     """
     A context at the end of a message, with every action agreed on.
@@ -49,14 +71,18 @@ class ContextCase(SynchronousTestCase):
         """
         Make the context, its macros, and a count of progress packets.
         """
-        self.progressed = 0
-        self.macros = MacroStore()
-        self.context = Context(self.macros, self._progress)
+        self.session = CountingSession()
+        self.macros = self.session.macros
+        self.context = Context(self.session)
         self.context.actions = c.SMFI_CURR_ACTS
         self.context.editing = True
 
-    def _progress(self) -> None:
-        self.progressed += 1
+    @property
+    def progressed(self) -> int:
+        """
+        How many times progress was made.
+        """
+        return self.session.progressed
 
     def call(self, function: str, *args: Any) -> Any:
         """

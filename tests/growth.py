@@ -57,6 +57,16 @@ def growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
         work takes long enough to be measured: choose one that a fault would make slow, not
         unbearable.
     """
+    # Else each collection looks at all that the other tests have imported, which takes far longer
+    # than the work.
+    gc.freeze()
+    try:
+        return _growth(prepare, size)
+    finally:
+        gc.unfreeze()
+
+
+def _growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
     small = cost(prepare(size))
     largest = size * 1024
     while small < _WORTH_MEASURING and size < largest:

@@ -1,5 +1,8 @@
 """
-A milter on real sockets, on the fast path or the ordinary one, and an MTA that is a plain socket.
+A milter on real sockets, by each way that bytes can come, and an MTA that is a plain socket.
+
+On the fast path connections are accepted by the set, and have no transport, or have it from the
+beginning; on the ordinary one they are Twisted's alone.
 
 The MTA's socket never waits: between its steps the reactor has its turns (`PathCase.until`). Time
 that counts is a `Clock`'s.
@@ -8,6 +11,7 @@ that counts is a `Clock`'s.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import tempfile
@@ -20,10 +24,13 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
+from yatxmilter.protocol._accepting import adopt_port
+from yatxmilter.protocol._descriptor_set import connection_set
 
 from .conversation_helpers import full, offer, parse
 
 reactor: Any = _reactor
+HAS_EPOLL = hasattr(select, "epoll")
 
 
 class Mta:
@@ -84,11 +91,13 @@ class PathCase:
     A server with milters, and MTAs: to be mixed into a `TestCase`.
 
     :cvar fast_path: Which path.
+    :cvar has_transport: Whether a transport is made at once, on the fast path.
     :cvar family: TCP or UNIX.
     """
 
     timeout = 60
     fast_path = True
+    has_transport = False
     family = socket.AF_UNIX
     addCleanup: Any
     flushWarnings: Any
@@ -125,6 +134,10 @@ class PathCase:
             port = reactor.listenTCP(0, factory, interface="127.0.0.1")
             self.address = ("127.0.0.1", port.getHost().port)
         self.addCleanup(port.stopListening)
+        self.port = port
+        if self.fast_path and HAS_EPOLL:
+            # The first connection, too.
+            adopt_port(connection_set(reactor), port)
 
     async def _end(self) -> None:
         # Also after a test that failed: the next one starts with a clean reactor.
@@ -156,12 +169,20 @@ class PathCase:
         await self.until(lambda: len(self.factory.connections) > len(before))
         (protocol,) = self.factory.connections - before
         # Else the system takes several megabytes of what nobody reads.
-        protocol.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        self.handle(protocol).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         if agree:
             mta.send(offer())
             await self.until(lambda: mta.letters() == "O")
             mta.received = b""
         return mta, protocol
+
+    def handle(self, protocol: Any) -> Any:
+        """
+        Give the socket of a connection, which is not to have a transport by that.
+        """
+        if protocol._served is None or self.has_transport:
+            return protocol.transport.getHandle()
+        return protocol._served.socket
 
     async def stuck(self, protocol: Any) -> None:
         """
@@ -195,14 +216,16 @@ class PathCase:
 
 def both_paths(namespace: dict[str, Any], *cases: type[Any]) -> None:
     """
-    Put each case into a module four times: both paths, over TCP and UNIX sockets.
+    Put each case into a module six times: both paths, the fast one with and without a transport,
+    over TCP and UNIX sockets.
     """
     for case in cases:
-        for path in ("Fast", "Ordinary"):
+        for path in ("Fast", "Transport", "Ordinary"):
             for family in (socket.AF_INET, socket.AF_UNIX):
                 name = f"{path}{'TCP' if family == socket.AF_INET else 'UNIX'}{case.__name__[1:]}"
                 members = {
-                    "fast_path": path == "Fast",
+                    "fast_path": path != "Ordinary",
+                    "has_transport": path == "Transport",
                     "family": family,
                     "__module__": namespace["__name__"],
                     "__doc__": case.__doc__,

@@ -1,15 +1,19 @@
 """
-A driver for `yatxmilter._engine.command_order` in tests.
+A driver for the order of commands in tests: an MTA that says letters, and a milter that wants all.
 
-It stands in for what is above a session: it pulls calls, and notes the end of a message where a
-callback ends one. It answers nothing, so all is as if each callback had continued.
+The milter notes what it is called with, and lets everything pass. All of it is seen through the
+protocol, in bytes; only the state is looked up inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from yatxmilter._engine.command_order import Session
+from twisted.python.failure import Failure
+
+from tests.conversation_helpers import Conversation, milter
+from yatxmilter import constants as c
 from yatxmilter._wire.packets import encode_packet
 
 #: A payload for each command, as an MTA would send it.
@@ -24,6 +28,15 @@ PAYLOADS = {
     "U": b"VRFY root\x00",
     "D": b"Ci\x001\x00",
 }
+#: What the callbacks are called with for these.
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "H": ("mail.example.org",),
+    "M": (["<s@example.org>"],),
+    "R": (["<r@example.net>"],),
+    "L": ("Subject", "hi"),
+    "B": (b"Hello\r\n",),
+    "U": ("VRFY root",),
+}
 
 STATES = [
     "INIT", "OPTS", "CONN", "HELO", "MAIL", "RCPT", "DATA", "HDRS",
@@ -37,6 +50,14 @@ WAYS = {
     "ENDM": "OCHMRTLNBE", "ABRT": "OCHMA", "Q_NC": "OCHMRTLNBEK",
 }  # fmt: skip
 
+_CALLBACKS = {
+    "O": "negotiate", "C": "connect", "H": "helo", "M": "envfrom", "R": "envrcpt", "T": "data",
+    "L": "header", "N": "eoh", "B": "body", "E": "eom", "U": "unknown", "A": "abort", "Q": "close",
+}  # fmt: skip
+_LETTERS = {name: letter for letter, name in _CALLBACKS.items()}
+
+Call = tuple[str, tuple[Any, ...]]
+
 
 def command_packet(letter: str, payload: bytes | None = None) -> bytes:
     return encode_packet(ord(letter), PAYLOADS.get(letter, b"") if payload is None else payload)
@@ -46,42 +67,88 @@ def command_packets(letters: str) -> bytes:
     return b"".join(map(command_packet, letters))
 
 
-def pull_calls(session: Session) -> list[tuple[str, bytes]]:
+class Dialogue:
     """
-    Pull all calls that there are; answer with their letters and payloads.
+    A conversation that has had these commands.
+
+    :param letters: The commands.
+    :param declined: The ``SMFIP_NO*`` steps that the milter asks for.
+    :param answers: What the milter answers other than CONTINUE: by the callbacks' names.
     """
-    calls = []
-    while (row := session.next_call()) is not None:
-        calls.append((chr(row.letter), session.payload))
-        if row.callback in ("xxfi_abort", "xxfi_eom", "xxfi_close"):
-            session.in_message = False
-    return calls
+
+    def __init__(self, letters: str = "", *, declined: int = 0, **answers: Any) -> None:
+        settled = (c.SMFIS_CONTINUE, 0, declined)
+        steps = dict.fromkeys(_LETTERS)
+        made = milter(**{**steps, "negotiate": settled, **answers})
+        self.conversation = Conversation(made)
+        self._noted = made.calls
+        self.receive(command_packets(letters))
+        self.calls()
+
+    def receive(self, data: bytes) -> bytes:
+        """
+        Say something; give what came back.
+        """
+        return self.conversation.send(data)
+
+    @property
+    def milter(self) -> Any:
+        """
+        The milter.
+        """
+        (one,) = self.conversation.protocol.milters
+        return one
+
+    @property
+    def state(self) -> str:
+        """
+        The name of the state.
+        """
+        return STATES[self.conversation.protocol._conversation.table.state]
+
+    @property
+    def closed(self) -> bool:
+        """
+        Whether the connection was closed.
+        """
+        return self.conversation.closed
+
+    def calls(self) -> list[Call]:
+        """
+        Give the callbacks that were called since the last look, by the letters of their commands,
+        and their arguments. The close of QUIT_NC, which leaves the connection open, is a K.
+        """
+        noted = list(self._noted)
+        self._noted.clear()
+        calls = []
+        for number, (name, *arguments) in enumerate(noted):
+            letter = _LETTERS[name]
+            if letter == "Q" and not (self.closed and number == len(noted) - 1):
+                letter = "K"
+            calls.append((letter, tuple(arguments)))
+        return calls
+
+    def called(self) -> str:
+        """
+        Give the letters of these calls.
+        """
+        return "".join(letter for letter, _ in self.calls())
+
+    def told(self) -> str:
+        """
+        Have the connection lost; give the letters of what is called then.
+        """
+        self.calls()
+        self.conversation.transport.connected = False
+        self.conversation.protocol.connectionLost(Failure(ConnectionResetError()))
+        return self.called()
 
 
-def called(session: Session) -> str:
-    return "".join(letter for letter, _ in pull_calls(session))
-
-
-def session_after(letters: str = "", *, declined: int = 0) -> Session:
-    """
-    Give a session that has had these commands.
-    """
-    session = Session()
-    session.decline(declined)
-    session.receive(command_packets(letters))
-    pull_calls(session)
-    return session
-
-
-def calls_after(
-    letters: str, chunks: Iterable[bytes], *, declined: int = 0
-) -> list[tuple[str, bytes]]:
+def calls_after(letters: str, chunks: Iterable[bytes], *, declined: int = 0) -> list[Call]:
     """
     Give the calls of some bytes that arrive after these commands.
     """
-    session = session_after(letters, declined=declined)
-    calls = []
+    dialogue = Dialogue(letters, declined=declined)
     for chunk in chunks:
-        session.receive(chunk)
-        calls += pull_calls(session)
-    return calls
+        dialogue.receive(chunk)
+    return dialogue.calls()

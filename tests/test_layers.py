@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -59,9 +60,10 @@ MODULES = {
 }
 
 
+@cache
 def tree_of(module: Path) -> ast.Module:
     """
-    Parse a source file.
+    Parse a source file, once for all the rules.
     """
     return ast.parse(module.read_text(encoding="utf-8"), str(module))
 
@@ -84,19 +86,35 @@ def for_types_only(node: ast.AST) -> bool:
     )
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
     """
-    Yield the dotted names that a module imports at run time, inside functions too.
+    Yield all statements, those inside others too.
     """
     for node in ast.iter_child_nodes(tree):
-        if for_types_only(node):
+        if not isinstance(node, ast.expr):
+            yield node
+            yield from statements(node)
+
+
+@cache
+def imports(tree: ast.AST) -> tuple[str, ...]:
+    """
+    List the dotted names that a module imports at run time, inside functions too.
+    """
+    return tuple(_imports(tree))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        # An import is a statement: there is none within an expression.
+        if isinstance(child, ast.expr) or for_types_only(child):
             continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
         else:
-            yield from imports(node)
+            yield from _imports(child)
 
 
 def inner(dotted: str) -> str | None:
@@ -198,7 +216,7 @@ class LayerTests(SynchronousTestCase):
         wrong = [
             name
             for name, tree in self.modules.items()
-            for node in ast.walk(tree)
+            for node in statements(tree)
             if isinstance(node, ast.ImportFrom) and node.level
         ]
         self.assertEqual(wrong, [])
@@ -228,7 +246,7 @@ class DocstringTests(SynchronousTestCase):
         wrong = [
             f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}"
             for path in (ROOT / "tests").rglob("test_*.py")
-            for node in ast.walk(tree_of(path))
+            for node in statements(tree_of(path))
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
             and node.name.startswith("test_")
             and not ast.get_docstring(node)

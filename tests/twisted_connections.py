@@ -3,10 +3,12 @@ Twisted's own tests of TCP and UNIX connections, with each server transport in a
 
 They are imported from the Twisted that is installed and run as they are, on each reactor that can
 watch an ``epoll`` descriptor. What is put under them is a server transport that is adopted as soon
-as it is made, and that writes as `Served` writes. Where they only make the client do something
-worth a test, they run a second time with the ends exchanged. What cannot be run is left out by
-name, with the reason (`LEFT_OUT`); all of ``AdoptStreamConnection`` is, because it takes the
-descriptor of one server transport away for another, by the reactor that is not asked any more.
+as it is made, and that writes as `Served` writes. On one reactor they run a second time, with
+connections that the set has accepted and that have got their transport late (`_accepting`). Where
+they only make the client do something worth a test, they run with the ends exchanged, too. What
+cannot be run is left out by name, with the reason (`LEFT_OUT`); all of ``AdoptStreamConnection``
+is, because it takes the descriptor of one server transport away for another, by the reactor that is
+not asked any more.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.protocol import BaseProtocol
 from twisted.internet.test import reactormixins
 from twisted.internet.test import test_tcp as tcp_tests
 from twisted.internet.test import test_unix as unix_tests
 from twisted.test import test_tcp as old_tcp_tests
 
+from yatxmilter.protocol._accepting import adopt_port
 from yatxmilter.protocol._descriptor_set import ConnectionSet, Served
 
 #: The reactors that are tried, with an ``epoll`` among the descriptors that they watch.
@@ -59,6 +63,8 @@ class _Adopted:
     writing = False
     #: The sets, by reactor, of the test that runs.
     sets: dict[Any, ConnectionSet] = {}
+    #: How many connections were accepted in a set.
+    taken = 0
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -121,6 +127,9 @@ def _adopting(base: Any) -> Any:
             self.patch(_Adopted, "sets", {})
             for module, server in ((tcp, _TCPServer), (unix, _UNIXServer)):
                 self.patch(module.Port, "transport", server)
+            # Else each collection looks at all that the other tests have imported.
+            gc.freeze()
+            self.addCleanup(gc.unfreeze)
             self.addCleanup(self._check_adopted)
             return super().setUp()
 
@@ -134,6 +143,65 @@ def _adopting(base: Any) -> Any:
         if hasattr(base, name):
             setattr(Adopting, name, _left_out(reason))
     return Adopting
+
+
+def _take(protocol: Any, served: Served, peer: Any) -> bool:
+    """
+    Be what a milter's protocol has for connections without transports, for all of Twisted's.
+    """
+    _Adopted.taken += 1
+    served.begin(protocol)
+    transport = served.transport
+    # Twisted's protocols are no producers, or register others.
+    transport.unregisterProducer()
+    # What the test case looks at.
+    transport.served = served
+    protocol.makeConnection(transport)
+    return True
+
+
+def _accepting(base: Any) -> Any:
+    """
+    Make a test case whose server connections are accepted in a set, and that fails where none was.
+    """
+
+    class Accepting(base):  # type: ignore[misc]
+        timeout = 30
+
+        def setUp(self) -> Any:
+            folder = tempfile.TemporaryDirectory()
+            self.addCleanup(folder.cleanup)
+            self.addCleanup(os.chdir, os.getcwd())
+            os.chdir(folder.name)
+            self.patch(_Adopted, "taken", 0)
+            self.patch(_Adopted, "sets", {})
+            for module in (tcp, unix):
+                self.patch(module.Port, "startListening", _adopted(module.Port.startListening))
+            BaseProtocol.accepted = _take  # type: ignore[attr-defined]
+            self.addCleanup(delattr, BaseProtocol, "accepted")
+            self.addCleanup(self._check_accepted)
+            return super().setUp()
+
+        def _check_accepted(self) -> None:
+            self.assertTrue(_Adopted.taken, "no connection was accepted: the test shows nothing")
+            _Adopted.sets.clear()
+            gc.collect()
+
+    for name, reason in LEFT_OUT.items():
+        if hasattr(base, name):
+            setattr(Accepting, name, _left_out(reason))
+    return Accepting
+
+
+def _adopted(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    def start_listening(port: Any) -> None:
+        start(port)
+        reactor = port.reactor
+        if reactor not in _Adopted.sets:
+            _Adopted.sets[reactor] = ConnectionSet(reactor)
+        adopt_port(_Adopted.sets[reactor], port)
+
+    return start_listening
 
 
 class _Reading:
@@ -249,6 +317,10 @@ def cases() -> Iterator[Any]:
             if name.rpartition(".")[2] in REACTORS
         ]
         yield from adopting.makeTestCaseClasses().values()
+        accepting = _accepting(builder)
+        accepting.__name__ = f"Accepted{adopting.__name__}"
+        accepting._reactors = ["twisted.internet.epollreactor.EPollReactor"]
+        yield from accepting.makeTestCaseClasses().values()
     for base in INSTALLED:
         adopting = _adopting(base)
         adopting.__name__ = adopting.__qualname__ = base.__name__

@@ -48,18 +48,18 @@ Nothing is delivered, and nothing is left running.
     _Row(
         "pymilter",
         pymilter,
-        "run a program that is written for pymilter",
+        "run a program written for pymilter",
         pymilter.DESCRIPTION,
     ),
     _Row("send", send, "send messages to any milter, and see what it does", send.DESCRIPTION),
-    _Row("trace", trace, "show, and record, what an MTA and a milter say", trace.DESCRIPTION),
+    _Row("trace", trace, "show and record what an MTA and a milter say", trace.DESCRIPTION),
     _Row(
         "replay",
         replay,
-        "send what was recorded to a milter once more",
+        "send recorded mail to a milter again",
         replay.DESCRIPTION,
     ),
-    _Row("doctor", doctor, "see whether an MTA and its milters fit together", doctor.DESCRIPTION),
+    _Row("doctor", doctor, "check an MTA's configuration for its milters", doctor.DESCRIPTION),
 )
 
 _DESCRIPTION: Final = """\
@@ -68,11 +68,11 @@ Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's A
   python -m yatxmilter demo              see two milters at work on a message
   python -m yatxmilter dev               run a milter while you write it
   python -m yatxmilter serve             run milters as a daemon
-  python -m yatxmilter pymilter          run a program that is written for pymilter
+  python -m yatxmilter pymilter          run a program written for pymilter
   python -m yatxmilter send              send messages to any milter, and see what it does
-  python -m yatxmilter trace             show, and record, what an MTA and a milter say
-  python -m yatxmilter replay            send what was recorded to a milter once more
-  python -m yatxmilter doctor            see whether an MTA and its milters fit together
+  python -m yatxmilter trace             show and record what an MTA and a milter say
+  python -m yatxmilter replay            send recorded mail to a milter again
+  python -m yatxmilter doctor            check an MTA's configuration for its milters
   python -m yatxmilter COMMAND --help    what a command does, with examples"""
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "choice_option",
     "code_option",
     "count_option",
+    "flag_option",
     "limit_option",
     "name_option",
     "seconds_option",
@@ -94,6 +95,17 @@ def count_option(name: str, value: int | None) -> int | None:
     return value
 
 
+def flag_option(name: str, value: bool | None) -> bool | None:
+    """
+    Check for True or False, or ``None`` where nothing is said.
+
+    :raises TypeError: for anything else.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected True, False or None")
+    return value
+
+
 def limit_option(name: str, value: int | None) -> int:
     """
     Check for a whole number; ``None``, for no limit, becomes a number that is never reached.
@@ -120,7 +132,7 @@ def seconds_option(name: str, value: float | None) -> float | None:
     """
     Check for a time in seconds, more than none, or ``None`` for no limit.
 
-    :raises TypeError: for what is no number.
+    :raises TypeError: if it is not a number.
     :raises ValueError: for a number that is not a time.
     """
     if value is None:

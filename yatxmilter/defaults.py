@@ -27,6 +27,7 @@ from yatxmilter._engine.decorators import (
     threaded,
 )
 from yatxmilter._engine.legacy import NegotiateFlags, NetworkTypes, ReturnCodes, take_old_names
+from yatxmilter._engine.member import Member
 from yatxmilter._engine.on_error import OnError, on_error_option
 from yatxmilter._engine.shadow_statistics import Shadow, shadow_option
 from yatxmilter._options import (
@@ -86,7 +87,7 @@ class Milter:
 
     factory: MilterFactory = None  # type: ignore[assignment]
     protocol: MilterProtocol = None  # type: ignore[assignment]
-    _context: Context | None = None
+    _member: Member | None = None
     _named: ClassVar[bool] = False
     # What stands for callbacks, in classes that have other methods for the author, and for which.
     _hooks: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -228,9 +229,10 @@ class Milter:
         return self._ctx().message_state
 
     def _ctx(self) -> Context:
-        if self._context is None:
+        member = self._member
+        if member is None:
             raise WrongStage(f"{self.xxfi_name} is not on a connection (addMilter puts it there)")
-        return self._context
+        return member.context
 
     def smfi_getsymval(self, symname: str | bytes) -> str | None:
         """

@@ -25,7 +25,7 @@ class IMilter(Interface):
     ``xxfi_abort``, ``xxfi_close`` and ``xxfi_mta_close``, whose results are ignored, returns a
     return code, a ``Deferred`` of one, a coroutine, or ``None``, which means SMFIS_CONTINUE.
 
-    A provider that is no `Milter` finds libmilter's ``smfi_*`` functions on the context that
+    A provider that is not a `Milter` finds libmilter's ``smfi_*`` functions on the context that
     ``protocol.contextOf(milter)`` gives.
     """
 
@@ -136,7 +136,7 @@ class IMilterObserver(Interface):
     Is told what happens on the connections of a `MilterProtocolFactory`, as it happens.
 
     `yatxmilter.defaults.MilterObserver` has all methods, and each does nothing: subclass it and
-    override what you want to know. A method that nobody has overridden costs nothing. Give
+    override what you want to know. A method that you do not override costs nothing. Give
     observers to the factory, as ``observers=`` or by ``addObserver()``: they are told of the
     connections that come after that.
 
@@ -193,7 +193,7 @@ class IMilterObserver(Interface):
         A callback has answered, ``seconds`` after it was called.
 
         ``answer`` is a return code in a word, such as ``"tempfail"``, ``"continue"`` for ``None``
-        too; ``"noreply"``; ``"error"`` for an exception and for what is no answer; ``"cancelled"``
+        too; ``"noreply"``; ``"error"`` for an exception or a wrong result; ``"cancelled"``
         where it was late or no longer needed; or ``"done"`` of a callback that gives no return
         code, such as ``xxfi_abort`` and ``xxfi_negotiate``.
         """

@@ -306,6 +306,7 @@ class MadeFromCode(SphinxDirective):
             for path in (ROOT / folder).glob(pattern):
                 self.env.note_dependency(str(path))
         self.env.note_dependency(str(ROOT / "tests" / "test_layers.py"))
+        self.env.note_dependency(str(ROOT / "benchmarks" / "result.json"))
 
 
 class Generated(MadeFromCode):

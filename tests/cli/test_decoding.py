@@ -56,8 +56,8 @@ BROKEN = {
     (True, "H", b"no end"): ("HELO", "NUL"),
     (True, "D", b""): ("MACRO", "letter"),
     (True, "M", b"no end"): ("MAIL", "NUL"),
-    (True, "Z", b"what"): ("'Z'", "no letter of the MTA"),
-    (False, "Z", b""): ("'Z'", "no letter of the milter"),
+    (True, "Z", b"what"): ("'Z'", "not a letter of the MTA"),
+    (False, "Z", b""): ("'Z'", "not a letter of the milter"),
     (False, "m", b"\0"): ("CHGHEADER", "index"),
 }
 

@@ -142,8 +142,8 @@ class AnswerTests(MilterCase):
             run = self.postfix(f"smtpd_milters = inet:127.0.0.1:{port}, unix:old.sock\n")
         self.assertEqual(run.status, 2)
         said = [each["what"] for each in run.findings if each["check"] == "answer-refused"]
-        self.assertIn("nobody listens there; clients are told to try again", said[0])
-        self.assertIn("nobody listens at the socket, which a milter that has gone", said[1])
+        self.assertIn("no program listens there; clients are told to try again", said[0])
+        self.assertIn("no milter listens at the socket; a milter that has ended", said[1])
 
     def test_hangs_up(self) -> None:
         """

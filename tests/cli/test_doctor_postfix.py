@@ -301,10 +301,10 @@ class ReadingTests(DoctorCase):
         What is wrong in the braces of a milter is told with what Postfix would do.
         """
         table = {
-            "default_acton=accept": "is no setting of a milter",
+            "default_acton=accept": "is not a setting of a milter",
             "default_action=drop": "the default action 'drop' is unknown",
             "default_action=": "the default action '' is unknown",
-            "command_timeout=x": "command_timeout is 'x', which is no time",
+            "command_timeout=x": "command_timeout is 'x', which is not a time",
             "protocol=7": "milter_protocol is '7', which Postfix does not know",
             "protocol=no_header_reply": "which Postfix does not know",
             "protocol=nosuch": "which Postfix does not know",

@@ -94,7 +94,7 @@ class ReadingTests(DoctorCase):
             "S=inet:9900@127.0.0.1, nonsense": "'nonsense' has no =",
             "S=inet:9900@127.0.0.1, F=T, T=C:30s;S:30s;": "'' has no colon",
             "S=inet:9900@127.0.0.1, T=C:30s;X:30s": "there is no time-out X",
-            "S=inet:9900@127.0.0.1, T=R:abc": "'abc' is no time",
+            "S=inet:9900@127.0.0.1, T=R:abc": "'abc' is not a time",
             "S=inet:9900@127.0.0.1, T=C:30s,R:3s": "'R:3s' has no =",
         }
         for equates, words in table.items():

@@ -424,7 +424,7 @@ class RecordTests(ReplayCase):
         A record that cannot be used is named, with the line, and the status is 3.
         """
         table = {
-            "line 3 is no OPTNEG": [(">", "H", b"x\0")],
+            "line 3 is not an OPTNEG": [(">", "H", b"x\0")],
             "line 5 has the letter 'Z'": session((">", "Z", b"")),
             "line 3 cannot be read": [(">", "O", b"x")],
         }

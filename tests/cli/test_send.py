@@ -255,7 +255,7 @@ class ReportTests(SendCase):
             },
         )
         self.assertEqual((bad["result"], bad["number"]), ("error", 2))
-        self.assertIn("is no message", bad["error"])
+        self.assertIn("is not a message", bad["error"])
         self.assertIn("Summary", run.err)
         (held,) = self.send(Holder, "--json", "--expect", "reject").rows
         self.assertEqual((held["quarantine"], held["expected"]), ("looks odd", False))
@@ -337,7 +337,7 @@ class FailureTests(SendCase):
         """
         run = self.send(Milter, self.message, self.write("none", b""), "-q")
         self.assertTrue(run.out.startswith("UNUSABLE: messages 1"), run.out)
-        self.assertIn(f"; first error: {self.folder}/none: is no message", run.out)
+        self.assertIn(f"; first error: {self.folder}/none: is not a message", run.out)
 
     def test_hangs_up(self) -> None:
         """
@@ -814,19 +814,19 @@ class ArgumentTests(SendCase):
         """
         table = {
             ("--to", "inet:x@y@z"): "'inet:x@y@z' is no milter's address",
-            ("--client", "host"): "'host' is no IPv4 or IPv6 address",
-            ("--client-port", "70000"): "'70000' is no port",
-            ("--client-port", "x"): "'x' is no port",
-            ("--macro", "i"): "'i' is no macro",
-            ("--macro", "=x"): "'=x' is no macro",
-            ("--macro", "nowhere:i=x"): "'nowhere:i=x' is no macro",
-            ("--macro", ":i=x"): "':i=x' is no macro",
+            ("--client", "host"): "'host' is not an IPv4 or IPv6 address",
+            ("--client-port", "70000"): "'70000' is not a port",
+            ("--client-port", "x"): "'x' is not a port",
+            ("--macro", "i"): "'i' is not a macro",
+            ("--macro", "=x"): "'=x' is not a macro",
+            ("--macro", "nowhere:i=x"): "'nowhere:i=x' is not a macro",
+            ("--macro", ":i=x"): "':i=x' is not a macro",
             ("--expect", "accept,ok"): "'ok' is none of accept, quarantine,",
-            ("--repeat", "0"): "'0' is no whole number above 0",
-            ("--concurrency", "x"): "'x' is no whole number above 0",
-            ("--timeout", "x"): "'x' is no number of seconds above 0",
-            ("--timeout", "nan"): "'nan' is no number of seconds above 0",
-            ("--max-time", "-1"): "'-1' is no number of seconds above 0",
+            ("--repeat", "0"): "'0' is not a whole number above 0",
+            ("--concurrency", "x"): "'x' is not a whole number above 0",
+            ("--timeout", "x"): "'x' is not a number of seconds above 0",
+            ("--timeout", "nan"): "'nan' is not a number of seconds above 0",
+            ("--max-time", "-1"): "'-1' is not a number of seconds above 0",
         }
         for words, complaint in table.items():
             err = io.StringIO()

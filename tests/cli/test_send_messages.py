@@ -133,7 +133,7 @@ class ReadTests(FolderCase):
 
     def test_errors(self) -> None:
         """
-        What is not there, is empty or is no message is given as an error, and the rest is read.
+        What is not there, is empty or is not a message is given as an error, and the rest is read.
         """
         good = self.write("good", b"A: b\n\n")
         (self.folder / "none").mkdir()
@@ -151,7 +151,7 @@ class ReadTests(FolderCase):
             [one.error.partition(":")[0] for one in read_messages(paths)],
             [
                 "cannot be read",
-                *["is no message"] * 3,
+                *["is not a message"] * 3,
                 "",
                 "is a folder without messages in it",
                 "",

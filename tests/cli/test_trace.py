@@ -339,15 +339,15 @@ class ViewTests(SynchronousTestCase):
 
     def test_garbage(self) -> None:
         """
-        What is no milter protocol is said to be so once, and the other side is still decoded.
+        Bytes that are not milter protocol are reported once, and the other side is still decoded.
         """
         for data in (b"EHLO example.org\r\n", b"more"):
             self.view.passed(1, True, data)
         self.view.passed(1, False, b"\0\0\0\1Z")
         self.view.ended(1, True, "reset")
         text = self.out.getvalue()
-        self.assertEqual(text.count("no milter protocol"), 1)
-        self.assertIn("'Z' is no letter of the milter", text)
+        self.assertEqual(text.count("not milter protocol"), 1)
+        self.assertIn("'Z' is not a letter of the milter", text)
         self.assertIn("(the MTA reset)", text)
         self.assertEqual(self.kept.getvalue().count('"type": "undecoded"'), 1)
 
@@ -371,7 +371,7 @@ class ViewTests(SynchronousTestCase):
         self.view.passed(1, True, b"\0\x10\0\0B" + bytes(0xFFFFF))
         self.assertIn("BODY        1048575 bytes", self.out.getvalue())
         self.view.passed(1, True, b"\0\x10\0\1B")
-        self.assertIn("no milter protocol: packet length 1048577", self.out.getvalue())
+        self.assertIn("not milter protocol: packet length 1048577", self.out.getvalue())
 
     def test_linear(self) -> None:
         """

@@ -184,7 +184,7 @@ class RecordTests(SynchronousTestCase):
             "line 3 is of connection 7": changed(3, connection=7),
             "line 3 has from 'me', expected mta or milter": changed(3, **{"from": "me"}),
             "line 3 has the letter 'HH'": changed(3, letter="HH"),
-            "line 3 has a payload that is no bytes": changed(3, payload="\ud800"),
+            "line 3 has a payload that is not bytes": changed(3, payload="\ud800"),
             "line 3 needs payload, a text, which is 4": changed(3, payload=4),
             "line 3 is of an unknown type, 'letter'": changed(3, type="letter"),
             "line 4 opens connection 1 a second time": changed(4, type="open"),
@@ -194,7 +194,7 @@ class RecordTests(SynchronousTestCase):
                 changed(5, type="end", connections=1, packets=2)
             ),
             "line 3 is [], expected an object": [*changed(1)[:2], b"[]\n"],
-            "line 3 is no JSON": [*changed(1)[:2], b"[" * 100_000],
+            "line 3 is not JSON": [*changed(1)[:2], b"[" * 100_000],
             "line 4 begins a new recording before the end": [*changed(1)[:3], *changed(1)],
         }
         for expected, lines in table.items():

@@ -1,41 +1,31 @@
 """
-Tests of `yatxmilter._engine.command_order`: which calls commands give, state by state.
+Tests of the order of commands: which callbacks they lead to, state by state.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.sessions import (
-    PAYLOADS,
-    STATES,
-    WAYS,
-    called,
-    command_packet,
-    command_packets,
-    pull_calls,
-    session_after,
-)
+from tests.conversation_helpers import ConversationTestCase, Waiting
+from tests.sessions import WAYS, Dialogue, command_packet, command_packets
 from yatxmilter import constants as c
-from yatxmilter._engine.command_order import Session
-from yatxmilter._wire import commands
 
 COLUMNS = "O C H M R T L N B E U A Q K D"
-#: State -> for each command, the calls it gives: its own, or that of an abort; "-" for none.
+#: State -> for each command, the calls it gives: its own, that of an abort, or "-" for none.
 MATRIX = {
-    "INIT": "O -  H  M - - - - - - U - Q  K -",
-    "OPTS": "- C  H  M - - - - - - U - Q  K -",
-    "CONN": "- -  H  M - - - - - - U - Q  K -",
-    "HELO": "- -  H  M - - - - - - U - Q  K -",
-    "MAIL": "A A AH AM R A A A A A U A AQ K -",
-    "RCPT": "A A AH AM R T L N B E U A AQ K -",
-    "DATA": "A A AH AM A A L N A A U A AQ K -",
-    "HDRS": "A A AH AM A A L N A A U A AQ K -",
-    "EOHS": "A A AH AM A A A A B E U A AQ K -",
-    "BODY": "A A AH AM A A A A B E U A AQ K -",
-    "ENDM": "- -  H  M - - - - - - U - Q  K -",
-    "ABRT": "- -  H  M - - - - - - U - Q  K -",
-    "Q_NC": "- C  H  M - - - - - - U - Q  K -",
+    "INIT": "O -  H  M - - - - - - U -  Q  K -",
+    "OPTS": "- C  H  M - - - - - - U -  Q  K -",
+    "CONN": "- -  H  M - - - - - - U -  Q  K -",
+    "HELO": "- -  H  M - - - - - - U -  Q  K -",
+    "MAIL": "A A AH AM R A A A A A U A AQ AK -",
+    "RCPT": "A A AH AM R T L N B E U A AQ AK -",
+    "DATA": "A A AH AM A A L N A A U A AQ AK -",
+    "HDRS": "A A AH AM A A L N A A U A AQ AK -",
+    "EOHS": "A A AH AM A A A A B E U A AQ AK -",
+    "BODY": "A A AH AM A A A A B E U A AQ AK -",
+    "ENDM": "- -  H  M - - - - - - U -  Q  K -",
+    "ABRT": "- -  H  M - - - - - - U -  Q  K -",
+    "Q_NC": "- C  H  M - - - - - - U -  Q  K -",
 }
 #: Command -> the state it leads to where it is accepted; others leave the state as it is.
 LEADS_TO = {
@@ -49,25 +39,26 @@ class OrderTests(SynchronousTestCase):
     Commands are handled in libmilter's order.
     """
 
+    def _called(self, before: str, letters: str, *, declined: int = 0) -> str:
+        dialogue = Dialogue(before, declined=declined)
+        dialogue.receive(command_packets(letters))
+        return dialogue.called()
+
     def test_ways(self) -> None:
         """
         The usual dialogue is legal, and each of its commands leads to its state.
         """
-        states = {state: STATES[session_after(way).state] for state, way in WAYS.items()}
+        states = {state: Dialogue(way).state for state, way in WAYS.items()}
         self.assertEqual(states, {state: state for state in WAYS})
 
     def test_matrix(self) -> None:
         """
         Each command in each state gives libmilter's calls; U and K are served in all states.
         """
-        actual = {}
-        for state, way in WAYS.items():
-            cells = []
-            for letter in COLUMNS.split():
-                session = session_after(way)
-                session.receive(command_packet(letter))
-                cells.append(called(session) or "-")
-            actual[state] = cells
+        actual = {
+            state: [self._called(way, letter) or "-" for letter in COLUMNS.split()]
+            for state, way in WAYS.items()
+        }
         self.assertEqual(actual, {state: row.split() for state, row in MATRIX.items()})
 
     def test_states_afterwards(self) -> None:
@@ -76,105 +67,98 @@ class OrderTests(SynchronousTestCase):
         """
         for state, row in MATRIX.items():
             for letter, calls in zip(COLUMNS.split(), row.split(), strict=True):
-                session = session_after(WAYS[state])
-                session.receive(command_packet(letter))
-                pull_calls(session)
+                dialogue = Dialogue(WAYS[state])
+                dialogue.receive(command_packet(letter))
                 accepted = calls.endswith(letter)
                 dropped = "HELO" if letter not in "UD" else state
                 expected = LEADS_TO.get(letter, state) if accepted else dropped
-                self.assertEqual(STATES[session.state], expected, f"{letter} in {state}")
+                self.assertEqual(dialogue.state, expected, f"{letter} in {state}")
 
     def test_one_abort_for_several(self) -> None:
         """
         Of several illegal commands in a row only the first ends the message.
         """
-        session = session_after("OCHM")
-        session.receive(command_packets("LLRNE"))
-        self.assertEqual(called(session), "A")
+        self.assertEqual(self._called("OCHM", "LLRNE"), "A")
 
     def test_abort_is_called_once(self) -> None:
         """
         A message is aborted once, however many ABORTs come, and none comes after it has ended.
         """
-        session = session_after("OCHM")
-        session.receive(command_packets("AAA"))
-        self.assertEqual(called(session), "A")
-        session = session_after("OCHMRTLNBE")
-        session.receive(command_packets("AA"))
-        self.assertEqual(called(session), "")
+        self.assertEqual(self._called("OCHM", "AAA"), "A")
+        self.assertEqual(self._called("OCHMRTLNBE", "AA"), "")
 
     def test_several_messages(self) -> None:
         """
         Messages follow each other without a reset, and with the ABORTs that Postfix sends.
         """
-        session = session_after("OC")
-        session.receive(command_packets("HMRRTLLNBBEMRTLNBEAMRAAHMRTNEAAQ"))
-        self.assertEqual(called(session), "HMRRTLLNBBEMRTLNBEMRAHMRTNEQ")
+        called = self._called("OC", "HMRRTLLNBBEMRTLNBEAMRAAHMRTNEAAQ")
+        self.assertEqual(called, "HMRRTLLNBBEMRTLNBEMRAHMRTNEQ")
 
     def test_steps_left_out(self) -> None:
         """
         From RCPT on, DATA, headers, their end and the body may be left out.
         """
         for letters in ("MRLNBE", "MRTNBE", "MRNBE", "MRBE", "MRE", "MRTLNE"):
-            session = session_after("OCH")
-            session.receive(command_packets(letters))
-            self.assertEqual(called(session), letters)
+            self.assertEqual(self._called("OCH", letters), letters)
 
     def test_unknown_command_in_a_message(self) -> None:
         """
         After U the message goes on where it was: nothing of it is lost, with or without DATA.
         """
-        session = session_after("OCHMR")
-        session.receive(command_packets("URUTULUNUBUE"))
-        self.assertEqual(called(session), "URUTULUNUBUE")
-        session = session_after("OCHMR", declined=c.SMFIP_NODATA)
-        session.receive(command_packets("ULNBE"))
-        self.assertEqual(called(session), "ULNBE")
+        self.assertEqual(self._called("OCHMR", "URUTULUNUBUE"), "URUTULUNUBUE")
+        self.assertEqual(self._called("OCHMR", "ULNBE", declined=c.SMFIP_NODATA), "ULNBE")
 
     def test_unknown_command_before_negotiation(self) -> None:
         """
         U before negotiation does not stand in its way.
         """
-        session = session_after("U")
-        session.receive(command_packets("OC"))
-        self.assertEqual(called(session), "OC")
+        self.assertEqual(self._called("U", "OC"), "OC")
 
     def test_quit_nc(self) -> None:
         """
         After QUIT_NC a new connection begins without negotiation, wherever it came.
         """
         for state, way in WAYS.items():
-            session = session_after(way)
-            session.receive(command_packets("KCHMRE"))
-            self.assertEqual(called(session), "KCHMRE", state)
+            called = self._called(way, "KCHMRE")
+            aborts = "A" if state in ("MAIL", "RCPT", "DATA", "HDRS", "EOHS", "BODY") else ""
+            self.assertEqual(called, aborts + "KCHMRE", state)
 
     def test_second_negotiation(self) -> None:
         """
         A second OPTNEG is dropped, and a CONNECT behind it too.
         """
-        session = session_after("O")
-        session.receive(command_packets("OC"))
-        self.assertEqual(called(session), "")
+        self.assertEqual(self._called("O", "OC"), "")
+
+
+class DroppedTests(ConversationTestCase):
+    """
+    What is out of order is told of once.
+    """
 
     def test_dropped(self) -> None:
         """
-        What was dropped last is remembered with the state it came in, for the log.
+        What was dropped first is logged with the state it came in; further ones are not.
         """
-        session = session_after("OCHMRTLNBE")
-        self.assertEqual(session.dropped, None)
-        session.receive(command_packet("R"))
-        pull_calls(session)
-        self.assertEqual(session.dropped, "RCPT in state ENDM")
-        session.receive(command_packet("T"))
-        pull_calls(session)
-        self.assertEqual(session.dropped, "DATA in state HELO")
+        dialogue = Dialogue("OCHMRTLNBE")
+        self.assertNotIn("out of order", self.log_text())
+        dialogue.receive(command_packet("R"))
+        self.assertIn("RCPT in state ENDM", self.log_text())
+        dialogue.receive(command_packet("T"))
+        self.assertNotIn("DATA in state", self.log_text())
+
+    def test_dropped_behind_an_abort(self) -> None:
+        """
+        What ends a message and is out of order in itself is dropped after HELO.
+        """
+        Dialogue("OCHM").receive(command_packet("T"))
+        self.assertIn("DATA in state HELO", self.log_text())
 
     def test_stray_abort(self) -> None:
         """
         A stray ABORT, which Postfix sends after each message, is dropped without a note.
         """
-        session = session_after("OCHMRTLNBEA")
-        self.assertEqual((session.dropped, STATES[session.state]), (None, "HELO"))
+        self.assertEqual(Dialogue("OCHMRTLNBEA").state, "HELO")
+        self.assertNotIn("out of order", self.log_text())
 
 
 class DeclinedTests(SynchronousTestCase):
@@ -187,9 +171,9 @@ class DeclinedTests(SynchronousTestCase):
         With all steps declined an end of message is accepted in every state.
         """
         for state in WAYS:
-            session = session_after(WAYS[state], declined=c.ALL_NO_STEPS)
-            session.receive(command_packet("E"))
-            self.assertEqual(called(session)[-1:], "E", state)
+            dialogue = Dialogue(WAYS[state] or "O", declined=c.ALL_NO_STEPS)
+            dialogue.receive(command_packet("E"))
+            self.assertEqual(dialogue.called()[-1:], "E", state)
 
     def test_each_step_alone(self) -> None:
         """
@@ -199,94 +183,100 @@ class DeclinedTests(SynchronousTestCase):
                  "R": c.SMFIP_NORCPT, "T": c.SMFIP_NODATA, "L": c.SMFIP_NOHDRS,
                  "N": c.SMFIP_NOEOH, "B": c.SMFIP_NOBODY}  # fmt: skip
         for letter, step in steps.items():
-            dialogue = "OCHMRTLNBE".replace(letter, "")
-            session = Session()
-            session.receive(command_packet("O"))
-            pull_calls(session)
-            session.decline(step)
-            session.receive(command_packets(dialogue[1:]))
-            self.assertEqual(called(session), dialogue[1:], letter)
+            letters = "CHMRTLNBE".replace(letter, "")
+            dialogue = Dialogue("O", declined=step)
+            dialogue.receive(command_packets(letters))
+            self.assertEqual(dialogue.called(), letters, letter)
 
     def test_declined_and_sent(self) -> None:
         """
-        A declined step that is sent all the same is a call like any other.
+        A declined step that is sent all the same is answered, and opens a message as any other.
         """
-        session = session_after("O", declined=c.ALL_NO_STEPS)
-        session.receive(command_packets("CHMRTLNBEU"))
-        self.assertEqual(called(session), "CHMRTLNBEU")
+        dialogue = Dialogue("O", declined=c.ALL_NO_STEPS)
+        answers = dialogue.receive(command_packets("CHMRTLNB"))
+        self.assertEqual(answers, 8 * b"\0\0\0\1c")
+        self.assertEqual(dialogue.called(), "")
+        self.assertEqual(dialogue.told(), "AQ")
 
     def test_each_connection_its_own(self) -> None:
         """
         What one connection declines does not loosen the order of another.
         """
-        loose = session_after("OC", declined=c.ALL_NO_STEPS)
-        strict = session_after("OC")
-        for session in (loose, strict):
-            session.receive(command_packet("E"))
-        self.assertEqual([called(loose), called(strict)], ["E", ""])
+        loose = Dialogue("OC", declined=c.ALL_NO_STEPS)
+        strict = Dialogue("OC")
+        for dialogue in (loose, strict):
+            dialogue.receive(command_packet("E"))
+        self.assertEqual([loose.called(), strict.called()], ["E", ""])
 
 
 class MessageTests(SynchronousTestCase):
     """
-    A session knows whether a message is open.
+    A milter is told of the end of a message that is open, and of no other.
     """
 
     def test_in_message(self) -> None:
         """
         A message is open from its first command on, whichever of them that is.
         """
-        in_message = {
-            state: session_after(way).in_message for state, way in WAYS.items() if state != "INIT"
-        }
+        told = {state: Dialogue(way).told() for state, way in WAYS.items()}
         opened = ("MAIL", "RCPT", "DATA", "HDRS", "EOHS", "BODY")
-        self.assertEqual(in_message, {state: state in opened for state in in_message})
+        self.assertEqual(told, {state: "AQ" if state in opened else "Q" for state in told})
         for letter in "MRTLNB":
-            session = session_after("O" + letter, declined=c.ALL_NO_STEPS)
-            self.assertTrue(session.in_message, letter)
+            dialogue = Dialogue("O" + letter, declined=c.ALL_NO_STEPS)
+            self.assertEqual(dialogue.told(), "AQ", letter)
 
     def test_open_at_end_of_message(self) -> None:
         """
         While the end of message is handled a message is open, even if that is all there was of it.
         """
         for way, declined in (("OCHMR", 0), ("O", c.ALL_NO_STEPS)):
-            session = session_after(way, declined=declined)
-            session.receive(command_packet("E"))
-            self.assertIs(session.next_call(), commands.EOM_ROW)
-            self.assertTrue(session.in_message)
+            dialogue = Dialogue(way + "E", declined=declined, eom=Waiting())
+            self.assertEqual(dialogue.told(), "AQ")
 
     def test_finish(self) -> None:
         """
         A final answer ends the message: the rest of it is dropped, the next one is served.
         """
-        for state in ("MAIL", "RCPT", "DATA", "HDRS", "EOHS", "BODY"):
-            session = session_after(WAYS[state])
-            self.assertTrue(session.finish(), state)
-            self.assertEqual((STATES[session.state], session.in_message), ("HELO", False))
-            session.receive(command_packets("RTLNBEAMR"))
-            self.assertEqual(called(session), "MR", state)
+        for way, name in (
+            ("OCHM", "envfrom"), ("OCHMR", "envrcpt"), ("OCHMRT", "data"), ("OCHMRTL", "header"),
+            ("OCHMRTLN", "eoh"), ("OCHMRTLNB", "body"),
+        ):  # fmt: skip
+            answers = [c.SMFIS_ACCEPT]
+            dialogue = Dialogue(
+                way, **{name: lambda *_, answers=answers: answers.pop() if answers else None}
+            )
+            self.assertEqual(dialogue.state, "HELO", name)
+            dialogue.receive(command_packets("RTLNBEAMR"))
+            self.assertEqual(dialogue.called(), "MR", name)
 
     def test_finish_without_message(self) -> None:
         """
         A final answer to CONNECT or HELO ends no message.
         """
-        for letters in ("OC", "OCH"):
-            session = session_after(letters)
-            self.assertFalse(session.finish())
-            self.assertEqual(STATES[session.state], "HELO")
+        for letters, name in (("OC", "connect"), ("OCH", "helo")):
+            dialogue = Dialogue(letters, **{name: c.SMFIS_REJECT})
+            self.assertEqual(dialogue.state, "HELO")
+            self.assertEqual(dialogue.told(), "Q")
 
     def test_pending_command_after_abort(self) -> None:
         """
         The command that ended a message comes as soon as the abort has been handled.
         """
-        session = session_after("OCHMR")
-        session.receive(command_packets("MR"))
-        self.assertIs(session.next_call(), commands.ABORT_ROW)
-        self.assertEqual((session.payload, STATES[session.state]), (b"", "HELO"))
-        session.in_message = False
-        self.assertIs(session.next_call(), commands.MAIL_ROW)
-        self.assertEqual(session.payload, PAYLOADS["M"])
-        self.assertTrue(session.in_message)
-        self.assertIs(session.next_call(), commands.RCPT_ROW)
+        aborting = Waiting()
+        dialogue = Dialogue("OCHMR", abort=aborting)
+        dialogue.receive(command_packets("MR"))
+        self.assertEqual((dialogue.called(), dialogue.state), ("A", "HELO"))
+        aborting.fire(None)
+        self.assertEqual(dialogue.called(), "MR")
+
+    def test_lost_before_the_pending_command(self) -> None:
+        """
+        When the MTA goes while the abort is handled, the command behind it is not.
+        """
+        dialogue = Dialogue("OCHMR", abort=Waiting())
+        dialogue.receive(command_packets("MR"))
+        self.assertEqual(dialogue.called(), "A")
+        self.assertEqual(dialogue.told(), "Q")
 
 
 class LastChunkTests(SynchronousTestCase):
@@ -294,58 +284,64 @@ class LastChunkTests(SynchronousTestCase):
     An end of message may bring the last chunk of the body.
     """
 
-    def _with_chunk(self, letters: str = "OCHMRN") -> Session:
-        session = session_after(letters)
-        session.receive(command_packet("E", b"abc"))
-        self.assertIs(session.next_call(), commands.BODY_ROW)
-        self.assertEqual((session.payload, session.last_chunk), (b"abc", True))
-        return session
-
     def test_two_calls(self) -> None:
         """
         BODYEOB with data is a body call, and then an end of message.
         """
-        session = self._with_chunk()
-        self.assertTrue(session.in_message)
-        self.assertIs(session.next_call(), commands.EOM_ROW)
-        self.assertEqual((session.payload, session.last_chunk), (b"", False))
-        self.assertEqual(STATES[session.state], "ENDM")
-        session.in_message = False
-        session.receive(command_packets("MR"))
-        self.assertEqual(called(session), "MR")
+        dialogue = Dialogue("OCHMRN")
+        self.assertEqual(dialogue.receive(command_packet("E", b"abc")), b"\0\0\0\1c")
+        self.assertEqual(dialogue.calls(), [("B", (b"abc",)), ("E", ())])
+        self.assertEqual(dialogue.state, "ENDM")
+        dialogue.receive(command_packets("MR"))
+        self.assertEqual(dialogue.called(), "MR")
+
+    def test_chunk_is_waited_for(self) -> None:
+        """
+        The end of message comes when the chunk has been answered, and not before.
+        """
+        body = Waiting()
+        dialogue = Dialogue("OCHMRN", body=body)
+        self.assertEqual(dialogue.receive(command_packet("E", b"abc") + command_packet("M")), b"")
+        self.assertEqual(dialogue.called(), "B")
+        body.fire()
+        self.assertEqual(dialogue.called(), "EM")
 
     def test_final_answer_to_the_chunk(self) -> None:
         """
         When the last chunk's answer is final there is no end of message behind it.
         """
-        session = self._with_chunk()
-        self.assertTrue(session.finish())
-        self.assertEqual(session.next_call(), None)
-        session.receive(command_packets("EMR"))
-        self.assertEqual(called(session), "MR")
+        for answer in (c.SMFIS_REJECT, Waiting()):
+            dialogue = Dialogue("OCHMRN", body=answer)
+            answered = dialogue.receive(command_packet("E", b"abc"))
+            if isinstance(answer, Waiting):
+                answer.fire(c.SMFIS_REJECT)
+                answered = dialogue.conversation.written()
+            self.assertEqual(answered, b"\0\0\0\1r")
+            dialogue.receive(command_packets("EMR"))
+            self.assertEqual(dialogue.called(), "BMR")
 
     def test_not_before_the_chunk_is_handled(self) -> None:
         """
         Commands behind BODYEOB come after its own end of message.
         """
-        session = session_after("OCHMR")
-        session.receive(command_packet("E", b"abc") + command_packets("MR"))
-        self.assertEqual(called(session), "BEMR")
+        dialogue = Dialogue("OCHMR")
+        dialogue.receive(command_packet("E", b"abc") + command_packets("MR"))
+        self.assertEqual(dialogue.called(), "BEMR")
 
     def test_only_a_chunk_of_its_own(self) -> None:
         """
-        A plain body chunk is not the last one, also when one was before.
+        A plain body chunk is not the last one, also when one was before: it is answered.
         """
-        session = self._with_chunk()
-        session.finish()
-        session.receive(command_packets("MRB"))
-        pull_calls(session)
-        self.assertFalse(session.last_chunk)
+        answers = [c.SMFIS_REJECT]
+        dialogue = Dialogue("OCHMRN", body=lambda *_: answers.pop() if answers else None)
+        dialogue.receive(command_packet("E", b"abc"))
+        dialogue.receive(command_packets("MR"))
+        self.assertEqual(dialogue.receive(command_packet("B")), b"\0\0\0\1c")
 
     def test_illegal(self) -> None:
         """
         A BODYEOB with data that is illegal ends the message and is dropped whole.
         """
-        session = session_after("OCHM")
-        session.receive(command_packet("E", b"abc"))
-        self.assertEqual(pull_calls(session), [("A", b"")])
+        dialogue = Dialogue("OCHM")
+        dialogue.receive(command_packet("E", b"abc"))
+        self.assertEqual(dialogue.calls(), [("A", ())])

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contexts import EXAMPLES, FLAGS, ContextCase
+from tests.contexts import EXAMPLES, FLAGS, ContextCase, CountingSession
 from tests.helpers import outcome
 from yatxmilter import constants as c
 from yatxmilter._engine.context import Context
 from yatxmilter._wire.commands import ACTIONS
-from yatxmilter._wire.macros import MacroStore
 from yatxmilter.errors import NotNegotiated, UsageError, ValueNotSendable, WrongStage
 
 
@@ -105,7 +104,7 @@ class StageTests(ContextCase):
         """
         A context that has not negotiated can do nothing yet.
         """
-        fresh = Context(MacroStore(), self._progress)
+        fresh = Context(CountingSession())
         for function, args in EXAMPLES.items():
             self.assertRaises(UsageError, getattr(fresh, function), *args)
         self.assertRaises(WrongStage, fresh.setsymlist, 0, "i")

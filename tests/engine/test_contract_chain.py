@@ -522,7 +522,7 @@ class EditTests(ConversationTestCase):
             waiting = Waiting()
             conversation = chain(full(helo=waiting, quiet=quiet))
             conversation.send(HELO)
-            self.patch(conversation.protocol._conversation._fanout, "_continue", broken)
+            self.patch(conversation.protocol._conversation.merge, "_continue", broken)
             conversation.transport.clear()
             waiting.fire()
             self.assertEqual(conversation.transport.value(), expected)

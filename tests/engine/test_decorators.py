@@ -329,11 +329,9 @@ class HookTests(ConversationTestCase):
                 pass
 
             @rejected_recipients
-            @threaded
             def recipient(self, msg: Message, rcpt: Recipient) -> None:
                 seen.append((rcpt.address, self.smfi_getsymval("{rcpt_addr}")))
 
-            @threaded
             def message(self, msg: Message) -> int:
                 seen.append([rcpt.address for rcpt in msg.recipients])
                 return msg.reject(550, text="no")

@@ -156,7 +156,7 @@ class CutTests(ConversationTestCase):
             self.assert_told(milter.seen, kind is Failing)
             self.assertTrue(all(one.called for one in milter.awaited))
         self.assertEqual(clock.getDelayedCalls(), [])
-        self.assertEqual((factory.connections, factory.admission._by_peer.total()), (set(), 0))
+        self.assertEqual((factory.connections, factory.admission.count), (set(), 0))
         parse(wire.value())
 
     def assert_told(self, seen: list[str], failing: bool) -> None:

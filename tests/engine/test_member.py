@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.contexts import CountingSession
 from tests.conversation_helpers import (
     DATA,
     DECLINED,
@@ -26,9 +27,7 @@ from tests.conversation_helpers import (
 from tests.helpers import outcome
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter._engine.context import Context
-from yatxmilter._engine.member import CALLBACKS, Member, wanted_callbacks
-from yatxmilter._wire.macros import MacroStore
+from yatxmilter._engine.member import CALLBACKS, Member, shape_of, wanted_callbacks
 from yatxmilter._wire.payloads import Offer
 from yatxmilter.errors import NegotiationError, ReturnCodeError
 
@@ -41,8 +40,7 @@ def member(made: Any) -> Member:
     """
     Make a member of a milter.
     """
-    wanted = wanted_callbacks(made, Milter)
-    return Member(made, 0, wanted, Context(MacroStore(), lambda: None))
+    return Member(made, 0, shape_of(made, Milter), CountingSession())
 
 
 class WantedTests(SynchronousTestCase):

@@ -218,7 +218,7 @@ class OddTestCase(ConversationTestCase):
             self.assertEqual(heard.count("mta_close"), 1, heard)
             self.assertEqual(heard[-2:], ["close", "mta_close"])
         self.assertEqual(conversation.factory.connections, set())
-        self.assertEqual(conversation.factory.admission._by_peer.total(), 0)
+        self.assertEqual(conversation.factory.admission.count, 0)
         self.assertEqual(conversation.clock.getDelayedCalls(), [])
 
     def assert_one_line(self, stage: str, what: object) -> None:
@@ -672,10 +672,10 @@ class QuitTests(ConversationTestCase):
         """
         conversation = started(full())
 
-        def lost(_: Failure) -> None:
+        def lost(*_: object) -> None:
             raise RuntimeError("bug of ours")
 
-        conversation.protocol._conversation.lost = lost
+        self.patch(type(conversation.protocol._conversation), "lost", lost)
         conversation.transport.connected = False
         with self.assertRaises(RuntimeError):
             conversation.protocol.connectionLost(Failure(CancelledError()))

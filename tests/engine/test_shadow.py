@@ -334,7 +334,7 @@ class VerdictTests(ConversationTestCase):
         (real,) = conversation.protocol.milters
         made = conversation.factory.milter_factories[0].milter.made[0]
         self.assertIsNot(real, made)
-        self.assertIs(conversation.protocol.contextOf(made), made._context)
+        self.assertIs(conversation.protocol.contextOf(made), made._ctx())
 
 
 class AgreementTests(ConversationTestCase):

@@ -292,7 +292,7 @@ class World:
         while self.script.awaited:
             self.script.fire()
         assert not self.factory.connections
-        assert not self.factory.admission._by_peer
+        assert not self.factory.admission.count
         if self.gave_up:
             assert self.drained
         left = self.clock.getDelayedCalls()

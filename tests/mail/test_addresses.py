@@ -150,6 +150,8 @@ class ReadingTests(SynchronousTestCase):
             ('a@b.test, "open', ["a@b.test", "open"], "no @"),
             ("Name <>", [""], ""),
             ("A: <>;", [""], ""),
+            ("A:<>;", [""], ""),
+            ("(x)<>", [""], ""),
             ("(x) <>", [""], ""),
             ("<>, <>", ["", ""], ""),
             ("<", [], "not closed"),
@@ -160,7 +162,7 @@ class ReadingTests(SynchronousTestCase):
             value = read(raw)
             self.assertEqual(specs(value), expected, raw)
             self.assertIn(defect, " ".join(value.defects), raw)
-        self.assertIn("no UTF-8", read("caf\udce9 <a@b.test>").defects[0])
+        self.assertIn("not UTF-8", read("caf\udce9 <a@b.test>").defects[0])
         self.assertEqual(str(read("Name <>").addresses[0]), "Name <>")
         self.assertEqual(str(Address()), "<>")
 

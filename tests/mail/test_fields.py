@@ -210,7 +210,7 @@ class DateTests(SynchronousTestCase):
         for old in ("yesterday", ""):
             self.assertEqual(write_field("Date", f"not {old}", old), f"not {old}")
         value: Any = read_field("Date", "yesterday")
-        self.assertEqual((value.datetime, value.defects), (None, ("it is no date",)))
+        self.assertEqual((value.datetime, value.defects), (None, ("it is not a date",)))
         self.assertEqual(write_field("Resent-Date", value), "yesterday")
         self.assertEqual(read_field("Date", "26 Nov 2026 10:00 GMT").defects, ())
 
@@ -260,7 +260,8 @@ class ParameterTests(SynchronousTestCase):
         for raw in ("", "text", "text/plain/x", "; a=b", "text /plain", "name*"):
             value = read_field("Content-Type", raw)
             self.assertEqual(
-                (value.content_type, "it is no type" in value.defects), ("text/plain", True)
+                (value.content_type, "it is not a content type" in value.defects),
+                ("text/plain", True),
             )
         value = read_field("Content-Disposition", 'Attachment; filename="a b"')
         self.assertEqual(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -373,6 +373,10 @@ class EditsFromTests(SynchronousTestCase):
         self.check("postfix", filters, leading_space)
 
 
+# Of these Sendmail never fills an empty slot (H_TRACE in its conf.c).
+TRACE = ("received", "x400-received", "via", "mail-from")
+
+
 class _Lines:
     """
     A header as an MTA keeps it, in the plainest way: a list that is gone through for each edit.
@@ -402,7 +406,7 @@ class _Lines:
         ]
 
     def hidden(self, name: str) -> list[list[Any]]:
-        return self.named(name, False) if self.sendmail and name.lower() != "received" else []
+        return self.named(name, False) if self.sendmail and name.lower() not in TRACE else []
 
     def put(self, name: str, value: str) -> None:
         place = len(self.lines)
@@ -435,6 +439,14 @@ class _Lines:
             self.lines = [line for line in self.lines if line is not found[0]]
 
 
+# The next filter's Via must not take the place of the one that is deleted.
+_VIA_DELETED: list[Edit] = [
+    AddHeader("Via", "x"),
+    ChangeHeader(0, "Via", ""),
+    InsertHeader(0, "Via", "y"),
+]
+
+
 class ManyTests(SynchronousTestCase):
     """
     Many edits of many fields.
@@ -444,6 +456,7 @@ class ManyTests(SynchronousTestCase):
         st.sampled_from(FLAVOURS), st.lists(st.lists(EDITS, max_size=12), min_size=1, max_size=4)
     )
     @settings(STEADY, max_examples=300)
+    @example("sendmail", [_VIA_DELETED, [AddHeader("Via", "x")]])
     def test_as_line_by_line(self, flavour: str, filters: list[list[Edit]]) -> None:
         """
         Any edits, by any number of filters, come to what going through all lines for each comes to.
@@ -546,54 +559,43 @@ class LongTests(SynchronousTestCase):
 
 class PieceTests(SynchronousTestCase):
     """
-    Very many fields: to find one of them for the first time is done in pieces.
+    Very many fields: they are indexed in pieces.
     """
 
-    def prepared(self, flavour: str, count: int, *edits: Edit) -> list[int]:
-        """
-        Make edits with pieces and without, compare what comes of them, and count the pieces.
-        """
-        fields = [f"{'ab'[number % 2]}: {number}" for number in range(count)]
-        one, other = model(flavour, *fields), model(flavour, *fields)
-        pieces = []
-        for edit in edits:
-            pieces.append(sum(1 for _ in one.prepare(edit)))
-            one.apply(edit)
-            other.apply(edit)
-        self.assertEqual(one.state(), other.state())
-        return pieces
+    EDITS: tuple[Edit, ...] = (
+        ChangeHeader(7, "a", "x"),
+        ChangeHeader(7, "A", ""),
+        InsertHeader(9, "b", "y"),
+        AddHeader("c", "z"),
+        AddRecipient("<a@example.org>", None),
+    )
 
     def test_pieces_are_small(self) -> None:
         """
-        There are so many of them that none is long, and none once the name is known.
+        A thousand fields are a piece; when they are indexed, and in a header as most messages have
+        it, there are none.
         """
         for flavour in FLAVOURS:
-            pieces = self.prepared(
-                flavour,
-                20_000,
-                ChangeHeader(7, "a", "x"),
-                ChangeHeader(7, "A", ""),
-                InsertHeader(9, "b", "y"),
-                AddHeader("c", "z"),
-                AddRecipient("<a@example.org>", None),
-            )
-            # A hundred fields are a piece, and each is looked at in the index and in its name.
-            self.assertGreater(pieces[0], 200)
-            self.assertEqual(pieces[1], 0)
-            self.assertGreater(pieces[2], 100)
-            self.assertLess(pieces[3], 3)
-            self.assertEqual(pieces[4], 0)
+            for count, expected in ((30, 0), (20_000, 20)):
+                fields = [f"{'ab'[number % 2]}: {number}" for number in range(count)]
+                one, other = model(flavour, *fields), model(flavour, *fields)
+                self.assertEqual(sum(1 for _ in one.prepare()), expected)
+                for edit in self.EDITS:
+                    self.assertEqual(list(one.prepare()), [])
+                    one.apply(edit)
+                    other.apply(edit)
+                self.assertEqual(one.state(), other.state())
 
     def test_given_up(self) -> None:
         """
         What is begun and not done is done when it is needed.
         """
         for flavour in FLAVOURS:
-            for begun in (1, 30, 60):
+            for begun in (1, 2):
                 fields = [f"a: {number}" for number in range(2_000)]
                 one, other = model(flavour, *fields), model(flavour, *fields)
                 edit = ChangeHeader(1_999, "a", "x")
-                for _ in zip(range(begun), one.prepare(edit), strict=False):
+                for _ in zip(range(begun), one.prepare(), strict=False):
                     pass
                 one.receive("a", "late")
                 other.receive("a", "late")

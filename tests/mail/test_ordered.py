@@ -12,9 +12,27 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
 from tests.helpers import STEADY
-from yatxmilter._mail.ordered import Ordered
+from yatxmilter._mail.ordered import LARGEST, Ordered
 
-_CHANGES = st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.booleans()), max_size=60)
+_PLACES = st.one_of(st.integers(0, 40), st.integers(0, 3 * LARGEST))
+_CHANGES = st.lists(st.tuples(st.sampled_from("irc"), _PLACES, st.booleans()), max_size=60)
+
+
+class Item:
+    """
+    Something to be put in order.
+    """
+
+    def __init__(self, counts: bool) -> None:
+        self.counts = counts
+        self.block: object = None
+
+
+def ordered(items: list[Item]) -> Ordered[Item]:
+    """
+    Make a sequence that begins with some items.
+    """
+    return Ordered(items.copy(), "block", "counts")
 
 
 class OrderedTests(SynchronousTestCase):
@@ -22,46 +40,76 @@ class OrderedTests(SynchronousTestCase):
     It does what a list would do.
     """
 
-    @given(st.lists(st.booleans(), max_size=20), _CHANGES)
+    def compare(self, made: Ordered[Item], plain: list[Item], indexes: list[int]) -> None:
+        """
+        Compare what is found with what is in a list.
+        """
+        self.assertEqual(list(made), plain)
+        self.assertEqual(made.items(), plain)
+        places = [made.place(item) for item in plain]
+        self.assertEqual(places, sorted(set(places)))
+        counted = [item for item in plain if item.counts]
+        ignored = [item for item in plain if not item.counts]
+        for index in indexes:
+            self.assertIs(made.at(index), plain[index] if index < len(plain) else None)
+            found = counted[index] if index < len(counted) else None
+            self.assertIs(made.counted(index), found)
+        self.assertIs(made.ignored(last=False), ignored[0] if ignored else None)
+        self.assertIs(made.ignored(last=True), ignored[-1] if ignored else None)
+
+    def change(self, made: Ordered[Item], plain: list[Item], kind: str, at: int, how: bool) -> None:
+        """
+        Make a change to a sequence and to a list.
+        """
+        found = made.at(at)
+        if kind == "i":
+            new = Item(how)
+            made.insert(new, found)
+            plain.insert(at, new)
+        elif found is not None and kind == "r":
+            made.remove(found)
+            plain.remove(found)
+        elif found is not None and found.counts is not how:
+            found.counts = how
+            made.recount(found)
+
+    @given(st.sampled_from([0, 1, 3, 20, LARGEST - 1, LARGEST, LARGEST + 1, 3 * LARGEST]), _CHANGES)
     @settings(STEADY, max_examples=150)
-    def test_as_a_list(self, start: list[bool], changes: list[tuple[bool, int, bool]]) -> None:
+    def test_as_a_list(self, size: int, changes: list[tuple[str, int, bool]]) -> None:
         """
-        Whatever is inserted, wherever, and made to count or not, all are found by their numbers.
+        Whatever is inserted, removed, and made to count or not, all are found by their numbers.
         """
-        plain = [[number, counts] for number, counts in enumerate(start)]
-        ordered = Ordered(enumerate(start))
-        for number, (inserts, place, counts) in enumerate(changes, 1000):
-            node = ordered.at(place)
-            if inserts:
-                ordered.insert(number, counts, node)
-                plain.insert(place, [number, counts])
-            elif node is not None:
-                ordered.recount(node, counts)
-                plain[place][1] = counts
-        self.assertEqual([[node.item, node.counts] for node in ordered], plain)
-        labels = [node.label for node in ordered]
-        self.assertEqual(labels, sorted(set(labels)))
-        counted = [number for number, counts in plain if counts]
-        ignored = [number for number, counts in plain if not counts]
-        self.assertEqual(ordered.ignored(), len(ignored))
-        for index in range(len(plain) + 1):
-            for find, numbers in (
-                (ordered.at, [number for number, _ in plain]),
-                (ordered.counted, counted),
-                (ordered.ignored_at, ignored),
-            ):
-                found = find(index)
-                expected = numbers[index] if index < len(numbers) else None
-                self.assertEqual(None if found is None else found.item, expected)
+        plain = [Item(bool(number % 7)) for number in range(size)]
+        made = ordered(plain)
+        for kind, at, how in changes:
+            self.change(made, plain, kind, at, how)
+        self.compare(made, plain, [0, 1, 5, size // 2, size, size + 60])
+
+    def test_all_removed(self) -> None:
+        """
+        When all items of many have been removed, from either end, others can be put in.
+        """
+        for at in (0, -1):
+            plain = [Item(True) for _ in range(3 * LARGEST)]
+            made = ordered(plain)
+            while plain:
+                made.remove(plain.pop(at))
+            self.compare(made, plain, [0, 1])
+            self.assertIsNone(made.first(lambda _: True))
+            for kind in "iii":
+                self.change(made, plain, kind, 1, False)
+            self.compare(made, plain, [0, 1, 2, 3])
 
     def test_first_behind(self) -> None:
         """
         The first item behind something is found, if there is one.
         """
-        ordered = Ordered((number, True) for number in range(10))
-        found = ordered.first(lambda item: item > 6)
-        self.assertEqual(None if found is None else found.item, 7)
-        self.assertIsNone(ordered.first(lambda item: item > 9))
+        for size in (0, 10, 3 * LARGEST):
+            plain = [Item(True) for _ in range(size)]
+            made = ordered(plain)
+            for item, after in zip(plain, [*plain[1:], None], strict=False):
+                here = made.place(item)
+                self.assertIs(made.first(lambda other: made.place(other) > here), after)  # noqa: B023
 
     def test_growth(self) -> None:
         """
@@ -71,9 +119,9 @@ class OrderedTests(SynchronousTestCase):
         def inserting(place: int) -> Callable[[int], Callable[[], object]]:
             def prepare(size: int) -> Callable[[], object]:
                 def work() -> None:
-                    ordered = Ordered((number, True) for number in range(size))
-                    for number in range(size):
-                        ordered.insert(number, True, ordered.at(place))
+                    made = ordered([Item(True) for _ in range(size)])
+                    for _ in range(size):
+                        made.insert(Item(True), made.at(place))
 
                 return work
 

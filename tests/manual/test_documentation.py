@@ -29,7 +29,7 @@ from tests.programs import ROOT, Program, ProgramTestCase, free_port
 from yatxmilter import Milter, MilterProtocolFactory
 from yatxmilter.client import AddHeader, Outcome
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 LANGUAGES = {"python", "diff", "sh", "main.cf", "sendmail.mc", "text"}
 
@@ -109,7 +109,7 @@ class Block(NamedTuple):
         """
         Whether the block is a milter that runs until it is stopped.
         """
-        return "reactor.run()" in self.text
+        return "reactor.run()" in self.text or "run_milters(" in self.text
 
     @property
     def is_client(self) -> bool:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -26,7 +28,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.programs import ROOT
 
 PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 800}
+DESK = {"width": 1366, "height": 768}
 
 #: What is wrong with the page that is open: wider than the window, pictures that are not there
 #: or cannot be read.
@@ -40,6 +42,17 @@ LOOK = """() => {
     for (const e of document.querySelectorAll("article *"))
         if (end(e) > root.clientWidth + 1 && !scrolls(e.parentElement))
             wrong.push("too wide: " + e.outerHTML.slice(0, 80));
+    // A box of code scrolls if a line is too long: then the line is cut on the screen.
+    for (const code of document.querySelectorAll("article pre"))
+        if (code.scrollWidth > code.clientWidth + 1)
+            wrong.push("cut: " + code.innerText.slice(0, 80));
+    // On a phone a table of few columns is read row by row, and does not scroll.
+    if (root.clientWidth < 500)
+        for (const table of document.querySelectorAll("article table.stacked")) {
+            const box = table.closest(".table-wrapper") || table;
+            if (box.scrollWidth > box.clientWidth + 1)
+                wrong.push("cut table: " + table.innerText.slice(0, 80));
+        }
     for (const image of document.images)
         if (!image.naturalWidth) wrong.push("no picture " + image.src);
     for (const drawing of document.querySelectorAll("svg.drawing")) {
@@ -102,6 +115,48 @@ def manual() -> tuple[Path, str]:
     return folder, f"http://127.0.0.1:{server.server_port}/"
 
 
+class SearchIndexTests(SynchronousTestCase):
+    """
+    What the search of the built manual knows.
+    """
+
+    #: What readers look for, and a page that has to be among those found.
+    WORDS = {
+        "asyncio": "asyncio",
+        "httpx": "asyncio",
+        "typing": "typing",
+        "docker": "deployment",
+        "logrotate": "deployment",
+        "selinux": "deployment",
+        "pymilter": "pymilter",
+        "greylisting": "examples",
+        "chroot": "mta",
+        "haproxy": "scaling",
+        "prometheus": "monitoring",
+        "dkim": "examples",
+    }
+
+    def test_words(self) -> None:
+        """
+        The words that readers look for lead to the page that is about them.
+        """
+        need(importlib.util.find_spec("sphinx"), "there is no Sphinx")
+        # The index has words as Sphinx cuts them.
+        stem = importlib.import_module("sphinx.search.en").SearchEnglish({}).stem
+        folder, _ = manual()
+        source = (folder / "searchindex.js").read_text(encoding="utf-8")
+        index = json.loads(source.removeprefix("Search.setIndex(").removesuffix(")"))
+        for word, page in self.WORDS.items():
+            found: set[str] = set()
+            for terms in (index["terms"], index["titleterms"]):
+                places = terms.get(stem(word), [])
+                numbers = places if isinstance(places, list) else [places]
+                found |= {index["docnames"][number] for number in numbers}
+            self.assertTrue(found, word)
+            if (ROOT / "docs" / f"{page}.md").exists():
+                self.assertIn(page, found, word)
+
+
 class ManualPagesTests(SynchronousTestCase):
     """
     The manual in a browser.
@@ -149,8 +204,9 @@ class ManualPagesTests(SynchronousTestCase):
         Open all pages at one size, and find nothing wrong with any.
         """
         page, wrong = self.open(viewport=size)
-        names = sorted(path.name for path in self.folder.glob("*.html"))
+        names = sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*.html"))
         self.assertIn("start.html", names)
+        self.assertIn("reference/api/yatxmilter.html", names)
         found = {}
         for name in names:
             page.goto(self.address + name)
@@ -162,13 +218,13 @@ class ManualPagesTests(SynchronousTestCase):
 
     def test_phone(self) -> None:
         """
-        At the width of a phone nothing is missing, and no page is wider than the window.
+        At the width of a phone nothing is missing or cut, and no page is wider than the window.
         """
         self.look_at_all(PHONE)
 
     def test_desk(self) -> None:
         """
-        At the width of a desk nothing is missing, and no page is wider than the window.
+        At the width of a desk nothing is missing or cut, and no page is wider than the window.
         """
         self.look_at_all(DESK)
 
@@ -188,6 +244,28 @@ class ManualPagesTests(SynchronousTestCase):
         page.wait_for_url(lambda url: "search.html" not in url)
         self.assertIn("quarantine", page.inner_text("article").lower())
         self.assertEqual(wrong, [])
+
+    def test_copy(self) -> None:
+        """
+        Each block of code has a button that copies it.
+        """
+        need(importlib.util.find_spec("sphinx_copybutton"), "there is no sphinx-copybutton")
+        page, wrong = self.open(viewport=DESK)
+        page.goto(self.address + "index.html")
+        page.locator("button.copybtn").first.wait_for(state="attached")
+        self.assertEqual(
+            page.locator("button.copybtn").count(), page.locator("div.highlight pre").count()
+        )
+        self.assertEqual(wrong, [])
+
+    def test_repository(self) -> None:
+        """
+        Each page has a link to the repository.
+        """
+        page, _ = self.open(viewport=DESK)
+        for name in ("index.html", "serving.html", "reference/api/yatxmilter.html"):
+            page.goto(self.address + name)
+            self.assertTrue(page.locator('a[href^="https://github.com/"]').count(), name)
 
     def test_dark(self) -> None:
         """

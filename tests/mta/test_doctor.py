@@ -418,7 +418,7 @@ class PageTests(RealCase):
         """
         The page's configuration gets the findings that the page shows.
         """
-        page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+        page = (ROOT / "docs" / "mta.md").read_text(encoding="utf-8")
         blocks = re.findall(r"```\{code-block\} text\n:caption: (.*)\n([^`]*)```", page)
         (_, main), (command, shown) = blocks
         queue, run = self.folder / "queue", self.folder / "run"

@@ -163,7 +163,7 @@ class CountTests(SynchronousTestCase):
         """
         Of peers that have gone nothing is kept.
         """
-        admission = Admission(None, None, None)
+        admission = Admission(None, None, 1)
         for number in range(50):
             admission.enter(v4(f"192.0.2.{number}"))
         for number in range(50):

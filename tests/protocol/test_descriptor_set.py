@@ -7,7 +7,6 @@ What Twisted promises for its own connections is in `tests.protocol.test_descrip
 from __future__ import annotations
 
 import os
-import select
 import socket
 from typing import Any
 from unittest import skipIf
@@ -33,11 +32,10 @@ from tests.conversation_helpers import (
     names,
     parse,
 )
-from tests.pathways import Mta, PathCase, both_paths, reactor
+from tests.pathways import HAS_EPOLL, Mta, PathCase, both_paths, reactor
 from yatxmilter import Milter
 from yatxmilter.constants import SMFIS_CONTINUE
-
-HAS_EPOLL = hasattr(select, "epoll")
+from yatxmilter.protocol._descriptor_set import connection_set
 
 
 class _ServiceTests(PathCase):
@@ -51,16 +49,20 @@ class _ServiceTests(PathCase):
         """
         self.serve(full(mta_close=None))
         mta, protocol = await self.mta()
-        served = getattr(protocol.transport.reactor, "_set", None)
-        self.assertEqual(served is not None, self.fast_path and HAS_EPOLL)
+        self.assertEqual(protocol._served is not None, self.fast_path and HAS_EPOLL)
         mta.send(MESSAGE)
         await self.until(lambda: mta.letters() == "ccccccc")
         mta.send(QUIT)
         await self.gone()
         await self.over(mta)
         self.assertEqual((mta.end, self.reasons()), ("closed", [ConnectionDone]))
-        if served is not None:
-            self.assertNotIn(served, reactor.getReaders())
+        if protocol._served is not None:
+            # It was made only where it was asked for.
+            self.assertEqual(protocol._served.made is not None, self.has_transport)
+            connections = connection_set(reactor)
+            self.assertIn(connections, reactor.getReaders())
+            await self.port.stopListening()
+            self.assertNotIn(connections, reactor.getReaders())
 
     async def test_peer_closes(self) -> None:
         """
@@ -592,7 +594,8 @@ class _OptionTests(PathCase):
 
         self.serve(full(helo=helo))
         mta, protocol = await self.mta()
-        noting = protocol.transport.socket = _Noting(protocol.transport.socket)
+        holder = protocol._served or protocol.transport
+        noting = holder.socket = _Noting(holder.socket)
         quick = [(socket.IPPROTO_TCP, getattr(socket, "TCP_QUICKACK", None), 1)]
         hurries = quick[0][1] is not None and self.family == socket.AF_INET
         for data, expected in (
@@ -617,14 +620,15 @@ class _OptionTests(PathCase):
         """
         self.serve()
         mta, protocol = await self.mta()
-        received = protocol._conversation.receive
+        engine = type(protocol._conversation)
+        received = engine.receive
 
-        def lost(data: bytes) -> Any:
-            result = received(data)
+        def lost(conversation: Any, data: bytes = b"") -> Any:
+            result = received(conversation, data)
             protocol.transport.connectionLost(Failure(ConnectionLost()))
             return result
 
-        protocol._conversation.receive = lost
+        self.patch(engine, "receive", lost)
         mta.send(macros("M", b"i", b"queue"))
         await self.gone()
         self.assertEqual(self.flushLoggedErrors(), [])

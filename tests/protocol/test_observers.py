@@ -371,6 +371,48 @@ class OrderTests(SynchronousTestCase):
         counted = {name: sum(event[2] for event in observer.of(name)) for name in NOT_TOLD}
         self.assertEqual(counted, written)
 
+    def test_answers_are_told_without_the_edits_before_them(self) -> None:
+        """
+        An observer that only wants answers gets them, though the milter edits the message too.
+        """
+
+        class Tagger(Milter):
+            def xxfi_eom(self) -> None:
+                self.smfi_addheader("X-Tag", "seen")
+
+        observer = recorder("answer_sent")
+        server = Server(MilterFactory(Tagger), observer)
+        server.send(server.talk())
+        self.assertEqual(
+            without_connection(observer.told)[-1], ("answer_sent", "xxfi_eom", "continue", None)
+        )
+
+    def test_message_that_a_shadow_was_too_late_for_is_told_as_cut_off(self) -> None:
+        """
+        If a milter in shadow is too far behind, what is told of its message is that it was cut off.
+        """
+
+        class Late(Milter):
+            def xxfi_eom(self) -> Any:
+                return Deferred()
+
+        observer = recorder("shadow_message_ended")
+        milters = MilterFactory(Late, shadow=True, name="tried")
+        assert milters.shadow is not None
+        milters.shadow.backlog = 150
+        server = Server(milters, observer)
+        client = server.talk()
+        server.send(client)
+        self.assertEqual(observer.told, [])
+        for _ in range(2):
+            server.clock.pump([0, 0, 0])
+            server.send(client)
+        server.clock.pump([0, 0, 0])
+        self.assertEqual(
+            without_connection(observer.told), [("shadow_message_ended", "tried", "cut_off")]
+        )
+        self.flushLoggedErrors()
+
     def test_shadow(self) -> None:
         """
         A milter in shadow is told of by its own event alone.
@@ -646,7 +688,7 @@ class FactoryTests(SynchronousTestCase):
 
         for observers in ([], [recorder("message_ended")]):
             Server(MilterFactory(Watching), *observers).talk()
-        self.assertEqual(callers, ["step", "step"])
+        self.assertEqual(callers, ["handle", "handle"])
 
 
 class KindTests(SynchronousTestCase):

@@ -83,7 +83,7 @@ class ProxiedTests(SynchronousTestCase):
         """
         self.protocol.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.milters.connections, set())
-        self.assertEqual(self.milters.admission._by_peer, {})
+        self.assertEqual(self.milters.admission.count, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_peer(self) -> None:
@@ -182,7 +182,7 @@ class ProxiedTests(SynchronousTestCase):
                 self.assertTrue(said.isprintable(), said)
                 self.assertIn("[192.0.2.1]:40000: its PROXY line", said)
             self.protocol.connectionLost(Failure(ConnectionDone()))
-            self.assertEqual(self.milters.admission._by_peer, {})
+            self.assertEqual(self.milters.admission.count, 0)
         self.assertEqual(self.calls, [])
         self.assertEqual(self.flushLoggedErrors(), [])
 

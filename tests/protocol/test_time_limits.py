@@ -1,109 +1,209 @@
 """
-Deadlines pass when they should, and not a moment sooner.
+Time limits strike when they should, and not a moment sooner.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter.protocol._time_limits import Deadline
+from tests.growth import assert_linear
+from yatxmilter.protocol._time_limits import LOOKS, TimeLimit
 
 
-class DeadlineTests(SynchronousTestCase):
+class One:
     """
-    One deadline.
+    What a limit counts for.
+    """
+
+    def __init__(self) -> None:
+        self.moved = 0.0
+
+
+class TimeLimitTests(SynchronousTestCase):
+    """
+    One limit, of several.
     """
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.passed: list[float] = []
+        self.passed: list[Any] = []
+        self.one = One()
 
-    def deadline(self, seconds: float | None = 10) -> Deadline:
-        return Deadline(self.clock, seconds, self.note, "was late")
+    def limit(self, seconds: float | None = 10) -> TimeLimit[One]:
+        return TimeLimit(lambda: self.clock, seconds, self.note, lambda one: one.moved)
 
-    def note(self, fault: str) -> None:
-        self.assertEqual(fault, "was late")
-        self.passed.append(self.clock.seconds())
+    def note(self, one: One) -> None:
+        self.passed.append((one, self.clock.seconds()))
 
     def test_passes(self) -> None:
         """
-        It passes once, when its time is over, and leaves no timer.
+        It strikes once, when the time is over, and leaves no timer.
         """
-        deadline = self.deadline()
-        deadline.start()
+        self.limit().start(self.one)
         self.clock.advance(9.99)
         self.assertEqual(self.passed, [])
         self.clock.advance(0.01)
-        self.assertEqual(self.passed, [10])
-        self.assertEqual((deadline.since, self.clock.getDelayedCalls()), (None, []))
+        self.assertEqual(self.passed, [(self.one, 10)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_not_started(self) -> None:
         """
         One that was not started, or has no limit, makes no timer.
         """
-        self.deadline()
-        self.deadline(None).start()
+        self.limit()
+        self.limit(None).start(self.one)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_start_again(self) -> None:
         """
-        To start one that counts changes nothing.
+        To start what counts changes nothing.
         """
-        deadline = self.deadline()
-        deadline.start()
+        limit = self.limit()
+        limit.start(self.one)
         self.clock.advance(9)
-        deadline.start()
+        limit.start(self.one)
         self.clock.advance(1)
-        self.assertEqual(self.passed, [10])
+        self.assertEqual(self.passed, [(self.one, 10)])
 
     def test_mark(self) -> None:
         """
         A mark of something that moved puts it off, exactly.
         """
-        deadline = self.deadline()
-        deadline.start()
+        self.limit().start(self.one)
         self.clock.advance(7)
-        deadline.since = self.clock.seconds()
+        self.one.moved = self.clock.seconds()
         self.clock.pump([3, 6.9])
         self.assertEqual(self.passed, [])
         self.clock.advance(0.1)
-        self.assertEqual(self.passed, [17])
+        self.assertEqual(self.passed, [(self.one, 17)])
 
     def test_stop(self) -> None:
         """
-        One that was stopped does not pass; started again it counts from then.
+        What was stopped is not struck, and leaves no timer; started again it counts from then.
         """
-        deadline = self.deadline()
-        deadline.start()
+        limit = self.limit()
+        limit.start(self.one)
         self.clock.advance(5)
-        deadline.stop()
+        limit.stop(self.one)
+        limit.stop(self.one)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(1)
-        deadline.start()
+        limit.start(self.one)
         self.clock.pump([4, 5.9])
         self.assertEqual(self.passed, [])
         self.clock.advance(0.1)
-        self.assertEqual(self.passed, [16])
+        self.assertEqual(self.passed, [(self.one, 16)])
 
-    def test_stopped_for_good(self) -> None:
+    def test_several(self) -> None:
         """
-        One that was stopped lets its timer run out, and makes no other.
+        Each is struck at its own time, by one timer for all.
         """
-        deadline = self.deadline()
-        deadline.start()
-        deadline.stop()
-        self.clock.advance(10)
-        self.assertEqual((self.passed, self.clock.getDelayedCalls()), ([], []))
+        limit, others = self.limit(), [One() for _ in range(3)]
+        for other in others:
+            limit.start(other)
+            self.clock.advance(2)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        limit.stop(others[1])
+        self.clock.pump([4, 2, 2])
+        self.assertEqual(self.passed, [(others[0], 10), (others[2], 14)])
 
-    def test_cancel(self) -> None:
+    def test_late(self) -> None:
         """
-        One that is cancelled leaves no timer; it may be started again, and cancelled twice.
+        Where many are due one after the other it strikes late by a part of the limit at most, and
+        looks that seldom.
         """
-        deadline = self.deadline()
-        deadline.start()
-        deadline.cancel()
-        deadline.cancel()
-        self.assertEqual((deadline.since, self.clock.getDelayedCalls()), (None, []))
-        deadline.start()
+        limit, looks = self.limit(), 0
+        for _ in range(1000):
+            one = One()
+            one.moved = self.clock.seconds()
+            limit.start(one)
+            self.clock.advance(0.01)
+        call_later = self.clock.callLater
+
+        def counting(*arguments: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return call_later(*arguments)
+
+        self.clock.callLater = counting
+        self.clock.pump([0.01] * 1020)
+        late = [when - one.moved - 10 for one, when in self.passed]
+        self.assertEqual(len(late), 1000)
+        self.assertGreaterEqual(min(late), -0.001)
+        self.assertLessEqual(max(late), 10 / LOOKS + 0.011)
+        self.assertLessEqual(looks, 2 * LOOKS + 2)
+
+    def test_one_ends_others(self) -> None:
+        """
+        What was stopped while another one was struck is not struck.
+        """
+        limit: TimeLimit[One] = TimeLimit(lambda: self.clock, 10, lambda one: end(one))
+        other = One()
+
+        def end(one: One) -> None:
+            self.note(one)
+            limit.stop(other)
+
+        limit.start(self.one)
+        limit.start(other)
         self.clock.advance(10)
-        self.assertEqual(self.passed, [10])
+        self.assertEqual(self.passed, [(self.one, 10)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_again(self) -> None:
+        """
+        What is struck may be started again then, beside others.
+        """
+        limit: TimeLimit[One] = TimeLimit(lambda: self.clock, 10, lambda one: again(one))
+
+        def again(one: One) -> None:
+            self.note(one)
+            if one is self.one:
+                limit.start(one)
+
+        limit.start(self.one)
+        limit.start(One())
+        self.clock.advance(10)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.advance(10)
+        self.assertEqual([when for one, when in self.passed if one is self.one], [10, 20])
+
+    def test_error(self) -> None:
+        """
+        An error at one is logged, and the others are struck.
+        """
+        limit: TimeLimit[One] = TimeLimit(lambda: self.clock, 10, lambda one: fail(one))
+
+        def fail(one: One) -> None:
+            if one is self.one:
+                raise ZeroDivisionError
+            self.note(one)
+
+        limit.start(self.one)
+        limit.start(One())
+        self.clock.advance(10)
+        self.assertEqual(len(self.passed), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_linear(self) -> None:
+        """
+        To look at twice as many takes twice as long.
+        """
+
+        def prepare(count: int) -> Callable[[], object]:
+            ones = [One() for _ in range(count)]
+
+            def look() -> None:
+                clock = Clock()
+                limit: TimeLimit[One] = TimeLimit(lambda: clock, 10, self.passed.append)
+                for one in ones:
+                    limit.start(one)
+                clock.advance(10)
+
+            return look
+
+        assert_linear(prepare, 500)

@@ -101,6 +101,78 @@ class ConnectionTests(ProgramCase):
         with contextlib.suppress(MilterTestFailure):
             mta.finish()
 
+    def test_callback_left_behind_after_a_command_in_two_pieces(self) -> None:
+        """
+        A command that came in two pieces has had its time: its callback may then take any time.
+        """
+        gate = threading.Event()
+
+        class Mine(Milter.Base):
+            def hello(self, name: str) -> int:
+                gate.wait(20)
+                return Milter.CONTINUE
+
+        Milter.factory = Mine
+        end = self.run_in_thread(lambda: Milter.runmilter("test", self.path))
+        mta, other = self.mta(), self.mta()
+        mta.negotiate()
+        mta.socket.sendall(b"\0\0\0\5Hab")
+        # The loop has seen the first piece.
+        other.negotiate()
+        mta.socket.sendall(b"c\0")
+        # It goes on while the callback waits.
+        self.assertEqual(other.ask(b"C", b"host\0U"), b"c")
+        gate.set()
+        self.assertEqual(mta.packet(), b"c")
+        self.assertEqual(mta.ask(b"M", b"<a@example.com>\0"), b"c")
+        mta.close()
+        other.close()
+        milter.stop()
+        end()
+
+    def test_mta_that_leaves_before_a_callback_left_behind_makes_progress(self) -> None:
+        """
+        A connection that turns out to have ended while its callback took long is not read again.
+        """
+        left, told, seen = threading.Event(), threading.Event(), threading.Event()
+        calls: list[str] = []
+
+        class Mine(Milter.Base):
+            def eom(self) -> int:
+                left.wait(20)
+                with contextlib.suppress(milter.error):
+                    self.progress()
+                told.set()
+                seen.wait(20)
+                calls.append("eom")
+                return Milter.CONTINUE
+
+            def close(self) -> int:
+                calls.append("close")
+                return Milter.CONTINUE
+
+        Milter.factory = Mine
+        end = self.run_in_thread(lambda: Milter.runmilter("test", self.path))
+        mta, other = self.mta(), self.mta()
+        mta.negotiate()
+        mta.ask(b"M", b"<a@example.com>\0")
+        mta.send(b"E")
+        other.negotiate()
+        mta.close()
+        self.assertEqual(other.ask(b"C", b"host\0U"), b"c")
+        left.set()
+        self.assertTrue(told.wait(20))
+        # The loop has been round: it has found that the progress cannot be written.
+        self.assertEqual(other.ask(b"H", b"host\0"), b"c")
+        self.assertEqual(other.ask(b"H", b"host\0"), b"c")
+        seen.set()
+        wait_for(lambda: "close" in calls)
+        self.assertEqual(calls, ["eom", "close"])
+        self.assertEqual(other.ask(b"M", b"<a@example.com>\0"), b"c")
+        other.close()
+        milter.stop()
+        end()
+
     def test_end_while_left_behind(self) -> None:
         """
         A connection that ends while its callback is left behind is told of behind that.

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, UNIXServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import capturedLogs, formatEvent
@@ -146,6 +146,15 @@ class AdoptTests(ListeningCase):
         """
         shared = self.listening()
         endpoint = server_endpoint(Adopter(reactor, shared.fileno()), f"unix:{self.path}")
+        await self.check_takes(await endpoint.listen(self.factory), self.path)
+
+    async def test_endpoint_of_twisted_for_a_unix_socket_is_given_the_descriptor(self) -> None:
+        """
+        So is one that asks the reactor as Twisted's do, such as those within other endpoints.
+        """
+        shared = self.listening()
+        adopter: Any = Adopter(reactor, shared.fileno())
+        endpoint = UNIXServerEndpoint(adopter, self.path)
         await self.check_takes(await endpoint.listen(self.factory), self.path)
 
     async def test_adopter_systemd(self) -> None:

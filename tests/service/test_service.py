@@ -10,15 +10,18 @@ import os
 import socket
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
+from twisted import internet
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
 from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
@@ -247,6 +250,27 @@ class RunTests(ProgramTestCase):
                 program.start("-c", PROGRAM, spec)
                 self.assertEqual(program.status(), 1)
                 self.assertRegex(program.output, f"^cannot listen on {spec}: .+\n$")
+
+    def test_reactor_of_a_test_ends_without_the_process(self) -> None:
+        """
+        On a reactor in memory it serves, drains and closes the port; the process is left alone.
+        """
+        memory: Any = MemoryReactorClock()
+        served: list[int] = []
+
+        def run() -> None:
+            served.append(len(memory.tcpServers))
+            for function, arguments, named in memory.triggers["before"]["shutdown"]:
+                function(*arguments, **named)
+
+        memory.run = run
+        self.patch(internet, "reactor", memory)
+        before = threading.active_count()
+        with self.assertRaises(SystemExit) as end:
+            run_milters("inet:9900@127.0.0.1", MilterProtocolFactory(MilterFactory(Milter)))
+        self.assertEqual((end.exception.code, served), (0, [1]))
+        self.assertNotIn("during", memory.triggers)
+        self.assertEqual(threading.active_count(), before)
 
     def test_wrong(self) -> None:
         """

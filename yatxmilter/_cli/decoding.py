@@ -64,7 +64,7 @@ def decode_packet(from_mta: bool, letter: int, payload: bytes) -> Decoded:
     if not name:
         who = "MTA" if from_mta else "milter"
         shown = repr(chr(letter))
-        return Decoded(shown, text, fields, f"{shown} is no letter of the {who}")
+        return Decoded(shown, text, fields, f"{shown} is not a letter of the {who}")
     return Decoded(name, text, fields)
 
 

@@ -35,10 +35,10 @@ from yatxmilter.protocol._refusals import cannot_listen
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
 DESCRIPTION: Final = """\
-Run the milter of a file while you write it: each time the file, or a module of its folder,
-is saved it is loaded again, messages are played to it, and what it does differently is
-shown. Without --messages there is one message, which comes with the package. Nothing is
-delivered, and no MTA is needed.
+Run the milter of a file while you write it. Each time you save the file, or a module of its
+folder, it is loaded again, messages are played to it, and the differences are shown.
+Without --messages there is one message, which comes with the package. Nothing is delivered,
+and no MTA is needed.
 
   python -m yatxmilter dev my.py --messages mails/
       play each message of the folder, again and again
@@ -49,8 +49,8 @@ delivered, and no MTA is needed.
   python -m yatxmilter dev my.py --messages mails/ --client 2001:db8::25 --auth joe --tls
       with another client: all about the session is as for "yatxmilter send"
 
-What is wrong with the file is shown, and the milter that was loaded before stays. Ctrl-C
-ends it, with status 0; the status is 2 for wrong arguments and 3 if it cannot listen."""
+A mistake in the file is shown, and the milter that was loaded before stays. Ctrl-C ends it,
+with status 0. The status is 2 for wrong arguments and 3 if it cannot listen."""
 
 _WRONG, _CANNOT_LISTEN = 2, 3
 

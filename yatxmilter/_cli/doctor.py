@@ -1,5 +1,5 @@
 """
-``python -m yatxmilter doctor``: see whether an MTA and its milters fit together.
+``python -m yatxmilter doctor``: check an MTA's configuration for its milters.
 
 Nothing is changed, and nobody is spoken to but the milters in the configuration.
 """
@@ -42,15 +42,15 @@ from yatxmilter._cli.terminal import Page
 __all__ = ["DESCRIPTION", "add_arguments", "examine", "run"]
 
 DESCRIPTION: Final = """\
-Read the configuration of Postfix or Sendmail, and look at each milter in it, whatever it
-is written in: can its address be read, is its socket where the MTA looks for it (in a
-chroot too), may the MTA's user connect, does it answer a negotiation, do time-outs fit,
-which macros does it not get, and what becomes of mail while it is down. For what is wrong
-it says what to do.
+Read the configuration of Postfix or Sendmail, and check each milter in it, in whatever
+language it is written: can the MTA read its address, is its socket where the MTA looks for
+it (in a chroot, too), may the MTA's user connect, does the milter answer a negotiation, do
+time-outs fit, which macros does it not get, and what happens to mail while it is down. For
+each mistake it says what to do.
 
-Nothing is changed, no mail is sent, and nobody is spoken to but the milters that are
-configured: each is connected to, negotiated with, and left. Run it as root, who may look
-at every folder on the way to a socket.
+It changes nothing and sends no mail. It connects to each configured milter, negotiates,
+and leaves. Run it as root, because only root may look into every folder on the way to a
+socket.
 
   python -m yatxmilter doctor
       the Postfix in /etc/postfix, or else the Sendmail in /etc/mail

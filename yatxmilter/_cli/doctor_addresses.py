@@ -136,7 +136,7 @@ def sendmail_address(text: str) -> InetAddress | str:
     other = isIPv6Address(host) if kind == "inet" else isIPAddress(host)
     if other:
         raise Misspelt(
-            f"S={text}: {host} is no address of {kind}; {_NO_START}",
+            f"S={text}: {host} is not an address of {kind}; {_NO_START}",
             f"write S={'inet6' if kind == 'inet' else 'inet'}:{port}@{host}",
         )
     return InetAddress(host, _port(text, port), kind)
@@ -165,6 +165,6 @@ def _port(text: str, port: str) -> int:
         return socket.getservbyname(port, "tcp")
     except (OSError, UnicodeError):
         raise Misspelt(
-            f"{text}: {port} is no port, and no name of one on this machine",
+            f"{text}: {port} is not a port, and not the name of one on this machine",
             "write the port as a number",
         ) from None

@@ -37,7 +37,7 @@ _DOWN: Final = {
     ("postfix", "quarantine"): (
         "note",
         "mail is accepted and put on hold, until somebody lets it go with postsuper -H",
-        "write default_action=tempfail if nobody looks at what is on hold",
+        "write default_action=tempfail if you do not look at mail on hold",
     ),
     ("postfix", "reject"): (
         "warning",
@@ -139,7 +139,7 @@ def check_network(use: Use) -> Iterator[Finding]:
             "note",
             "network",
             f"mail goes to {host} as it is: the milter protocol has no encryption",
-            "see that nobody else is on this network, or use a tunnel",
+            "keep strangers out of this network, or use a tunnel",
         )
 
 
@@ -218,10 +218,10 @@ def _failed(use: Use, answer: Answer, action: str) -> Finding:
             "run doctor as root",
         )
     if answer.kind == "refused" and isinstance(use.address, str):
-        what = "nobody listens at the socket, which a milter that has gone has left behind"
+        what = "no milter listens at the socket; a milter that has ended left it behind"
         todo = "start the milter"
     elif answer.kind == "refused":
-        what = "nobody listens there"
+        what = "no program listens there"
         todo = "start the milter, and see at which address it listens: ss -ltnp"
     else:
         what, todo = _FAILURES[answer.kind]

@@ -112,7 +112,7 @@ def read_main(text: str) -> dict[str, str]:
     for line in _logical_lines(text):
         name, equals, value = line.partition("=")
         if not equals or not name.strip():
-            raise ConfigurationError(f"main.cf: {line!r} is no setting, expected name = value")
+            raise ConfigurationError(f"main.cf: {line!r} is not a setting, expected name = value")
         settings[name.strip()] = value.strip()
     return settings
 
@@ -294,7 +294,7 @@ def read_seconds(text: str, what: str) -> float:
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if match is None or not 1 <= seconds <= _MOST_SECONDS:
         raise Misspelt(
-            f"{what} is {text!r}, which is no time of a second or more; the program of Postfix"
+            f"{what} is {text!r}, which is not a time of a second or more; the program of Postfix"
             " that reads it ends, and no mail comes in",
             f"write a whole number and a unit: {what} = 30s",
         )
@@ -353,7 +353,7 @@ def read_entry(item: str) -> Entry:
         name, equals, value = setting.strip("{}").partition("=")
         name = name.strip()
         if not equals or name not in _OPTIONS:
-            why = "has no =" if not equals else "is no setting of a milter"
+            why = "has no =" if not equals else "is not a setting of a milter"
             raise Misspelt(
                 f"{item}: {setting} {why}; smtpd ends at the first connection, and no mail comes"
                 " in",

@@ -225,7 +225,7 @@ class _Reader:
             yield Finding(
                 "error",
                 "master-cf-argument",
-                f"master.cf: {service.label} gets the argument {word!r}, which is no setting; its"
+                f"master.cf: {service.label} gets the argument {word!r}, not a setting; its"
                 " program ends at once",
                 "put a setting with blanks in braces: -o { name = value, value }, and no blanks"
                 " around = without them",

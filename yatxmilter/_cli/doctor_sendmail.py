@@ -224,8 +224,7 @@ class _Reader:
             match = re.fullmatch(r"((\d+)([smhdw]))+|\d+", value)
             if match is None:
                 raise Misspelt(
-                    f"X{name}: T={text}: {value!r} is no time; Sendmail takes what it understands"
-                    " of it",
+                    f"X{name}: T={text}: {value!r} is not a time; Sendmail takes what it can of it",
                     f"write a number and a unit: {letter}:30s",
                 )
             pairs = re.findall(r"(\d+)([smhdw]?)", value)

@@ -173,4 +173,4 @@ def _split_mbox(postmark: bytes, lines: Iterable[bytes]) -> Iterator[tuple[bytes
 def _checked(source: Source) -> Source:
     if split_mail(source.data).fields:
         return source
-    return source._replace(error="is no message: it does not begin with a header field")
+    return source._replace(error="is not a message: it does not begin with a header field")

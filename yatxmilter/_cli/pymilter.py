@@ -1,5 +1,5 @@
 """
-``python -m yatxmilter pymilter``: run a program that is written for pymilter.
+``python -m yatxmilter pymilter``: run a program written for pymilter.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ those of yatxmilter. No libmilter and no compiler are needed.
   python -m yatxmilter pymilter -m mypackage.milter --option
   python -m yatxmilter pymilter --workers 2 --metrics inet:9100@localhost mymilter.py
 
-Callbacks run in threads, one for each connection that has something to do. --inline runs them
-where the connections are served, for milters that never wait for anything.
+Callbacks that wait run in threads. --inline runs all callbacks in the thread that serves the
+connections, for milters that never wait for anything.
 
-Options of this command stand before PROGRAM; all that stands behind it is the program's."""
+Put options of this command before PROGRAM. Everything behind PROGRAM goes to the program."""
 
 #: Options of ``serve`` that mean the same here. How long an MTA may be silent the program says.
 _SHARED = (

@@ -1,7 +1,7 @@
 """
 Recorded sessions: what `trace` keeps and `replay` reads.
 
-A record is lines of JSON, of which docs/tracing.md has the full description. Each recording begins
+A record is lines of JSON, of which docs/tools.md has the full description. Each recording begins
 with a line that names the format and ends with one that counts what there is, so that a record that
 was cut can be told from a whole one; `trace --append` puts recordings one behind the other.
 Payloads are text in UTF-8, and bytes that are none stand as lone surrogates, as everywhere in this
@@ -237,7 +237,7 @@ class _Reader:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
             cut = "" if line.endswith(b"\n") else "; the record was cut here"
-            raise self._wrong(f"is no JSON: {error}{cut}") from None
+            raise self._wrong(f"is not JSON: {error}{cut}") from None
         if not isinstance(item, dict):
             raise self._wrong(f"is {item!r:.60}, expected an object")
         kind = item.get("type")
@@ -333,7 +333,7 @@ class _Reader:
         try:
             payload = from_text(self._value(item, "payload", str))
         except UnicodeEncodeError as error:
-            raise self._wrong(f"has a payload that is no bytes: {error}") from None
+            raise self._wrong(f"has a payload that is not bytes: {error}") from None
         return Packet(self._line, _SIDES[side], ord(letter), payload)
 
     def _one_of(self, item: dict[str, Any], key: str, values: Iterable[str]) -> str:

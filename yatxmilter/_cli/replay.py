@@ -32,8 +32,8 @@ from yatxmilter.protocol._endpoints import client_endpoint
 __all__ = ["DESCRIPTION", "add_arguments", "run"]
 
 DESCRIPTION = """\
-Send what "trace --record" has kept to a milter, command by command, and report each answer
-and each edit that is not what it was: a test suite made from real mail.
+Send a recording of "trace --record" to a milter, command by command, and report each answer
+and each edit that is different now: a test suite made from real mail.
 
   python -m yatxmilter replay mail.jsonl --to inet:8891@localhost
       nothing but the differences, and a line that counts
@@ -45,9 +45,9 @@ and each edit that is not what it was: a test suite made from real mail.
   python -m yatxmilter replay *.jsonl --to inet:8891@localhost --concurrency 8 --json
       eight sessions at a time, a JSON object for each message
 
-A milter that asks for less, or for more, than when the record was made is treated as an MTA
-would treat it: what it declines is not sent, and if it ends a message early, the rest of it
-is not sent. What it asks for now that is not in the record cannot be sent, which is noted.
+If the milter asks for less, or for more, than when the record was made, it is treated as an
+MTA would treat it. Steps that it declines are not sent. If it ends a message early, the rest
+of the message is not sent. Steps that are not in the record cannot be sent; the report says so.
 
 The exit status is 0 if nothing differs, 1 if something does, 2 for wrong arguments, 3 if the
 milter cannot be reached or the record cannot be used, 130 after Ctrl-C."""
@@ -72,7 +72,7 @@ def _number(text: str) -> int:
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds < float("inf"):
-        raise ArgumentTypeError(f"{text} is no number of seconds above 0")
+        raise ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return seconds
 
 
@@ -80,7 +80,7 @@ def _mask(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+        raise ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=[],
         type=_mask,
         metavar="REGEX",
-        help="in answers, take all that this matches for the same; may be given several times",
+        help="in answers, treat all text that matches as equal; may be given several times",
     )
     parser.add_argument(
         "--ignore-negotiation", action="store_true", help="do not compare what is negotiated"
@@ -125,7 +125,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--fail-fast", action="store_true", help="end at the first difference")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each message")
-    parser.add_argument("--verbose", "-v", action="store_true", help="tell also what is the same")
+    parser.add_argument("--verbose", "-v", action="store_true", help="also tell what is equal")
 
 
 def run(

@@ -97,7 +97,9 @@ def read_steps(session: Session) -> Recorded | None:
     if first is None:
         return None
     if not first.from_mta or first.letter != c.SMFIC_OPTNEG:
-        raise RecordError(f"line {first.line} is no OPTNEG of the MTA, with which a session begins")
+        raise RecordError(
+            f"line {first.line} is not an OPTNEG of the MTA, with which a session begins"
+        )
     recorded = Recorded(_offer(first), None, [])
     waiting: deque[Step] = deque()
     macros: list[bytes] = []
@@ -135,7 +137,7 @@ def _row(packet: Packet) -> Command:
     row = COMMANDS.get(packet.letter)
     if row is None:
         letter = repr(chr(packet.letter))
-        raise RecordError(f"line {packet.line} has the letter {letter}, which is no command's")
+        raise RecordError(f"line {packet.line} has the letter {letter}: not a command")
     return row
 
 

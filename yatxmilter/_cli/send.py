@@ -33,7 +33,7 @@ __all__ = ["DESCRIPTION", "add_arguments", "run"]
 DESCRIPTION = """\
 Play an MTA to a milter with messages of your own. For each it prints the verdict, the
 edits, and the message before and after; for several, a summary.
-It works with any milter, whatever it is written in. Nothing is delivered.
+It works with any milter in any language. Nothing is delivered.
 
   python -m yatxmilter send message.eml --to inet:8891@localhost
       one message, told at length; --brief tells it in a line

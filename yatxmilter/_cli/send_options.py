@@ -272,7 +272,7 @@ def _client(text: str) -> str:
     address = isIPAddress(text) or isIPv6Address(text)
     if address or text == "unknown" or text.startswith("unix:/"):
         return text
-    raise ArgumentTypeError(f"{text!r} is no IPv4 or IPv6 address, unix:/path or unknown")
+    raise ArgumentTypeError(f"{text!r} is not an IPv4 or IPv6 address, unix:/path or unknown")
 
 
 def _spec(text: str) -> str:
@@ -291,7 +291,7 @@ def _macro(text: str) -> _Macro:
     rest = rest.strip("{}")
     if not equals or not rest or (stage and stage not in _STAGES) or (colon and not stage):
         raise ArgumentTypeError(
-            f"{text!r} is no macro: expected NAME=VALUE, or STAGE:NAME=VALUE with a stage of"
+            f"{text!r} is not a macro: expected NAME=VALUE, or STAGE:NAME=VALUE with a stage of"
             f" {', '.join(_STAGES)}"
         )
     return stage, rest, value
@@ -308,13 +308,13 @@ def _words(text: str) -> tuple[str, ...]:
 def _count(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
-    raise ArgumentTypeError(f"{text!r} is no whole number above 0")
+    raise ArgumentTypeError(f"{text!r} is not a whole number above 0")
 
 
 def _port(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) <= 0xFFFF:
         return int(text)
-    raise ArgumentTypeError(f"{text!r} is no port: expected a number from 0 to 65535")
+    raise ArgumentTypeError(f"{text!r} is not a port: expected a number from 0 to 65535")
 
 
 def read_seconds(text: str) -> float:
@@ -327,4 +327,4 @@ def read_seconds(text: str) -> float:
         seconds = math.nan
     if 0 < seconds < math.inf:
         return seconds
-    raise ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")

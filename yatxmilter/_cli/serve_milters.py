@@ -84,9 +84,12 @@ def build_factory(settings: dict[str, Any], *, again: bool = False) -> MilterPro
         raise ConfigurationError("\n".join(errors))
     options = {name: settings[name] for name in FACTORY_OPTIONS}
     try:
-        return MilterProtocolFactory(factories, **options)
+        factory = MilterProtocolFactory(factories, **options)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
+    if settings["log_level"] in ("debug", "info"):
+        factory.begin_message_log()
+    return factory
 
 
 def loading_errors(milters: Iterable[dict[str, Any]]) -> list[str]:

@@ -42,7 +42,7 @@ milter cannot be reached, the MTA's connection is closed, and its default action
       with the text of bodies
   python -m yatxmilter trace --listen inet:9900@localhost --to inet:8891@localhost \\
       --record mail.jsonl --redact body,addresses --quiet
-      only keep what is said, without what is private, for "replay"
+      only keep the record, without private data, for "replay"
   python -m yatxmilter trace --listen inet:9900@localhost --to inet:8891@localhost --json
       a JSON object for each packet
 
@@ -79,7 +79,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     Declare the command's arguments.
     """
     parser.add_argument(
-        "--listen", required=True, metavar="SPEC", help="where the MTA is to find its milter"
+        "--listen", required=True, metavar="SPEC", help="where the MTA will find the milter"
     )
     parser.add_argument("--to", required=True, metavar="SPEC", help="where the milter is")
     parser.add_argument("--bodies", action="store_true", help="show the text of bodies")

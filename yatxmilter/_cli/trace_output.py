@@ -1,5 +1,5 @@
 """
-Printing that holds up nobody.
+Printing that does not hold up mail.
 
 A terminal that was stopped by Ctrl-S, or a pager that waits, would stop the whole process, and with
 it all mail. So a thread does the writing: lines wait for it up to a bound, beyond which they are

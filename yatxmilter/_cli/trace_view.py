@@ -179,7 +179,7 @@ class TraceView:
         if self._recorder is not None:
             self._recorder.undecoded(number, self._clock(), from_mta, why)
         self._tell_event(
-            number, "undecoded", f"sent what is no milter protocol: {why}", mta=from_mta
+            number, "undecoded", f"sent bytes that are not milter protocol: {why}", mta=from_mta
         )
 
     def _tell_line(self, number: int, now: float, from_mta: bool, text: str, kind: str) -> None:

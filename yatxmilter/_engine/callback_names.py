@@ -108,7 +108,7 @@ def _check_foreign_names(cls: type, base: type) -> None:
 
 def _takes(cls: type, name: str, count: int) -> bool:
     value = inspect.getattr_static(cls, name, None)
-    if not isinstance(value, FunctionType):
+    if type(value) is not FunctionType:
         return False
     return _fits(inspect.signature(value), count + 1)
 
@@ -138,9 +138,11 @@ def _callees(cls: type, name: str, count: int) -> Iterator[tuple[object, int]]:
     Give what will be called for a method, and with how many arguments.
     """
     value = inspect.getattr_static(cls, name, None)
-    if isinstance(value, staticmethod):
-        yield value.__func__, count
-    elif isinstance(value, (FunctionType, classmethod)):
+    kind = type(value)
+    # Not `isinstance`: an object may raise when it is looked at.
+    if issubclass(kind, staticmethod):
+        yield getattr(value, "__func__", value), count
+    elif issubclass(kind, (FunctionType, classmethod)):
         yield getattr(value, "__func__", value), count + 1
     elif value is not None and not hasattr(value, "__get__"):
         yield value, count

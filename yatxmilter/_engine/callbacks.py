@@ -10,11 +10,10 @@ mail of other connections, with it. Nor must an object that raises when it is lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,15 +22,16 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._engine.explaining import explained
 from yatxmilter._engine.member import Callback, Member
-from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import answer_for
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
-from yatxmilter._wire.macros import MacroStore
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ReturnCodeError
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
 
 __all__ = ["Caller"]
 
@@ -43,50 +43,37 @@ _PASSES: Final = (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT)
 
 class Caller:
     """
-    Calls the milters of one connection.
+    Sees to the callbacks of one conversation that do anything else than to answer at once.
 
-    :ivar peer: The MTA's address.
-    :ivar connection: The connection's number, for the log.
     :ivar settling: Callbacks whose results are ignored and that are not over yet.
-    :ivar unanswered: The ``SMFIP_NR_*`` steps in force: the MTA does not wait for an answer.
-    :ivar disconnect: Closes the connection, for `DISCONNECT`; ``None`` where there is none.
-    :ivar over: Whether the conversation has ended: no milter is to be called for it any more.
-    :ivar watch: Tells observers; ``None`` where there are none.
     """
 
-    __slots__ = (
-        "_clock",
-        "_macros",
-        "_settled",
-        "connection",
-        "disconnect",
-        "over",
-        "peer",
-        "settling",
-        "unanswered",
-        "watch",
-    )
+    __slots__ = ("_session", "settling")
 
-    def __init__(
-        self, clock: IReactorTime, macros: MacroStore, settled: Callable[[], None]
-    ) -> None:
-        self._clock = clock
-        self._macros = macros
-        self._settled = settled
-        self.peer: object = None
-        self.connection = 0
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self.settling: list[Pending] = []
-        self.unanswered = 0
-        self.over = False
-        self.disconnect: Callable[[], None] | None = None
-        self.watch: Watch | None = None
 
     @property
     def mta(self) -> str:
         """
         The MTA's address, for the log.
         """
-        return describe_address(self.peer)
+        return describe_address(self._session.peer)
+
+    @property
+    def connection(self) -> int:
+        """
+        The connection's number, for the log.
+        """
+        return self._session.number
+
+    @property
+    def over(self) -> bool:
+        """
+        Whether the conversation has ended: no milter is to be called for it any more.
+        """
+        return self._session.over
 
     def call(
         self, member: Member, command: Command, callback: Callback, *arguments: object
@@ -96,7 +83,6 @@ class Caller:
 
         :return: What it returned in the end; a Failure; or a `Pending`.
         """
-        # `Together.step` does the same, without a call.
         try:
             result = callback(*arguments)
         except BaseException:
@@ -146,7 +132,7 @@ class Caller:
             if silent and isinstance(result, int) and result == c.SMFIS_NOREPLY:
                 return c.SMFIS_CONTINUE
             code = check_code(command, result)
-            if code in _REFUSES and command is RCPT_ROW and command.nr & self.unanswered:
+            if code in _REFUSES and command is RCPT_ROW and not self._answered(command):
                 # It would be given to all recipients, at the next step that is answered.
                 raise ReturnCodeError(
                     f"{command.callback} refused a recipient ({code}), and had promised not to"
@@ -169,7 +155,7 @@ class Caller:
         """
         answer = answer_for(command, member.on_error)
         failure = explained(failure, member.milter)
-        self._tell_failure(member, command, failure)
+        self.tell_failure(member, command, failure)
         _log.failure(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta});"
             " answering {code} for it",
@@ -188,16 +174,24 @@ class Caller:
         answer = answer_for(command, member.on_error)
         if answer.reply is not None:
             member.context.answer_with(answer.reply)
-        elif command is RCPT_ROW and command.nr & self.unanswered:
+        elif command is RCPT_ROW and not self._answered(command):
             # Whatever was to be said was about one recipient.
             member.context.answer_with(None)
         if command is EOM_ROW:
             # Who lets the message pass lets it pass as edited so far: a sender who can make one
             # call fail must not get rid of the edits made before it.
-            member.failed = answer.disconnects or answer.code not in _PASSES
-        if answer.disconnects and self.disconnect is not None:
-            self.disconnect()
+            self._note_failed(member, answer.disconnects or answer.code not in _PASSES)
+        if answer.disconnects:
+            self._session.disconnect()
         return answer.code
+
+    def _note_failed(self, member: Member, failed: bool) -> None:
+        message = self._session.message
+        if failed and message is not None:
+            message.failed |= {member}
+
+    def _answered(self, command: Command) -> bool:
+        return self._session.plan.answered(command)
 
     def notify(self, members: Iterable[Member], command: Command, *arguments: object) -> None:
         """
@@ -211,7 +205,8 @@ class Caller:
             result = self.ask(member, command, *arguments)
             if type(result) is Pending:
                 self.settling.append(result)
-                result.wait(self._clock, self._settle)
+                self._session.held = True
+                result.wait(self._session.clock, self._settle)
                 continue
             member.context.mute = False
             if type(result) is Failure:
@@ -223,15 +218,19 @@ class Caller:
             self._log_ignored(pending.member, pending.command, pending.result)
         self.settling.remove(pending)
         if not self.settling:
-            self._settled()
+            self._session.run()
 
-    def _tell_failure(self, member: Member, command: Command, failure: Failure) -> None:
-        if self.watch is not None:
-            self.watch.milter_failed(member.name, command.callback, failure)
+    def tell_failure(self, member: Member, command: Command, failure: Failure) -> None:
+        """
+        Tell observers of a callback's failure.
+        """
+        watch = self._session.watch
+        if watch is not None:
+            watch.milter_failed(member.name, command.callback, failure)
 
     def _log_ignored(self, member: Member, command: Command, failure: Failure) -> None:
         failure = explained(failure, member.milter)
-        self._tell_failure(member, command, failure)
+        self.tell_failure(member, command, failure)
         _log.failure(
             "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta})",
             failure,
@@ -242,7 +241,7 @@ class Caller:
         return {
             "milter": member.name,
             "stage": command.callback,
-            "queue_id": printable(self._macros.get("i") or "unknown"),
+            "queue_id": printable(self._session.macros.get("i") or "unknown"),
             "mta": self.mta,
             "connection": self.connection,
         }

@@ -83,8 +83,8 @@ class ChainEdits:
         pairs = [pair for pair in self._edits if pair is not None]
         if header is not None and self._received is not None and self._may_differ(header):
             tried = self._received.copy()
+            yield from tried.prepare()
             for edit, _ in pairs:
-                yield from tried.prepare(edit)
                 tried.apply(edit)
                 yield
             if tried.state() != header.state():

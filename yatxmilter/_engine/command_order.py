@@ -1,192 +1,404 @@
 """
-One connection's conversation without its I/O: bytes in, calls out.
+What each command does in each state: tables from a letter to its handler.
 
-`Session.receive` takes bytes; `Session.next_call` answers with the next command that somebody has
-to look at, or ``None`` when no whole packet is there. It is pulled, never pushed: who waits for an
-answer simply does not ask, and later commands stay where they are. The order of commands is
-libmilter's (``engine.c``): an illegal one ends the message that is open, and is then tried once
-more as if after HELO; if it is illegal there too it is dropped without a word.
-
-Calls are not packets. Macro packets end here; an illegal command in a message gives an ABORT call
-before it; BODYEOB with data gives a BODY call and then its own.
+The order of commands is libmilter's (``engine.c``): an illegal one ends the message that is open,
+and is then tried once more as if after HELO; if it is illegal there too it is dropped without a
+word. What a legal one does is compiled once for all connections that have agreed on the same, with
+the same milters: a `Plan` has a table for each state. What happens in a message may lead to another
+plan, which has other handlers in its tables: a milter that hears no more of it, or an answer that
+has been given already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final
 
+from yatxmilter import constants as c
 from yatxmilter._wire.commands import (
     ABORT_ROW,
+    ALL_COMMANDS,
     BODY_ROW,
-    COMMANDS,
+    CALLBACK_STEPS,
     EOM_ROW,
     HELO,
     INIT,
     MACRO_ROW,
+    MESSAGE_STATES,
+    OPTNEG_ROW,
+    QUIT_NC_ROW,
     QUIT_ROW,
+    UNKNOWN_ROW,
     Command,
     legal_commands,
 )
-from yatxmilter._wire.macros import MacroStore
-from yatxmilter._wire.packets import PacketSplitter, read_length
+from yatxmilter._wire.macros import NO_MACROS
+from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["Session"]
+if TYPE_CHECKING:
+    from yatxmilter._engine.member import Member
+    from yatxmilter._engine.merge import Merge
+    from yatxmilter._engine.session import Session
+
+__all__ = ["Callees", "Handler", "Plan", "StateTable", "empty", "fresh_plan", "plan_for"]
+
+#: What a command does: it is given the session and the payload.
+Handler = Callable[["Session", bytes], None]
+
+#: Who is called for a command, by their positions.
+Callees = tuple[int, ...]
 
 _NAMES: Final = (
     "INIT", "OPTS", "CONN", "HELO", "MAIL", "RCPT", "DATA", "HDRS",
     "EOHS", "BODY", "ENDM", "QUIT", "ABRT", "UNKN", "Q_NC",
 )  # fmt: skip
 
-_LEGAL_AT_FIRST: Final = legal_commands(0)
+# The answer that is kept is given for these: those of the milters, but not to unknown commands.
+_GIVES_KEPT: Final = frozenset(CALLBACK_STEPS) - {UNKNOWN_ROW}
 
 
-class Session:
+class StateTable(dict[int, "tuple[Handler, StateTable]"]):
     """
-    The state of one connection.
+    What each command does in one state, by its letter, and the table of the state it leads to.
+    """
 
-    :ivar payload: The payload of the call that `next_call` gave.
-    :ivar last_chunk: Whether that call is the body chunk of a BODYEOB, which has no answer of its
-        own: the end of message behind it has.
-    :ivar in_message: Whether a message is open: one of its commands was handled since the last
-        one ended.
-    :ivar idle: Whether there is no other call behind the last one, as far as is known.
-    :ivar takers: What is called with each packet, before it is looked at.
-    :ivar dropped: The last command that was dropped as illegal, and the state it came in; stray
-        ABORTs do not count.
+    __slots__ = ("state",)
+
+    def __init__(self, state: int) -> None:
+        self.state = state
+
+    def __missing__(self, letter: int) -> Any:
+        raise ProtocolError(f"unknown command {chr(letter)!r}")
+
+
+class Plan:
+    """
+    What each command does in each state. It belongs to no connection, and does not change.
+
+    :ivar merge: How the answers of several milters become one.
+    :ivar steps: The ``SMFIP_*`` steps agreed on; ``unanswered``: those of them that promise not to
+        answer; ``declined``: the steps passed over.
+    :ivar callees: Who is called for each command, by `Command.index`.
+    :ivar adapted: For each milter, whether it is called otherwise than by its callbacks as they
+        are.
+    :ivar kept: Whether there is an answer already, which is given to each command.
+    :ivar careful: Whether each command must be concluded with care: some milter has accepted for
+        itself alone, or has given an answer that counts later.
+    :ivar tables: By state.
+    :ivar chunk: What is done with the body chunk of a BODYEOB, and ``eom`` with what follows it.
+    :ivar abort: What is done with an ABORT.
     """
 
     __slots__ = (
-        "_again",
-        "_end_due",
-        "_legal",
-        "dropped",
-        "idle",
-        "in_message",
-        "last_chunk",
-        "macros",
-        "payload",
-        "splitter",
-        "state",
-        "takers",
+        "abort",
+        "adapted",
+        "callees",
+        "careful",
+        "chunk",
+        "declined",
+        "eom",
+        "kept",
+        "merge",
+        "observed",
+        "skip_offered",
+        "steps",
+        "tables",
+        "unanswered",
     )
 
-    def __init__(self) -> None:
-        self.splitter = PacketSplitter()
-        self.macros = MacroStore()
-        self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
-        self.state = INIT
-        self.payload = b""
-        self.last_chunk = False
-        self.idle = False
-        self.in_message = False
-        self.dropped: str | None = None
-        self._legal = _LEGAL_AT_FIRST
-        self._again: tuple[int, bytes] | None = None
-        self._end_due = False
+    def __init__(
+        self,
+        merge: type[Merge],
+        steps: int,
+        declined: int,
+        skip_offered: bool,
+        callees: tuple[Callees, ...],
+        adapted: tuple[bool, ...],
+        observed: bool,
+        kept: bool,
+        careful: bool,
+    ) -> None:
+        self.merge = merge
+        self.steps = steps
+        self.unanswered = steps & c.ALL_NR_STEPS
+        self.declined = declined
+        self.skip_offered = skip_offered
+        self.callees = callees
+        self.adapted = adapted
+        self.observed = observed
+        self.kept = kept
+        self.careful = careful
+        self.tables = tuple([StateTable(state) for state in range(len(_NAMES))])
+        handlers = {command: self._handler(command) for command in ALL_COMMANDS}
+        self.abort = handlers[ABORT_ROW]
+        self.eom = handlers[EOM_ROW]
+        self.chunk = self._observed(BODY_ROW, self._milters(BODY_ROW, last_chunk=True))
+        handlers[EOM_ROW] = _end_of_message
+        self._fill(handlers)
 
-    def receive(self, data: bytes) -> None:
-        """
-        Take in bytes that have arrived.
-        """
-        self.splitter.feed(data)
+    # ---- other plans
 
-    def decline(self, steps: int) -> None:
+    def keeping(self, kept: bool) -> Plan:
         """
-        Take the ``SMFIP_NO*`` steps in force: the states they name are passed over.
+        Give the plan where there is an answer already, or none any more.
         """
-        self._legal = legal_commands(steps)
+        return self._other(self.callees, kept, self.careful)
 
-    def next_call(self) -> Command | None:
+    def careful_of(self) -> Plan:
         """
-        Give the next command to handle; its payload is in `payload`. ``None`` when there is none.
+        Give the plan where each command is concluded with care.
+        """
+        return self._other(self.callees, self.kept, True)
 
-        :raises ProtocolError: when the stream cannot be read on. The connection must be closed.
+    def without(self, position: int, command: Command | None = None) -> Plan:
         """
-        splitter = self.splitter
-        if self._end_due:
-            self._end_due = self.last_chunk = False
-            self.payload = b""
-            self.idle = not (splitter.buffer or splitter.queue)
-            return EOM_ROW
-        while True:
-            if self._again is None:
-                # Most packets have come whole: they are cut here, without a call. What spans
-                # several reads, and lengths that are odd, are for the splitter.
-                buffer, start = splitter.buffer, splitter.position + 5
-                size = len(buffer)
-                whole = start <= size and not splitter.missing
-                length = read_length(buffer, start - 5)[0] if whole else 0
-                end = start - 1 + length
-                if size >= end >= start and length <= splitter.limit + 1:
-                    letter = buffer[start - 1]
-                    payload = buffer[start:end]
-                    if end < size:
-                        splitter.position = end
-                    else:
-                        # A connection that is idle should not keep its last read.
-                        splitter.buffer = b""
-                        splitter.position = 0
-                else:
-                    packet = splitter.next_packet()
-                    if packet is None:
-                        return None
-                    letter, payload = packet
-                if self.takers:
-                    for take in self.takers:
-                        take((letter, payload))
-            else:
-                letter, payload = self._again
-                self._again = None
-            command = COMMANDS.get(letter)
-            if command is None:
-                raise ProtocolError(f"unknown command {chr(letter)!r}")
-            if not self._legal[self.state] >> command.index & 1:
+        Give the plan where a milter is not called any more: for this command, or for any.
+        """
+        callees = tuple(
+            [
+                tuple([one for one in callees if one != position])
+                if command is None or index == command.index
+                else callees
+                for index, callees in enumerate(self.callees)
+            ]
+        )
+        return self._other(callees, self.kept, self.careful or command is None)
+
+    def _other(self, callees: tuple[Callees, ...], kept: bool, careful: bool) -> Plan:
+        return _compiled(
+            self.merge,
+            self.steps,
+            self.declined,
+            self.skip_offered,
+            callees,
+            self.adapted,
+            self.observed,
+            kept,
+            careful,
+        )
+
+    # ---- what is compiled
+
+    def is_plain(self, command: Command, code: ReturnCode, member: Member) -> bool:
+        """
+        Tell whether a return code is one that is legal at a command, and needs no second look.
+        """
+        silent = command.nr & (self.unanswered | member.request.steps)
+        return not silent and code is not c.SMFIS_SKIP and code in command.codes
+
+    def answered(self, command: Command) -> bool:
+        """
+        Tell whether the MTA waits for an answer to a command.
+        """
+        return not command.nr & self.unanswered
+
+    def _fill(self, handlers: dict[Command, Handler]) -> None:
+        legal = legal_commands(self.declined)
+        tables = self.tables
+        for state, table in enumerate(tables):
+            for command in ALL_COMMANDS:
+                after = table if command.state is None else tables[command.state]
+                entry: tuple[Handler, StateTable]
                 if command is MACRO_ROW:
-                    # It belongs to the command behind it, and is in no state's way.
-                    if not payload:
-                        raise ProtocolError("MACRO without a stage")
-                    self.macros.put(payload)
-                    continue
-                if self.in_message:
-                    # The message ends first; the command is looked at again after that.
-                    self._again = letter, payload
-                    self.state = HELO
-                    self.payload = b""
-                    self.idle = False
-                    return ABORT_ROW
-                if command is not QUIT_ROW and not self._legal[HELO] >> command.index & 1:
-                    # Stray ABORTs are no mistake: Postfix sends one after each message.
-                    if command is not ABORT_ROW:
-                        self.dropped = f"{command.name} in state {_NAMES[self.state]}"
-                    self.state = HELO
-                    continue
-            if not payload and command.needs_payload:
-                raise ProtocolError(f"{command.name} without payload")
-            if command.state is not None:
-                self.state = command.state
-            if command.in_message:
-                self.in_message = True
-            if command.stale < 7:
-                self.macros.clear_from(command.stale)
-            self.payload = payload
-            if command is EOM_ROW and payload:
-                self._end_due = self.last_chunk = True
-                self.idle = False
-                return BODY_ROW
-            self.idle = not (splitter.buffer or splitter.queue)
-            return command
+                    entry = _take_macros, table
+                elif legal[state] & command.bit:
+                    entry = _in_order(command, state, handlers[command]), after
+                elif state in MESSAGE_STATES:
+                    entry = partial(_end_message_first, command.letter), tables[HELO]
+                elif command is QUIT_ROW:
+                    entry = handlers[command], after
+                elif legal[HELO] & command.bit:
+                    entry = _in_order(command, HELO, handlers[command]), after
+                elif command is ABORT_ROW:
+                    # No mistake: Postfix sends one after each message.
+                    entry = _nothing, tables[HELO]
+                else:
+                    dropped = f"{command.name} in state {_NAMES[state]}"
+                    entry = partial(_drop, dropped), tables[HELO]
+                table[command.letter] = entry
 
-    def finish(self) -> bool:
-        """
-        Take note of a final answer (ACCEPT, REJECT, TEMPFAIL, DISCARD); tell if a message ended.
+    def _handler(self, command: Command) -> Handler:
+        milters = self._milters(command, last_chunk=False) if command.codes else None
+        return self._observed(command, milters or _CONTROLS[command])
 
-        Not to be called where the answer is about one recipient or an unknown command alone.
-        """
-        self.state = HELO
-        # The end of message behind a last chunk has been answered with the chunk.
-        self._end_due = self.last_chunk = False
-        ended = self.in_message
-        self.in_message = False
-        return ended
+    def _milters(self, command: Command, *, last_chunk: bool) -> Handler:
+        if self.kept and command in _GIVES_KEPT:
+            return partial(_give_kept, command)
+        return self.merge.handler(command, self, answered=self.answered(command) and not last_chunk)
+
+    def _observed(self, command: Command, handler: Handler) -> Handler:
+        seen = self.observed and command.callback
+        return partial(_observe, command, handler) if seen else handler
+
+
+_compiled: Final = lru_cache(maxsize=256)(Plan)
+
+
+def plan_for(
+    merge: type[Merge],
+    steps: int,
+    declined: int,
+    skip_offered: bool,
+    masks: tuple[int, ...],
+    adapted: tuple[bool, ...],
+    observed: bool,
+) -> Plan:
+    """
+    Give the plan of connections that have agreed on the same.
+
+    :param masks: For each milter the commands it is called for, as `Member.prepare` gives them.
+    """
+    callees = tuple(
+        [
+            tuple([position for position, mask in enumerate(masks) if mask & command.bit])
+            for command in ALL_COMMANDS
+        ]
+    )
+    return _compiled(merge, steps, declined, skip_offered, callees, adapted, observed, False, False)
+
+
+class _FreshPlan(Plan):
+    """
+    What is done as long as nothing was negotiated.
+
+    Everything but the negotiation has a plan made first, and is then looked up in that.
+    """
+
+    __slots__ = ()
+
+    def _fill(self, handlers: dict[Command, Handler]) -> None:
+        table = self.tables[INIT]
+        for command in ALL_COMMANDS:
+            table[command.letter] = partial(_unasked, command.letter), table
+        negotiate = _in_order(OPTNEG_ROW, INIT, handlers[OPTNEG_ROW])
+        opts = self.tables[OPTNEG_ROW.state or 0]
+        table[OPTNEG_ROW.letter] = negotiate, opts
+        table[MACRO_ROW.letter] = _take_macros, table
+
+
+@lru_cache(maxsize=16)
+def fresh_plan(merge: type[Merge], observed: bool) -> Plan:
+    """
+    Give the plan of connections on which nothing was agreed yet.
+    """
+    nobody = ((),) * len(ALL_COMMANDS)
+    return _FreshPlan(merge, 0, 0, False, nobody, (), observed, False, False)
+
+
+# ---- handlers
+
+
+def empty(command: Command) -> ProtocolError:
+    """
+    Make the error of a command whose payload is missing.
+    """
+    return ProtocolError(f"{command.name} without payload")
+
+
+def _in_order(command: Command, state: int, handler: Handler) -> Handler:
+    """
+    Put before a handler what its command does besides: it ends macros, or begins a message.
+    """
+    stale = NO_MACROS[command.stale :]
+    first = command.stale
+    opens = command.in_message and state not in MESSAGE_STATES
+    if not (opens or stale):
+        return handler
+    needs_payload = command.needs_payload
+
+    def handle(session: Session, payload: bytes) -> None:
+        if payload or not needs_payload:
+            if opens:
+                session.open_message()
+            if stale:
+                session.macros.payloads[first:] = stale
+        handler(session, payload)
+
+    return handle
+
+
+def _take_macros(session: Session, payload: bytes) -> None:
+    # They belong to the command behind them, and are in no state's way.
+    if not payload:
+        raise ProtocolError("MACRO without a stage")
+    session.macros.put(payload)
+
+
+def _end_message_first(letter: int, session: Session, payload: bytes) -> None:
+    # The command is looked at again after that.
+    session.put_off(partial(_look_again, letter), payload)
+    session.plan.abort(session, b"")
+
+
+def _look_again(letter: int, session: Session, payload: bytes) -> None:
+    session.handle(letter, payload)
+
+
+def _drop(dropped: str, session: Session, payload: bytes) -> None:
+    session.drop(dropped)
+
+
+def _nothing(session: Session, payload: bytes) -> None:
+    pass
+
+
+def _unasked(letter: int, session: Session, payload: bytes) -> None:
+    session.prepare_unasked()
+    session.handle(letter, payload)
+
+
+def _end_of_message(session: Session, payload: bytes) -> None:
+    if not payload:
+        session.plan.eom(session, b"")
+        return
+    # The last chunk of the body comes first.
+    session.last_chunk = True
+    session.put_off(_after_chunk, b"")
+    session.plan.chunk(session, payload)
+
+
+def _after_chunk(session: Session, payload: bytes) -> None:
+    session.last_chunk = False
+    session.plan.eom(session, payload)
+
+
+def _give_kept(command: Command, session: Session, payload: bytes) -> None:
+    if command.needs_payload and not payload:
+        raise empty(command)
+    session.merge.give_kept(command)
+
+
+def _observe(command: Command, handler: Handler, session: Session, payload: bytes) -> None:
+    session.begin_command(command)
+    handler(session, payload)
+    session.end_command(command)
+
+
+def _negotiate(session: Session, payload: bytes) -> None:
+    if not payload:
+        raise empty(OPTNEG_ROW)
+    session.negotiate(payload)
+
+
+def _abort(session: Session, payload: bytes) -> None:
+    session.abort()
+
+
+def _quit(session: Session, payload: bytes) -> None:
+    session.end()
+
+
+def _begin_anew(session: Session, payload: bytes) -> None:
+    session.begin_anew()
+
+
+#: What is done for the commands that no milter answers.
+_CONTROLS: Final[dict[Command, Handler]] = {
+    OPTNEG_ROW: _negotiate,
+    ABORT_ROW: _abort,
+    QUIT_ROW: _quit,
+    QUIT_NC_ROW: _begin_anew,
+    MACRO_ROW: _take_macros,
+}

@@ -13,7 +13,7 @@ for as long as it would have if it had come in time: for the message, or for the
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -21,11 +21,9 @@ from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
 from yatxmilter._engine.awaitables import awaited, is_awaited, run_coroutine
-from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.condition_state import CONNECTION_ROWS, Decision, Late, Standing
 from yatxmilter._engine.conditions import Condition
-from yatxmilter._engine.context import Context
-from yatxmilter._engine.member import Callback, Member
+from yatxmilter._engine.member import Callback, Member, Shape
 from yatxmilter._engine.on_error import answer_for
 from yatxmilter._engine.return_codes import ON_ERROR
 from yatxmilter._escaping import printable
@@ -45,6 +43,9 @@ from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS, Request
 from yatxmilter._wire.payloads import Offer, from_text, to_text
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
+
 __all__ = ["GatedMember", "member_of"]
 
 _log = Logger()
@@ -60,7 +61,6 @@ class GatedMember(Member):
     """
 
     __slots__ = (
-        "_caller",
         "_concerned",
         "_condition",
         "_decision",
@@ -76,18 +76,15 @@ class GatedMember(Member):
         self,
         milter: Any,
         position: int,
-        wanted: frozenset[str],
-        context: Context,
+        shape: Shape,
+        session: Session,
         *,
         condition: Condition,
-        macros: MacroStore,
-        caller: Caller,
     ) -> None:
         self._gone = False
-        super().__init__(milter, position, wanted, context)
+        super().__init__(milter, position, shape, session)
         self._condition = condition
-        self._macros = macros
-        self._caller = caller
+        self._macros = session.macros
         self._needs = condition.needs
         if condition.needs - {CONNECT_ROW}:
             # Nothing that comes after connect is known before a message begins: the client may
@@ -97,10 +94,17 @@ class GatedMember(Member):
         self._met = self._seen = False
         self._concerned = False
         self._own_steps_agreed = self.request.steps
-        self._decision = Decision(condition, self.on_error, macros)
+        self._decision = Decision(condition, self.on_error, session.macros)
         self.request = self.widened(self.request, Offer(0, 0, 0))
 
     # ---- negotiation
+
+    @property
+    def asks_as_others(self) -> bool:
+        """
+        Tell that it is asked for what the condition looks at, too.
+        """
+        return False
 
     def widened(self, request: Request, offer: Offer) -> Request:
         """
@@ -260,7 +264,7 @@ class GatedMember(Member):
             except CancelledError:
                 self._decision.put_back(missed)
                 raise
-            if self._caller.over:
+            if self._session.over:
                 return ON_ERROR
             if code is SMFIS_CONTINUE or late.command is UNKNOWN_ROW:
                 continue
@@ -297,7 +301,7 @@ class GatedMember(Member):
         finally:
             context.early = False
             context.show_macros(self._macros)
-        return self._caller.code(self, late.command, result)
+        return self._session.caller.code(self, late.command, result)
 
     async def _shown_late(self, late: Late) -> object:
         try:
@@ -322,20 +326,11 @@ class GatedMember(Member):
         return printable(self._macros.get("i") or "unknown")
 
 
-def member_of(
-    milter: Any,
-    position: int,
-    wanted: frozenset[str],
-    context: Context,
-    macros: MacroStore,
-    caller: Caller,
-) -> Member:
+def member_of(milter: Any, position: int, shape: Shape, session: Session) -> Member:
     """
     Make a milter a member, behind the condition of its factory if that has one.
     """
     condition = getattr(getattr(milter, "factory", None), "when", None)
     if condition is None:
-        return Member(milter, position, wanted, context)
-    return GatedMember(
-        milter, position, wanted, context, condition=condition, macros=macros, caller=caller
-    )
+        return Member(milter, position, shape, session)
+    return GatedMember(milter, position, shape, session, condition=condition)

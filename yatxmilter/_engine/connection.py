@@ -1,50 +1,47 @@
 """
 One MTA connection and the milters on it, without the transport.
 
-How commands are taken and answered is in `yatxmilter._engine.command_loop`, how the answers of
-several milters become one in the merges; a `Conversation` puts these together, and sees to the
-connection's beginning and end.
+A `Conversation` takes bytes in, cuts packets out of them and has each of them handled; what that
+means is in the tables of its plan (`yatxmilter._engine.command_order`), how the answers of several
+milters become one in the merges. Answers are gathered, and written at once when there is nothing
+more to handle. While an answer is awaited, or the MTA does not read, what comes later stays where
+it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import Caller
-from yatxmilter._engine.command_loop import Line, Pulling
+from yatxmilter._engine.command_order import Plan
 from yatxmilter._engine.conditional_member import member_of
-from yatxmilter._engine.context import Context
-from yatxmilter._engine.member import Member
-from yatxmilter._engine.merge import Merge
+from yatxmilter._engine.member import Member, Shape
+from yatxmilter._engine.merge import Kept, Merge
 from yatxmilter._engine.merge_chain import Chain
 from yatxmilter._engine.merge_first import FirstAnswer
 from yatxmilter._engine.merge_strictest import Strictest
 from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import Fallback
-from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
-from yatxmilter._engine.return_codes import CONTINUE_PACKET
+from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
+from yatxmilter._engine.session import Session
 from yatxmilter._engine.shadow import Shadows
+from yatxmilter._escaping import printable
 from yatxmilter._mail.bounds import Limits
-from yatxmilter._wire.commands import (
-    ABORT_ROW,
-    MTA_CLOSE_ROW,
-    OPTNEG_ROW,
-    QUIT_ROW,
-    Command,
-)
-from yatxmilter._wire.negotiation import Agreement, Request, data_size, declined_by
+from yatxmilter._wire.commands import MTA_CLOSE_ROW, MTA_CONNECT_ROW, Command
+from yatxmilter._wire.negotiation import Agreement, Request, data_size
+from yatxmilter._wire.packets import PacketSplitter, read_head
 from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
+from yatxmilter.constants import MILTER_OPTLEN
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["MERGES", "Conversation", "ObservedConversation"]
+__all__ = ["MERGES", "Conversation", "Line", "ObservedConversation"]
 
 _log = Logger()
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
@@ -57,7 +54,45 @@ MERGES: Final[dict[str, type[Merge]]] = {
 }
 
 
-class Conversation(Pulling):
+class Line(Protocol):
+    """
+    What a conversation needs of its connection.
+    """
+
+    def send_packets(self, packets: list[bytes]) -> None:
+        """
+        Write packets to the MTA; empty the list.
+        """
+
+    def caught_up(self) -> None:
+        """
+        Take note that nothing is waited for: what has arrived so far was handled.
+        """
+
+    def hang_up(self) -> None:
+        """
+        Close the connection when all is written.
+        """
+
+
+class _Settled(NamedTuple):
+    """
+    What came of a negotiation; it belongs to no connection.
+    """
+
+    agreement: Agreement
+    requests: tuple[Request, ...]
+    plan: Plan
+    answer: bytes
+    limit: int
+
+
+#: What came of negotiations, by all that it follows from.
+_MOST_SETTLED: Final = 256
+_settled: Final[dict[tuple[object, ...], _Settled]] = {}
+
+
+class Conversation(Session):
     """
     One MTA connection and the milters on it.
 
@@ -66,7 +101,31 @@ class Conversation(Pulling):
     :param limits: How much of one message may be kept.
     :param watch: Tells observers; see `ObservedConversation`.
     :ivar members: The milters, those in shadow left out.
+    :ivar splitter: What has arrived and is not handled yet.
+    :ivar takers: What is called with each packet, before it is looked at.
+    :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
+    :ivar send: Sends packets, and empties the list.
+    :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
     """
+
+    __slots__ = (
+        "_at_ease",
+        "_begun",
+        "_draining",
+        "_drop_told",
+        "_line",
+        "_lost",
+        "_running",
+        "_shadows",
+        "_stalled",
+        "_to_settle",
+        "_unwelcome",
+        "busy",
+        "elsewhere",
+        "send",
+        "splitter",
+        "takers",
+    )
 
     def __init__(
         self,
@@ -77,45 +136,217 @@ class Conversation(Pulling):
         limits: Limits = Limits(),  # noqa: B008 (it cannot be changed)
         watch: Watch | None = None,
     ) -> None:
-        super().__init__(line)
-        self._watch = watch
-        self.members: list[Member] = []
-        self._clock = clock
-        self._limits = limits
+        super().__init__(clock, MERGES[merge], progress_interval, limits, watch)
+        self.splitter = PacketSplitter()
+        self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
+        self.busy = self.elsewhere = False
+        self._line = line
+        self.send: Callable[[list[bytes]], None] = line.send_packets
+        self._stalled = self._begun = self._running = self._lost = False
+        self._draining = self._drop_told = False
+        # Whether the line knows that nothing is waited for, and nothing left of what was read.
+        self._at_ease = False
         self._shadows: Shadows | None = None
-        self._caller = Caller(clock, self.session.macros, self.run)
-        self._caller.disconnect = self.end
-        self._caller.watch = watch
+        # What the agreement that is being made follows from.
+        self._to_settle: tuple[object, ...] | None = None
         # The place of a milter that could not be built is taken by an end of the connection.
         self._unwelcome = False
-        self._fanout = MERGES[merge](
-            self.session,
-            self.members,
-            self._caller,
-            self._out,
-            clock=clock,
-            resume=self.resume,
-            progress=self.send_progress,
-            progress_interval=progress_interval,
-            limits=limits,
+
+    # ---- bytes come in
+
+    def receive(self, data: bytes = b"") -> bool:
+        """
+        Take in bytes from the MTA; handle the packets, one after the other, until none is left, or
+        something must be waited for.
+
+        :return: Whether the line need not be told: all is answered and nothing is waited for, as it
+            was before, and no part of a packet is left.
+        """
+        # A callback may lead here again, by a Deferred that it fires.
+        if self._running or (self.held and self._must_wait()):
+            return self._put_aside(data)
+        splitter, position, whole = self.splitter, 0, False
+        if splitter.buffer or splitter.missing:
+            splitter.feed(data)
+            data = b""
+        self._running = self._begun = True
+        try:
+            while not self.held or self._may_go_on():
+                size = len(data)
+                while position + 5 <= size and not self.held:
+                    length, letter = read_head(data, position)
+                    end = position + 4 + length
+                    if end > size or not 0 < length <= splitter.limit + 1:
+                        break
+                    payload = data[position + 5 : end]
+                    position = end
+                    if self.takers:
+                        self._show_takers(letter, payload)
+                    handler, self.table = self.table[letter]
+                    handler(self, payload)
+                if position < size:
+                    # A part of a packet, an odd length, or what must wait.
+                    splitter.put_back(data, position)
+                data, position = b"", 0
+                if self.held:
+                    continue
+                if not splitter.buffer and not splitter.missing:
+                    whole = True
+                    break
+                packet = splitter.next_packet()
+                if packet is None:
+                    break
+                self._show_takers(*packet)
+                self.handle(*packet)
+                if not self.held:
+                    # What is whole in the same read needs no splitter.
+                    data, position = splitter.lend()
+        except ProtocolError as error:
+            self._break_off(error)
+        finally:
+            self._running = False
+        if self.held:
+            return self._wait()
+        if self.out:
+            self.send(self.out)
+            if self.held:
+                return self._wait()
+        if whole and self._at_ease:
+            return True
+        return self._catch_up()
+
+    def _show_takers(self, letter: int, payload: bytes) -> None:
+        for take in self.takers:
+            take((letter, payload))
+
+    def _must_wait(self) -> bool:
+        return self.ended or self._stalled or self.awaiting
+
+    def _may_go_on(self) -> bool:
+        """
+        Look whether the next packet may be handled; do what is due before that.
+        """
+        while not self._must_wait():
+            self.held = False
+            if self.due is None:
+                return True
+            (handler, payload), self.due = self.due, None
+            handler(self, payload)
+        self.held = True
+        return False
+
+    def _put_aside(self, data: bytes) -> bool:
+        if not self.ended:
+            if data:
+                self.splitter.feed(data)
+            if not self._running:
+                self.busy = True
+                self._at_ease = False
+        return False
+
+    def _wait(self) -> bool:
+        if self.ended:
+            # A callback may have ended it, and then have answered.
+            self.cancel()
+            self.out.clear()
+            self.splitter.clear()
+        elif self.out:
+            self.send(self.out)
+        self._at_ease = False
+        self.busy = self._stalled or self.awaiting
+        return False
+
+    def _catch_up(self) -> bool:
+        self.busy = False
+        if self._draining and self.message is None:
+            self.end()
+            return False
+        self._at_ease = not (self.splitter.partial or self._draining)
+        self._line.caught_up()
+        return False
+
+    def run(self) -> None:
+        """
+        Go on with what has arrived, and tell the line how that stands.
+        """
+        self._at_ease = False
+        self.receive()
+
+    def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
+        """
+        Do what an awaited result calls for, then go on with what has arrived.
+
+        Not before: user code that the work runs must not make the loop go on in its middle.
+        """
+        running = self._running
+        self._running = True
+        try:
+            work(pending)
+        finally:
+            self._running = running
+        self.run()
+
+    def _break_off(self, error: ProtocolError) -> None:
+        _log.warn(
+            "The MTA at {mta} broke the milter protocol: {error}; closing the connection",
+            mta=self.caller.mta,
+            connection=self.number,
+            error=printable(str(error)),
         )
-        self._opening = Opening(
-            self.members,
-            self._caller,
-            clock=clock,
-            resume=self.resume,
-            agreed=self._agree,
-            refused=self.end,
-            others=self._requests_in_shadow,
-        )
+        # A message counts as open, as in libmilter, whose state is set before a payload is read.
+        self.merge.join_all()
+        self.end()
+
+    def drop(self, dropped: str) -> None:
+        """
+        Take note of a command that is dropped, being out of order.
+        """
+        # Once: an MTA that is out of step sends many.
+        if not self._drop_told:
+            self._drop_told = True
+            _log.info(
+                "The MTA at {mta} sent {dropped}, which is out of order: dropped without an"
+                " answer (further ones are not logged)",
+                mta=self.caller.mta,
+                connection=self.number,
+                dropped=dropped,
+            )
+
+    # ---- whether something is waited for
+
+    @property
+    def stalled(self) -> bool:
+        """
+        Whether no packet is handled, because the MTA does not read what we write.
+        """
+        return self._stalled
+
+    @stalled.setter
+    def stalled(self, stalled: bool) -> None:
+        self._stalled = stalled
+        self.held = self.held or stalled
+
+    @property
+    def waiting(self) -> bool:
+        """
+        Whether a milter is waited for.
+        """
+        return self.elsewhere or self.awaiting
+
+    @property
+    def session(self) -> Conversation:
+        """
+        The connection's rules: they are the conversation itself.
+        """
+        return self
 
     # ---- membership
 
-    def add(self, milter: object, wanted: frozenset[str]) -> Member:
+    def add(self, milter: object, shape: Shape) -> Member:
         """
         Add a milter behind those that are there.
 
-        :param wanted: The names of the callbacks it has of its own.
+        :param shape: What its callbacks tell of it.
         :raises RuntimeError: when the MTA has begun to talk.
         """
         if self._begun:
@@ -123,13 +354,9 @@ class Conversation(Pulling):
         tally = getattr(getattr(milter, "factory", None), "shadow", None)
         if tally is not None:
             if self._shadows is None:
-                self._shadows = Shadows(self.session, self._clock, self._watch)
-            return self._shadows.add(milter, wanted, tally)
-        context = Context(self.session.macros, self.send_progress, self.session)
-        context.limits = self._limits
-        macros = self.session.macros
-        member = member_of(milter, len(self.members), wanted, context, macros, self._caller)
-        member.watch = self._watch
+                self._shadows = Shadows(self, self.clock, self.watch)
+            return self._shadows.add(milter, shape, tally)
+        member = member_of(milter, len(self.members), shape, self)
         self.members.append(member)
         return member
 
@@ -147,45 +374,8 @@ class Conversation(Pulling):
         if answer.disconnects:
             self._unwelcome = True
         elif answer.code not in (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT):
-            self._fanout.refuse(answer.code, answer.reply)
-
-    def _begin(self) -> None:
-        # Until something is negotiated nothing is agreed on (libmilter takes commands all the
-        # same), and milters are called for what they have.
-        self._begun = True
-        requests = [member.request for member in self.members]
-        self.session.decline(declined_by(requests))
-
-    def _first_step(self, command: Command) -> None:
-        # Nothing was negotiated.
-        self._fanout.compile(0, skip_offered=False)
-        self._step = self._handler()
-        self._step(command)
-
-    def _handler(self) -> Callable[[Command], None]:
-        # Answers commands once it is known what is agreed on.
-        return self._fanout.step
-
-    def send_progress(self) -> None:
-        """
-        Write SMFIR_PROGRESS at once, behind what was answered before.
-        """
-        if not self._lost:
-            self._out.append(_PROGRESS_PACKET)
-            self._send(self._out)
-
-    def _control(self, command: Command) -> None:
-        if command is OPTNEG_ROW:
-            self._opening.negotiate(self.session.payload)
-        elif command is ABORT_ROW:
-            self._fanout.abort()
-        elif command is QUIT_ROW:
-            self.end()
-        else:
-            self._fanout.abort()
-            self._close_members()
-            self.session.macros.clear_from(0)
-            self._fanout.forget_connection()
+            packet = response(answer.code, answer.reply)
+            self.kept = Kept(answer.code, packet, None, True)
 
     # ---- the connection comes
 
@@ -196,35 +386,102 @@ class Conversation(Pulling):
         :param peer: Its address.
         :param number: The connection's number, for the log.
         """
-        self._caller.peer = peer
-        self._caller.connection = number
-        self._opening.welcome(peer)
+        self.peer = peer
+        self.number = number
+        for member in self.members:
+            if MTA_CONNECT_ROW.callback in member.wanted:
+                self.opening.welcome(peer)
+                break
         if self._shadows is not None:
             self._shadows.connected(peer, number)
         if self._unwelcome:
             self.end()
 
-    def _requests_in_shadow(self) -> list[Request]:
-        return [] if self._shadows is None else self._shadows.requests(self.session.payload)
+    def negotiate(self, payload: bytes) -> None:
+        """
+        Have the milters say what they want of what the MTA offers.
 
-    def _agree(self, agreement: Agreement) -> None:
-        self.session.decline(agreement.declined)
-        self.session.splitter.limit = data_size(agreement.steps)
+        Most connections of a server have the same milters, and the MTA offers the same: what came
+        of it once is known.
+        """
+        asked = self._asked(payload)
+        settled = _settled.get(asked) if asked is not None else None
+        if settled is None:
+            self._to_settle = asked
+            self.opening.negotiate(payload)
+            return
+        for member, request in zip(self.members, settled.requests, strict=True):
+            member.agree(request, settled.agreement)
+        if any(settled.plan.adapted):
+            for member in self.members:
+                member.prepare(settled.agreement.steps, self.macros)
+        self._begin(settled)
+
+    def _asked(self, payload: bytes) -> tuple[object, ...] | None:
+        """
+        Give all that the agreement follows from; ``None`` where a milter may want anything.
+        """
+        if self._shadows is not None:
+            return None
+        if len(payload) < MILTER_OPTLEN:
+            return None
+        asked: list[object] = [payload[:MILTER_OPTLEN], self.plan.merge, self.watch is not None]
+        for member in self.members:
+            flags = member.asks_as_others
+            if flags is False:
+                return None
+            asked += (member.shape, flags)
+        return tuple(asked)
+
+    def _begin(self, settled: _Settled) -> None:
+        self.splitter.limit = settled.limit
+        self.begin(settled.plan)
+        self.out.append(settled.answer)
+
+    def requests_of_others(self, offer: bytes) -> list[Request]:
+        """
+        Give what milters in shadow ask for.
+        """
+        return [] if self._shadows is None else self._shadows.requests(offer)
+
+    def agree(self, agreement: Agreement) -> None:
+        """
+        Go on with what has been agreed on, and say so to the MTA.
+        """
         if self._shadows is not None:
             self._shadows.agreed(agreement)
         skip_offered = bool(agreement.offer.steps & c.SMFIP_SKIP)
-        self._fanout.compile(agreement.steps, skip_offered=skip_offered)
-        self._step = self._handler()
+        plan = self.prepare(agreement.steps, agreement.declined, skip_offered=skip_offered)
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
-        self._out.append(encode_offer(answer, self._symbol_lists(agreement)))
+        settled = _Settled(
+            agreement,
+            tuple([member.request for member in self.members]),
+            plan,
+            encode_offer(answer, self._symbol_lists(agreement)),
+            data_size(agreement.steps),
+        )
+        if self._to_settle is not None:
+            if len(_settled) >= _MOST_SETTLED:
+                _settled.clear()
+            _settled[self._to_settle] = settled
+            self._to_settle = None
+        self._begin(settled)
 
     def _symbol_lists(self, agreement: Agreement) -> dict[int, bytes]:
         lists = agreement.symbol_lists
-        for stage, names in self._fanout.symbols.items():
+        for stage, names in self.plan.merge.symbols.items():
             # Where no list is asked for the MTA sends those anyway.
             if stage in lists and names not in lists[stage].split():
                 lists[stage] += b" " + names
         return lists
+
+    def send_progress(self) -> None:
+        """
+        Write SMFIR_PROGRESS at once, behind what was answered before.
+        """
+        if not self._lost:
+            self.out.append(_PROGRESS_PACKET)
+            self.send(self.out)
 
     # ---- the connection goes
 
@@ -232,18 +489,25 @@ class Conversation(Pulling):
         """
         End the conversation: the MTA said so, broke the protocol, or was refused.
         """
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
-        self._opening.cancel()
-        self._fanout.abort()
-        self._caller.over = True
-        self._close_members()
-        self.session.splitter.clear()
+        self.ended = self.held = True
+        if self.awaiting:
+            self.cancel()
+        self.abort()
+        self.over = True
+        self.close_members()
+        self.splitter.clear()
         if not self._lost:
-            if self._out:
-                self._send(self._out)
+            if self.out:
+                self.send(self.out)
             self._line.hang_up()
+
+    def disconnect(self) -> None:
+        """
+        Close the connection in the place of an answer.
+        """
+        self.end()
 
     def drain(self) -> None:
         """
@@ -257,7 +521,8 @@ class Conversation(Pulling):
         """
         End the conversation now; what is awaited is answered TEMPFAIL.
         """
-        self._fanout.give_up()
+        if self._merge is not None:
+            self._merge.give_up()
         self.end()
 
     def lost(self, reason: Failure) -> None:
@@ -266,12 +531,9 @@ class Conversation(Pulling):
         """
         self._lost = True
         self.end()
-        self._caller.notify(self.members, MTA_CLOSE_ROW, reason)
+        self.tell_members(MTA_CLOSE_ROW, reason)
         if self._shadows is not None:
             self._shadows.lost(reason)
-
-    def _close_members(self) -> None:
-        self._caller.notify(self.members, QUIT_ROW)
 
 
 class ObservedConversation(Conversation):
@@ -281,7 +543,9 @@ class ObservedConversation(Conversation):
     It is chosen when the connection is made, so that others have nothing of this on their way.
     """
 
-    _watch: Watch
+    __slots__ = ("_message_told", "_quiet", "_told_of")
+
+    watch: Watch
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -289,20 +553,20 @@ class ObservedConversation(Conversation):
         self._message_told = False
         self._told_of = 0
         # Whether nobody needs to be told of each answer.
-        self._quiet = self._watch.audience.answer_sent is None
-        self._send = self._observed_send
+        self.send = self._observed_send
+        self._quiet = self.watch.audience.answer_sent is None
 
     def receive(self, data: bytes = b"") -> bool:
         """
         Take in bytes from the MTA, and tell how many.
         """
-        self._watch.received += len(data)
-        if data and self._watch.audience.bytes_received is not None:
-            self._watch.tell("bytes_received", len(data))
+        self.watch.received += len(data)
+        if data and self.watch.audience.bytes_received is not None:
+            self.watch.tell("bytes_received", len(data))
         return super().receive(data)
 
     def _observed_send(self, out: list[bytes]) -> None:
-        watch = self._watch
+        watch = self.watch
         if len(out) == 1 and out[0] is CONTINUE_PACKET and self._quiet:
             # The usual answer.
             watch.last = "continue"
@@ -316,22 +580,23 @@ class ObservedConversation(Conversation):
             watch.tell("bytes_sent", size)
         self._line.send_packets(out)
 
-    def _handler(self) -> Callable[[Command], None]:
-        return self._observed_step
-
-    def _observed_step(self, command: Command) -> None:
-        self._watch.stage = command.callback
+    def begin_command(self, command: Command) -> None:
+        """
+        Take note that a command is about to be handled.
+        """
+        self.watch.stage = command.callback
         if command.in_message and not self._message_told:
             self._message_told = True
-            self._watch.tell("message_began")
-        self._fanout.step(command)
-        if not self._quiet or (self._message_told and not self.session.in_message):
-            self._tell_done()
+            self.watch.tell("message_began")
 
-    def _control(self, command: Command) -> None:
-        self._watch.stage = command.callback
-        super()._control(command)
-        self._tell_done("aborted")
+    def end_command(self, command: Command) -> None:
+        """
+        Tell of the answer to a command, and of the end of a message.
+        """
+        if not command.codes:
+            self._tell_done("aborted")
+        elif not self._quiet or (self._message_told and self.message is None):
+            self._tell_done()
 
     def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
         """
@@ -352,17 +617,17 @@ class ObservedConversation(Conversation):
         self._tell_done("aborted")
 
     def _break_off(self, error: ProtocolError) -> None:
-        self._watch.tell("mta_failed", error.kind, str(error))
+        self.watch.tell("mta_failed", error.kind, str(error))
         super()._break_off(error)
 
     def _tell_done(self, outcome: str | None = None) -> None:
         self._tell_output()
-        if self._message_told and not self.session.in_message:
+        if self._message_told and not self.in_message:
             self._message_told = False
-            self._watch.tell("message_ended", outcome or self._watch.last)
+            self.watch.tell("message_ended", outcome or self.watch.last)
 
     def _tell_output(self) -> None:
-        if len(self._out) > self._told_of and not self._ended:
-            for packet in self._out[self._told_of :]:
-                self._watch.output(packet)
-            self._told_of = len(self._out)
+        if len(self.out) > self._told_of and not self.ended:
+            for packet in self.out[self._told_of :]:
+                self.watch.output(packet)
+            self._told_of = len(self.out)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from threading import get_ident
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, not_awaited, type_name
-from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.actions import ACTIONS, Action, Edit, ReplaceBody, action_of
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.payloads import encode_packet, text_argument, to_text
@@ -31,7 +31,7 @@ from yatxmilter.errors import (
 )
 
 if TYPE_CHECKING:
-    from yatxmilter._engine.command_order import Session
+    from yatxmilter._engine.session import Message, Session
 
 __all__ = ["Body", "Context"]
 
@@ -43,10 +43,26 @@ _ENDS_STRING: Final = re.compile(rb"[\r\n\0]")
 # In a header value a line feed folds the line, and white space follows: else it would begin
 # another field, or the body.
 _LINE_END: Final = re.compile(rb"\n(?![ \t])")
-_BREAKS_VALUE: Final = re.compile(rb"[\r\0]")
+# As numbers: to look for a piece of bytes in bytes costs ten times as much.
+_LF, _CR, _NUL = b"\n\r\0"
 _MAX_INDEX: Final = 0x7FFFFFFF
-_LIMITS: Final = Limits()
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
+
+
+class _Edits:
+    """
+    The edits of one message.
+
+    :ivar packets: They, in order.
+    :ivar bodies: How many of them replace the body.
+    :ivar size: The bytes of the packets, the body aside; ``body_size``: those of the new body.
+    """
+
+    __slots__ = ("bodies", "body_size", "packets", "size")
+
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+        self.bodies = self.size = self.body_size = 0
 
 
 class Context:
@@ -54,14 +70,13 @@ class Context:
     One milter's handle on its connection.
 
     :ivar actions: The ``SMFIF_*`` flags that this milter asked for and may use.
+    :ivar edits: The edits made of this message; ``None`` while there are none.
     :ivar editing: Whether its ``xxfi_eom`` is running, the only time for edits.
     :ivar negotiating: Whether its ``xxfi_negotiate`` is running.
     :ivar adds_space: Whether header values need a leading blank that the milter does not write,
         because another milter made the MTA leave blanks alone.
     :ivar leading_space: Whether header values come with the white space behind the colon, and go
         with it, because the milter asked for it.
-    :ivar outbox: The edits made, as packets, in order.
-    :ivar bodies: How many of them replace the body.
     :ivar limits: How much of one message may be kept.
     :ivar reply: The text of ``smfi_setreply`` until it is used.
     :ivar mute: Whether a callback is running that answers nothing, such as ``xxfi_abort``: a text
@@ -72,46 +87,36 @@ class Context:
 
     __slots__ = (
         "_for_connection",
-        "_body_bytes",
-        "_edit_bytes",
         "_hop",
         "_macros",
-        "_progress",
         "_session",
         "_state",
-        "_state_over",
+        "_state_of",
         "_thread",
         "actions",
         "adds_space",
-        "bodies",
         "early",
         "editing",
+        "edits",
         "leading_space",
         "limits",
         "max_payload",
         "mute",
         "negotiating",
-        "outbox",
         "reply",
         "symbol_lists",
     )
 
-    def __init__(
-        self,
-        macros: MacroStore,
-        progress: Callable[[], None],
-        session: Session | None = None,
-    ) -> None:
-        self._macros = macros
-        self._progress = progress
+    def __init__(self, session: Session) -> None:
+        self._macros = session.macros
         self._session = session
-        # The reactor's: connections are built there.
-        self._thread = get_ident()
+        # The reactor's: conversations begin there.
+        self._thread = session.thread
         self._hop: Callable[[Callable[[], None]], None] | None = None
         # Whether the reply's text was set outside a message.
         self._for_connection = False
         self._state: SimpleNamespace | None = None
-        self._state_over = True
+        self._state_of: Message | None = None
         self.mute = False
         self.early = False
         self.actions = 0
@@ -120,10 +125,8 @@ class Context:
         self.adds_space = False
         self.leading_space = False
         self.max_payload = c.MILTER_MAX_DATA_SIZE
-        self.limits = _LIMITS
-        self.outbox: list[bytes] = []
-        self.bodies = 0
-        self._edit_bytes = self._body_bytes = 0
+        self.limits = session.limits
+        self.edits: _Edits | None = None
         self.reply: bytes | None = None
         self.symbol_lists: dict[int, bytes] = {}
 
@@ -165,14 +168,37 @@ class Context:
         """
         Give up the edits made.
         """
-        edits = self.outbox
-        if self.bodies:
+        edits = self.edits
+        if edits is None:
+            return []
+        self.edits = None
+        if edits.bodies:
             # Postfix refuses a new body that other edits stand between.
-            edits = sorted(edits, key=lambda packet: packet[4] == c.SMFIR_REPLBODY)
-        self.outbox = []
-        self.bodies = 0
-        self._edit_bytes = self._body_bytes = 0
-        return edits
+            edits.packets.sort(key=lambda packet: packet[4] == c.SMFIR_REPLBODY)
+        return edits.packets
+
+    def drop_body(self) -> None:
+        """
+        Forget the edits made that replace the body.
+        """
+        edits = self.edits
+        if edits is not None and edits.bodies:
+            edits.packets = [one for one in edits.packets if one[4] != c.SMFIR_REPLBODY]
+            edits.bodies = edits.body_size = 0
+
+    @property
+    def outbox(self) -> list[bytes]:
+        """
+        The edits made, as packets, in order.
+        """
+        return [] if self.edits is None else self.edits.packets
+
+    @property
+    def bodies(self) -> int:
+        """
+        How many of them replace the body.
+        """
+        return 0 if self.edits is None else self.edits.bodies
 
     def answer_with(self, reply: bytes | None) -> None:
         """
@@ -186,11 +212,9 @@ class Context:
         Forget what belongs to the message that has ended.
         """
         self.editing = False
-        self._state_over = True
+        self.edits = None
         if self.reply is not None and not self._for_connection:
             self.reply = None
-        if self.outbox:
-            self.take_edits()
 
     def end_connection(self) -> None:
         """
@@ -209,12 +233,11 @@ class Context:
         """
         What the milter keeps of its own for a message; a new one where another has begun.
         """
-        session = self._session
         state = self._state
-        begun = session is None or (session.in_message and not self.early)
-        if state is None or (self._state_over and begun):
+        message = None if self.early else self._session.message
+        if state is None or (message is not None and message is not self._state_of):
             state = self._state = SimpleNamespace()
-            self._state_over = not begun
+            self._state_of = message
         return state
 
     @property
@@ -258,8 +281,7 @@ class Context:
     def _set_reply(self, reply: bytes) -> None:
         if not self.mute:
             self.reply = reply
-            session = self._session
-            self._for_connection = self.early or (session is not None and not session.in_message)
+            self._for_connection = self.early or self._session.message is None
 
     def setsymlist(self, stage: int, macros: Text) -> None:
         """
@@ -331,20 +353,22 @@ class Context:
         action = ACTIONS[c.SMFIR_REPLBODY]
         self._check_action(action)
         limit = self.limits.max_body
+        before = 0 if self.edits is None else self.edits.body_size
         packets: list[bytes] = []
         size = 0
         for piece in _regular(_pieces(bodyp)):
             size += len(piece)
-            if self._body_bytes + size > limit:
+            if before + size > limit:
                 raise LimitExceeded(
-                    f"smfi_replacebody() of {size} bytes or more after {self._body_bytes}:"
+                    f"smfi_replacebody() of {size} bytes or more after {before}:"
                     f" max_body, an option of the server, is {limit}"
                 )
             packets.append(encode_packet(action.letter, piece))
         # All of it, or nothing.
-        self.outbox += packets
-        self.bodies += 1
-        self._body_bytes += size
+        edits = self._made_edits()
+        edits.packets += packets
+        edits.bodies += 1
+        edits.body_size += size
 
     def progress(self, *, any_stage: bool = False) -> None:
         """
@@ -353,9 +377,9 @@ class Context:
         if not any_stage:
             self._check_stage("smfi_progress")
         if self._hop is None:
-            self._progress()
+            self._session.send_progress()
         else:
-            self._hop(self._progress)
+            self._hop(self._session.send_progress)
 
     def make_edit(self, edit: Edit) -> None:
         """
@@ -396,14 +420,21 @@ class Context:
                 f"{action.function}() of {len(payload)} bytes; a packet takes {self.max_payload}"
             )
         packet = encode_packet(action.letter, payload)
-        size = self._edit_bytes + len(packet)
+        edits = self._made_edits()
+        size = edits.size + len(packet)
         if size > self.limits.max_edit_bytes:
             raise LimitExceeded(
                 f"{action.function}(): the edits of this message have {size} bytes:"
                 f" max_edit_bytes, an option of the server, is {self.limits.max_edit_bytes}"
             )
-        self._edit_bytes = size
-        self.outbox.append(packet)
+        edits.size = size
+        edits.packets.append(packet)
+
+    def _made_edits(self) -> _Edits:
+        edits = self.edits
+        if edits is None:
+            edits = self.edits = _Edits()
+        return edits
 
     def _check_thread(self, function: str) -> None:
         if get_ident() != self._thread:
@@ -427,10 +458,10 @@ class Context:
 
     def _value(self, value: Text) -> bytes:
         data = text_argument("header value", value)
-        folded = b"\n" in data
+        folded = _LF in data
         if folded:
             data = data.replace(b"\r\n", b"\n")
-        if _BREAKS_VALUE.search(data):
+        if _CR in data or _NUL in data:
             raise ValueNotSendable(
                 f"header value {described(value)} has a NUL in it, or a CR that no LF follows"
             )
@@ -454,15 +485,7 @@ class Context:
         return self._string("reason", reason)
 
     def _header_name(self, name: Text) -> bytes:
-        data = text_argument("header name", name)
-        if not data:
-            raise ValueNotSendable("header name is empty")
-        # RFC 5322, 2.2: anything else would make another field of it, or none.
-        if not _FIELD_NAME.fullmatch(data):
-            raise ValueNotSendable(
-                f"header name {described(name)} is not printable ASCII without blanks and colons"
-            )
-        return data
+        return _usual_name(name) if type(name) is str and len(name) < 80 else _name(name)
 
     def _index(self, index: int) -> int:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= _MAX_INDEX:
@@ -524,6 +547,22 @@ def _regular(pieces: Iterator[bytes]) -> Iterator[bytes]:
     rest = b"".join(waiting)
     if rest or not began:
         yield rest
+
+
+def _name(name: Text) -> bytes:
+    data = text_argument("header name", name)
+    if not data:
+        raise ValueNotSendable("header name is empty")
+    # RFC 5322, 2.2: anything else would make another field of it, or none.
+    if not _FIELD_NAME.fullmatch(data):
+        raise ValueNotSendable(
+            f"header name {described(name)} is not printable ASCII without blanks and colons"
+        )
+    return data
+
+
+# A milter adds the same fields to each message.
+_usual_name: Final = lru_cache(maxsize=256)(_name)
 
 
 _Check = Callable[[Context, Any], bytes | int | None]

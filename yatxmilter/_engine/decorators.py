@@ -236,7 +236,7 @@ def check_marks(cls: type, callbacks: Iterable[str], hooks: Mapping[str, str]) -
     for name in dir(cls):
         value = inspect.getattr_static(cls, name, None)
         for attribute, mark in MARKS.items():
-            # A property, or a class, may have whatever attributes it likes.
+            # A class may have whatever attributes it likes.
             if not _is_marked(value, attribute):
                 continue
             stands_for = hooks.get(name, name)
@@ -253,5 +253,8 @@ def check_marks(cls: type, callbacks: Iterable[str], hooks: Mapping[str, str]) -
 
 
 def _is_marked(value: object, attribute: str) -> bool:
-    marks = getattr(value, "__dict__", {})
-    return not isinstance(value, type) and attribute in marks
+    # Not `isinstance`: an object may raise when it is looked at.
+    try:
+        return not issubclass(type(value), type) and attribute in vars(value)
+    except BaseException:
+        return False

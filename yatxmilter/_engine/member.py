@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from yatxmilter import constants as c
 from yatxmilter._describing import described, text_of, type_name
 from yatxmilter._engine.awaitables import awaited, run_coroutine
 from yatxmilter._engine.context import Context
 from yatxmilter._engine.decorators import Marks, read_marks
-from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.on_error import on_error_option
 from yatxmilter._options import CALLBACK_TIMEOUT, seconds_option
 from yatxmilter._wire.commands import (
-    ALL_COMMANDS,
     BODY_ROW,
     CALLBACK_STEPS,
     HEADER_ROW,
@@ -35,7 +33,10 @@ from yatxmilter._wire.payloads import Offer
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import NegotiationError, ReturnCodeError
 
-__all__ = ["CALLBACKS", "Callback", "Member", "plan_of", "wanted_callbacks"]
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
+
+__all__ = ["CALLBACKS", "Callback", "Member", "Shape", "shape_of", "wanted_callbacks"]
 
 Callback = Callable[..., object]
 
@@ -53,31 +54,94 @@ _MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
 # What one milter asks for and all of them then see.
 _SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
 
+_AS_THEY_ARE: Final[Mapping[int, Callback]] = {}
+_NO_HOOKS: Final[Mapping[str, str]] = {}
 _NAMES: Final = frozenset(CALLBACKS)
 _callbacks_of: Final = attrgetter(*CALLBACKS)
 
+# Each connection has its milters, but of few classes: what was told of these, and by which
+# callbacks.
+_MOST_SHAPES: Final = 256
+_shapes: Final[dict[type, tuple[tuple[object, ...], Shape]]] = {}
 
-def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
+
+class Shape:
+    """
+    What can be told of a milter by its callbacks.
+
+    :ivar wanted: The names of the callbacks it has of its own.
+    :ivar steps: The ``SMFIP_*`` steps that follow from them.
+    :ivar marks: What decorators say of them.
+    :ivar common: Whether all milters of its class have the same shape, and it says all of what they
+        ask for, their ``xxfi_flags`` aside.
+    """
+
+    __slots__ = ("common", "marks", "steps", "wanted")
+
+    def __init__(self, wanted: frozenset[str], marks: Marks, *, common: bool) -> None:
+        self.wanted = wanted
+        self.marks = marks
+        self.steps = _steps(wanted, marks.silent)
+        self.common = common and "xxfi_negotiate" not in wanted
+
+
+def shape_of(milter: object, base: type) -> Shape:
     """
     Tell which callbacks a milter has of its own: those that differ from ``base``'s.
 
     Of a milter that is no ``base`` at all, those that it has.
     """
     if not isinstance(milter, base):
-        return frozenset(name for name in CALLBACKS if hasattr(milter, name))
-    wanted = _different(_callbacks_of(type(milter)), _callbacks_of(base))
+        return _own_shape(milter, frozenset(name for name in CALLBACKS if hasattr(milter, name)))
+    cls = type(milter)
+    callbacks = _callbacks_of(cls)
+    hooks: Mapping[str, str] = getattr(cls, "_hooks", _NO_HOOKS)
+    if hooks:
+        callbacks += tuple([getattr(cls, hook) for hook in hooks])
+    known = _shapes.get(cls)
+    # A class may have been given other callbacks since.
+    if known is not None and known[0] == callbacks:
+        shape = known[1]
+    else:
+        shape = _shape_of_class(callbacks, _callbacks_of(base), hooks)
+        if len(_shapes) >= _MOST_SHAPES:
+            _shapes.clear()
+        _shapes[cls] = callbacks, shape
     own = vars(milter)
-    return wanted if _NAMES.isdisjoint(own) else wanted | _NAMES & own.keys()
+    if _NAMES.isdisjoint(own):
+        return shape
+    return _own_shape(milter, shape.wanted | _NAMES & own.keys())
 
 
-# Each connection has its milters, but of few classes.
-@lru_cache(maxsize=256)
-def _different(callbacks: tuple[object, ...], base: tuple[object, ...]) -> frozenset[str]:
-    both = zip(CALLBACKS, callbacks, base, strict=True)
-    return frozenset(name for name, one, other in both if one is not other)
+def wanted_callbacks(milter: object, base: type) -> frozenset[str]:
+    """
+    Give the names of the callbacks that a milter has of its own, as `shape_of` tells them.
+    """
+    return shape_of(milter, base).wanted
 
 
-@lru_cache(maxsize=256)
+def _own_shape(milter: object, wanted: frozenset[str]) -> Shape:
+    cls = type(milter)
+    hooks: Mapping[str, str] = getattr(cls, "_hooks", _NO_HOOKS)
+    marked = [(name, getattr(cls, hook)) for hook, name in hooks.items()]
+    marked += [(name, getattr(milter, name)) for name in sorted(wanted)]
+    return Shape(wanted, read_marks(marked), common=False)
+
+
+def _shape_of_class(
+    callbacks: tuple[object, ...], base: tuple[object, ...], hooks: Mapping[str, str]
+) -> Shape:
+    both = zip(CALLBACKS, callbacks, base, strict=False)
+    wanted = frozenset(name for name, one, other in both if one is not other)
+    # What stands for callbacks comes behind them.
+    own, standing_in = callbacks[: len(CALLBACKS)], callbacks[len(CALLBACKS) :]
+    marked = [
+        *zip(hooks.values(), standing_in, strict=True),
+        *zip(CALLBACKS, own, strict=True),
+    ]
+    return Shape(wanted, read_marks(marked), common=True)
+
+
 def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
     steps = 0
     for command in CALLBACK_STEPS:
@@ -88,69 +152,45 @@ def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
     return steps
 
 
-def _marks_of(milter: object, wanted: frozenset[str]) -> Marks:
-    """
-    Read what decorators say of a milter's callbacks, and of what stands for them in its class.
-    """
-    cls = type(milter)
-    hooks: Mapping[str, str] = getattr(cls, "_hooks", {})
-    marked = tuple([(name, getattr(cls, hook)) for hook, name in hooks.items()])
-    if _NAMES.isdisjoint(getattr(milter, "__dict__", ())):
-        try:
-            return _class_marks(_callbacks_of(cls), marked)
-        except AttributeError:
-            # It is no `Milter`, and has not all of them.
-            pass
-    return read_marks((*marked, *[(name, getattr(milter, name)) for name in sorted(wanted)]))
-
-
-@lru_cache(maxsize=256)
-def _class_marks(callbacks: tuple[object, ...], marked: tuple[tuple[str, object], ...]) -> Marks:
-    return read_marks((*marked, *zip(CALLBACKS, callbacks, strict=True)))
-
-
 class Member:
     """
     One milter on one connection.
 
     :ivar position: Its place among the connection's milters, from 0.
+    :ivar shape: What was told of it by its callbacks.
     :ivar wanted: The names of the callbacks it has of its own.
     :ivar request: What it asked of the MTA; before negotiation, what it would ask.
-    :ivar marks: What decorators say of its callbacks.
     :ivar steps: The ``SMFIP_*`` steps that follow from the callbacks it has.
     :ivar adapted: What to call, by `Command.index`, where it is not the callbacks as they are.
     :ivar on_error: What is answered when it fails, as `on_error_option` gives it.
-    :ivar failed: Whether its ``xxfi_eom`` failed in this message, and the message does not pass:
-        its edits do not count.
-    :ivar watch: Tells observers of its callbacks; ``None`` where there are none.
+    :ivar made_context: Its `context`, if it has been needed.
     """
 
     __slots__ = (
+        "_agreed",
+        "_name",
+        "_session",
         "adapted",
-        "context",
-        "failed",
-        "marks",
+        "made_context",
         "milter",
-        "name",
         "on_error",
         "position",
         "request",
+        "shape",
         "steps",
         "timeout",
         "wanted",
-        "watch",
     )
 
-    def __init__(
-        self, milter: Any, position: int, wanted: frozenset[str], context: Context
-    ) -> None:
+    def __init__(self, milter: Any, position: int, shape: Shape, session: Session) -> None:
         factory = getattr(milter, "factory", None)
         on_error = getattr(factory, "on_error", c.SMFIS_TEMPFAIL)
         self.milter = milter
         self.position = position
-        self.wanted = wanted
-        self.context = context
-        self.name = text_of(factory, "name") or text_of(milter, "xxfi_name") or type_name(milter)
+        self.shape = shape
+        self.wanted = shape.wanted
+        self.steps = shape.steps
+        self._session = session
         self.on_error = (
             on_error if type(on_error) is ReturnCode else on_error_option("on_error", on_error)
         )
@@ -159,12 +199,48 @@ class Member:
         self.timeout: float | None = (
             timeout if timeout is CALLBACK_TIMEOUT else seconds_option("timeout", timeout)
         )
-        self.marks = _marks_of(milter, self.wanted)
-        self.steps = _steps(self.wanted, self.marks.silent)
-        self.request = Request(0, self.steps, {})
-        self.adapted: dict[int, Callback] | None = None
-        self.failed = False
-        self.watch: Watch | None = None
+        self.request = _asked_by(self.steps)
+        self.adapted: Mapping[int, Callback] = _AS_THEY_ARE
+        self.made_context: Context | None = None
+        # The steps agreed on with the MTA.
+        self._agreed = 0
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """
+        What the milter is called in the log.
+        """
+        name = self._name
+        if name is None:
+            milter = self.milter
+            factory = getattr(milter, "factory", None)
+            name = self._name = (
+                text_of(factory, "name") or text_of(milter, "xxfi_name") or type_name(milter)
+            )
+        return name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def context(self) -> Context:
+        """
+        What the milter holds on the connection.
+        """
+        context = self.made_context
+        if context is None:
+            context = self.made_context = Context(self._session)
+            self._equip(context)
+        return context
+
+    def _equip(self, context: Context) -> None:
+        request, agreed = self.request, self._agreed
+        context.actions = request.actions
+        context.leading_space = bool(agreed & request.steps & c.SMFIP_HDR_LEADSPC)
+        context.adds_space = bool(agreed & ~request.steps & c.SMFIP_HDR_LEADSPC)
+        context.max_payload = data_size(request.steps)
 
     @property
     def concerned(self) -> bool:
@@ -179,8 +255,9 @@ class Member:
         """
         if name not in self.wanted:
             return None
-        if self.watch is not None:
-            return self.watch.around(self, name)
+        watch = self._session.watch
+        if watch is not None:
+            return watch.around(self, name)
         return cast(Callback, getattr(self.milter, name))
 
     def retire(self) -> None:
@@ -189,7 +266,7 @@ class Member:
         """
         self.wanted &= {"xxfi_close", "xxfi_mta_close"}
         self.steps = _steps(self.wanted, frozenset())
-        self.request = Request(0, self.steps, {})
+        self.request = _asked_by(self.steps)
 
     # ---- negotiation
 
@@ -202,10 +279,12 @@ class Member:
         """
         parts = answer if isinstance(answer, (tuple, list)) else [answer]
         code = c.SMFIS_CONTINUE if parts == [None] else parts[0] if parts else None
-        lists = {**self.marks.lists, **self.context.symbol_lists}
+        lists = dict(self.shape.marks.lists)
+        if self.made_context is not None:
+            lists.update(self.made_context.symbol_lists)
         if _is_number(code) and len(parts) in (1, 3, 4):
             if code == c.SMFIS_ALL_OPTS:
-                steps = self.steps | offer.steps & (c.SMFIP_SKIP | self.marks.steps)
+                steps = self.steps | offer.steps & (c.SMFIP_SKIP | self.shape.marks.steps)
                 return Request(offer.actions, steps, lists)
             if code == c.SMFIS_REJECT:
                 raise NegotiationError("refuses the connection (SMFIS_REJECT)")
@@ -231,8 +310,9 @@ class Member:
         steps = self.steps
         if not steps & c.SMFIP_NOBODY:
             steps |= offer.steps & c.SMFIP_SKIP
-        steps |= offer.steps & self.marks.steps
-        return Request(offer.actions if flags is None else flags, steps, dict(self.marks.lists))
+        steps |= offer.steps & self.shape.marks.steps
+        actions = offer.actions if flags is None else flags
+        return Request(actions, steps, dict(self.shape.marks.lists))
 
     def widened(self, request: Request, offer: Offer) -> Request:
         """
@@ -240,16 +320,29 @@ class Member:
         """
         return request
 
+    @property
+    def asks_as_others(self) -> int | None | bool:
+        """
+        Give the ``xxfi_flags`` of a milter that asks for what all of its shape with these flags ask
+        for; ``False`` for one of which that cannot be told.
+        """
+        if not self.shape.common:
+            return False
+        try:
+            flags = getattr(self.milter, "xxfi_flags", None)
+        except BaseException:
+            # It will be raised once more where that is seen to.
+            return False
+        return flags if flags is None or type(flags) is int else False
+
     def agree(self, request: Request, agreement: Agreement) -> None:
         """
         Take what was settled.
         """
         self.request = request
-        context = self.context
-        context.actions = request.actions
-        context.leading_space = bool(agreement.steps & request.steps & c.SMFIP_HDR_LEADSPC)
-        context.adds_space = bool(agreement.steps & ~request.steps & c.SMFIP_HDR_LEADSPC)
-        context.max_payload = data_size(request.steps)
+        self._agreed = agreement.steps
+        if self.made_context is not None:
+            self._equip(self.made_context)
 
     # ---- calling
 
@@ -273,8 +366,8 @@ class Member:
         :return: The commands that it is called for, as a mask of `Command.bit`.
         """
         added = steps & ~self.request.steps
-        adapts = added & _SEEN_BY_ALL or self.watch is not None
-        self.adapted = self._adapt(added, macros) if adapts else None
+        adapts = added & _SEEN_BY_ALL or self._session.watch is not None
+        self.adapted = self._adapt(added, macros) if adapts else _AS_THEY_ARE
         return _mask(self.wanted, self.request.steps)
 
     def _adapt(self, added: int, macros: MacroStore) -> dict[int, Callback]:
@@ -300,7 +393,7 @@ class Member:
         """
         Give what to call for a command that the milter is called for.
         """
-        if self.adapted is not None:
+        if self.adapted:
             return self.adapted[command.index]
         return cast(Callback, getattr(self.milter, command.callback))
 
@@ -316,16 +409,8 @@ def _mask(wanted: frozenset[str], steps: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def plan_of(masks: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """
-    Tell for each command, by `Command.index`, which milters are called for it, by their positions.
-
-    :param masks: What `Member.prepare` gave for each.
-    """
-    return tuple(
-        tuple(position for position, mask in enumerate(masks) if mask & command.bit)
-        for command in ALL_COMMANDS
-    )
+def _asked_by(steps: int) -> Request:
+    return Request(0, steps, {})
 
 
 def _is_number(value: object) -> bool:

@@ -12,22 +12,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
-from yatxmilter._engine.command_order import Session
-from yatxmilter._engine.member import Member, plan_of
+from yatxmilter._engine.command_order import Callees, Handler, Plan
+from yatxmilter._engine.member import Member
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, SKIP_PACKET, ends_message, response
 from yatxmilter._escaping import printable
-from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
     ABORT_ROW,
-    ALL_COMMANDS,
     BODY_ROW,
     CONNECT_ROW,
     EOM_ROW,
@@ -38,14 +36,14 @@ from yatxmilter._wire.commands import (
 )
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
+
 __all__ = ["Callees", "Kept", "Merge"]
 
 _log = Logger()
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
-
-#: Who is called for a command, by their positions.
-Callees = tuple[int, ...]
 
 
 class Kept(NamedTuple):
@@ -61,89 +59,92 @@ class Kept(NamedTuple):
 
 class Merge(ABC):
     """
-    The fan-out of one connection.
+    What makes one answer of those of all milters, on one connection.
 
-    :param out: Where answers are put, as packets.
-    :param resume: Called with what is to be done of an awaited result that has come; it goes on
-        with the conversation after that.
-    :param progress: Called every ``progress_interval`` seconds while an end of message is awaited.
-    :param limits: How much of one message may be kept.
-    :ivar round: The answers that are awaited to the present command.
+    What it does when all milters answer at once is in its handlers, which all connections share;
+    one of its own a connection has when it is needed.
     """
 
     #: Macros that it needs itself, by ``SMFIM_*`` stage.
     symbols: ClassVar[Mapping[int, bytes]] = MappingProxyType({})
 
-    def __init__(
-        self,
-        session: Session,
-        members: list[Member],
-        caller: Caller,
-        out: list[bytes],
-        *,
-        clock: IReactorTime,
-        resume: Callable[[Callable[[Pending], None], Pending], None],
-        progress: Callable[[], None],
-        progress_interval: float | None,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._members = members
-        self._caller = caller
-        self._out = out
-        self._clock = clock
-        self._resume = resume
-        self._progress = progress
-        self._progress_interval = progress_interval
-        self._limits = limits
+        self._members = session.members
+        self._out = session.out
+        self._clock = session.clock
+        self._limits = session.limits
         self._progress_timer: IDelayedCall | None = None
-        self._plan: Sequence[Callees] = ()
-        self._full_plan: Sequence[Callees] = ()
-        self._unanswered = 0
-        self._skip_offered = False
-        self._kept: Kept | None = None
-        # How many milters, from the first, the message that is open has come to, and which of
-        # them have been told already that it is over.
-        self._joined = 0
-        self._told: Collection[Member] = ()
-        self.round: list[Pending] = []
-        # Who has accepted for itself alone: this message, or all of the connection.
-        self._left: frozenset[Member] = _NOBODY
-        self._left_for_good: frozenset[Member] = _NOBODY
+        self._round: list[Pending] = []
 
     def compile(self, steps: int, *, skip_offered: bool) -> None:
         """
-        Work out what is called for which command.
+        Take note of what was agreed on.
 
         :param steps: The steps agreed on with the MTA.
         """
-        self._unanswered = self._caller.unanswered = steps & c.ALL_NR_STEPS
-        self._skip_offered = skip_offered
-        macros = self._session.macros
-        masks = tuple([member.prepare(steps, macros) for member in self._members])
-        self._plan = self._full_plan = plan_of(masks)
+        return
 
-    def refuse(self, code: ReturnCode, reply: bytes | None = None) -> None:
+    @classmethod
+    @abstractmethod
+    def handler(cls, command: Command, plan: Plan, *, answered: bool) -> Handler:
         """
-        Have the connection answered with REJECT or TEMPFAIL, once something is answered.
+        Make what is done for a command that milters answer.
+
+        :param answered: Whether the MTA waits for an answer.
         """
-        self._kept = Kept(code, response(code, reply), None, True)
+
+    @property
+    def round(self) -> list[Pending]:
+        """
+        The answers that are awaited to the present command.
+        """
+        return self._round
+
+    @round.setter
+    def round(self, pending: list[Pending]) -> None:
+        self._round = pending
+        if pending:
+            self._session.held = True
+
+    # ---- what is known of connection and message
+
+    @property
+    def _caller(self) -> Caller:
+        return self._session.caller
+
+    @property
+    def _resume(self) -> Callable[[Callable[[Pending], None], Pending], None]:
+        return self._session.resume
+
+    @property
+    def _plan(self) -> Sequence[Callees]:
+        return self._session.plan.callees
+
+    @property
+    def _unanswered(self) -> int:
+        return self._session.plan.unanswered
+
+    @property
+    def _kept(self) -> Kept | None:
+        message = self._session.message
+        kept = None if message is None else message.kept
+        return self._session.kept if kept is None else kept
+
+    @property
+    def _left(self) -> frozenset[Member]:
+        message = self._session.message
+        return self._session.left if message is None else message.left
 
     # ---- one command
-
-    @abstractmethod
-    def step(self, command: Command) -> None:
-        """
-        Have a command answered by the milters: at once, or when all that is awaited has come.
-
-        :raises ProtocolError: when its payload cannot be read.
-        """
 
     def join_all(self) -> None:
         """
         Count the open message as begun for all milters, though not all were called for it.
         """
-        self._joined = len(self._members)
+        message = self._session.message
+        if message is not None:
+            message.joined = len(self._members)
 
     def _read(self, member: Member, command: Command, result: object) -> ReturnCode:
         code = self._caller.code(member, command, result)
@@ -154,24 +155,20 @@ class Merge(ABC):
         return SMFIS_CONTINUE
 
     def _uncall(self, member: Member, command: Command) -> None:
-        callees = self._plan[command.index]
-        if member.position in callees:
-            plan = list(self._plan)
-            plan[command.index] = tuple([one for one in callees if one != member.position])
-            self._plan = plan
+        session = self._session
+        session.use(session.plan.without(member.position, command))
 
     def _leave(self, member: Member, command: Command) -> None:
         """
         Call a milter no more: in this message, or after connect and HELO in this connection.
         """
-        self._left |= {member}
+        session = self._session
+        if session.message is not None:
+            session.message.left |= {member}
         if command is CONNECT_ROW or command is HELO_ROW:
-            self._left_for_good |= {member}
-        self._uncall_all(member)
-
-    def _uncall_all(self, member: Member) -> None:
-        for row in ALL_COMMANDS:
-            self._uncall(member, row)
+            session.left |= {member}
+            session.base = session.base.without(member.position)
+        session.use(session.plan.without(member.position))
 
     # ---- waiting
 
@@ -181,7 +178,8 @@ class Merge(ABC):
         if command is EOM_ROW:
             awaited = [one.member for one in pending]
             for member in self._members:
-                member.context.editing = member in awaited
+                if member.made_context is not None:
+                    member.made_context.editing = member in awaited
             self._start_progress()
         for one in pending.copy():
             # A result that has come already may end the round.
@@ -201,14 +199,13 @@ class Merge(ABC):
             self._progress_timer = None
 
     def _start_progress(self) -> None:
-        if self._progress_interval is not None:
-            self._progress_timer = self._clock.callLater(
-                self._progress_interval, self._send_progress
-            )
+        interval = self._session.progress_interval
+        if interval is not None:
+            self._progress_timer = self._clock.callLater(interval, self._send_progress)
 
     def _send_progress(self) -> None:
         self._start_progress()
-        self._progress()
+        self._session.send_progress()
 
     def cancel(self) -> None:
         """
@@ -243,7 +240,8 @@ class Merge(ABC):
             self._out.append(CONTINUE_PACKET)
 
     def _all_skipped(self) -> bool:
-        return self._skip_offered and not self._plan[BODY_ROW.index]
+        plan = self._session.plan
+        return plan.skip_offered and not plan.callees[BODY_ROW.index]
 
     def _keep(self, command: Command, member: Member, code: ReturnCode, packet: bytes) -> None:
         """
@@ -251,16 +249,37 @@ class Merge(ABC):
         """
         if command is not UNKNOWN_ROW:
             for_connection = command is CONNECT_ROW or command is HELO_ROW
-            self._kept = Kept(code, packet, member, for_connection)
+            kept = Kept(code, packet, member, for_connection)
+            session = self._session
+            if session.message is not None and not for_connection:
+                session.message.kept = kept
+            else:
+                session.kept = kept
+                session.base = session.base.keeping(True)
+            session.use(session.plan.keeping(True))
 
-    def _give_kept(self, kept: Kept, command: Command) -> None:
+    def give_kept(self, command: Command) -> None:
+        """
+        Give the answer that was kept, if an answer is awaited.
+        """
+        kept = self._kept
+        assert kept is not None
         if command.nr & self._unanswered and not self._session.last_chunk:
             return
         code = kept.code
         over = not kept.for_connection or command is CONNECT_ROW or command is HELO_ROW
         if over and ends_message(command, code):
-            self._kept = None
+            self._forget_kept(kept)
         self._answer(command, [kept.member], code, kept.packet)
+
+    def _forget_kept(self, kept: Kept) -> None:
+        session = self._session
+        if kept is session.kept:
+            session.kept = None
+            session.base = session.base.keeping(False)
+        elif session.message is not None:
+            session.message.kept = None
+        session.use(session.plan.keeping(False))
 
     def _answer(
         self, command: Command, done: Collection[Member | None], code: ReturnCode, packet: bytes
@@ -279,18 +298,30 @@ class Merge(ABC):
         elif command is RCPT_ROW and code is c.SMFIS_DISCARD:
             # For the others the message is over, even though as for libmilter it stays open for
             # the one who said so, until the MTA ends it. They hear no more of it.
-            others = [member for member in others if member not in self._told]
+            message = self._session.message
+            assert message is not None
+            others = [member for member in others if member not in message.told]
             over = [member for member in self._members if member not in done]
-            self._told = [*self._told, *over]
+            message.told = [*message.told, *over]
+            plan = self._session.plan
             for one in over:
-                self._uncall_all(one)
+                plan = plan.without(one.position)
+            self._session.use(plan)
             self._abort_members(others)
 
     def _accept_message(
         self, packet: bytes, unfinished: list[Member], *, final: bool = False
     ) -> None:
-        editors = [m for m in self._members if not m.failed and m not in unfinished]
-        replacing = [m.name for m in editors if m.context.bodies]
+        message = self._session.message
+        failed = () if message is None else message.failed
+        editors = []
+        for member in self._members:
+            context = member.made_context
+            if context is None or context.edits is None:
+                continue
+            if member not in failed and member not in unfinished:
+                editors.append((member, context))
+        replacing = [member.name for member, context in editors if context.bodies]
         if len(replacing) > 1:
             _log.error(
                 "Milters {milters} replaced the body of one message, which the MTA would take for"
@@ -300,14 +331,15 @@ class Merge(ABC):
             )
             self._refuse_message(response(c.SMFIS_TEMPFAIL, None), unfinished)
             return
-        for one in editors:
-            self._out += one.context.take_edits()
+        for _, context in editors:
+            self._out += context.take_edits()
         self._out.append(packet)
         self._end(final=final, unfinished=unfinished)
 
     def _refuse_message(self, packet: bytes, unfinished: list[Member]) -> None:
         # libmilter sends edits when they are made, so a lone milter's go out before its REJECT.
-        if len(self._members) == 1 and not self._members[0].failed:
+        message = self._session.message
+        if len(self._members) == 1 and (message is None or not message.failed):
             self._out += self._members[0].context.take_edits()
         self._out.append(packet)
         self._end(final=True, unfinished=unfinished)
@@ -315,8 +347,6 @@ class Merge(ABC):
     def _end(self, *, final: bool, unfinished: list[Member]) -> None:
         if final:
             self._session.finish()
-        else:
-            self._session.in_message = False
         self.end_message(unfinished)
 
     # ---- messages
@@ -326,8 +356,7 @@ class Merge(ABC):
         End the message that is open: cancel what is awaited and call ``xxfi_abort``.
         """
         self.cancel()
-        if self._session.in_message:
-            self._session.in_message = False
+        if self._session.message is not None:
             done = self._done()
             self.end_message([m for m in self._in_message() if m not in done])
 
@@ -335,7 +364,8 @@ class Merge(ABC):
         """
         Give the milters that the open message has come to.
         """
-        return self._members[: self._joined]
+        message = self._session.message
+        return () if message is None else self._members[: message.joined]
 
     def _done(self) -> Collection[Member | None]:
         """
@@ -350,31 +380,32 @@ class Merge(ABC):
         """
         Forget what belongs to the message, and call ``xxfi_abort`` of those still in it.
         """
-        aborted = [member for member in aborted if member not in self._told]
-        self._joined = 0
-        self._told = ()
-        if self._kept is not None and not self._kept.for_connection:
-            self._kept = None
-        if self._plan is not self._full_plan:
-            self._left = _NOBODY
-            self._plan = self._full_plan
-            for member in self._left_for_good:
-                self._leave(member, CONNECT_ROW)
+        session = self._session
+        message = session.message
+        session.message = None
+        if message is not None and message.told:
+            aborted = [member for member in aborted if member not in message.told]
+        if session.plan is not session.base:
+            session.use(session.base)
         for member in self._members:
-            member.failed = False
-            member.context.end_message()
-        self._abort_members(aborted)
+            if member.made_context is not None:
+                member.made_context.end_message()
+        if aborted:
+            self._abort_members(aborted)
 
     def _abort_members(self, members: Collection[Member]) -> None:
-        if members and not self._caller.over:
+        if members and not self._session.over:
             self._caller.notify(members, ABORT_ROW)
 
     def forget_connection(self) -> None:
         """
         Forget what belongs to the SMTP connection that has ended (QUIT_NC).
         """
-        self._kept = None
-        self._left_for_good = _NOBODY
+        session = self._session
+        session.kept = None
+        session.left = _NOBODY
+        session.base = session.full
         self.end_message(())
         for member in self._members:
-            member.context.end_connection()
+            if member.made_context is not None:
+                member.made_context.end_connection()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Coroutine, Generator, Iterable, Iterator
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -26,14 +26,15 @@ from yatxmilter import constants as c
 from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.awaitables import run_coroutine
 from yatxmilter._engine.chain_edits import ChainEdits
+from yatxmilter._engine.command_order import Callees, Handler, Plan, empty
 from yatxmilter._engine.member import Callback, Member
-from yatxmilter._engine.merge import Callees, Merge
+from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
 from yatxmilter._mail.body_spool import BodySpool
 from yatxmilter._mail.bounds import Limits
 from yatxmilter._mail.header_models import HeaderModel, header_model
-from yatxmilter._wire.actions import Quarantine, ReplaceBody, read_edit
+from yatxmilter._wire.actions import OfHeader, Quarantine, ReplaceBody, read_edit
 from yatxmilter._wire.commands import (
     ALL_COMMANDS,
     BODY_ROW,
@@ -49,6 +50,9 @@ from yatxmilter._wire.macros import RecipientMissed, mta_flavour
 from yatxmilter._wire.negotiation import data_size
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.errors import LimitExceeded
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
 
 __all__ = ["Chain"]
 
@@ -159,8 +163,8 @@ class _Message:
             if isinstance(edit, ReplaceBody):
                 body.append(packet)
                 continue
-            if self.header is not None:
-                yield from self.header.prepare(edit)
+            if self.header is not None and isinstance(edit, OfHeader):
+                yield from self.header.prepare()
             self._edits.add(edit, packet, self.header)
             if self.header is not None:
                 self.header.apply(edit)
@@ -195,8 +199,8 @@ class Chain(Merge):
     # How the MTA is told from its fellow.
     symbols = MappingProxyType({c.SMFIM_CONNECT: b"v"})
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
         self._message: _Message | None = None
         # The milters that an MTA would have told of the open message by now, were each a filter of
         # its own, and for each command those that it would tell.
@@ -221,7 +225,6 @@ class Chain(Merge):
         """
         Work out what is called for which command.
         """
-        super().compile(steps, skip_offered=skip_offered)
         self._leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
         self._shows_refused = bool(steps & c.SMFIP_RCPT_REJ)
         self._sizes = {m: data_size(m.request.steps) for m in self._members}
@@ -232,13 +235,25 @@ class Chain(Merge):
             for command in ALL_COMMANDS
         ]
 
+    @classmethod
+    def handler(cls, command: Command, plan: Plan, *, answered: bool) -> Handler:
+        """
+        Make what is done for a command.
+        """
+
+        def handle(session: Session, payload: bytes) -> None:
+            if command.needs_payload and not payload:
+                raise empty(command)
+            session.payload = payload
+            session.merge.step(command)
+
+        return handle
+
     def step(self, command: Command) -> None:
         """
         Send a command down the chain, or take in a piece of the content.
         """
-        if self._kept is not None and command is not UNKNOWN_ROW:
-            self._give_kept(self._kept, command)
-        elif command in _CONTENT:
+        if command in _CONTENT:
             self._take(command)
         elif command is EOM_ROW:
             self._start(command, self._content())

@@ -2,10 +2,7 @@
 Each callback to several milters, and one answer back: ``merge="first"``.
 
 All milters that want a command are called, in order, and the first answer that is no continue is
-the answer; while there is none, all are waited for. What to call for which command is compiled
-into a plan when negotiation is done. As long as callbacks answer at once, a command costs the
-calls and nothing else; one that does not leaves a `Pending` behind, and the conversation pulls
-nothing more until the round it belongs to is over.
+the answer; while there is none, all are waited for.
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ class FirstAnswer(Together):
     The first answer that is no continue is the answer.
     """
 
-    def _take(
-        self, command: Command, member: Member, code: ReturnCode, pending: list[Pending]
-    ) -> bool:
-        uncalled = self._members[member.position + 1 : self._joined]
-        self._decide(command, member, code, pending, uncalled)
+    def _take(self, command: Command, member: Member, code: ReturnCode) -> bool:
+        message = self._session.message
+        end = 0 if message is None else message.joined
+        uncalled = self._members[member.position + 1 : end]
+        self._decide(command, member, code, self._cancel_asked(), uncalled)
         return True
 
     def _conclude(self, command: Command, called: bool) -> None:
@@ -42,11 +39,14 @@ class FirstAnswer(Together):
             return
         command = pending.command
         self.round.remove(pending)
-        pending.member.context.editing = False
+        if pending.member.made_context is not None:
+            pending.member.made_context.editing = False
         code = self._read(pending.member, command, pending.result)
         if code is not SMFIS_CONTINUE:
             rest = self.round
             self._end_round()
+            for one in rest:
+                one.cancel()
             self._decide(command, pending.member, code, rest, [])
         elif not self.round:
             self._end_round()
@@ -60,8 +60,6 @@ class FirstAnswer(Together):
         pending: list[Pending],
         uncalled: list[Member],
     ) -> None:
-        for one in pending:
-            one.cancel()
         packet = response(code, member.context.take_reply(code))
         if command.nr & self._unanswered and not self._session.last_chunk:
             self._keep(command, member, code, packet)

@@ -1,22 +1,30 @@
 """
 What `FirstAnswer` and `Strictest` have in common: a command goes to all milters at once.
+
+As long as callbacks answer CONTINUE at once, a command costs the calls and nothing else. What they
+say otherwise is taken by the connection's own merge; an answer that is awaited leaves a `Pending`
+behind, and the conversation goes no further until the round it belongs to is over.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
 from yatxmilter._engine.addresses import DECODERS
+from yatxmilter._engine.command_order import Handler, Plan, empty
 from yatxmilter._engine.member import Member
-from yatxmilter._engine.merge import Callees, Merge
+from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET
-from yatxmilter._wire.commands import BODY_ROW, EOM_ROW, UNKNOWN_ROW, Command
+from yatxmilter._wire.commands import EOM_ROW, HEADER_ROW, Command
+from yatxmilter._wire.payloads import decode_header
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
 
 __all__ = ["Together"]
 
@@ -26,81 +34,89 @@ class Together(Merge):
     All milters that want a command are called before any of their answers is waited for.
     """
 
-    # The answers of this message that count with the next; kept by `Strictest`.
-    _votes: Mapping[Member, ReturnCode] = MappingProxyType({})
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        # The answers to the present command that will have to be waited for.
+        self._asked: list[Pending] = []
 
-    def step(self, command: Command) -> None:
+    @classmethod
+    def handler(cls, command: Command, plan: Plan, *, answered: bool) -> Handler:
         """
-        Call all that want the command, and have it answered if nothing is to be waited for.
+        Make what is done for a command.
         """
-        kept = self._kept
-        if kept is not None and command is not UNKNOWN_ROW:
-            self._give_kept(kept, command)
-            return
-        members = self._members
-        callees = self._plan[command.index]
-        pending: list[Pending] = []
-        joining = command.in_message and self._joined < len(members)
-        if callees:
-            arguments = DECODERS[command.index](self._session.payload)
-            if arguments is None:
-                return
-            if command is EOM_ROW:
-                self._open_edits(callees)
-            # A list that one milter changes must not change for the next.
-            shared = arguments[0] if len(callees) > 1 and command.has_argv else None
-            for position in callees:
-                member = members[position]
-                if self._votes and member in self._votes:
-                    continue
-                if joining:
-                    # Before the call, which may close the connection.
-                    self._joined = max(self._joined, position + 1)
-                if shared is not None:
-                    arguments = (shared.copy(),)
-                try:
-                    # `Member.view`, without a call.
-                    if member.adapted is None:
-                        result = getattr(member.milter, command.callback)(*arguments)
-                    else:
-                        result = member.adapted[command.index](*arguments)
-                except BaseException:
-                    result = Failure()
-                if result is None or result is SMFIS_CONTINUE:
-                    continue
-                result = self._caller.resolve(member, command, result)
-                if type(result) is Pending:
-                    pending.append(result)
-                    continue
-                code = self._read(member, command, result)
-                if code is SMFIS_CONTINUE:
-                    continue
-                if self._caller.over:
-                    # The conversation was ended in the place of an answer.
-                    for one in pending:
-                        one.cancel()
-                    return
-                if self._take(command, member, code, pending):
-                    return
-        if joining:
-            self._joined = len(members)
-        if pending:
-            self._wait(command, pending)
-        elif (
-            self._votes
-            or self._left
-            or command is EOM_ROW
-            or command is BODY_ROW
-            or command.nr & self._unanswered
-        ):
-            self._conclude(command, bool(callees))
+        if len(plan.adapted) > 1 or plan.careful:
+            return _ask_all(command, plan, answered=answered)
+        if not plan.callees[command.index]:
+            return _ask_nobody(command, answered=answered)
+        if command is EOM_ROW:
+            return _ask_at_end(adapted=plan.adapted[0])
+        if command is HEADER_ROW and not plan.adapted[0]:
+            return _ask_about_field(answered=answered)
+        return _ask_one(command, adapted=plan.adapted[0], answered=answered)
+
+    # ---- what is not the usual answer
+
+    def take(self, command: Command, member: Member, result: object) -> bool:
+        """
+        Take what a callback has returned, other than CONTINUE.
+
+        :return: Whether the command is done with: nothing is left to be concluded.
+        """
+        session = self._session
+        if type(result) is ReturnCode and session.plan.is_plain(command, result, member):
+            code = result
         else:
-            self._out.append(CONTINUE_PACKET)
+            result = self._caller.resolve(member, command, result)
+            if type(result) is Pending:
+                self._asked.append(result)
+                return False
+            code = self._read(member, command, result)
+            if code is SMFIS_CONTINUE:
+                return False
+        if session.over:
+            # The conversation was ended in the place of an answer.
+            self._cancel_asked()
+            return True
+        return self._take(command, member, code)
 
-    def _open_edits(self, callees: Callees) -> None:
-        for position in callees:
-            member = self._members[position]
-            member.context.editing = member not in self._votes
+    def take_alone(self, command: Command, member: Member, result: object) -> None:
+        """
+        Take what the callback of a lone milter has returned, other than CONTINUE.
+        """
+        if not self.take(command, member, result):
+            self.conclude(command, called=True)
+
+    def conclude(self, command: Command, *, called: bool) -> None:
+        """
+        Wait for what must be waited for, or answer.
+
+        :param called: Whether anybody was called.
+        """
+        asked = self._asked
+        if asked:
+            self._asked = []
+            self._wait(command, asked)
+        else:
+            self._conclude(command, called)
+
+    def end_usual(self) -> None:
+        """
+        Answer CONTINUE to an end of message that nobody has said anything else to.
+        """
+        self._continue(EOM_ROW, True)
+
+    def _cancel_asked(self) -> list[Pending]:
+        asked, self._asked = self._asked, []
+        for one in asked:
+            one.cancel()
+        return asked
+
+    def cancel(self) -> None:
+        """
+        Cancel all that is awaited.
+        """
+        self._cancel_asked()
+        super().cancel()
 
     @abstractmethod
     def _conclude(self, command: Command, called: bool) -> None:
@@ -111,12 +127,173 @@ class Together(Merge):
         """
 
     @abstractmethod
-    def _take(
-        self, command: Command, member: Member, code: ReturnCode, pending: list[Pending]
-    ) -> bool:
+    def _take(self, command: Command, member: Member, code: ReturnCode) -> bool:
         """
         Take an answer other than CONTINUE that has come at once.
 
-        :param pending: The answers of those before it that are to be waited for.
         :return: Whether it settles the matter.
         """
+
+
+# ---- what is done for a command
+
+
+def _ask_nobody(command: Command, *, answered: bool) -> Handler:
+    """
+    Answer a command that a lone milter does not want, or for which there is none.
+    """
+    needs_payload, ends = command.needs_payload, command is EOM_ROW
+
+    def handle(session: Session, payload: bytes) -> None:
+        if needs_payload and not payload:
+            raise empty(command)
+        if ends:
+            session.merge.end_usual()
+        elif answered:
+            session.out.append(CONTINUE_PACKET)
+
+    return handle
+
+
+def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
+    """
+    Show a command to a lone milter.
+    """
+    decode, callback, index = DECODERS[command.index], command.callback, command.index
+    needs_payload = command.needs_payload
+
+    def handle(session: Session, payload: bytes) -> None:
+        if needs_payload and not payload:
+            raise empty(command)
+        arguments = decode(payload)
+        if arguments is None:
+            return
+        member = session.members[0]
+        try:
+            if adapted:
+                result = member.adapted[index](*arguments)
+            else:
+                result = getattr(member.milter, callback)(*arguments)
+        except BaseException:
+            result = Failure()
+        if not (result is None or result is SMFIS_CONTINUE):
+            session.payload = payload
+            session.merge.take_alone(command, member, result)
+        elif answered:
+            session.out.append(CONTINUE_PACKET)
+
+    return handle
+
+
+def _ask_about_field(*, answered: bool) -> Handler:
+    """
+    Show a header field to a lone milter; there are more of them than of all other commands.
+    """
+
+    def handle(session: Session, payload: bytes) -> None:
+        parts = payload.decode("utf-8", "surrogateescape").split("\0")
+        if len(parts) == 3 and parts[0] and not parts[2]:
+            name, value, _ = parts
+        else:
+            if not payload:
+                raise empty(HEADER_ROW)
+            name, value = decode_header(payload)
+        member = session.members[0]
+        try:
+            result = member.milter.xxfi_header(name, value)
+        except BaseException:
+            result = Failure()
+        if not (result is None or result is SMFIS_CONTINUE):
+            session.payload = payload
+            session.merge.take_alone(HEADER_ROW, member, result)
+        elif answered:
+            session.out.append(CONTINUE_PACKET)
+
+    return handle
+
+
+def _ask_at_end(*, adapted: bool) -> Handler:
+    """
+    Have a lone milter edit the message, and answer to it.
+    """
+    callback, index = EOM_ROW.callback, EOM_ROW.index
+
+    def handle(session: Session, payload: bytes) -> None:
+        member = session.members[0]
+        member.context.editing = True
+        try:
+            # `Member.view`, without a call; so in the others.
+            show = member.adapted[index] if adapted else getattr(member.milter, callback)
+            result = show()
+        except BaseException:
+            result = Failure()
+        if result is None or result is SMFIS_CONTINUE:
+            session.merge.end_usual()
+        else:
+            session.merge.take_alone(EOM_ROW, member, result)
+
+    return handle
+
+
+def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
+    """
+    Show a command to all milters that want it, one after the other.
+    """
+    decode, callback, index = DECODERS[command.index], command.callback, command.index
+    needs_payload, in_message, ends = command.needs_payload, command.in_message, command is EOM_ROW
+    callees, adapted, count = plan.callees[index], plan.adapted, len(plan.adapted)
+    # A list that one milter changes must not change for the next.
+    copies = len(callees) > 1 and command.has_argv
+    careful = plan.careful or ends
+
+    def handle(session: Session, payload: bytes) -> None:
+        if needs_payload and not payload:
+            raise empty(command)
+        members, message = session.members, session.message
+        voted = message.votes if careful and message is not None else None
+        joining = None
+        if in_message and message is not None and message.joined < count:
+            joining = message
+        merge: Any = None
+        arguments: Any = ()
+        if callees:
+            arguments = decode(payload)
+            if arguments is None:
+                return
+            if ends:
+                for position in callees:
+                    members[position].context.editing = not voted or members[position] not in voted
+        for position in callees:
+            member = members[position]
+            if voted and member in voted:
+                continue
+            if joining is not None:
+                # Before the call, which may close the connection.
+                joining.joined = max(joining.joined, position + 1)
+            shown = (arguments[0].copy(),) if copies else arguments
+            try:
+                if adapted[position]:
+                    result = member.adapted[index](*shown)
+                else:
+                    result = getattr(member.milter, callback)(*shown)
+            except BaseException:
+                result = Failure()
+            if result is None or result is SMFIS_CONTINUE:
+                if session.over:
+                    if merge is not None:
+                        merge.cancel()
+                    return
+                continue
+            if merge is None:
+                session.payload = payload
+                merge = session.merge
+            if merge.take(command, member, result):
+                return
+        if joining is not None:
+            joining.joined = count
+        if merge is not None or careful:
+            session.merge.conclude(command, called=bool(callees))
+        elif answered:
+            session.out.append(CONTINUE_PACKET)
+
+    return handle

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -58,11 +58,19 @@ _WORDS: Final = {
 }
 
 
+_UNKNOWN: Final = object()
+_MOST_TELLERS: Final = 256
+
+
 class Audience:
     """
     The observers of a factory.
 
     It has an attribute for each event: a function that tells all who listen to it, or ``None``.
+
+    Nearly all that is told is that a callback has answered with a continue. An observer that only
+    counts may have a method ``usual_answers(milter, stage)``, which gives a function: it is called
+    with the seconds of each such answer, and ``callback_answered`` is not called for it then.
 
     :param base: The class whose methods do nothing, so that they need not be called.
     :ivar observers: They, in the order in which they are told.
@@ -89,6 +97,7 @@ class Audience:
         self.observers: list[Any] = []
         self._base = base
         self._failed: set[tuple[int, str]] = set()
+        self._tellers: dict[tuple[str, str], Callable[..., object] | None] = {}
         self._compile()
 
     def add(self, observer: Any) -> None:
@@ -99,6 +108,7 @@ class Audience:
         self._compile()
 
     def _compile(self) -> None:
+        self._tellers.clear()
         for event in EVENTS:
             listeners = [
                 (observer, getattr(observer, event))
@@ -120,6 +130,80 @@ class Audience:
                 except BaseException:
                     self.log_failure(observer, event)
 
+        return tell
+
+    def teller_of(
+        self, label: str, name: str, seconds: Callable[[], float]
+    ) -> Callable[..., object] | None:
+        """
+        Give the function that calls a callback and tells of it; ``None`` where nobody listens.
+
+        It is called with the connection's `Watch`, the milter and the callback's arguments.
+
+        :param label: The milter's name.
+        :param name: The callback's.
+        :param seconds: Tells the time.
+        """
+        known = self._tellers.get((label, name), _UNKNOWN)
+        if known is _UNKNOWN:
+            if len(self._tellers) >= _MOST_TELLERS:
+                # Names are the milters' own, who may have made one for each connection.
+                self._tellers.clear()
+            known = self._make_teller(label, _ROWS[name], seconds)
+            self._tellers[label, name] = known
+        return cast("Callable[..., object] | None", known)
+
+    def _make_teller(
+        self, label: str, command: Command, seconds: Callable[[], float]
+    ) -> Callable[..., object] | None:
+        called, name = self.callback_called, command.callback
+        if called is None and not self.answer_listeners:
+            return None
+        usual = self._usual_teller(label, command)
+
+        def call(watch: Watch, milter: object, *arguments: object) -> object:
+            if called is not None:
+                called(watch.connection, label, name)
+            start = seconds()
+            try:
+                result: object = getattr(milter, name)(*arguments)
+                if result is not None and result is not c.SMFIS_CONTINUE:
+                    return watch.over(label, command, start, result)
+            except BaseException:
+                watch.answered(label, command, start, Failure())
+                raise
+            usual(watch, seconds() - start)
+            return result
+
+        return call
+
+    def _usual_teller(self, label: str, command: Command) -> Callable[[Watch, float], object]:
+        """
+        Make the function that tells of a callback which has answered as most do.
+        """
+        name, word = command.callback, "continue" if command.codes else "done"
+        counts: list[Callable[[float], object]] = []
+        told = []
+        for observer, method in self.answer_listeners:
+            count_of = getattr(observer, "usual_answers", None)
+            count = None if count_of is None else count_of(label, name)
+            if count is None:
+                told.append((observer, method))
+            else:
+                counts.append(count)
+
+        def tell(watch: Watch, taken: float) -> None:
+            for count in counts:
+                count(taken)
+            for observer, method in told:
+                try:
+                    method(watch.connection, label, name, word, taken)
+                except BaseException:
+                    self.log_failure(observer, "callback_answered")
+
+        if len(counts) == 1 and not told:
+            (only,) = counts
+            return lambda watch, taken: only(taken)
         return tell
 
     def log_failure(self, observer: object, event: str) -> None:
@@ -164,42 +248,29 @@ class Watch:
         """
         Put what observers are told of a milter's callback around it.
         """
-        called, answered = self.audience.callback_called, self.audience.answer_listeners
-        milter, label = member.milter, member.name
-        if called is None and not answered:
-            callback: Callback = getattr(milter, name)
+        tell = self.audience.teller_of(member.name, name, self._seconds)
+        if tell is None:
+            callback: Callback = getattr(member.milter, name)
             return callback
-        connection, seconds, command = self.connection, self._seconds, _ROWS[name]
-        word = "continue" if command.codes else "done"
+        return partial(tell, self, member.milter)
 
-        def call(*arguments: object) -> object:
-            if called is not None:
-                called(connection, label, name)
-            start = seconds()
-            try:
-                result = getattr(milter, name)(*arguments)
-                if result is not None and result is not c.SMFIS_CONTINUE:
-                    return self._over(label, command, start, result)
-            except BaseException:
-                self._answered(label, command, start, Failure())
-                raise
-            # `_answered`, without a call.
-            taken = seconds() - start
-            for observer, method in answered:
-                try:
-                    method(connection, label, name, word, taken)
-                except BaseException:
-                    self.audience.log_failure(observer, "callback_answered")
-            return result
+    def over(self, label: str, command: Command, start: float, result: object) -> object:
+        """
+        Tell of a callback that has not answered as usual, when it has answered.
 
-        return call
-
-    def _over(self, label: str, command: Command, start: float, result: object) -> object:
-        over = partial(self._answered, label, command, start)
+        :param label: The milter's name.
+        :param start: When it was called.
+        """
+        over = partial(self.answered, label, command, start)
         result = outcome_of(result)
         return result.addBoth(over) if isinstance(result, Deferred) else over(result)
 
-    def _answered(self, label: str, command: Command, start: float, result: object) -> object:
+    def answered(self, label: str, command: Command, start: float, result: object) -> object:
+        """
+        Tell of an answer.
+
+        :param result: What the callback has returned, or a Failure.
+        """
         answered = self.audience.callback_answered
         if answered is not None:
             taken = self._seconds() - start

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,9 +21,12 @@ from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import MTA_CONNECT_ROW, OPTNEG_ROW
-from yatxmilter._wire.negotiation import Agreement, Request, check_request, effective_offer, merge
+from yatxmilter._wire.negotiation import Request, check_request, effective_offer, merge
 from yatxmilter._wire.payloads import Offer, decode_offer, to_text
 from yatxmilter.errors import NegotiationError
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
 
 __all__ = ["Opening"]
 
@@ -40,33 +42,17 @@ class Opening:
     """
     The beginning of one connection.
 
-    :param resume: Called with what is to be done of an awaited result that has come.
-    :param agreed: Called with the agreement.
-    :param refused: Called when a milter refuses the connection.
-    :param others: Gives requests that count besides those of the milters.
     :ivar awaited: The answers that are awaited.
     """
 
-    def __init__(
-        self,
-        members: list[Member],
-        caller: Caller,
-        *,
-        clock: IReactorTime,
-        resume: Callable[[Callable[[Pending], None], Pending], None],
-        agreed: Callable[[Agreement], None],
-        refused: Callable[[], None],
-        others: Callable[[], list[Request]] = list,
-    ) -> None:
-        self._members = members
-        self._caller = caller
-        self._clock = clock
-        self._resume = resume
-        self._agreed = agreed
-        self._refused = refused
-        self._others = others
+    __slots__ = ("_members", "_offer", "_payload", "_refusing", "_requests", "_session", "awaited")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._members = session.members
         self._refusing = False
         self._offer = _NO_OFFER
+        self._payload = b""
         self._requests: list[Request | None] = []
         self.awaited: list[Pending] = []
 
@@ -79,11 +65,16 @@ class Opening:
         for pending in awaited:
             pending.cancel()
 
+    def _await(self, pending: Pending) -> None:
+        self.awaited.append(pending)
+        self._session.held = True
+
     def _wait(self, settle: Callable[[Pending], object]) -> None:
+        session = self._session
         for pending in self.awaited.copy():
             # A result that has come already may refuse the connection.
             if pending in self.awaited:
-                pending.wait(self._clock, partial(self._resume, partial(self._come, settle)))
+                pending.wait(session.clock, partial(session.resume, partial(self._come, settle)))
 
     def _come(self, settle: Callable[[Pending], object], pending: Pending) -> None:
         # To cancel one Deferred may fire another, which is no longer awaited then.
@@ -93,7 +84,11 @@ class Opening:
 
     def _refuse(self) -> None:
         self._refusing = True
-        self._refused()
+        self._session.end()
+
+    @property
+    def _caller(self) -> Caller:
+        return self._session.caller
 
     # ---- the connection comes
 
@@ -107,7 +102,7 @@ class Opening:
             if MTA_CONNECT_ROW.callback in member.wanted:
                 result = self._caller.ask(member, MTA_CONNECT_ROW, peer)
                 if type(result) is Pending:
-                    self.awaited.append(result)
+                    self._await(result)
                 elif not self._welcomes(member, result):
                     return
         self._wait(lambda pending: self._welcomes(pending.member, pending.result))
@@ -128,6 +123,7 @@ class Opening:
         :param payload: That of OPTNEG.
         :raises ProtocolError: when it cannot be read, or no version is common.
         """
+        self._payload = payload
         offer = self._offer = effective_offer(decode_offer(payload))
         # libmilter can do without an answer for any step, whatever the MTA offers.
         shown = offer.steps | c.ALL_NR_STEPS
@@ -139,7 +135,7 @@ class Opening:
             member.context.negotiating = True
             result = self._caller.ask(member, OPTNEG_ROW, offer.actions, shown)
             if type(result) is Pending:
-                self.awaited.append(result)
+                self._await(result)
             else:
                 self._take_request(member, result)
             if self._refusing:
@@ -154,7 +150,8 @@ class Opening:
         self._agree()
 
     def _take_request(self, member: Member, result: object) -> None:
-        member.context.negotiating = False
+        if member.made_context is not None:
+            member.made_context.negotiating = False
         try:
             request = self._read_request(member, result, self._offer)
             if request is None:
@@ -163,8 +160,7 @@ class Opening:
             request = check_request(request, self._offer)
             self._requests[member.position] = member.widened(request, self._offer)
         except NegotiationError as error:
-            if self._caller.watch is not None:
-                self._caller.watch.milter_failed(member.name, OPTNEG_ROW.callback, Failure())
+            self._caller.tell_failure(member, OPTNEG_ROW, Failure())
             _log.error(
                 "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
                 milter=member.name,
@@ -206,12 +202,13 @@ class Opening:
         requests = [request for request in self._requests if request is not None]
         if self._refusing or len(requests) < len(self._members):
             return
-        agreement = merge(self._offer, [*requests, *self._others()])
+        session = self._session
+        agreement = merge(self._offer, [*requests, *session.requests_of_others(self._payload)])
         for stage, names in agreement.symbol_lists.items():
             _tell_if_long(stage, names)
         for member, request in zip(self._members, requests, strict=True):
             member.agree(request, agreement)
-        self._agreed(agreement)
+        session.agree(agreement)
 
 
 # Once: each connection asks for the same.

@@ -10,93 +10,82 @@ to do with the MTA is the agreement alone: steps and macros that it wants are as
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
-from yatxmilter._engine.callbacks import Caller
-from yatxmilter._engine.command_order import Session
 from yatxmilter._engine.conditional_member import member_of
-from yatxmilter._engine.context import Context
-from yatxmilter._engine.member import Member
+from yatxmilter._engine.member import Member, Shape
 from yatxmilter._engine.observing import Watch
-from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
+from yatxmilter._engine.session import Message, Session
 from yatxmilter._engine.shadow_answers import Recorder
 from yatxmilter._engine.shadow_queue import Backlog, Packet
 from yatxmilter._engine.shadow_statistics import Report, Shadow
 from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import (
-    ABORT_ROW,
     EOM_ROW,
     MTA_CLOSE_ROW,
     OPTNEG_ROW,
-    QUIT_ROW,
-    Command,
 )
 from yatxmilter._wire.negotiation import Agreement, Request
 from yatxmilter.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.connection import Conversation
 
 __all__ = ["Shadows"]
 
 _log = Logger()
 
 
-class _Shadow:
+class _Shadow(Session):
     """
-    One milter in shadow, on one connection.
+    One milter in shadow, on one connection: a conversation whose answers reach nobody.
     """
+
+    __slots__ = (
+        "_agreement",
+        "_asked",
+        "_audience",
+        "_gone",
+        "_name",
+        "_offer",
+        "_patience",
+        "_queue",
+        "_ready",
+        "_reason",
+        "_tally",
+        "_turn",
+        "member",
+    )
 
     def __init__(
         self,
         milter: Any,
-        wanted: frozenset[str],
+        shape: Shape,
         tally: Shadow,
         clock: IReactorTime,
-        watch: Watch | None,
+        audience: Watch | None,
     ) -> None:
+        # What it does is no event of the connection's.
+        super().__init__(clock, Recorder, None, Limits(), None)
         self._tally = tally
-        self._watch = watch
-        self._clock = clock
+        self._audience = audience
         self._queue = Backlog()
-        session = self._session = Session()
-        session.splitter = self._queue
         # The negotiation is taken to the milter by itself.
-        session.state = OPTNEG_ROW.state or 0
-        self._caller = Caller(clock, session.macros, self.run)
-        context = Context(session.macros, _do_nothing, session)
-        self.member = member_of(milter, 0, wanted, context, session.macros, self._caller)
+        self.table = self.plan.tables[OPTNEG_ROW.state or 0]
+        self.member = member_of(milter, 0, shape, self)
         self._name = self.member.name
-        self.member.name += " (shadow)"
-        members = [self.member]
-        self._out: list[bytes] = []
-        self._answers = Recorder(
-            session,
-            members,
-            self._caller,
-            self._out,
-            clock=clock,
-            resume=self._resume,
-            progress=_do_nothing,
-            progress_interval=None,
-            limits=Limits(),
-        )
-        self._answers.tell = self._tell
-        self._opening = Opening(
-            members,
-            self._caller,
-            clock=clock,
-            resume=self._resume,
-            agreed=self._settled,
-            refused=self._end,
-        )
+        self.member.name = f"{self._name} (shadow)"
+        self.members.append(self.member)
         self._offer: bytes | None = None
         self._asked: Agreement | None = None
         self._agreement: Agreement | None = None
-        self._ready = self._ended = self._gone = False
+        self._ready = self._gone = False
         self._turn: IDelayedCall | None = None
         self._patience: IDelayedCall | None = None
         self._reason: Failure | None = None
@@ -104,9 +93,9 @@ class _Shadow:
     # ---- what the real conversation tells
 
     def connected(self, peer: object, number: int) -> None:
-        self._caller.peer = peer
-        self._caller.connection = number
-        self._opening.welcome(peer)
+        self.peer = peer
+        self.number = number
+        self.opening.welcome(peer)
 
     def request(self, offer: bytes) -> Request | None:
         """
@@ -116,7 +105,7 @@ class _Shadow:
         """
         self._offer = offer
         self.run()
-        if self._ended:
+        if self.ended:
             return None
         request = self.member.request
         return Request(0, request.steps & c.ALL_NO_STEPS | c.ALL_NR_STEPS, request.symbol_lists)
@@ -126,7 +115,7 @@ class _Shadow:
         self._prepare()
 
     def take(self, packet: Packet) -> None:
-        if self._ended or packet[0] == c.SMFIC_OPTNEG:
+        if self.ended or packet[0] == c.SMFIC_OPTNEG:
             return
         self._queue.put(packet)
         if self._behind:
@@ -135,27 +124,23 @@ class _Shadow:
 
     def lost(self, reason: Failure) -> None:
         self._reason = reason
-        self._patience = self._clock.callLater(self._tally.linger, self._give_up)
+        self._patience = self.clock.callLater(self._tally.linger, self._give_up)
         self._take_turn()
 
     # ---- the loop
 
     @property
-    def _busy(self) -> bool:
-        return bool(self._opening.awaited or self._answers.round or self._caller.settling)
-
-    @property
     def _behind(self) -> bool:
         # One that is not waited for has its turn at once.
-        return self._busy and self._queue.size > self._tally.backlog
+        return self.awaiting and self._queue.size > self._tally.backlog
 
     def _take_turn(self) -> None:
         if self._turn is None:
             # Not before the reactor has had the time to write the real answer.
-            self._turn = self._clock.callLater(0, self._wait_once_more)
+            self._turn = self.clock.callLater(0, self._wait_once_more)
 
     def _wait_once_more(self) -> None:
-        self._turn = self._clock.callLater(0, self._take_it)
+        self._turn = self.clock.callLater(0, self._take_it)
 
     def _take_it(self) -> None:
         self._turn = None
@@ -167,108 +152,108 @@ class _Shadow:
         """
         try:
             self._negotiate()
-            while self._ready and not (self._ended or self._busy):
-                command = self._session.next_call()
-                if command is None:
+            while self._ready and not (self.ended or self.awaiting):
+                if self.due is not None:
+                    (handler, payload), self.due = self.due, None
+                    handler(self, payload)
+                    continue
+                packet = self._queue.next_packet()
+                if packet is None:
                     break
-                if command.codes:
-                    self._answers.step(command)
-                else:
-                    self._control(command)
+                self.handle(*packet)
         except ProtocolError:
             # The real conversation says so.
-            self._end()
+            self.end()
         finally:
-            self._out.clear()
-        if self._reason is not None and not self._busy:
+            self.out.clear()
+        if self._reason is not None and not self.awaiting:
             self._go(self._reason)
 
-    def _resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
+    def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
         work(pending)
         self.run()
 
     def _negotiate(self) -> None:
         offer = self._offer
-        if offer is not None and not (self._ended or self._opening.awaited):
+        if offer is not None and not (self.ended or self.opening.awaited):
             self._offer = None
-            self._opening.negotiate(offer)
+            self.negotiate(offer)
 
-    def _settled(self, agreement: Agreement) -> None:
+    def open_message(self) -> None:
+        # The milter comes to it when it is asked.
+        self.message = Message(0, self.left)
+
+    def agree(self, agreement: Agreement) -> None:
         self._asked = agreement
         self._prepare()
 
     def _prepare(self) -> None:
         if self._asked is not None and self._agreement is not None:
             self._ready = True
-            self._session.decline(self._agreement.declined)
             # What the MTA does with header fields is settled with the others.
             context = self.member.context
             context.leading_space &= bool(self._agreement.steps & c.SMFIP_HDR_LEADSPC)
             # Whatever the MTA does not wait for, an answer is an answer here.
             steps = self._agreement.steps & ~c.ALL_NR_STEPS
-            self._answers.compile(steps, skip_offered=False)
-
-    def _control(self, command: Command) -> None:
-        if command is ABORT_ROW:
-            self._answers.abort()
-        elif command is QUIT_ROW:
-            self._end()
-        else:
-            self._answers.abort()
-            self._caller.notify([self.member], QUIT_ROW)
-            self._session.macros.clear_from(0)
-            self._answers.forget_connection()
+            self.begin(self.prepare(steps, self._agreement.declined, skip_offered=False))
 
     # ---- the end
 
     def _cut_off(self) -> None:
-        session = self._session
-        if session.in_message:
-            begun = session.state != EOM_ROW.state
+        if self.message is not None:
+            begun = self.table.state != EOM_ROW.state
             self._stop_message()
             if begun:
                 self._queue.drop_message(begun=True)
         while self._behind and self._queue.drop_message(begun=False):
-            self._tell(Report(cut_off=True))
+            self.tell(Report(cut_off=True))
 
     def _stop_message(self) -> None:
-        if self._answers.report is not None:
-            self._answers.report.cut_off = True
-        self._answers.abort()
+        recorder = self.merge
+        assert isinstance(recorder, Recorder)
+        if recorder.report is not None:
+            recorder.report.cut_off = True
+        self.abort()
         # What is still to come of it is out of order now, and dropped.
-        self._session.finish()
+        self.finish()
 
     def _give_up(self) -> None:
         self._patience = None
         self._stop_message()
-        self._opening.cancel()
-        for pending in self._caller.settling:
+        self.opening.cancel()
+        for pending in self.caller.settling:
             pending.cancel()
-        self._caller.settling.clear()
+        self.caller.settling.clear()
         assert self._reason is not None
         self._go(self._reason)
 
-    def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._opening.cancel()
-            self._answers.abort()
-            self._caller.notify([self.member], QUIT_ROW)
+    def end(self) -> None:
+        """
+        End the conversation.
+        """
+        if not self.ended:
+            self.ended = True
+            self.opening.cancel()
+            self.abort()
+            self.close_members()
             self._queue.clear()
 
     def _go(self, reason: Failure) -> None:
         if not self._gone:
             self._gone = True
-            self._end()
+            self.end()
             if self._patience is not None:
                 self._patience.cancel()
                 self._patience = None
-            self._caller.notify([self.member], MTA_CLOSE_ROW, reason)
+            self.tell_members(MTA_CLOSE_ROW, reason)
 
-    def _tell(self, report: Report) -> None:
+    def tell(self, report: Report) -> None:
+        """
+        Count a message that is over, and tell of it.
+        """
         self._tally.count(report)
-        if self._watch is not None:
-            self._watch.tell("shadow_message_ended", self._name, report.word)
+        if self._audience is not None:
+            self._audience.tell("shadow_message_ended", self._name, report.word)
         _log.info(
             "Milter {milter} in shadow: {outcome} at {stage} (queue id {queue_id}, MTA {mta});"
             " reply {reply}; edits {edits}; recipients refused {recipients}",
@@ -277,8 +262,8 @@ class _Shadow:
             verdict=report.verdict,
             stage=report.stage,
             queue_id=report.queue_id,
-            mta=self._caller.mta,
-            connection=self._caller.connection,
+            mta=self.caller.mta,
+            connection=self.number,
             reply=report.reply,
             edits=report.edits,
             recipients=report.recipients,
@@ -294,7 +279,7 @@ class Shadows:
     :param watch: Tells observers of what they would have done.
     """
 
-    def __init__(self, session: Session, clock: IReactorTime, watch: Watch | None) -> None:
+    def __init__(self, session: Conversation, clock: IReactorTime, watch: Watch | None) -> None:
         self._watch = watch
         self._session = session
         self._clock = clock
@@ -307,11 +292,11 @@ class Shadows:
         """
         return [one.member for one in self._all]
 
-    def add(self, milter: object, wanted: frozenset[str], tally: Shadow) -> Member:
+    def add(self, milter: object, shape: Shape, tally: Shadow) -> Member:
         """
         Add a milter, before the MTA has begun to talk.
         """
-        shadow = _Shadow(milter, wanted, tally, self._clock, self._watch)
+        shadow = _Shadow(milter, shape, tally, self._clock, self._watch)
         self._session.takers += (shadow.take,)
         self._all.append(shadow)
         return shadow.member
@@ -343,9 +328,3 @@ class Shadows:
         """
         for one in self._all:
             one.lost(reason)
-
-
-def _do_nothing() -> None:
-    """
-    There is no MTA to be told of progress.
-    """

@@ -4,10 +4,11 @@ Where the answers of a milter in shadow go: into a `Report` for each message, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, Final
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, Final
 
 from yatxmilter import constants as c
+from yatxmilter._engine.command_order import Handler, Plan
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge_first import FirstAnswer
 from yatxmilter._engine.pending import Pending
@@ -16,6 +17,9 @@ from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import CONNECT_ROW, EOM_ROW, HELO_ROW, RCPT_ROW, UNKNOWN_ROW, Command
 from yatxmilter._wire.payloads import decode_strings, to_text
 from yatxmilter.constants import ReturnCode
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.session import Session
 
 __all__ = ["Recorder"]
 
@@ -26,20 +30,35 @@ class Recorder(FirstAnswer):
     """
     The answers of one milter.
 
-    :ivar tell: Called with a report when its message is over.
+    Its session is told of a report when the message is over.
     """
 
-    tell: Callable[[Report], None]
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
         self.report: Report | None = None
         # What it answered to the connection: an MTA would not ask it about its messages.
         self._for_connection: tuple[ReturnCode, str, str | None] | None = None
 
-    def step(self, command: Command) -> None:
+    @classmethod
+    def handler(cls, command: Command, plan: Plan, *, answered: bool) -> Handler:
         """
         Have the milter answer, unless an MTA would not ask it any more.
+        """
+        ask = super().handler(command, plan, answered=answered)
+
+        def handle(session: Session, payload: bytes) -> None:
+            recorder = session.merge
+            assert isinstance(recorder, Recorder)
+            if recorder.is_asked(command):
+                ask(session, payload)
+            else:
+                recorder._continue(command, False)
+
+        return handle
+
+    def is_asked(self, command: Command) -> bool:
+        """
+        Tell whether an MTA would still ask the milter, and take note of the message.
         """
         if command is CONNECT_ROW:
             self._for_connection = None
@@ -47,9 +66,9 @@ class Recorder(FirstAnswer):
             report = self.report = self.report or self._new_report()
             report.queue_id = printable(self._session.macros.get("i") or report.queue_id)
             if report.verdict is not None:
-                self._continue(command, False)
-                return
-        super().step(command)
+                return False
+            self.join_all()
+        return True
 
     def _new_report(self) -> Report:
         report = Report()
@@ -87,8 +106,10 @@ class Recorder(FirstAnswer):
         if report is None or report.verdict is not None:
             return
         report.verdict, report.stage, report.reply = code, command.callback, text
+        message = self._session.message
+        failed = () if message is None else message.failed
         for member in self._members:
-            if code in _FINE and not member.failed:
+            if code in _FINE and member not in failed:
                 report.edits = [describe_edit(packet) for packet in member.context.outbox]
 
     def end_message(self, aborted: Collection[Member]) -> None:
@@ -98,4 +119,5 @@ class Recorder(FirstAnswer):
         super().end_message(aborted)
         report, self.report = self.report, None
         if report is not None and (report.says_no or self._members[0].concerned):
-            self.tell(report)
+            shadow: Any = self._session
+            shadow.tell(report)

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorThreads
 
 if TYPE_CHECKING:
     from yatxmilter._engine.context import Context
+    from yatxmilter._engine.member import Member
 
 __all__ = ["in_thread"]
 
@@ -34,7 +35,9 @@ def in_thread(
     """
     # A context of its own, as a coroutine's.
     call = partial(copy_context().run, callback, *args, **kwargs)
-    return _Loan(_reactor_of(milter), getattr(milter, "_context", None), call).deferred
+    member: Member | None = getattr(milter, "_member", None)
+    context = None if member is None else member.context
+    return _Loan(_reactor_of(milter), context, call).deferred
 
 
 def _reactor_of(milter: Any) -> Any:

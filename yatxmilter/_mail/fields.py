@@ -93,7 +93,7 @@ class FieldValue(str):
         self._read()
         found = self._found
         if has_octets(self.raw):
-            found = [*found, "there are octets that are no UTF-8"]
+            found = [*found, "some bytes are not UTF-8"]
         return tuple(dict.fromkeys(found))
 
     def _read(self) -> None:
@@ -174,7 +174,7 @@ class DateValue(MachineValue):
 
     def _read(self) -> None:
         if self.datetime is None:
-            self._found = [*self._found, "it is no date"]
+            self._found = [*self._found, "it is not a date"]
 
 
 class IdsValue(MachineValue):
@@ -208,7 +208,7 @@ class ContentValue(MachineValue):
             self._params = MappingProxyType(params)
             self._found = [*self._found, *defects]
             if self.name.lower() == "content-type" and not _TYPE.fullmatch(self._first):
-                self._found.append("it is no type")
+                self._found.append("it is not a content type")
 
     @property
     def first(self) -> str:

@@ -7,8 +7,8 @@ the header differently, so there is a class for each: Postfix has lines, of whic
 say how one filter would get from one state to another, since the MTA may understand an edit
 differently when it does not know that it comes from another filter.
 
-An edit costs the logarithm of the number of fields: the fields are indexed when the first edit
-comes, all of them and those of each name that is asked for.
+The fields are indexed when the first edit comes, by their place and by their name. From then on an
+edit looks at a few hundred of them at most, however many there are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
-from yatxmilter._mail.ordered import PIECE, Node, Ordered
+from yatxmilter._mail.ordered import Ordered
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from yatxmilter._wire.payloads import from_text, to_text
@@ -26,6 +26,9 @@ from yatxmilter._wire.payloads import from_text, to_text
 __all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "header_model"]
 
 _Model = TypeVar("_Model", bound="HeaderModel")
+
+# Indexing so many fields is a piece of work: it takes less than a millisecond.
+_PIECE: Final = 1000
 
 #: An index beyond any count.
 _FAR: Final = 0x7FFFFFFF
@@ -60,11 +63,8 @@ class Slot:
     :ivar shown: Whether filters see it and count it.
     """
 
-    __slots__ = ("name", "of_name", "origin", "place", "shown", "value")
-
-    #: Where it is among all slots and among those of its name, once they are indexed.
-    place: Node[Slot]
-    of_name: Node[Slot] | None
+    # The last two are for `Ordered`: where the slot is among all, and among those of its name.
+    __slots__ = ("name", "origin", "shown", "value", "block", "block_of_name")
 
     def __init__(self, name: bytes, value: bytes | None, origin: int | None, shown: bool) -> None:
         self.name = name
@@ -87,85 +87,69 @@ class Slot:
 
 class _Index:
     """
-    The slots of a header, indexed: all of them, and those of each name that is asked for.
+    The slots of a header by their place and by their name.
 
-    :ivar all: All of them; those count that are not removed.
+    :ivar all: All of them, in order.
     """
 
     def __init__(self) -> None:
-        self.all: Ordered[Slot] = Ordered()
+        self.all = _ordered_by_place([])
+        # Those of a name are put in order when the first edit asks for them.
+        self._unordered: dict[bytes, list[Slot]] = {}
         self._names: dict[bytes, Ordered[Slot]] = {}
-        # Those of the names that nobody has asked for yet.
-        self._others: dict[bytes, list[Slot]] = {}
 
     def fill(self, slots: list[Slot]) -> Iterator[None]:
         """
         Index slots, in pieces of work.
         """
-        yield from self.all.fill((slot, True) for slot in slots)
-        for number, node in enumerate(self.all):
-            slot = node.item
-            slot.place = node
-            slot.of_name = None
-            self._others.setdefault(slot.name.lower(), []).append(slot)
-            if number % PIECE == 0:
+        names = self._unordered
+        for number, slot in enumerate(slots, 1):
+            names.setdefault(slot.name.lower(), []).append(slot)
+            if number % _PIECE == 0:
                 yield
-
-    def prepare(self, name: bytes) -> Iterator[None]:
-        """
-        Index the slots of a name, likewise, unless that is done.
-        """
-        name = name.lower()
-        if name in self._names:
-            return
-        found: Ordered[Slot] = Ordered()
-        yield from found.fill((slot, slot.shown) for slot in self._others.get(name, ()))
-        for number, node in enumerate(found):
-            node.item.of_name = node
-            if number % PIECE == 0:
-                yield
-        self._names[name] = found
-        self._others.pop(name, None)
+        self.all = _ordered_by_place(slots)
 
     def named(self, name: bytes) -> Ordered[Slot]:
         """
         Give the slots of a name.
         """
-        for _ in self.prepare(name):
-            pass
-        return self._names[name.lower()]
+        name = name.lower()
+        found = self._names.get(name)
+        if found is None:
+            slots = self._unordered.pop(name, [])
+            found = self._names[name] = Ordered(slots, "block_of_name", "shown")
+        return found
 
-    def insert(self, new: Slot, following: Node[Slot] | None) -> None:
+    def insert(self, new: Slot, following: Slot | None) -> None:
         """
         Put a slot in front of another one, or at the end.
         """
+        self.all.insert(new, following)
         named = self.named(new.name)
-        new.place = self.all.insert(new, True, following)
-        label = new.place.label
-        behind = named.first(lambda slot: slot.place.label > label)
-        new.of_name = named.insert(new, new.shown, behind)
+        place = self.all.place
+        here = place(new)
+        behind = None if following is None else named.first(lambda slot: place(slot) > here)
+        named.insert(new, behind)
 
     def show(self, slot: Slot, shown: bool) -> None:
         """
         Have filters see a slot, or not.
         """
-        slot.shown = shown
-        named = self.named(slot.name)
-        assert slot.of_name is not None
-        named.recount(slot.of_name, shown)
+        if slot.shown is not shown:
+            slot.shown = shown
+            self.all.recount(slot)
+            self.named(slot.name).recount(slot)
 
     def remove(self, slot: Slot) -> None:
         """
-        Have a slot not count any more.
+        Take a slot out of the header.
         """
-        self.show(slot, False)
-        self.all.recount(slot.place, False)
+        self.all.remove(slot)
+        self.named(slot.name).remove(slot)
 
-    def slots(self) -> list[Slot]:
-        """
-        Give those that are left, in order.
-        """
-        return [node.item for node in self.all if node.counts]
+
+def _ordered_by_place(slots: list[Slot]) -> Ordered[Slot]:
+    return Ordered(slots, "block", "shown")
 
 
 class HeaderModel(ABC):
@@ -197,7 +181,7 @@ class HeaderModel(ABC):
         """
         if self._slots is None:
             assert self._index is not None
-            self._slots = self._index.slots()
+            self._slots = self._index.all.items()
         return self._slots
 
     @slots.setter
@@ -206,27 +190,25 @@ class HeaderModel(ABC):
         self._index = None
 
     def _indexed(self) -> _Index:
-        for _ in self._fill():
+        for _ in self.prepare():
             pass
         assert self._index is not None
-        self._slots = None
         return self._index
 
-    def _fill(self) -> Iterator[None]:
+    def prepare(self) -> Iterator[None]:
+        """
+        Do in pieces what the first edit would else do at once: it takes long for very many fields.
+        """
         if self._index is None:
             index = _Index()
             yield from index.fill(self.slots)
             self._index = index
+            # The list is the index's own now.
+            self._slots = None
 
-    def prepare(self, edit: Edit) -> Iterator[None]:
-        """
-        Do in pieces what an edit would else do at once: in a header of very many fields it takes
-        long to find one for the first time.
-        """
-        if isinstance(edit, (AddHeader, InsertHeader, ChangeHeader)):
-            yield from self._fill()
-            assert self._index is not None
-            yield from self._index.prepare(from_text(edit.name))
+    def _insert_slot(self, new: Slot, following: Slot | None) -> None:
+        self._indexed().insert(new, following)
+        self._slots = None
 
     def copy(self: _Model) -> _Model:
         """
@@ -247,7 +229,8 @@ class HeaderModel(ABC):
         """
         Take a field as it stands in a message file.
         """
-        self.slots.append(Slot(field.name, field.value, len(self.slots), True))
+        slots = self.slots
+        slots.append(Slot(field.name, field.value, len(slots), True))
         self._index = None
 
     def _raw(self, value: str) -> bytes:
@@ -293,8 +276,7 @@ class HeaderModel(ABC):
         return self._counted(from_text(name), max(index, 1)) is not None
 
     def _counted(self, name: bytes, index: int) -> Slot | None:
-        node = self._indexed().named(name).counted(index - 1)
-        return None if node is None else node.item
+        return self._indexed().named(name).counted(index - 1)
 
     def numbered(self) -> list[tuple[Slot, int]]:
         """
@@ -380,11 +362,10 @@ class PostfixHeader(HeaderModel):
         self.slots = [Slot(b"Received", _SECRET, 0, False)]
 
     def _add(self, new: Slot) -> None:
-        self._indexed().insert(new, None)
+        self._insert_slot(new, None)
 
     def _insert(self, index: int, new: Slot) -> None:
-        indexed = self._indexed()
-        indexed.insert(new, indexed.all.counted(index))
+        self._insert_slot(new, self._indexed().all.at(index))
 
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
         found = self._counted(new.name, index)
@@ -393,6 +374,7 @@ class PostfixHeader(HeaderModel):
                 self._add(new)
         elif delete:
             self._indexed().remove(found)
+            self._slots = None
         else:
             found.name, found.value = new.name, new.value
 
@@ -464,20 +446,15 @@ class SendmailHeader(HeaderModel):
     def _hidden(self, name: bytes, *, last: bool) -> Slot | None:
         if name.lower() in _SENDMAIL_TRACE:
             return None
-        named = self._indexed().named(name)
-        node = named.ignored_at(named.ignored() - 1 if last else 0)
-        return None if node is None else node.item
+        return self._indexed().named(name).ignored(last=last)
 
     def _add_slot(self, new: Slot) -> None:
         # Before the first of its name.
-        indexed = self._indexed()
-        first = indexed.named(new.name).at(0)
-        indexed.insert(new, None if first is None else first.item.place)
+        self._insert_slot(new, self._indexed().named(new.name).at(0))
 
     def _insert(self, index: int, new: Slot) -> None:
         # Its slot for Return-Path, which it never delivers, is always above.
-        indexed = self._indexed()
-        indexed.insert(new, indexed.all.at(index + self.top))
+        self._insert_slot(new, self._indexed().all.at(index + self.top))
 
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
         found = self._counted(new.name, index) or self._hidden(new.name, last=True)

@@ -1,271 +1,242 @@
 """
-A sequence that finds, inserts and forgets items at any place in logarithmic time.
+A sequence that finds, inserts and removes items at any place, quickly at any size.
 
-A list needs a look at half of its items for that, so n edits of a header of n fields would cost the
-square of n. Here the items are the nodes of a tree that is kept balanced by building a part of it
-anew where it has become lopsided. Each node knows how many items are below it, and how many of
-them *count*: the MTA's filters do not count all fields.
+In one list an insertion moves half of the items, so n edits of a header of n fields would cost the
+square of n. Here the items are in blocks of a few hundred, and sums of the blocks' sizes tell which
+block an item is in. A header as most messages have it is one block: a plain list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Generic, TypeVar
 
-__all__ = ["PIECE", "Node", "Ordered"]
+__all__ = ["LARGEST", "Block", "Ordered"]
 
 T = TypeVar("T")
 
-#: So many items are a piece of work: they cost less than a millisecond.
-PIECE = 100
-
-# So much smaller than the tree may a branch be: three quarters of it.
-_LARGEST = 0.75
-# The label of the root is 0; each floor halves the step. Deeper than this no tree can be.
-_STEP = 1 << 128
+#: A block with more items is cut in two.
+LARGEST = 512
 
 
-class Node(Generic[T]):
+class Block(Generic[T]):
     """
-    A place in the sequence.
+    Neighbours in the sequence.
 
-    :ivar counts: Whether the item is one of those that count.
-    :ivar label: A number that is larger than the labels of all places before it; it may change
-        when something is inserted.
+    :ivar counted: How many of the items count.
+    :ivar number: The block's place among the blocks.
     """
 
-    __slots__ = ("above", "after", "before", "counted", "counts", "item", "label", "size", "step")
+    __slots__ = ("counted", "items", "number")
 
-    def __init__(self, item: T, counts: bool) -> None:
-        self.item = item
-        self.counts = counts
-        self.above: Node[T] | None = None
-        self.before: Node[T] | None = None
-        self.after: Node[T] | None = None
-        self.size = 1
-        self.counted = int(counts)
-        self.label = 0
-        self.step = _STEP
+    def __init__(self, items: list[T], counted: int) -> None:
+        self.items = items
+        self.counted = counted
+        self.number = 0
+
+
+class _Sums:
+    """
+    Numbers whose sums from the first on are known: a Fenwick tree.
+
+    :ivar total: The sum of all.
+    """
+
+    __slots__ = ("_highest", "_tree", "total")
+
+    def __init__(self, numbers: list[int]) -> None:
+        # At n from 1 is the sum of so many numbers up to the n-th as the lowest bit of n says.
+        self._tree = tree = [0, *numbers]
+        self.total = sum(numbers)
+        self._highest = 1 << len(numbers).bit_length() >> 1
+        for place in range(1, len(tree)):
+            above = place + (place & -place)
+            if above < len(tree):
+                tree[above] += tree[place]
+
+    def add(self, place: int, change: int) -> None:
+        """
+        Change the number at a place.
+        """
+        self.total += change
+        tree = self._tree
+        place += 1
+        while place < len(tree):
+            tree[place] += change
+            place += place & -place
+
+    def find(self, index: int) -> tuple[int, int]:
+        """
+        Give the place at which the sum gets beyond an index, and by how much the sum before is
+        below the index.
+        """
+        tree = self._tree
+        place, step = 0, self._highest
+        while step:
+            if place + step < len(tree) and tree[place + step] <= index:
+                place += step
+                index -= tree[place]
+            step >>= 1
+        return place, index
 
 
 class Ordered(Generic[T]):
     """
-    Items in an order.
+    Items in an order, some of which *count*: the MTA's filters do not count all fields.
 
-    :param items: What it begins with, each with whether it counts.
+    :param items: What it begins with. The list is the sequence's own from then on.
+    :param link: The attribute in which items note their block, once there are several blocks.
+    :param counts: The name of the attribute that tells whether an item counts. Whoever changes it
+        calls `recount`.
     """
 
-    def __init__(self, items: Iterable[tuple[T, bool]] = ()) -> None:
-        self._root: Node[T] | None = None
-        for _ in self.fill(items):
-            pass
+    __slots__ = ("_blocks", "_counted", "_counts", "_ignored", "_link", "_sizes")
 
-    def fill(self, items: Iterable[tuple[T, bool]]) -> Iterator[None]:
+    def __init__(self, items: list[T], link: str, counts: str) -> None:
+        self._link = link
+        self._counts: Callable[[T], bool] = attrgetter(counts)
+        if len(items) <= LARGEST:
+            self._blocks = [self._block(items)]
+            self._number([])
+        else:
+            # Half full, so that not each of them is cut in two soon.
+            half = LARGEST // 2
+            parts = (items[start : start + half] for start in range(0, len(items), half))
+            self._blocks = list(map(self._block, parts))
+            self._number(self._blocks)
+
+    def _block(self, items: list[T]) -> Block[T]:
+        return Block(items, sum(map(self._counts, items)))
+
+    def _number(self, linked: list[Block[T]]) -> None:
         """
-        Begin anew with these items, in pieces of work; it is done when the last piece is.
+        Give the blocks their numbers, and the items of some of them their block.
         """
-        nodes: list[Node[T]] = []
-        for item, counts in items:
-            nodes.append(Node(item, counts))
-            if len(nodes) % PIECE == 0:
-                yield
-        self._root = yield from _building(nodes, 0, len(nodes), None, 0, _STEP)
+        blocks = self._blocks
+        for number, block in enumerate(blocks):
+            block.number = number
+        self._sizes = _Sums([len(block.items) for block in blocks])
+        self._counted = _Sums([block.counted for block in blocks])
+        self._ignored = _Sums([len(block.items) - block.counted for block in blocks])
+        for block in linked:
+            for item in block.items:
+                setattr(item, self._link, block)
 
-    def __iter__(self) -> Iterator[Node[T]]:
-        waiting: list[Node[T]] = []
-        node = self._root
-        while waiting or node is not None:
-            while node is not None:
-                waiting.append(node)
-                node = node.before
-            node = waiting.pop()
-            yield node
-            node = node.after
+    def _block_of(self, item: T) -> Block[T]:
+        if len(self._blocks) == 1:
+            return self._blocks[0]
+        found: Block[T] = getattr(item, self._link)
+        return found
 
-    def at(self, index: int) -> Node[T] | None:
+    def __iter__(self) -> Iterator[T]:
+        for block in self._blocks:
+            yield from block.items
+
+    def items(self) -> list[T]:
+        """
+        Give all items, in a list of the caller's own.
+        """
+        return [item for block in self._blocks for item in block.items]
+
+    def place(self, item: T) -> tuple[int, int]:
+        """
+        Give something that is larger for one item than for all items before it.
+        """
+        block = self._block_of(item)
+        return block.number, block.items.index(item)
+
+    def at(self, index: int) -> T | None:
         """
         Give the item with that many before it; ``None`` when there are not so many.
         """
-        node = self._root
-        while node is not None:
-            here = node.before.size if node.before is not None else 0
-            if index < here:
-                node = node.before
-            elif index == here:
-                return node
-            else:
-                index -= here + 1
-                node = node.after
-        return None
+        if index >= self._sizes.total:
+            return None
+        number, index = self._sizes.find(index)
+        return self._blocks[number].items[index]
 
-    def counted(self, index: int) -> Node[T] | None:
+    def counted(self, index: int) -> T | None:
         """
         Give the item that counts and has that many of its kind before it.
         """
-        node = self._root
-        while node is not None:
-            here = node.before.counted if node.before is not None else 0
-            if index < here:
-                node = node.before
-            elif index == here and node.counts:
-                return node
-            else:
-                index -= here + node.counts
-                node = node.after
-        return None
+        if index >= self._counted.total:
+            return None
+        number, index = self._counted.find(index)
+        block = self._blocks[number]
+        if block.counted == len(block.items):
+            return block.items[index]
+        return [item for item in block.items if self._counts(item)][index]
 
-    def ignored(self) -> int:
+    def ignored(self, *, last: bool) -> T | None:
         """
-        Tell how many do not count.
+        Give the first, or the last, of the items that do not count.
         """
-        return 0 if self._root is None else self._root.size - self._root.counted
+        if not self._ignored.total:
+            return None
+        number, index = self._ignored.find(self._ignored.total - 1 if last else 0)
+        return [item for item in self._blocks[number].items if not self._counts(item)][index]
 
-    def ignored_at(self, index: int) -> Node[T] | None:
-        """
-        Give the item that does not count and has that many of its kind before it.
-        """
-        node = self._root
-        while node is not None:
-            here = node.before.size - node.before.counted if node.before is not None else 0
-            if index < here:
-                node = node.before
-            elif index == here and not node.counts:
-                return node
-            else:
-                index -= here + (not node.counts)
-                node = node.after
-        return None
-
-    def first(self, is_behind: Callable[[T], bool]) -> Node[T] | None:
+    def first(self, is_behind: Callable[[T], bool]) -> T | None:
         """
         Give the first item that is behind something; all after it are, too.
         """
-        found = None
-        node = self._root
-        while node is not None:
-            if is_behind(node.item):
-                found, node = node, node.before
-            else:
-                node = node.after
-        return found
+        blocks, end = self._blocks, len(self._blocks) - 1
+        number = bisect_left(blocks, True, 0, end, key=lambda block: is_behind(block.items[-1]))
+        items = blocks[number].items
+        index = bisect_left(items, True, key=is_behind)
+        return items[index] if index < len(items) else None
 
-    def insert(self, item: T, counts: bool, following: Node[T] | None) -> Node[T]:
+    def insert(self, item: T, following: T | None) -> None:
         """
         Put an item in front of another one, or, without one, at the end.
         """
-        new = Node(item, counts)
-        if self._root is None:
-            self._root = new
-            return new
-        if following is not None and following.before is None:
-            above = following
-            above.before = new
+        if following is None:
+            block = self._blocks[-1]
+            block.items.append(item)
         else:
-            # The place is right after that of the item before.
-            above = (
-                self._root if following is None or following.before is None else following.before
-            )
-            while above.after is not None:
-                above = above.after
-            above.after = new
-        new.above = above
-        new.step = above.step >> 1
-        new.label = above.label + (new.step if above.after is new else -new.step)
-        self._grow(new)
-        return new
+            block = self._block_of(following)
+            block.items.insert(block.items.index(following), item)
+        block.counted += self._counts(item)
+        if len(block.items) > LARGEST:
+            self._cut(block)
+            return
+        if len(self._blocks) > 1:
+            setattr(item, self._link, block)
+        self._add_up(block, item, 1)
 
-    def _grow(self, new: Node[T]) -> None:
-        lopsided = None
-        node = new.above
-        while node is not None:
-            node.size += 1
-            node.counted += new.counts
-            before = node.before.size if node.before is not None else 0
-            if max(before, node.size - 1 - before) > _LARGEST * node.size + 1:
-                lopsided = node
-            node = node.above
-        if lopsided is not None:
-            self._rebuild(lopsided)
+    def _add_up(self, block: Block[T], item: T, change: int) -> None:
+        self._sizes.add(block.number, change)
+        kind = self._counted if self._counts(item) else self._ignored
+        kind.add(block.number, change)
 
-    def _rebuild(self, node: Node[T]) -> None:
-        above = node.above
-        nodes = list(_walk(node))
-        new = _built(nodes, above, node.label, node.step)
-        if above is None:
-            self._root = new
-        elif above.before is node:
-            above.before = new
+    def _cut(self, block: Block[T]) -> None:
+        half = len(block.items) // 2
+        new = self._block(block.items[half:])
+        del block.items[half:]
+        block.counted -= new.counted
+        self._blocks.insert(block.number + 1, new)
+        self._number([block, new])
+
+    def remove(self, item: T) -> None:
+        """
+        Take an item out.
+        """
+        block = self._block_of(item)
+        block.items.remove(item)
+        block.counted -= self._counts(item)
+        if not block.items and len(self._blocks) > 1:
+            del self._blocks[block.number]
+            self._number([])
         else:
-            above.after = new
+            self._add_up(block, item, -1)
 
-    def recount(self, node: Node[T], counts: bool) -> None:
+    def recount(self, item: T) -> None:
         """
-        Let an item count, or count no more.
+        Let an item count that did not, or count no more.
         """
-        change = counts - node.counts
-        if change:
-            node.counts = counts
-            above: Node[T] | None = node
-            while above is not None:
-                above.counted += change
-                above = above.above
-
-
-def _walk(node: Node[T]) -> Iterator[Node[T]]:
-    part: Ordered[T] = Ordered()
-    part._root = node
-    return iter(part)
-
-
-def _built(nodes: list[Node[T]], above: Node[T] | None, label: int, step: int) -> Node[T] | None:
-    """
-    Make a balanced tree of nodes in their order, and give its root.
-    """
-    return _build(nodes, 0, len(nodes), above, label, step)
-
-
-def _build(
-    nodes: list[Node[T]], start: int, end: int, above: Node[T] | None, label: int, step: int
-) -> Node[T] | None:
-    if start == end:
-        return None
-    middle = (start + end) // 2
-    node, half = nodes[middle], step >> 1
-    before = _build(nodes, start, middle, node, label - half, half)
-    after = _build(nodes, middle + 1, end, node, label + half, half)
-    return _joined(node, above, before, after, label, step)
-
-
-def _building(
-    nodes: list[Node[T]], start: int, end: int, above: Node[T] | None, label: int, step: int
-) -> Generator[None, None, Node[T] | None]:
-    """
-    Do the same in pieces.
-    """
-    if end - start <= PIECE:
-        yield
-        return _build(nodes, start, end, above, label, step)
-    middle = (start + end) // 2
-    node, half = nodes[middle], step >> 1
-    before = yield from _building(nodes, start, middle, node, label - half, half)
-    after = yield from _building(nodes, middle + 1, end, node, label + half, half)
-    return _joined(node, above, before, after, label, step)
-
-
-def _joined(
-    node: Node[T],
-    above: Node[T] | None,
-    before: Node[T] | None,
-    after: Node[T] | None,
-    label: int,
-    step: int,
-) -> Node[T]:
-    node.above, node.before, node.after = above, before, after
-    node.label, node.step = label, step
-    node.size = 1
-    node.counted = int(node.counts)
-    for part in (before, after):
-        if part is not None:
-            node.size += part.size
-            node.counted += part.counted
-    return node
+        block = self._block_of(item)
+        change = 1 if self._counts(item) else -1
+        block.counted += change
+        self._counted.add(block.number, change)
+        self._ignored.add(block.number, -change)

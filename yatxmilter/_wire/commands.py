@@ -34,6 +34,9 @@ __all__ = [
 # unknown command leaves the state as it is; its row still counts where it can be skipped to.
 INIT, OPTS, CONN, HELO, MAIL, RCPT, DATA, HDRS, EOHS, BODY, ENDM, QUIT, ABRT, UNKN, Q_NC = range(15)
 
+#: The states in which a message is open.
+MESSAGE_STATES: Final = frozenset((MAIL, RCPT, DATA, HDRS, EOHS, BODY))
+
 _SETUP: Final = frozenset((c.SMFIS_CONTINUE, c.SMFIS_REJECT, c.SMFIS_TEMPFAIL, c.SMFIS_ACCEPT))
 _MESSAGE: Final = _SETUP | {c.SMFIS_DISCARD}
 _UNKNOWN: Final = _SETUP - {c.SMFIS_ACCEPT}

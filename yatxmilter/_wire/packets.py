@@ -10,10 +10,10 @@ from typing import Final
 from yatxmilter.constants import MILTER_MAX_DATA_SIZE
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["PacketSplitter", "encode_packet", "read_length"]
+__all__ = ["PacketSplitter", "encode_packet", "read_head"]
 
-#: Read a length at a place in bytes: a tuple of one.
-read_length: Final = Struct(">I").unpack_from
+#: Read a length and a letter at a place in bytes.
+read_head: Final = Struct(">IB").unpack_from
 _PREFIX: Final = Struct(">IB")
 
 # An incoming packet's pieces are joined before there are more than this many of them, so that a
@@ -40,7 +40,6 @@ class PacketSplitter:
     several reads are kept in a list and joined once.
 
     :ivar buffer: The read that packets are taken from, and ``position``: how far they have been.
-        Where a packet is whole in it whoever knows that may take it from there.
     :ivar queue: The reads behind it.
     :ivar missing: How many bytes are missing of a packet whose beginning has been taken.
     :ivar taken: How many packets have been taken by `next_packet`.
@@ -124,20 +123,40 @@ class PacketSplitter:
                 if packet is not None:
                     return packet
             elif available >= 5:
-                length = read_length(buffer, position)[0]
+                length, letter = read_head(buffer, position)
                 if not 0 < length <= self.limit + 1:
                     length = self._odd_length(length)
                 end = position + 4 + length
                 if end <= len(buffer):
                     self.position = end
                     self.taken += 1
-                    return buffer[position + 4], buffer[position + 5 : end]
-                self._letter = buffer[position + 4]
+                    return letter, buffer[position + 5 : end]
+                self._letter = letter
                 self._pieces = [buffer[position + 5 :]]
                 self.missing = end - len(buffer)
                 self.position = len(buffer)
             if not self._next_buffer():
                 return None
+
+    def lend(self) -> tuple[bytes, int]:
+        """
+        Give up the rest of the read that packets are taken from: it, and how far they have been.
+
+        What is not taken of it must be put back before anything else is asked for.
+        """
+        lent = self.buffer, self.position
+        self.buffer = self.queue.pop(0) if self.queue else b""
+        self.position = 0
+        return lent
+
+    def put_back(self, data: bytes, position: int) -> None:
+        """
+        Take the rest of a read in, before all that has arrived since.
+        """
+        if self.buffer:
+            self.queue.insert(0, self.buffer[self.position :])
+        self.buffer = data
+        self.position = position
 
     def _next_buffer(self) -> bool:
         if not self.queue:

@@ -85,12 +85,15 @@ def text_argument(what: str, value: object) -> bytes:
     :param what: What the text is, for the message of the error.
     :raises ValueNotSendable: when it is neither str nor bytes, or has characters of no encoding.
     """
-    if not isinstance(value, (str, bytes)):
-        raise ValueNotSendable(f"{what} {described(value)} is not str or bytes")
     try:
-        return from_text(value)
+        if isinstance(value, str):
+            # `from_text`, without a call.
+            return value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ValueNotSendable(f"{what} {described(value)} cannot be encoded: {error}") from None
+    if isinstance(value, bytes):
+        return value
+    raise ValueNotSendable(f"{what} {described(value)} is not str or bytes")
 
 
 # ---- payloads of several kinds of packet
@@ -109,7 +112,8 @@ def decode_strings(payload: bytes) -> tuple[list[str]]:
 
     :raises ProtocolError: when there is no NUL at all.
     """
-    argv = to_text(payload).split("\0")
+    # `to_text`, without a call.
+    argv = payload.decode("utf-8", "surrogateescape").split("\0")
     argv.pop()
     if not argv:
         raise ProtocolError(f"argument vector without a NUL: {payload[:80]!r}")

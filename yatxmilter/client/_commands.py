@@ -41,7 +41,7 @@ def _connect_info(hostname: str, address: object) -> ConnectInfo:
         return ConnectInfo(hostname, c.SMFIA_INET6, address.port, address.host)
     if isinstance(address, UNIXAddress):
         return ConnectInfo(hostname, c.SMFIA_UNIX, 0, payloads.to_text(address.name or b""))
-    raise TypeError(f"{address!r} is no IPv4Address, IPv6Address, UNIXAddress or None")
+    raise TypeError(f"{address!r} is not an IPv4Address, IPv6Address, UNIXAddress or None")
 
 
 class Dialogue:

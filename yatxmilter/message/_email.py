@@ -109,7 +109,7 @@ class ParsedMessage(EmailMessage):
 
     def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
         """
-        Give the message's octets, what nobody touched as it came.
+        Give the message's octets, the parts that were not touched as they came.
         """
         if unixfrom or policy is not None:
             return super().as_bytes(unixfrom, policy)

@@ -27,7 +27,7 @@ def bracketed(what: str, address: object) -> str:
     """
     Put an address in angle brackets.
 
-    :raises ValueNotSendable: when it is no text that they can hold.
+    :raises ValueNotSendable: if they cannot hold that text.
     """
     if not isinstance(address, str):
         raise ValueNotSendable(f"{what} {address!r} is not str")

@@ -66,7 +66,7 @@ class HeaderField:
     def raw(self) -> str:
         """
         The value as it stands in the message: what follows the colon and a blank, still encoded and
-        folded, bytes that are no UTF-8 as surrogates. It can be set to any text that is one field.
+        folded, bytes that are not UTF-8 as surrogates. It can be set to any text that is one field.
         """
         return self._full.removeprefix(" ")
 
@@ -237,7 +237,7 @@ class Headers:
         Give the decoded value of the one field of this name.
 
         A rule on a field that RFC 5322 allows once, such as From, had better ask so: which of two
-        a reader is shown, nobody knows.
+        a reader is shown, is not known.
 
         :raises NotOnce: when there is none, or more than one.
         """

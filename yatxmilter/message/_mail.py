@@ -345,9 +345,9 @@ class Message(Verdict):
     def replace(self, email: AnyEmail) -> None:
         """
         Make header and body those of another message; what is the same stays as it is, and is not
-        sent: of one that `email` has made, all that nobody touched, to the octet.
+        sent: of one that `email` has made, all that was not touched, to the octet.
 
-        :raises ValueNotSendable: for what is no message, and for one that cannot be written.
+        :raises ValueNotSendable: if it is not a message, or cannot be written.
         """
         fields, body = write_email(email)
         self.headers.rewrite(fields)

@@ -40,6 +40,7 @@ class Admission:
     :param max_connections: How many connections there may be at once.
     :param max_connections_per_peer: How many from one IP address.
     :raises ValueError: for a network that is none, or a number out of range.
+    :ivar count: How many connections there are.
     """
 
     def __init__(
@@ -53,16 +54,21 @@ class Admission:
         self.networks = None if allow is None else [_network(one) for one in allow]
         self.most = count_option("max_connections", max_connections)
         self.most_per_peer = count_option("max_connections_per_peer", max_connections_per_peer)
+        self.count = 0
+        self._limited = (allow, max_connections, max_connections_per_peer) != (None, None, None)
+        # Counted only where it matters.
         self._by_peer: Counter[str] = Counter()
 
     def refusal(self, address: object) -> str | None:
         """
         Tell why a connection from an address may not come; ``None`` if it may.
         """
+        if not self._limited:
+            return None
         host = _host(address)
         if self.networks is not None and not self._is_allowed(address, host):
             return "its address is not allowed"
-        if self.most is not None and self._by_peer.total() >= self.most:
+        if self.most is not None and self.count >= self.most:
             return f"there are {self.most} connections already"
         if self.most_per_peer is not None and host and self._by_peer[host] >= self.most_per_peer:
             return f"there are {self.most_per_peer} connections from there already"
@@ -81,16 +87,20 @@ class Admission:
         """
         Count a connection that has come.
         """
-        self._by_peer[_host(address)] += 1
+        self.count += 1
+        if self.most_per_peer is not None:
+            self._by_peer[_host(address)] += 1
 
     def leave(self, address: object) -> None:
         """
         Count a connection that has gone.
         """
-        host = _host(address)
-        self._by_peer[host] -= 1
-        if not self._by_peer[host]:
-            del self._by_peer[host]
+        self.count -= 1
+        if self.most_per_peer is not None:
+            host = _host(address)
+            self._by_peer[host] -= 1
+            if not self._by_peer[host]:
+                del self._by_peer[host]
 
 
 class Refusals:

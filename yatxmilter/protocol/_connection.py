@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,15 +23,7 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import Conversation, ObservedConversation
 from yatxmilter._engine.observing import Watch
 from yatxmilter.protocol._descriptor_set import Served
-from yatxmilter.protocol._time_limits import (
-    NOT_CLOSING,
-    NOT_READING,
-    SILENT,
-    SLOW_COMMAND,
-    Deadline,
-    Fault,
-    hung_up,
-)
+from yatxmilter.protocol._time_limits import Fault, hung_up
 
 if TYPE_CHECKING:
     from yatxmilter.protocol._factory import MilterProtocolFactory
@@ -45,8 +37,6 @@ _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 # More is written in pieces of this size, so that we see how far the MTA reads.
 _PIECE: Final = 128 * 1024
 _NUMBERS: Final = count(1)
-# Seconds after which we look whether an MTA is still there that is not read from.
-_LOOK: Final = 10.0
 
 
 @implementer(IPushProducer)
@@ -54,35 +44,62 @@ class TransportLine(Protocol):
     """
     The bytes of one connection from an MTA.
 
+    They come and go either by a transport, as Twisted's protocols have it (`makeConnection`), or by
+    a `Served`, which needs none (`accepted`); then the transport is made when it is asked for.
+
     :param options: The factory whose options count.
+    :ivar connected: Whether the connection has come, as Twisted has it.
+    :ivar factory: The factory, if it was built by one.
+    :ivar moved: When bytes moved last, by the factory's clock.
     :ivar number: The how manyth connection of this process it is; ``connection`` in the log.
+    :ivar peer: Where it comes from.
     """
 
-    transport: Any
-    number = 0
+    # Not `__dict__`, which subclasses and their users may have: what is found there, or in a class
+    # behind it, is found more slowly, and takes more memory.
+    __slots__ = (
+        "_conversation",
+        "_may_hurry",
+        "_options",
+        "_paused",
+        "_seconds",
+        "_sent",
+        "_served",
+        "_taken",
+        "_transport",
+        "_unsent",
+        "_watch",
+        "connected",
+        "factory",
+        "moved",
+        "number",
+        "peer",
+    )
+
+    factory: MilterProtocolFactory | None
+    _conversation: Conversation
 
     def __init__(self, options: MilterProtocolFactory) -> None:
+        clock = options.clock
+        self.connected = self.number = 0
+        self.peer: Any = None
         self._options = options
-        self._paused = False
+        self._transport: Any = None
         self._served: Served | None = None
+        self._paused = self._sent = self._may_hurry = False
         self._unsent: list[memoryview] | None = None
-        self._sent = self._may_hurry = False
         # How many packets there had been when the one that is incomplete began.
         self._taken = -1
-        self._clock = options.clock
-        # All but the first only once they are needed: most connections never are that slow.
-        self._idle = Deadline(self._clock, options.timeout, self._expired, SILENT)
-        self._command: Deadline[Fault] | None = None
-        self._reading: Deadline[Fault] | None = None
-        self._closing: Deadline[Fault] | None = None
-        self._away: Deadline[None] | None = None
-        self._watch: Watch | None = None
+        self._seconds = clock.seconds
+        self.moved = 0.0
+        watch: Watch | None = None
         make = Conversation
         if options.audience.observers:
-            self._watch = Watch(options.audience, self, self._clock.seconds)
+            watch = Watch(options.audience, self, self._seconds)
             make = ObservedConversation
+        self._watch = watch
         self._conversation = make(
-            self, self._clock, options.merge, options.progress_interval, options.limits, self._watch
+            self, clock, options.merge, options.progress_interval, options.limits, watch
         )
         macros = self._conversation.session.macros
         macros.most = options.max_macros
@@ -90,20 +107,66 @@ class TransportLine(Protocol):
 
     # ---- Twisted's side
 
+    @property
+    def clock(self) -> IReactorTime:
+        """
+        What keeps time.
+        """
+        return self._options.clock
+
+    @property
+    def transport(self) -> Any:
+        """
+        The connection as Twisted has it.
+        """
+        if self._transport is None and self._served is not None:
+            self._transport = self._served.transport
+        return self._transport
+
+    @transport.setter
+    def transport(self, transport: Any) -> None:
+        self._transport = transport
+
+    def accepted(self, served: Served, peer: Any) -> bool:
+        """
+        Begin, as `makeConnection`, with a connection that has no transport.
+
+        :param peer: Where it comes from.
+        :return: Whether it has begun; else it is to have its transport from the beginning.
+        """
+        if not self._options.fast_path:
+            return False
+        self._served = served
+        self.peer = peer
+        served.begin(self)
+        self.connected = 1
+        self.connectionMade()
+        return True
+
     def connectionMade(self) -> None:
         """
         Tell the milters of the connection, and start to watch it.
         """
-        transport = self.transport
-        peer = transport.getPeer()
-        if self.factory is not None:
-            self.factory.connection_made(self, peer)
-            self._served = self.factory.serve(transport)
-        if not isinstance(peer, UNIXAddress) and ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-            self._may_hurry = type(transport) is tcp.Server and _QUICKACK is not None
-        transport.registerProducer(self, True)
-        self._idle.start()
+        served, factory = self._served, self.factory
+        if served is None:
+            transport = self._transport
+            peer = self.peer = transport.getPeer()
+            has_delay = not isinstance(peer, UNIXAddress) and ITCPTransport.providedBy(transport)
+            if has_delay:
+                transport.setTcpNoDelay(True)
+                self._may_hurry = type(transport) is tcp.Server and _QUICKACK is not None
+            if factory is not None:
+                self._served = factory.serve(transport)
+            transport.registerProducer(self, True)
+        else:
+            peer = self.peer
+            if not isinstance(peer, UNIXAddress):
+                served.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._may_hurry = _QUICKACK is not None
+        if factory is not None:
+            factory.connection_made(self, peer)
+        self.moved = now = self._seconds()
+        self._options.time_limits.idle.start(self, now)
         self.number = next(_NUMBERS)
         if self._watch is not None:
             self._watch.tell("connection_made")
@@ -116,17 +179,13 @@ class TransportLine(Protocol):
         conversation = self._conversation
         self._sent = False
         if conversation.receive(data):
-            # `_moved`, without a call.
-            idle = self._idle
-            if idle.since is not None:
-                idle.since = self._clock.seconds()
+            self.moved = self._seconds()
             if self._may_hurry and not self._sent:
                 self._acknowledge()
         elif conversation.busy:
-            self._moved()
+            self.moved = self._seconds()
             # What is missing of a command is not looked at before there is time for it.
-            if self._command is not None:
-                self._command.stop()
+            self._options.time_limits.command.stop(self)
             if conversation.session.splitter.buffered > self._options.max_buffered:
                 self._pause()
         elif self._may_hurry and not self._sent:
@@ -135,11 +194,12 @@ class TransportLine(Protocol):
     def _pause(self) -> None:
         self._paused = True
         self.transport.pauseProducing()
-        if self._away is None:
-            self._away = Deadline(self._clock, _LOOK, self._look, None)
-        self._away.start()
+        self._options.time_limits.away.start(self)
 
-    def _look(self, fault: None) -> None:
+    def look(self) -> None:
+        """
+        See whether an MTA that is not read from is still there.
+        """
         # Who does not read does not see the end either: the milter might be waited for in vain.
         if not self._paused:
             return
@@ -151,72 +211,62 @@ class TransportLine(Protocol):
     def _acknowledge(self) -> None:
         # Sendmail sends macros and command in two writes, and the second waits until the first
         # is acknowledged: without an answer to go with, that takes some 40 ms.
-        if self.transport.connected:
-            self.transport.getHandle().setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-
-    def _moved(self) -> None:
-        # Only while it counts: not once the connection is being closed.
-        idle = self._idle
-        if idle.since is not None:
-            idle.since = self._clock.seconds()
+        served = self._served
+        if served is None:
+            if self._transport.connected:
+                handle = self._transport.getHandle()
+                handle.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        elif served.connected:
+            served.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         Cancel what is awaited, and tell the milters.
         """
-        self._stop_watching()
+        self._options.time_limits.stop(self)
         self._unsent = None
         try:
             self._conversation.lost(reason)
         finally:
             # Whatever happens: one that stays counted is a place that is never free again.
             if self.factory is not None:
-                self.factory.connection_lost(self, self.transport.getPeer())
+                self.factory.connection_lost(self, self.peer)
             if self._served is not None:
                 self._served.release()
             if self._watch is not None:
                 self._watch.tell("connection_lost", reason)
 
-    def _expired(self, fault: Fault) -> None:
+    def expired(self, fault: Fault) -> None:
+        """
+        Come to an end: the MTA has taken too long.
+        """
         if self._conversation.waiting:
             # The MTA waits for a milter, not we for the MTA.
-            self._idle.start()
+            self._options.time_limits.idle.start(self)
             return
         self._log_fault(fault)
         self._conversation.end()
 
-    def _stuck(self, fault: Fault) -> None:
+    def stuck(self, fault: Fault) -> None:
+        """
+        Come to an end at once: the MTA does not read.
+        """
         self._log_fault(fault)
         self.transport.abortConnection()
 
-    def _unread(self, fault: Fault) -> Deadline[Fault]:
-        return Deadline(self._clock, self._options.write_timeout, self._stuck, fault)
-
     def _begin_command(self, taken: int) -> None:
-        command = self._command
-        if command is None:
-            command = self._command = Deadline(
-                self._clock,
-                self._options.command_timeout,
-                self._expired,
-                SLOW_COMMAND,
-            )
-        elif taken != self._taken:
-            command.stop()
+        command = self._options.time_limits.command
+        if taken != self._taken:
+            command.stop(self)
         self._taken = taken
-        command.start()
-
-    def _stop_watching(self) -> None:
-        for deadline in (self._idle, self._command, self._reading, self._closing, self._away):
-            if deadline is not None:
-                deadline.cancel()
+        command.start(self)
 
     def _log_fault(self, fault: Fault) -> None:
         if self._watch is not None:
             self._watch.tell("mta_failed", fault.kind, fault.words)
         _log.warn(
             "The MTA at {mta} {fault}; closing the connection",
-            mta=describe_address(self.transport.getPeer()),
+            mta=describe_address(self.peer),
             connection=self.number,
             fault=fault.words,
         )
@@ -228,19 +278,26 @@ class TransportLine(Protocol):
         Read nothing: a callback is running, and the reactor goes on without it.
         """
         self._conversation.elsewhere = True
-        if self._command is not None:
-            self._command.stop()
-        self.transport.stopReading()
+        self._options.time_limits.command.stop(self)
+        if self._served is None:
+            self._transport.stopReading()
+        else:
+            self._served.pause()
 
     def go_on(self) -> None:
         """
         Read on: the callback is over.
         """
         self._conversation.elsewhere = False
-        self._moved()
-        transport = self.transport
-        if transport.connected and not transport.disconnecting and not self._paused:
-            transport.startReading()
+        self.moved = self._seconds()
+        served, transport = self._served, self._transport
+        if self._paused:
+            return
+        if served is None:
+            if transport.connected and not transport.disconnecting:
+                transport.startReading()
+        elif served.connected:
+            served.resume()
 
     def missing_milter(self, name: str, failure: Failure) -> None:
         """
@@ -286,19 +343,16 @@ class TransportLine(Protocol):
         Make no more answers until those made are read.
         """
         self._conversation.stalled = True
-        if self._reading is None:
-            self._reading = self._unread(NOT_READING)
-        self._reading.start()
+        self._options.time_limits.reading.start(self)
 
     def resumeProducing(self) -> None:
         """
         Go on.
         """
-        if self._reading is not None:
-            self._reading.stop()
+        self._options.time_limits.reading.stop(self)
         self._conversation.stalled = False
         if self._unsent is not None:
-            self._moved()
+            self.moved = self._seconds()
             self._send_pieces()
         self._conversation.run()
 
@@ -318,8 +372,11 @@ class TransportLine(Protocol):
         """
         Write packets to the MTA; empty the list.
         """
-        data = packets[0] if len(packets) == 1 else b"".join(packets)
-        packets.clear()
+        if len(packets) == 1:
+            data = packets.pop()
+        else:
+            data = b"".join(packets)
+            packets.clear()
         self._sent = True
         if len(data) > _PIECE or self._unsent is not None:
             whole = memoryview(data)
@@ -327,13 +384,13 @@ class TransportLine(Protocol):
             self._unsent = (self._unsent or []) + pieces
             self._send_pieces()
         else:
-            (self._served or self.transport).write(data)
+            (self._served or self._transport).write(data)
 
     def _send_pieces(self) -> None:
         # Until the transport has us pause; each piece it takes then is a sign that the MTA reads.
         pieces = self._unsent
         while pieces and not self._conversation.stalled:
-            (self._served or self.transport).write(bytes(pieces.pop(0)))
+            (self._served or self._transport).write(bytes(pieces.pop(0)))
         if not pieces:
             self._unsent = None
 
@@ -341,14 +398,12 @@ class TransportLine(Protocol):
         """
         Read on, if reading was paused; give what is missing of a command its time.
         """
-        idle = self._idle
-        if idle.since is not None:
-            idle.since = self._clock.seconds()
+        self.moved = self._seconds()
         splitter = self._conversation.session.splitter
         if splitter.partial:
             self._begin_command(splitter.taken)
-        elif self._command is not None:
-            self._command.stop()
+        else:
+            self._options.time_limits.command.stop(self)
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
@@ -357,12 +412,14 @@ class TransportLine(Protocol):
         """
         Close the connection when all is written.
         """
-        self._stop_watching()
-        self.transport.unregisterProducer()
+        time_limits, served = self._options.time_limits, self._served
+        time_limits.stop(self)
+        if self._unsent is None and served is not None and served.finish():
+            return
+        transport = self.transport
+        transport.unregisterProducer()
         if self._unsent is not None:
-            self.transport.write(b"".join(self._unsent))
+            transport.write(b"".join(self._unsent))
             self._unsent = None
-        if self._served is None or not self._served.finish():
-            self._closing = self._unread(NOT_CLOSING)
-            self._closing.start()
-            self.transport.loseConnection()
+        time_limits.closing.start(self)
+        transport.loseConnection()

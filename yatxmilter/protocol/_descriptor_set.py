@@ -1,30 +1,43 @@
 """
-Many connections in one reactor event: a descriptor set of our own between reactor and transports.
+Many connections in one reactor event: a descriptor set of our own between reactor and connections.
 
 What the reactor does for each event of each descriptor - a log context, a look-up, a dispatch -
 costs more than a milter's whole answer, and a transport that writes asks the reactor twice more. A
 `ConnectionSet` is one descriptor for the reactor, an ``epoll`` of its own, and serves all its
-connections that are ready in one event. Transports are Twisted's own and stay so: after
-`ConnectionSet.adopt` they ask the set, instead of the reactor, to be told of what they can read and
-write. While a transport has nothing queued and is not paused, its socket is read and written
-directly; everything else - buffers, producers, closing, errors - the transport does as always.
+connections that are ready in one event. While nothing waits to be written and reading is not
+paused, sockets are read and written directly. Everything else - buffers, producers, closing slowly,
+half-closing, errors - is done by a transport of Twisted's, which asks the set, instead of the
+reactor, to be told of what it can read and write.
+
+A connection that the set has accepted itself (`yatxmilter.protocol._accepting`) has no transport
+before one is needed, which for most never happens. One that a reactor has accepted has its
+transport from the beginning (`ConnectionSet.adopt`).
 """
 
 from __future__ import annotations
 
 import select
+import socket
 import sys
-from collections.abc import Callable
-from typing import Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import WeakValueDictionary
 
 from twisted.internet import main, tcp, unix
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IReactorFDSet,
+    IReadDescriptor,
+)
 from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["ConnectionSet", "Served", "adoptable"]
+if TYPE_CHECKING:
+    from yatxmilter.protocol._accepting import Listener
+
+__all__ = ["ConnectionSet", "Served", "adoptable", "connection_set"]
 
 #: Bytes read at once: a whole body chunk with its length and letter, and the macros before it.
 READ_SIZE: Final = 65536 + 4096
@@ -42,7 +55,8 @@ _FAILURES: Final[dict[type[BaseException], Failure]] = {
     type(why): Failure(why) for why in (main.CONNECTION_DONE, main.CONNECTION_LOST)
 }
 
-_TRANSPORTS: Final = (tcp.Server, unix.Server)
+#: The transports whose connections can be served here.
+TRANSPORTS: Final = (tcp.Server, unix.Server)
 
 
 def adoptable(transport: Any) -> bool:
@@ -53,41 +67,119 @@ def adoptable(transport: Any) -> bool:
     or UNIX connection of Twisted's: no TLS, no wrapper around it.
     """
     return (
-        type(transport) in _TRANSPORTS
+        type(transport) in TRANSPORTS
         and hasattr(select, "epoll")
         and not transport.TLS
         and IReactorFDSet.providedBy(transport.reactor)
     )
 
 
+class Entry(Protocol):
+    """
+    What a set watches: a connection, or a port.
+    """
+
+    events: int
+
+    @property
+    def socket(self) -> Any:
+        """
+        What is watched.
+        """
+
+    def lose(self, reason: Failure) -> None:
+        """
+        Come to an end, for that reason.
+        """
+
+
 class Served:
     """
-    One connection in a set; for its transport it is the reactor.
+    One connection in a set; for its transport, if it has one, it is the reactor.
 
+    :param connections: The set.
+    :param socket: The connection's.
+    :ivar socket: The same; a `socket.socket` once there is a transport.
+    :ivar made: The transport, if it has been made.
+    :ivar protocol: Whose connection it is, while that has no transport.
+    :ivar client: Its address as the system gave it, for the transport.
+    :ivar listener: The port that has accepted it, likewise.
     :ivar events: What the connection is watched for.
     :ivar failed: Whether the system has told us, and tells nobody else, that the peer is lost.
     :ivar finished: Whether it is to be closed when what was read is dealt with.
     """
 
-    __slots__ = ("_send", "_set", "events", "failed", "finished", "receive", "transport")
+    __slots__ = (
+        "_set",
+        "client",
+        "events",
+        "failed",
+        "finished",
+        "listener",
+        "made",
+        "protocol",
+        "socket",
+    )
 
-    def __init__(self, transport: Any, connections: ConnectionSet) -> None:
-        socket = transport.getHandle()
-        self.transport = transport
-        self.receive: Callable[[int], bytes] = socket.recv
+    client: Any
+    listener: Listener
+
+    def __init__(self, connections: ConnectionSet, socket: Any) -> None:
+        self._set = connections
+        self.socket = socket
         self.events = 0
         self.failed = self.finished = False
-        self._send: Callable[[bytes], int] = socket.send
-        self._set = connections
+        self.made: Any = None
+        self.protocol: Any = None
+
+    # ---- the transport, late
+
+    @property
+    def transport(self) -> Any:
+        """
+        The connection's transport, which is made when it is asked for.
+
+        Of a connection that is over, one that is lost.
+        """
+        if self.made is None:
+            protocol = self.protocol
+            if protocol is None:
+                self.made = self.listener.lost_transport(self)
+            else:
+                # As it is the same descriptor, it is watched as it was.
+                self.socket = socket.socket(fileno=self.socket.detach())
+                self.made = self.listener.transport(self.socket, protocol, self.client, self)
+                self.made.registerProducer(protocol, True)
+                self.protocol = None
+        return self.made
+
+    @property
+    def connected(self) -> bool:
+        """
+        Whether the connection is there, and is not being closed.
+        """
+        made = self.made
+        if made is None:
+            return self.protocol is not None
+        return bool(made.connected and not made.disconnecting)
+
+    # ---- bytes
+
+    def begin(self, protocol: Any) -> None:
+        """
+        Read from now on, for a protocol.
+        """
+        self.protocol = protocol
+        self._set.watch(self, _IN)
 
     def write(self, data: bytes) -> None:
         """
         Send at once what can be sent at once; the transport has the rest.
         """
         # Watched for reading alone: nothing is queued, it is not paused and not being closed.
-        if self.events == _IN and not self.transport.TLS:
+        if self.events == _IN and (self.made is None or not self.made.TLS):
             try:
-                sent = self._send(data)
+                sent = self.socket.send(data)
             except (BlockingIOError, BrokenPipeError):
                 # The transport finds out about a broken pipe, once it has read what is to be read.
                 sent = 0
@@ -100,6 +192,20 @@ class Served:
             data = data[sent:]
         self.transport.write(data)
 
+    def pause(self) -> None:
+        """
+        Read nothing for now.
+        """
+        self._set.watch(self, self.events & ~_IN)
+
+    def resume(self) -> None:
+        """
+        Read on.
+        """
+        self._set.watch(self, self.events | _IN)
+
+    # ---- the end
+
     def finish(self) -> bool:
         """
         Close the connection as soon as what was read is dealt with, if that can be done.
@@ -109,12 +215,28 @@ class Served:
         self.finished = self.events == _IN and self._set.serving is self
         return self.finished
 
+    def lose(self, reason: Failure) -> None:
+        """
+        Close the connection, and tell its protocol.
+        """
+        if self.made is not None:
+            self.made.connectionLost(reason)
+            return
+        protocol, self.protocol = self.protocol, None
+        self._set.watch(self, 0)
+        # In the order in which a transport does it.
+        protocol.stopProducing()
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        protocol.connectionLost(reason)
+
     def release(self) -> None:
         """
         Let go of the transport, whose connection is over.
         """
-        self.transport.reactor = self._set.reactor
-        self.transport = None
+        if self.made is not None:
+            self.made.reactor = self._set.reactor
 
     # ---- what the transport asks of its reactor
 
@@ -125,7 +247,9 @@ class Served:
         """
         Tell the transport when it can read.
         """
-        self._set.watch(self, self.events | _IN)
+        # One that is being made asks for it, too.
+        if self.made is not None:
+            self.resume()
 
     def addWriter(self, transport: Any) -> None:
         """
@@ -137,13 +261,29 @@ class Served:
         """
         Tell the transport no more when it can read.
         """
-        self._set.watch(self, self.events & ~_IN)
+        self.pause()
 
     def removeWriter(self, transport: Any) -> None:
         """
         Tell the transport no more when it can write.
         """
         self._set.watch(self, self.events & ~_OUT)
+
+
+# One for each reactor: a set is kept by those whose connections it has, and by its reactor.
+_sets: Final[WeakValueDictionary[int, ConnectionSet]] = WeakValueDictionary()
+
+
+def connection_set(reactor: Any) -> ConnectionSet:
+    """
+    Give the set of a reactor's connections.
+
+    :param reactor: An `IReactorFDSet`.
+    """
+    found = _sets.get(id(reactor))
+    if found is None:
+        found = _sets[id(reactor)] = ConnectionSet(reactor)
+    return found
 
 
 @implementer(IReadDescriptor)
@@ -153,40 +293,42 @@ class ConnectionSet:
 
     :param reactor: An `IReactorFDSet`.
     :ivar serving: The connection that is being read at the moment.
+    :ivar turn: How often the reactor has let the set serve its connections.
     """
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.serving: Served | None = None
+        self.turn = 0
         self._epoll = select.epoll()
-        self._served: dict[int, Served] = {}
-        self._turn = 0
+        self._served: dict[int, Any] = {}
 
     def adopt(self, transport: Any) -> Served:
         """
         Take a connection over from the reactor; it must be `adoptable`, and nothing be written yet.
         """
         transport.stopReading()
-        served = transport.reactor = Served(transport, self)
+        served = transport.reactor = Served(self, transport.getHandle())
+        served.made = transport
         transport.startReading()
         return served
 
-    def watch(self, served: Served, events: int) -> None:
+    def watch(self, entry: Entry, events: int) -> None:
         """
-        Watch a connection for what it is to be told of.
+        Watch a connection, or a port, for what it is to be told of.
         """
-        before = served.events
+        before = entry.events
         if events == before:
             return
-        served.events = events
-        descriptor = served.transport.fileno()
+        entry.events = events
+        descriptor = entry.socket.fileno()
         if before and events:
             self._epoll.modify(descriptor, events)
         elif events:
             self._epoll.register(descriptor, events)
             if not self._served:
                 self.reactor.addReader(self)
-            self._served[descriptor] = served
+            self._served[descriptor] = entry
         else:
             self._epoll.unregister(descriptor)
             del self._served[descriptor]
@@ -209,72 +351,93 @@ class ConnectionSet:
 
     def doRead(self) -> None:
         """
-        Serve the connections that are ready, each once.
+        Serve the connections that are ready, each once; accept new ones.
         """
         ready = self._epoll.poll(0, _MOST_AT_ONCE)
-        self._turn = turn = self._turn + 1
+        self.turn = turn = self.turn + 1
+        all_served = self._served
         for descriptor, events in ready:
-            if self._turn != turn:
+            if self.turn != turn:
                 # The reactor has gone on without a callback that was called here, and has seen
                 # to the others (`yatxmilter.pymilter`).
                 return
-            served = self._served.get(descriptor)
+            served = all_served.get(descriptor)
             # One that was served before it may have closed it.
             if served is None:
                 continue
-            transport = served.transport
-            reading = True
-            why: Any = None
+            if events & _IN_OR_OUT != _IN or type(served) is not Served:
+                self._serve_otherwise(served, events)
+                continue
+            why: Any = main.CONNECTION_DONE
             try:
-                if events & _IN_OR_OUT == _IN:
-                    try:
-                        data = served.receive(READ_SIZE)
-                    except BlockingIOError:
-                        continue
-                    except OSError:
-                        why = main.CONNECTION_LOST
-                    else:
-                        why = self._take(served, data) if data else main.CONNECTION_DONE
-                else:
-                    why, reading = _serve(served, events)
-            except BaseException:
-                # As the reactors of Twisted do: log it, and end the connection that failed.
-                why = sys.exc_info()[1]
-                log.err()
-            if why:
+                data = served.socket.recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data, why = b"", main.CONNECTION_LOST
+            if data:
+                self.serving = served
                 try:
-                    self._disconnect(transport, why, reading and not served.finished)
-                except Exception:
-                    # If it came to the reactor, that would end all connections of this set.
+                    # A transport's protocol may have been exchanged.
+                    (served.protocol or served.made.protocol).dataReceived(data)
+                    if not served.finished:
+                        continue
+                except BaseException:
+                    # As the reactors of Twisted do: log it, and end the connection that failed.
+                    why = sys.exc_info()[1]
                     log.err()
-
-    def _take(self, served: Served, data: bytes) -> Exception | None:
-        self.serving = served
-        try:
-            served.transport.protocol.dataReceived(data)
-        finally:
             self.serving = None
-        return main.CONNECTION_DONE if served.finished else None
+            self.disconnect(served, why, not served.finished)
+        self.serving = None
 
-    def _disconnect(self, transport: Any, why: Exception, reading: bool) -> None:
+    def _serve_otherwise(self, served: Any, events: int) -> None:
+        """
+        Serve what is no connection that can be read and nothing else.
+        """
+        self.serving = None
+        if type(served) is not Served:
+            served.accept()
+            return
+        try:
+            why, reading = _serve(served, events)
+        except BaseException:
+            why, reading = sys.exc_info()[1], True
+            log.err()
+        if why:
+            self.disconnect(served, why, reading)
+
+    def disconnect(self, served: Served, why: BaseException, reading: bool = False) -> None:
+        """
+        End a connection.
+
+        :param reading: Whether it was found by reading that it is over.
+        """
         failure = _FAILURES.get(type(why)) or Failure(why)
-        transport.stopReading()
-        if reading and isinstance(why, ConnectionDone):
-            # The peer may have closed its half alone.
-            transport.readConnectionLost(failure)
-        else:
-            transport.stopWriting()
-            transport.connectionLost(failure)
+        try:
+            made = served.made
+            if reading and isinstance(why, ConnectionDone):
+                # The peer may have closed its half alone.
+                if made is not None or IHalfCloseableProtocol.providedBy(served.protocol):
+                    transport = served.transport
+                    transport.stopReading()
+                    transport.readConnectionLost(failure)
+                    return
+            elif made is not None:
+                made.stopReading()
+                made.stopWriting()
+            served.lose(failure)
+        except Exception:
+            # If it came to the reactor, that would end all connections of this set.
+            log.err()
 
     def connectionLost(self, reason: Failure) -> None:
         """
-        Lose all connections: the reactor ends.
+        Lose all connections, and ports: the reactor ends.
         """
-        for served in list(self._served.values()):
-            transport = served.transport
+        for entry in list(self._served.values()):
             # To lose one may have ended others.
-            if transport is not None:
-                log.callWithLogger(transport, transport.connectionLost, reason)
+            if entry.events:
+                log.callWithLogger(self, entry.lose, reason)
 
 
 def _serve(served: Served, events: int) -> tuple[Any, bool]:
@@ -283,10 +446,11 @@ def _serve(served: Served, events: int) -> tuple[Any, bool]:
 
     :return: Why the connection is over, if it is, and whether that was found by reading.
     """
-    transport = served.transport
     if events & _GONE and not events & _IN:
         # It is not being read: else it could be read now, if only its end.
         return main.CONNECTION_LOST, False
+    # There is one, where something waits to be written.
+    transport = served.made
     why, reading = None, False
     if events & _IN:
         why, reading = transport.doRead(), True

@@ -22,7 +22,7 @@ from yatxmilter._describing import described
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import MERGES
 from yatxmilter._engine.context import Context
-from yatxmilter._engine.member import wanted_callbacks
+from yatxmilter._engine.member import shape_of
 from yatxmilter._engine.observing import Audience
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._engine.shadow_statistics import on_error_for_missing
@@ -34,13 +34,19 @@ from yatxmilter._mail.bounds import (
     SPOOL_MEMORY,
     Limits,
 )
-from yatxmilter._options import choice_option, limit_option, seconds_option
+from yatxmilter._options import choice_option, flag_option, limit_option, seconds_option
 from yatxmilter._wire.commands import CONNECT_ROW
 from yatxmilter.defaults import Milter, MilterFactory, MilterObserver
 from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
+from yatxmilter.protocol._accepting import adopt_port
 from yatxmilter.protocol._admission import Admission, Refusals
 from yatxmilter.protocol._connection import TransportLine
-from yatxmilter.protocol._descriptor_set import ConnectionSet, Served, adoptable
+from yatxmilter.protocol._descriptor_set import (
+    ConnectionSet,
+    Served,
+    adoptable,
+    connection_set,
+)
 from yatxmilter.protocol._draining import Drains
 from yatxmilter.protocol._life_cycle import (
     FAILED,
@@ -51,8 +57,10 @@ from yatxmilter.protocol._life_cycle import (
     Waiting,
     factory_name,
 )
+from yatxmilter.protocol._message_log import MessageLog
 from yatxmilter.protocol._proxy import HAProxyProtocolWrapper, Lobby, Unannounced
 from yatxmilter.protocol._steady_clock import steady
+from yatxmilter.protocol._time_limits import TimeLimits
 
 __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
@@ -69,6 +77,8 @@ class MilterProtocol(TransportLine):
     :param factory: The factory whose options count; without one, the defaults.
     """
 
+    __slots__ = ()
+
     def __init__(self, factory: MilterProtocolFactory | None = None) -> None:
         super().__init__(MilterProtocolFactory(()) if factory is None else factory)
         self.factory = factory
@@ -78,8 +88,7 @@ class MilterProtocol(TransportLine):
         Begin; behind HAProxy, when it has said who connects.
         """
         if isinstance(transport, HAProxyProtocolWrapper):
-            options = self._options
-            waiting = Unannounced(self, self._clock, options.command_timeout, options.lobby)
+            waiting = Unannounced(self, self._options.lobby)
             Protocol.makeConnection(waiting, transport)
         else:
             Protocol.makeConnection(self, transport)
@@ -96,9 +105,9 @@ class MilterProtocol(TransportLine):
         """
         if not IMilter.providedBy(milter):
             raise TypeError(f"{described(milter)} does not provide IMilter")
-        member = self._conversation.add(milter, wanted_callbacks(milter, Milter))
+        member = self._conversation.add(milter, shape_of(milter, Milter))
         if isinstance(milter, Milter):
-            milter._context = member.context
+            milter._member = member
 
     @property
     def milters(self) -> list[Any]:
@@ -158,6 +167,9 @@ class MilterProtocolFactory(Factory):
     :param start_timeout: Seconds that the ``start()`` of a milter factory may take.
     :param stop_timeout: Seconds that the ``stop()`` of one may take.
     :param observers: What is told of all that happens: `IMilterObserver`.
+    :param log_messages: Whether each message is logged at its end, in one line at level info: who
+        sent it, what became of it, who decided, and how long it took. By default it is where
+        ``serve`` or `run_milters` runs the milters.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
         from a clock that nobody can set.
     :raises TypeError: for what is no milter factory, or an option of the wrong type.
@@ -200,6 +212,7 @@ class MilterProtocolFactory(Factory):
         start_timeout: float | None = 60,
         stop_timeout: float | None = 10,
         observers: Iterable[MilterObserver | IMilterObserver] = (),
+        log_messages: bool | None = None,
         reactor: IReactorTime | None = None,
     ) -> None:
         self.milter_factories: list[MilterFactory | IMilterFactory] = []
@@ -224,13 +237,22 @@ class MilterProtocolFactory(Factory):
             self.spool_memory,
         )
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
-        self.connections: set[MilterProtocol] = set()
+        self.connections: set[TransportLine] = set()
         self._clock = None if reactor is None else steady(reactor)
         self._draining = False
         self._closing = False
         self._drains = Drains(lambda: self.clock)
         self._refusals = Refusals(lambda: self.clock)
-        self.lobby = Lobby(self.admission, self._refused, self._one_gone)
+        self.time_limits = TimeLimits(
+            lambda: self.clock, self.timeout, self.command_timeout, self.write_timeout
+        )
+        self.lobby = Lobby(
+            lambda: self.clock,
+            self.command_timeout,
+            self.admission,
+            self._refused,
+            self._one_gone,
+        )
         self._lives = Lives(
             lambda: self.clock,
             seconds_option("start_timeout", start_timeout),
@@ -243,7 +265,22 @@ class MilterProtocolFactory(Factory):
         self.audience = Audience(MilterObserver)
         for observer in observers:
             self.addObserver(observer)
+        self.log_messages = flag_option("log_messages", log_messages)
+        if log_messages:
+            self._log_messages()
         self.addMilterFactory(milter_factories)
+
+    def begin_message_log(self) -> None:
+        """
+        Log messages from now on, unless ``log_messages`` said whether to do so; for programs that
+        run milters.
+        """
+        if self.log_messages is None:
+            self._log_messages()
+
+    def _log_messages(self) -> None:
+        self.log_messages = True
+        self.addObserver(MessageLog())
 
     @property
     def clock(self) -> IReactorTime:
@@ -439,17 +476,19 @@ class MilterProtocolFactory(Factory):
             return None
         connections = self._connection_set
         if connections is None or connections.reactor is not transport.reactor:
-            connections = self._connection_set = ConnectionSet(transport.reactor)
+            connections = self._connection_set = connection_set(transport.reactor)
+        # From now on its port's connections need no transport.
+        adopt_port(connections, transport.server)
         return connections.adopt(transport)
 
-    def connection_made(self, protocol: MilterProtocol, peer: object) -> None:
+    def connection_made(self, protocol: TransportLine, peer: object) -> None:
         """
         Count one that has come.
         """
         self.connections.add(protocol)
         self.admission.enter(peer)
 
-    def connection_lost(self, protocol: MilterProtocol, peer: object) -> None:
+    def connection_lost(self, protocol: TransportLine, peer: object) -> None:
         """
         Count a connection that has gone.
         """

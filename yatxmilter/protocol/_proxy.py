@@ -21,7 +21,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.python.failure import Failure
 
-from yatxmilter.protocol._time_limits import Deadline
+from yatxmilter.protocol._time_limits import TimeLimit
 
 if TYPE_CHECKING:
     from yatxmilter.protocol._admission import Admission
@@ -71,6 +71,8 @@ class Lobby:
     """
     Those of whom HAProxy has not said who they are.
 
+    :param clock: Gives what keeps time.
+    :param seconds: How long a command may take; ``None`` for any time.
     :param admission: Counts them among all connections.
     :param refused: Told of those who may not stay: where they came from, and why.
     :param left: Called when one is no more here.
@@ -79,6 +81,8 @@ class Lobby:
 
     def __init__(
         self,
+        clock: Callable[[], IReactorTime],
+        seconds: float | None,
         admission: Admission,
         refused: Callable[[object, str], None],
         left: Callable[[], None],
@@ -87,6 +91,9 @@ class Lobby:
         self._left = left
         self.refused = refused
         self.inside: set[Unannounced] = set()
+        self._patience: TimeLimit[Unannounced] = TimeLimit(
+            clock, min(seconds or PATIENCE, PATIENCE), Unannounced.give_up
+        )
 
     def enter(self, one: Unannounced) -> bool:
         """
@@ -97,6 +104,7 @@ class Lobby:
         self.inside.add(one)
         # Not by its address: that is HAProxy's.
         self._admission.enter(None)
+        self._patience.start(one)
         return True
 
     def leave(self, one: Unannounced) -> None:
@@ -104,6 +112,7 @@ class Lobby:
         Let one go.
         """
         self.inside.remove(one)
+        self._patience.stop(one)
         self._admission.leave(None)
         self._left()
 
@@ -122,19 +131,15 @@ class Unannounced(Protocol):
     A connection that is lost before has never been one.
 
     :param protocol: Whose place it takes.
-    :param seconds: How long a command may take; ``None`` for any time.
     :param lobby: Where it waits.
     """
 
     transport: Any
 
-    def __init__(
-        self, protocol: Protocol, clock: IReactorTime, seconds: float | None, lobby: Lobby
-    ) -> None:
+    def __init__(self, protocol: Protocol, lobby: Lobby) -> None:
         self._protocol = protocol
         self._lobby = lobby
         self._announced = False
-        self._waiting = Deadline(clock, min(seconds or PATIENCE, PATIENCE), self._late, "")
 
     def connectionMade(self) -> None:
         """
@@ -147,7 +152,6 @@ class Unannounced(Protocol):
             return
         # What its parser cannot read it raises as it likes; the reactor would log all of it.
         transport.dataReceived = self._guarded
-        self._waiting.start()
 
     def _guarded(self, data: bytes) -> None:
         try:
@@ -184,15 +188,11 @@ class Unannounced(Protocol):
         if self in self._lobby.inside:
             del self.transport.dataReceived
             self._lobby.leave(self)
-        self._waiting.cancel()
 
     def _refuse(self, why: str) -> None:
         self._lobby.refused(self.transport.transport.getPeer(), why)
         self._leave()
         self.transport.abortConnection()
-
-    def _late(self, fault: str) -> None:
-        self.give_up()
 
     def give_up(self) -> None:
         """

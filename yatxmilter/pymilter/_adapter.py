@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "AdapterFactory"]
 
 _CODES: Final = {int(code): code for code in ReturnCode}
-_OVER: Final = "the callback has taken too long, or the MTA is gone: nobody waits for it any more"
+_OVER: Final = (
+    "the callback has taken too long, or the MTA is gone: its answer is no longer awaited"
+)
 #: The texts that go with a failed callback, by what is answered for it.
 _REPLIES: Final = {c.SMFIS_REJECT: ("554", "5.3.0"), c.SMFIS_TEMPFAIL: ("451", "4.3.0")}
 _LONGEST_NAME: Final = 40
@@ -151,7 +153,7 @@ class Adapter(Milter):
                 self._hop = self._leading.hop
             else:
                 # A clock that tests set has no threads: there callbacks run where they are called.
-                self._hop = getattr(getattr(protocol, "_clock", None), "callFromThread", None)
+                self._hop = getattr(getattr(protocol, "clock", None), "callFromThread", None)
             if self._hop is not None:
                 self._lane = Lane(factory.threads)
 
@@ -225,7 +227,7 @@ class Adapter(Milter):
         """
         Read what a callback returned.
 
-        :raises milter.error: for what is no whole number.
+        :raises milter.error: if it is not a whole number.
         """
         if stage in _UNANSWERED:
             return c.SMFIS_CONTINUE

@@ -19,7 +19,7 @@ def text(function: str, position: int, value: object) -> str:
     """
     Take a text.
 
-    :raises TypeError: for what is no ``str``.
+    :raises TypeError: if it is not a ``str``.
     :raises ValueError: for a NUL in it, and (as UnicodeEncodeError) for a lone surrogate.
     """
     if not isinstance(value, str):
@@ -52,7 +52,7 @@ def number(value: object) -> int:
     """
     Take a whole number of 32 bits.
 
-    :raises TypeError: for what is no whole number.
+    :raises TypeError: if it is not a whole number.
     :raises OverflowError: for one that is too large or too small.
     """
     whole = index(value)  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ class Serving:
     :param listening: The socket.
     :param milter: Builds the program's milters.
     :param options: Those of `MilterProtocolFactory`.
-    :param metrics: Where to serve metrics and health; ``None`` for nowhere.
+    :param metrics: Where to serve metrics and health; ``None`` for no such page.
     :param drain_timeout: Seconds that messages in progress may take to come to their end.
     """
 

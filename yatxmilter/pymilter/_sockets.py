@@ -23,7 +23,7 @@ class Listening:
     :param backlog: How many connections may wait to be taken.
     :param remove: Whether a UNIX socket that is there is removed first.
     :raises OSError: when it cannot be opened.
-    :raises ValueError: for what is no address.
+    :raises ValueError: if it is not an address.
     """
 
     def __init__(self, spec: str, backlog: int, *, remove: bool) -> None:

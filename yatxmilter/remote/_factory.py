@@ -56,7 +56,7 @@ class RemoteMilterFactory(MilterFactory):
     :param reactor: What connects and keeps time; by default Twisted's reactor.
     :param options: What other options `MilterFactory` has.
     :raises TypeError: for an option of the wrong type.
-    :raises ValueError: for what is no address, or an option out of range.
+    :raises ValueError: if an address is not one, or an option is out of range.
     """
 
     def __init__(

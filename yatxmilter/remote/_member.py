@@ -195,9 +195,7 @@ class RemoteMilter(Milter):
             return self._answer(end.response)
         # What it did before it failed stands where mail passes, or a sender who makes it fail gets
         # rid of its marks. Of a body there may be but a part, and that is worse than the old one.
-        context = self._ctx()
-        edits = context.take_edits()
-        context.outbox = [one for one in edits if one[_LETTER] != c.SMFIR_REPLBODY]
+        self._ctx().drop_body()
         return end
 
     def xxfi_abort(self) -> None:

@@ -201,11 +201,11 @@ def open_port(
     :param factory: Builds the connections; without one none is taken, as for a socket that other
         processes share.
     :param mode: Permissions of a UNIX socket, where the address says nothing of them.
-    :param owner: Its owner, likewise; ``None`` for nobody in particular.
+    :param owner: Its owner, likewise; ``None`` to leave it.
     :param group: Its group, likewise.
     :return: The port.
     :raises CannotListenError: when that cannot be.
-    :raises ValueError: for what is no address.
+    :raises ValueError: if it is not an address.
     """
     endpoint = server_endpoint(Opener(reactor, mode, owner, group), spec)
     results: list[Any] = []

@@ -40,6 +40,8 @@ FIELDS: Final = (
     *("milter", "stage", "queue_id", "mta", "connection", "code", "error", "fault", "refusal"),
     *("dropped", "outcome", "reply", "edits", "recipients", "count"),
     *("worker", "pid", "reason"),
+    *("client", "sender", "accepted", "refused", "deferred", "verdict", "edit_counts"),
+    *("milliseconds", "callback_milliseconds"),
 )
 
 # From the start of a word on alone: no text takes more than one look at each of its characters.

@@ -28,6 +28,10 @@ __all__ = ["MilterMetrics", "merge"]
 _TIMED: Final = frozenset(command.callback for command in CALLBACK_STEPS)
 
 
+#: After so many messages the times of callbacks are counted.
+_COUNTED_AT_ONCE: Final = 16
+
+
 class _Callback:
     """
     What is counted of one callback of one milter.
@@ -35,14 +39,34 @@ class _Callback:
     :ivar continued: How often it answered with a continue, which is the usual answer.
     :ivar counts: How many calls took up to each bound, each counted once.
     :ivar sum: How long all of them took.
+    :ivar times: How long those took that have answered with a continue and are not counted yet: to
+        count them together costs less.
     """
 
-    __slots__ = ("continued", "counts", "sum")
+    __slots__ = ("continued", "counts", "sum", "times")
 
     def __init__(self) -> None:
         self.continued = 0
         self.counts = [0] * (len(BUCKETS) + 1)
         self.sum = 0.0
+        self.times: list[float] = []
+
+    def count(self) -> None:
+        """
+        Count those that are not counted yet.
+        """
+        times = self.times
+        if not times:
+            return
+        self.continued += len(times)
+        self.sum += sum(times)
+        if max(times) <= BUCKETS[0]:
+            # As nearly always.
+            self.counts[0] += len(times)
+        else:
+            for seconds in times:
+                self.counts[bisect_left(BUCKETS, seconds)] += 1
+        times.clear()
 
 
 def _remotes(factory: MilterProtocolFactory) -> Iterator[tuple[Labels, Any]]:
@@ -52,7 +76,7 @@ def _remotes(factory: MilterProtocolFactory) -> Iterator[tuple[Labels, Any]]:
     for one in factory.milter_factories:
         tell = getattr(one, "remote_addresses", None)
         for state in () if tell is None else tell():
-            yield (str(getattr(one, "name", one)), state.address), state
+            yield (str(getattr(one, "name", "")), state.address), state
 
 
 class MilterMetrics(MilterObserver):
@@ -78,7 +102,7 @@ class MilterMetrics(MilterObserver):
             name: Counter() for name, family in FAMILIES.items() if family.kind == "counter"
         }
         self._callbacks: dict[tuple[str, str], _Callback] = {}
-        self._received = self._sent = 0
+        self._received = self._sent = self._messages = 0
         self._open: set[MilterProtocol] = set()
         self._factories: list[MilterProtocolFactory] = []
 
@@ -149,6 +173,30 @@ class MilterMetrics(MilterObserver):
         Count it by what the MTA was told.
         """
         self._add("yatxmilter_messages", (outcome,))
+        # So that what is kept of the times of callbacks is bounded by what one message has.
+        self._messages += 1
+        if self._messages >= _COUNTED_AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        self._messages = 0
+        for one in self._callbacks.values():
+            one.count()
+
+    def usual_answers(self, milter: str, stage: str) -> Callable[[float], None] | None:
+        """
+        Give what is called with the seconds of each callback that answers with a continue.
+
+        :return: ``None`` for one that is not counted.
+        """
+        one = self._callback(milter, stage)
+        return None if one is None else one.times.append
+
+    def _callback(self, milter: str, stage: str) -> _Callback | None:
+        one = self._callbacks.get((milter, stage))
+        if one is None and stage in _TIMED:
+            one = self._callbacks[milter, stage] = _Callback()
+        return one
 
     def callback_answered(
         self, connection: object, milter: str, stage: str, answer: str, seconds: float
@@ -156,11 +204,9 @@ class MilterMetrics(MilterObserver):
         """
         Count it by its answer, and put its time where it belongs.
         """
-        one = self._callbacks.get((milter, stage))
+        one = self._callback(milter, stage)
         if one is None:
-            if stage not in _TIMED:
-                return
-            one = self._callbacks[milter, stage] = _Callback()
+            return
         one.counts[bisect_left(BUCKETS, seconds)] += 1
         one.sum += seconds
         if answer == "continue":
@@ -243,6 +289,7 @@ class MilterMetrics(MilterObserver):
         :return: For each metric a list of its labels' values and its value: a number, or for the
             histogram how many there were in each bucket, and their sum.
         """
+        self._count()
         counts = {name: Counter(values) for name, values in self._counts.items()}
         received, sent = self._traffic(self._open)
         counts["yatxmilter_bytes_received"][()] = received
@@ -277,6 +324,8 @@ class MilterMetrics(MilterObserver):
         result["yatxmilter_remote_connections_open"] = listed(used)
         result["yatxmilter_connections_paused"] = listed(paused)
         result["yatxmilter_callback_seconds"] = [
-            [list(labels), [*one.counts, one.sum]] for labels, one in self._callbacks.items()
+            [list(labels), [*one.counts, one.sum]]
+            for labels, one in self._callbacks.items()
+            if any(one.counts)
         ]
         return result

@@ -138,6 +138,6 @@ def listen_metrics(
 
     :param spec: Where, as for `yatxmilter.protocol._endpoints.server_endpoint`.
     :return: A Deferred of the port.
-    :raises ValueError: for what is no address.
+    :raises ValueError: if it is not an address.
     """
     return server_endpoint(reactor, spec).listen(metrics_site(snapshot, ready))

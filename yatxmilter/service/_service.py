@@ -38,8 +38,8 @@ class MilterService(StreamServerEndpointService):
     :param factory: What builds the connections.
     :param drain_timeout: Seconds that messages in progress may take to come to an end before they
         are answered SMFIS_TEMPFAIL; ``None`` for any time.
-    :raises TypeError: for a factory that is none, or a time-out that is no number.
-    :raises ValueError: for a time-out that is no time.
+    :raises TypeError: if the factory is not one, or a time-out is not a number.
+    :raises ValueError: if a time-out is not a time.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ def run_milters(
 
     It says where it listens, on standard error unless the program has begun a log of its own. It
     runs the reactor, and ends the process behind it, whatever threads the milters have left at
-    work.
+    work. Messages are logged, as with ``log_messages=True``, unless the factory says otherwise.
 
     :param spec: Where to listen: ``inet:9900@127.0.0.1``, ``unix:/run/filter.sock``, or an endpoint
         string of Twisted.
@@ -111,9 +111,9 @@ def run_milters(
     :param reactor: The reactor to run: ``"asyncio"``, for callbacks that await what asyncio awaits,
         ``"epoll"``, ``"poll"`` or ``"select"``; by default the one that is installed, or Twisted's
         choice.
-    :raises TypeError: for a factory that is none, or a time-out that is no number.
-    :raises ValueError: for an address that is none, a time-out that is no time, or a reactor that
-        there is not.
+    :raises TypeError: if the factory is not one, or a time-out is not a number.
+    :raises ValueError: if the address is not one, a time-out is not a time, or there is no such
+        reactor.
     :raises RuntimeError: when another reactor has been installed before.
     :raises SystemExit: always: with 0, or saying why it could not listen, or which milter could not
         start.
@@ -122,8 +122,10 @@ def run_milters(
     from twisted.internet import reactor as installed
 
     endpoint = server_endpoint(installed, spec)
+    service = MilterService(endpoint, factory, drain_timeout=drain_timeout)
     begin_usual_log()
-    react(_serve, (spec, MilterService(endpoint, factory, drain_timeout=drain_timeout)))
+    factory.begin_message_log()
+    react(_serve, (spec, service))
 
 
 async def _serve(reactor: Any, spec: str, service: MilterService) -> None:

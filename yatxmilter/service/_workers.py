@@ -213,7 +213,7 @@ class WorkerService(Service):
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.
     :param mode: Permissions of UNIX sockets, where their addresses say nothing of them.
-    :param owner: Their owner, likewise, as a number; ``None`` for nobody in particular.
+    :param owner: Their owner, likewise, as a number; ``None`` to leave it.
     :param group: Their group, likewise.
     :param said: Called with a worker's number and each line it writes on its standard output or
         error; by default it is logged.

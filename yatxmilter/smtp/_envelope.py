@@ -52,7 +52,7 @@ class Envelope(NamedTuple):
         """
         Make milters' edits; with another sender the delivery has to be asked about everyone anew.
 
-        :raises AddressError: for what is no address to Twisted, or to this server.
+        :raises AddressError: if it is not an address to Twisted, or to this server.
         """
         origin = self.origin
         if delivery.sender is not None:
@@ -82,7 +82,7 @@ def parse_path(path: bytes, host: bytes) -> Address:
     Parse an address, in brackets or not, as Twisted does.
 
     :param host: The domain of one that has none.
-    :raises AddressError: for what is no address to Twisted, has control characters, is not UTF-8,
+    :raises AddressError: if it is not an address to Twisted, has control characters, is not UTF-8,
         or is very long.
     """
     if len(path) > _LONGEST_PATH or not is_clean_text(path):

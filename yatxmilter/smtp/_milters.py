@@ -53,7 +53,7 @@ class SMTPMilters:
         that is taken between them; ``None`` for any number. Then it is told 421, as Postfix does by
         its ``smtpd_hard_error_limit``. Recipients above ``max_recipients`` do not count.
     :param reactor: What keeps time; by default Twisted's reactor.
-    :raises TypeError: for what is no milter factory, or an option of the wrong type.
+    :raises TypeError: if a milter factory is not one, or an option has the wrong type.
     :raises ValueError: for an option out of range.
     :ivar sessions: The SMTP connections there are, each a `MilterESMTP`.
     """
@@ -177,8 +177,8 @@ class SMTPMilters:
 
         :param timeout: Seconds; ``None`` for any time.
         :return: A Deferred that fires when all connections are gone, the milters' too.
-        :raises TypeError: for a time-out that is no number.
-        :raises ValueError: for one that is no time.
+        :raises TypeError: if a time-out is not a number.
+        :raises ValueError: if it is not a time.
         """
         seconds = seconds_option("timeout", timeout)
         self._draining = True

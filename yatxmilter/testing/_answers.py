@@ -114,7 +114,7 @@ class Answer:
     def _result(self) -> Result:
         self._mta.settle(lambda: self._outcome is not None)
         if self._outcome is None:
-            calls = ", ".join(map(str, self._mta.waiting)) or "nobody"
+            calls = ", ".join(map(str, self._mta.waiting)) or "no callback"
             raise MilterTestFailure(f"{self.step} has no answer yet; waiting for {calls}")
         if isinstance(self._outcome, Failure):
             self._outcome.raiseException()

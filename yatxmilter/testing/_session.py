@@ -137,7 +137,7 @@ class Session:
 
     def unknown(self, line: str) -> Answer:
         """
-        Say something that is no SMTP command.
+        Say something that is not an SMTP command.
         """
 
         async def saying() -> Told:
@@ -207,10 +207,10 @@ class Session:
 
     def header(self, name: str, value: str) -> Answer:
         """
-        Send one header field, in place of `content`; there is no reply to it unless it is refused.
+        Send one header field, instead of `content`; there is no reply to it unless it is refused.
 
         :param value: Without the blank after the colon.
-        :raises ValueError: for what is no field, and once the header has ended.
+        :raises ValueError: if it is not a field, or the header has ended.
         """
         field = make_field(name, value)
         if self._headed:

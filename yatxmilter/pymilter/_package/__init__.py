@@ -194,9 +194,9 @@ def noreply(function: _Function) -> _Function:
 
 def decode(strategy: str) -> Callable[[_Function], _Function]:
     """
-    Choose how a callback of envelope or header is given bytes that are no UTF-8.
+    Choose how a callback of envelope or header is given bytes that are not UTF-8.
 
-    :param strategy: ``bytes`` for bytes in any case, ``strict`` for bytes where they are no UTF-8,
+    :param strategy: ``bytes`` for bytes in any case, ``strict`` for bytes if they are not UTF-8,
         or an error handler of ``bytes.decode``; the default is ``surrogateescape``.
     """
 
@@ -209,7 +209,7 @@ def decode(strategy: str) -> Callable[[_Function], _Function]:
 
 def symlist(*symbols: str) -> Callable[[_Function], _Function]:
     """
-    Ask for the macros that a callback needs, at most five, in the place of the MTA's own list.
+    Ask for the macros that a callback needs, at most five, instead of the MTA's own list.
     """
 
     def mark(function: _Function) -> _Function:

@@ -1,0 +1,191 @@
+"""
+Tests of ``log_messages``: one line of the log for each message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.conversation_helpers import (
+    ABORT,
+    CONNECT,
+    EOM,
+    HELO,
+    MAIL,
+    MESSAGE,
+    RCPT,
+    Conversation,
+    ConversationTestCase,
+    Waiting,
+    full,
+    macros,
+    milter,
+    packet,
+)
+from yatxmilter import constants as c
+from yatxmilter.protocol import MilterProtocolFactory
+
+OTHER = packet("R", b"<b@example.net>\0")
+
+
+class LineTests(ConversationTestCase):
+    """
+    What the event says.
+    """
+
+    def started(self, *milters: Any, **options: Any) -> Conversation:
+        """
+        Begin a conversation whose messages are logged.
+        """
+        conversation = Conversation(*milters, log_messages=True, **options)
+        conversation.agree()
+        return conversation
+
+    def told(self) -> list[dict[str, Any]]:
+        """
+        Give the events about messages since the last look.
+        """
+        events = [event for event in self.events if "verdict" in event]
+        self.events.clear()
+        for event in events:
+            self.assertEqual(event["log_level"].name, "info")
+        return events
+
+    def assert_told(self, *expected: dict[str, Any]) -> None:
+        """
+        Compare what the events say, of what is expected.
+        """
+        told = self.told()
+        found = [
+            {name: event[name] for name in row} for event, row in zip(told, expected, strict=False)
+        ]
+        self.assertEqual((len(told), found), (len(expected), list(expected)))
+
+    def test_accepted(self) -> None:
+        """
+        A message that passes: who sent it to how many, the edits by kind, and the times.
+        """
+
+        def eom(self: Any) -> None:
+            self.smfi_addheader("X", "y")
+            self.smfi_addheader("X", "z")
+            self.smfi_chgheader("S", 1, None)
+            self.protocol.factory.clock.advance(0.25)
+
+        conversation = self.started(full(eom=eom))
+        conversation.send(CONNECT, HELO, macros("M", b"i", b"4QID") + MAIL, RCPT, OTHER)
+        conversation.clock.advance(1)
+        conversation.send(packet("T"), packet("N"), EOM)
+        text = self.log_text()
+        self.assert_told(
+            {
+                "queue_id": "4QID",
+                "connection": conversation.protocol.number,
+                "verdict": "continue",
+                "client": "mail.example.org [192.0.2.1]",
+                "sender": "<s@example.org>",
+                "accepted": 2,
+                "refused": 0,
+                "deferred": 0,
+                "milter": "nobody",
+                "reply": "none",
+                "edits": "2 addheader, 1 chgheader",
+                "edit_counts": {"addheader": 2, "chgheader": 1},
+                "milliseconds": 1250.0,
+                "callback_milliseconds": 250.0,
+            }
+        )
+        self.assertIn("Message 4QID on connection", text)
+        self.assertIn("sender <s@example.org>, recipients 2 accepted, 0 refused", text)
+        conversation.send(MESSAGE)
+        self.assert_told(
+            {"accepted": 1, "edits": "2 addheader, 1 chgheader", "verdict": "continue"}
+        )
+
+    def test_refused(self) -> None:
+        """
+        One that is refused: by whom, and with which text.
+        """
+
+        def eom(self: Any) -> int:
+            self.smfi_setreply("550", "5.7.1", "no\u202ething")
+            return c.SMFIS_REJECT
+
+        for merge in ("first", "strictest", "chain"):
+            conversation = self.started(full("One"), full("Two", eom=eom), merge=merge)
+            conversation.send(MESSAGE)
+            self.assert_told(
+                {"verdict": "reject", "milter": "Two", "reply": "550 5.7.1 no\\u202ething"}
+            )
+
+    def test_recipients(self) -> None:
+        """
+        Recipients are counted by what they were answered; a message whose every recipient was
+        refused, or put off, is one that was, though the MTA aborts it.
+        """
+        answers: list[int] = []
+        conversation = self.started(full(envrcpt=lambda self, argv: answers.pop(0)))
+        answers += [c.SMFIS_REJECT, c.SMFIS_CONTINUE, c.SMFIS_TEMPFAIL]
+        conversation.send(MAIL, RCPT, RCPT, RCPT, packet("T"), packet("N"), EOM)
+        self.assert_told({"accepted": 1, "refused": 1, "deferred": 1, "verdict": "continue"})
+        answers += [c.SMFIS_REJECT, c.SMFIS_TEMPFAIL]
+        conversation.send(MAIL, RCPT, RCPT, ABORT)
+        self.assert_told({"accepted": 0, "refused": 1, "deferred": 1, "verdict": "tempfail"})
+        answers += [c.SMFIS_REJECT]
+        conversation.send(MAIL, RCPT, ABORT)
+        self.assert_told({"accepted": 0, "refused": 1, "deferred": 0, "verdict": "reject"})
+        answers += [c.SMFIS_CONTINUE]
+        conversation.send(MAIL, RCPT, ABORT)
+        self.assert_told({"accepted": 1, "verdict": "aborted", "milter": "nobody"})
+
+    def test_unfinished(self) -> None:
+        """
+        A message that another one cuts off is told with its own sender, and one whose connection is
+        lost is told, too.
+        """
+        waiting = Waiting()
+        conversation = self.started(full(eom=waiting))
+        conversation.send(MAIL, RCPT, packet("M", b"<other@example.org>\0"))
+        self.assert_told({"sender": "<s@example.org>", "accepted": 1, "verdict": "aborted"})
+        conversation.send(OTHER, packet("T"), packet("N"), EOM)
+        conversation.drop()
+        self.assert_told({"sender": "<other@example.org>", "accepted": 1, "verdict": "aborted"})
+
+    def test_from_macros(self) -> None:
+        """
+        What the MTA was not asked for is told from its macros; what cannot be read is unknown.
+        """
+        conversation = self.started(milter(eom=None))
+        conversation.send(macros("M", b"{mail_addr}", b"m@x", b"_", b"c [1]") + RCPT + EOM)
+        self.assert_told({"sender": "m@x", "client": "c [1]"})
+        conversation = self.started(milter(eom=None))
+        conversation.send(EOM)
+        self.assert_told({"sender": "unknown", "client": "unknown", "queue_id": "unknown"})
+
+    def test_odd_client(self) -> None:
+        """
+        A client whose address is unknown is told by its name.
+        """
+        conversation = self.started(full())
+        conversation.send(packet("C", b"here\0U"), MESSAGE)
+        self.assert_told({"client": "here"})
+
+    def test_nobody_reads(self) -> None:
+        """
+        By default nothing is logged; what is no yes or no is refused.
+        """
+        conversation = Conversation(full())
+        conversation.agree()
+        conversation.send(MESSAGE)
+        self.assertEqual(self.told(), [])
+        self.assertRaises(TypeError, MilterProtocolFactory, (), log_messages="yes")
+
+    def test_programs(self) -> None:
+        """
+        A program that runs milters has it begin, once, unless it was said not to.
+        """
+        for said, count in ((None, 1), (True, 1), (False, 0)):
+            factory = MilterProtocolFactory((), log_messages=said)
+            factory.begin_message_log()
+            factory.begin_message_log()
+            self.assertEqual(len(factory.observers), count)

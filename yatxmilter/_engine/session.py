@@ -1,0 +1,383 @@
+"""
+The state of one conversation: what its handlers work on.
+
+Bytes do not come in here, nor do they go out: a `Session` is given one packet after the other. What
+a packet does is looked up in the table of the present state (`yatxmilter._engine.command_order`).
+Most of what a conversation may need is seldom needed, and is made then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yatxmilter import constants as c
+from yatxmilter._engine.callbacks import Caller
+from yatxmilter._engine.command_order import Handler, Plan, fresh_plan, plan_for
+from yatxmilter._engine.observing import Watch
+from yatxmilter._engine.opening import Opening
+from yatxmilter._engine.pending import Pending
+from yatxmilter._mail.bounds import Limits
+from yatxmilter._wire.commands import HELO, QUIT_ROW, Command
+from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.negotiation import Agreement, Request, declined_by
+
+if TYPE_CHECKING:
+    from yatxmilter._engine.member import Member
+    from yatxmilter._engine.merge import Kept, Merge
+
+__all__ = ["Message", "Session"]
+
+_log = Logger()
+_NONE: Final[frozenset[Member]] = frozenset()
+
+
+class Message:
+    """
+    What lives as long as the message that is open. It is made anew for each.
+
+    :ivar joined: How many milters, from the first, the message has come to.
+    :ivar told: Those that have been told already that it is over.
+    :ivar left: Those that have accepted for themselves alone.
+    :ivar failed: Those whose ``xxfi_eom`` failed, and does not let the message pass: their edits do
+        not count.
+    :ivar kept: A final answer that waits for a step that is answered.
+    :ivar votes: What milters have answered in steps that are not answered, for ``"strictest"``.
+    """
+
+    __slots__ = ("failed", "joined", "kept", "left", "told", "votes")
+
+    def __init__(self, joined: int, left: frozenset[Member]) -> None:
+        self.joined = joined
+        self.left = left
+        self.told: Collection[Member] = ()
+        self.failed = _NONE
+        self.kept: Kept | None = None
+        self.votes: dict[Member, c.ReturnCode] | None = None
+
+
+class Session:
+    """
+    One conversation between an MTA and milters.
+
+    :param merge: How the answers of several milters become one.
+    :param watch: Tells observers of it; ``None`` where there are none.
+    :ivar plan: What each command does in each state; ``table``: in the present one. ``base`` is
+        what `plan` is at the beginning of each message, ``full`` at that of a connection.
+    :ivar message: What is known of the message that is open; ``None`` while there is none.
+    :ivar out: The packets that have been answered and not been sent.
+    :ivar held: Whether it has to be looked whether the next packet may be handled; it is set
+        whenever something has happened that may be in its way.
+    :ivar due: What is to be done before the next packet is looked at: a handler, and its payload.
+    :ivar payload: That of the command which is being handled, where it is looked at once more.
+    :ivar last_chunk: Whether the command being handled is the body chunk of a BODYEOB, which has no
+        answer of its own: the end of message behind it has.
+    :ivar kept: A final answer about the SMTP connection that waits for a step that is answered.
+    :ivar left: The milters that have accepted for themselves all of the SMTP connection.
+    :ivar ended: Whether no packet is handled any more.
+    :ivar over: Whether the milters have been told so: none is to be called any more.
+    :ivar peer: The MTA's address.
+    :ivar number: The connection's number, for the log.
+    :ivar thread: The thread that the conversation is in.
+    """
+
+    __slots__ = (
+        "_caller",
+        "_merge",
+        "_opening",
+        "base",
+        "clock",
+        "due",
+        "ended",
+        "full",
+        "held",
+        "kept",
+        "last_chunk",
+        "left",
+        "limits",
+        "macros",
+        "members",
+        "message",
+        "number",
+        "out",
+        "over",
+        "payload",
+        "peer",
+        "plan",
+        "progress_interval",
+        "table",
+        "thread",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        merge: type[Merge],
+        progress_interval: float | None,
+        limits: Limits,
+        watch: Watch | None,
+    ) -> None:
+        self.clock = clock
+        self.progress_interval = progress_interval
+        self.limits = limits
+        self.watch = watch
+        self.thread = get_ident()
+        self.plan = self.base = self.full = plan = fresh_plan(merge, watch is not None)
+        self.table = plan.tables[0]
+        self.macros = MacroStore()
+        self.members: list[Member] = []
+        self.out: list[bytes] = []
+        self.message: Message | None = None
+        self.due: tuple[Handler, bytes] | None = None
+        self.payload = b""
+        self.kept: Kept | None = None
+        self.left = _NONE
+        self.peer: object = None
+        self.number = 0
+        self.held = self.ended = self.over = self.last_chunk = False
+        self._merge: Merge | None = None
+        self._caller: Caller | None = None
+        self._opening: Opening | None = None
+
+    # ---- what is made when it is needed
+
+    @property
+    def merge(self) -> Any:
+        """
+        What makes one answer of those of all milters: a `Merge` of the plan's class, which the
+        plan's handlers know.
+        """
+        merge = self._merge
+        if merge is None:
+            plan = self.plan
+            merge = self._merge = plan.merge(self)
+            merge.compile(plan.steps, skip_offered=plan.skip_offered)
+        return merge
+
+    @property
+    def caller(self) -> Caller:
+        """
+        What sees to callbacks that do anything else than to answer at once.
+        """
+        caller = self._caller
+        if caller is None:
+            caller = self._caller = Caller(self)
+        return caller
+
+    @property
+    def opening(self) -> Opening:
+        """
+        What asks the milters at the beginning.
+        """
+        opening = self._opening
+        if opening is None:
+            opening = self._opening = Opening(self)
+        return opening
+
+    @property
+    def awaiting(self) -> bool:
+        """
+        Whether a milter is waited for.
+        """
+        merge, opening, caller = self._merge, self._opening, self._caller
+        return bool(
+            (merge is not None and merge.round)
+            or (opening is not None and opening.awaited)
+            or (caller is not None and caller.settling)
+        )
+
+    # ---- packets
+
+    def handle(self, letter: int, payload: bytes) -> None:
+        """
+        Do what a packet calls for.
+
+        :raises ProtocolError: when it breaks the protocol. The connection must be closed.
+        """
+        handler, self.table = self.table[letter]
+        handler(self, payload)
+
+    def put_off(self, handler: Handler, payload: bytes) -> None:
+        """
+        Have something done before the next packet, but not before what is waited for has come.
+        """
+        self.due = handler, payload
+        self.held = True
+
+    def use(self, plan: Plan) -> None:
+        """
+        Go on in the same state by another plan.
+        """
+        self.plan = plan
+        self.table = plan.tables[self.table.state]
+
+    def prepare(self, steps: int, declined: int, *, skip_offered: bool) -> Plan:
+        """
+        Work out what each command does.
+
+        :param steps: The ``SMFIP_*`` steps agreed on with the MTA.
+        :param declined: The ``SMFIP_NO*`` steps in force: the states they name are passed over.
+        """
+        return plan_for(
+            self.plan.merge,
+            steps,
+            declined,
+            skip_offered,
+            tuple([member.prepare(steps, self.macros) for member in self.members]),
+            tuple([bool(member.adapted) for member in self.members]),
+            self.watch is not None,
+        )
+
+    def begin(self, plan: Plan) -> None:
+        """
+        Go by what was agreed on.
+        """
+        self._merge = None
+        self.full = plan
+        self.base = plan if self.kept is None else plan.keeping(True)
+        self.use(self.base)
+
+    def prepare_unasked(self) -> None:
+        """
+        Work out what each command does where nothing was negotiated.
+
+        libmilter takes commands all the same, and milters are called for what they have.
+        """
+        declined = declined_by([member.request for member in self.members])
+        self.begin(self.prepare(0, declined, skip_offered=False))
+
+    # ---- messages
+
+    @property
+    def in_message(self) -> bool:
+        """
+        Whether a message is open: one of its commands was handled since the last one ended.
+        """
+        return self.message is not None
+
+    def open_message(self) -> None:
+        """
+        Take note that a message begins.
+        """
+        # A lone milter is always there from the beginning.
+        self.message = Message(int(len(self.members) == 1), self.left)
+
+    def finish(self) -> bool:
+        """
+        Take note of a final answer (ACCEPT, REJECT, TEMPFAIL, DISCARD); tell if it ends a message.
+
+        Not to be called where the answer is about one recipient or an unknown command alone.
+        """
+        self.table = self.plan.tables[HELO]
+        # The end of message behind a last chunk has been answered with the chunk.
+        self.due = None
+        self.last_chunk = False
+        return self.message is not None
+
+    def abort(self) -> None:
+        """
+        End the message that is open: cancel what is awaited and call ``xxfi_abort``.
+        """
+        if self.message is not None or (self._merge is not None and self._merge.round):
+            self.merge.abort()
+
+    def cancel(self) -> None:
+        """
+        Cancel all that is awaited.
+        """
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._merge is not None:
+            self._merge.cancel()
+
+    # ---- what is not for the milters alone
+
+    def negotiate(self, payload: bytes) -> None:
+        """
+        Have the milters say what they want of what the MTA offers.
+        """
+        self.opening.negotiate(payload)
+
+    def requests_of_others(self, offer: bytes) -> list[Request]:
+        """
+        Give requests that count besides those of the milters.
+        """
+        return []
+
+    def agree(self, agreement: Agreement) -> None:
+        """
+        Go on with what has been agreed on.
+        """
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """
+        End the conversation: the MTA said so, broke the protocol, or was refused.
+        """
+        raise NotImplementedError
+
+    def disconnect(self) -> None:
+        """
+        Close the connection in the place of an answer.
+        """
+
+    def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
+        """
+        Do what an awaited result calls for, then go on with the packets that wait.
+        """
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """
+        Go on with the packets that wait.
+        """
+        raise NotImplementedError
+
+    def send_progress(self) -> None:
+        """
+        Tell the MTA at once that a milter is at work.
+        """
+
+    def begin_anew(self) -> None:
+        """
+        Begin another SMTP connection on the same agreement (QUIT_NC).
+        """
+        self.abort()
+        self.close_members()
+        self.macros.clear_from(0)
+        self.merge.forget_connection()
+
+    def close_members(self) -> None:
+        """
+        Tell the milters that their SMTP connection is over.
+        """
+        self.tell_members(QUIT_ROW)
+
+    def tell_members(self, command: Command, *arguments: object) -> None:
+        """
+        Call a callback whose result is ignored, of all milters that have it.
+        """
+        for member in self.members:
+            if command.callback in member.wanted:
+                self.caller.notify(self.members, command, *arguments)
+                return
+
+    def begin_command(self, command: Command) -> None:
+        """
+        Take note that a command is about to be handled; only where there are observers.
+        """
+
+    def end_command(self, command: Command) -> None:
+        """
+        Tell observers what has become of a command.
+        """
+
+    def drop(self, dropped: str) -> None:
+        """
+        Take note of a command that is dropped, being out of order.
+        """

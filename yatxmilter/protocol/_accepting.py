@@ -1,0 +1,201 @@
+"""
+Accepting connections: what Twisted's ports do, for the connections of a `ConnectionSet`.
+
+Twisted makes a transport, some addresses and a log context for each connection, and registers it
+with the reactor. A `Listener` takes the place of a port's reactor. It has the set tell it when
+there are connections to accept, and gives each that is for us to its protocol as a `Served`, which
+makes a transport when somebody asks for one. The port stays what it was for everybody else: it
+knows where it listens, and it is closed as always.
+
+Whatever is out of the ordinary - the process has no descriptor left, the system reports an error -
+is left to the port, which knows what to do and how to log it.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Any, Final
+
+from twisted.internet import error, main, tcp
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.protocol import Protocol
+from twisted.python import log
+from twisted.python.failure import Failure
+
+from yatxmilter.protocol._descriptor_set import TRANSPORTS, ConnectionSet, Served
+
+__all__ = ["Listener", "adopt_port"]
+
+_IN: Final[int] = getattr(select, "EPOLLIN", 1)
+
+# How many connections are accepted before others have their turn.
+_MOST_AT_ONCE: Final = 64
+# By how many more are tried next time, where all that were tried were there; as in Twisted's ports.
+_MORE: Final = 20
+
+# The class below `socket.socket`: without what only `socket.socket.makefile` needs.
+_SOCKET: Final[Any] = socket.SocketType
+_STREAM: Final = int(socket.SOCK_STREAM)
+
+# A UNIX socket that is not bound to a name, as an MTA's: as Twisted's ports and transports show it.
+_UNNAMED: Final = (UNIXAddress(""), UNIXAddress(None))
+
+
+def adopt_port(connections: ConnectionSet, port: Any) -> None:
+    """
+    Accept a port's connections from now on, if it is a plain TCP or UNIX port of Twisted's.
+
+    :param port: What a transport was accepted by; ``None`` for one that was adopted.
+    """
+    kind = type(port)
+    if (
+        issubclass(kind, tcp.Port)
+        and kind.doRead is tcp.Port.doRead
+        and port.transport in TRANSPORTS
+        and port.reactor is connections.reactor
+        and port.connected
+        and not port.disconnecting
+    ):
+        port.stopReading()
+        port.reactor = Listener(port, connections)
+        port.startReading()
+
+
+class Listener:
+    """
+    A port in a set; for the port it is the reactor.
+
+    :ivar events: What the port is watched for.
+    """
+
+    def __init__(self, port: Any, connections: ConnectionSet) -> None:
+        self.events = 0
+        self._port = port
+        self._set = connections
+        self._family = int(port.socket.family)
+        self._tries = 1
+        # Where processes share a socket, each takes one at a time, so that all have theirs.
+        self._most = 1 if getattr(port, "shared", False) else _MOST_AT_ONCE
+
+    @property
+    def socket(self) -> Any:
+        """
+        The port's.
+        """
+        return self._port.socket
+
+    # ---- what the port asks of its reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._set.reactor, name)
+
+    def addReader(self, reader: Any) -> None:
+        """
+        Tell the port when there are connections.
+        """
+        if reader is self._port:
+            self._set.watch(self, _IN)
+        else:
+            # A transport that the port has made itself: it is no business of ours any more.
+            reader.reactor = self._set.reactor
+            reader.reactor.addReader(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        """
+        Tell the port no more.
+        """
+        self._set.watch(self, 0)
+
+    # ---- connections
+
+    def accept(self) -> None:
+        """
+        Accept connections that are there.
+        """
+        accept = self._port.socket._accept
+        turn = self._set.turn
+        tries = self._tries
+        for number in range(tries):
+            try:
+                descriptor, client = accept()
+            except BlockingIOError:
+                self._tries = max(1, number)
+                return
+            except OSError:
+                # It tries again, and meets the same.
+                self._port.doRead()
+                return
+            self._take(_SOCKET(self._family, _STREAM, 0, descriptor), client)
+            # Whoever was told of it may have closed the port, or the reactor may have gone on
+            # without a callback.
+            if not self.events or self._set.turn != turn:
+                return
+        self._tries = min(tries + _MORE, self._most)
+
+    def _take(self, connection: Any, client: Any) -> None:
+        served = Served(self._set, connection)
+        served.client, served.listener = client, self
+        try:
+            connection.setblocking(False)
+            address, peer = self._addresses(served)
+            protocol = self._port.factory.buildProtocol(address)
+            if protocol is None:
+                connection.close()
+                return
+            accepted = getattr(type(protocol), "accepted", None)
+            if accepted is None or not accepted(protocol, served, peer):
+                whole = socket.socket(fileno=connection.detach())
+                transport = self.transport(whole, protocol, served.client, self._set.reactor)
+                protocol.makeConnection(transport)
+        except BaseException:
+            # As Twisted's ports do; but a connection that failed to begin is not left open.
+            log.err()
+            if served.events:
+                self._set.disconnect(served, main.CONNECTION_LOST)
+            else:
+                connection.close()
+
+    def _addresses(self, served: Served) -> tuple[Any, Any]:
+        # That for the factory, and that of the peer; Twisted's differ where there is no name.
+        client = served.client
+        if self._family == socket.AF_INET:
+            address: Any = IPv4Address("TCP", *client)
+        elif self._family == socket.AF_UNIX:
+            return (UNIXAddress(client), UNIXAddress(client)) if client else _UNNAMED
+        else:
+            # The scope of an address is a part of its text.
+            flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+            host = socket.getnameinfo(client, flags)[0]
+            served.client = (host, *client[1:])
+            address = IPv6Address("TCP", *served.client)
+        return address, address
+
+    # ---- transports
+
+    def transport(self, connection: Any, protocol: Any, client: Any, reactor: Any) -> Any:
+        """
+        Make the transport of a connection, as the port does.
+
+        :param reactor: What it asks to be told of what it can read and write.
+        """
+        port = self._port
+        number = port.sessionno
+        port.sessionno = number + 1
+        return port.transport(connection, protocol, client, port, number, reactor)
+
+    def lost_transport(self, served: Served) -> Any:
+        """
+        Make the transport of a connection that is over: it knows where that had come from.
+        """
+        unconnected = socket.socket(self._family)
+        transport = self.transport(unconnected, Protocol(), served.client, served)
+        transport.connectionLost(Failure(error.ConnectionAborted()))
+        transport.reactor = self._set.reactor
+        return transport
+
+    def lose(self, reason: Failure) -> None:
+        """
+        Close the port: the reactor ends.
+        """
+        self._port.connectionLost(reason)

@@ -1,0 +1,174 @@
+"""
+One line of the log for each message: who sent it to whom, what became of it, and who decided.
+
+It is an observer like any other, and costs nothing where it is not. What the commands say is kept
+as it came; it is read when the line is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yatxmilter import constants as c
+from yatxmilter._escaping import printable
+from yatxmilter._wire.payloads import decode_connect, decode_strings
+from yatxmilter.defaults import MilterObserver
+from yatxmilter.errors import ProtocolError
+
+__all__ = ["MessageLog"]
+
+_log = Logger()
+
+#: Answers of a callback that decide nothing.
+_GOES_ON: Final = frozenset({"continue", "noreply", "skip", "done", "cancelled"})
+_UNKNOWN: Final = "unknown"
+_RCPT: Final = "xxfi_envrcpt"
+
+
+class _Connection:
+    """
+    What is known of a connection and of the message that is open on it.
+    """
+
+    def __init__(self, macros: Any) -> None:
+        self.macros = macros
+        self._connect: bytes | None = None
+        self._mail: bytes | None = None
+        # That of the message that comes: the end of the one before may still have to be told.
+        self._next_mail: bytes | None = None
+        # How many recipients the MTA has named.
+        self.named = 0
+        self.begin(0.0)
+
+    def begin(self, now: float) -> None:
+        self.began = now
+        self._mail, self._next_mail = self._next_mail, None
+        self.in_callbacks = 0.0
+        self.decided = "nobody"
+        self.reply: str | None = None
+        self.edits: Counter[str] = Counter()
+        self.recipients: Counter[str] = Counter()
+
+    def take(self, packet: tuple[int, bytes]) -> None:
+        letter, payload = packet
+        if letter == c.SMFIC_CONNECT:
+            self._connect = payload
+        elif letter == c.SMFIC_MAIL:
+            self._next_mail = payload
+        elif letter == c.SMFIC_RCPT:
+            self.named += 1
+
+    @property
+    def client(self) -> str:
+        try:
+            info = None if self._connect is None else decode_connect(self._connect)
+        except ProtocolError:
+            info = None
+        if info is None:
+            return self.macros.get("_") or self.macros.get("{client_addr}") or _UNKNOWN
+        return f"{info.hostname} [{info.address}]" if info.address else info.hostname
+
+    @property
+    def sender(self) -> str:
+        if self._mail is not None:
+            return decode_strings(self._mail)[0][0]
+        return self.macros.get("{mail_addr}") or _UNKNOWN
+
+
+class MessageLog(MilterObserver):
+    """
+    Log each message at its end, at level info.
+    """
+
+    def __init__(self) -> None:
+        self._connections: dict[object, _Connection] = {}
+
+    def connection_made(self, connection: Any) -> None:
+        """
+        Look at what the MTA says from now on.
+        """
+        session = connection._conversation.session
+        one = self._connections[connection] = _Connection(session.macros)
+        session.takers += (one.take,)
+
+    def connection_lost(self, connection: object, reason: Failure) -> None:
+        """
+        Forget the connection.
+        """
+        self._connections.pop(connection, None)
+
+    def message_began(self, connection: Any) -> None:
+        """
+        Begin to count.
+        """
+        self._connections[connection].begin(connection.factory.clock.seconds())
+
+    def callback_answered(
+        self, connection: object, milter: str, stage: str, answer: str, seconds: float
+    ) -> None:
+        """
+        Take note of who says what, and how long that takes.
+        """
+        one = self._connections.get(connection)
+        if one is not None:
+            one.in_callbacks += seconds
+            if answer not in _GOES_ON and stage != _RCPT:
+                one.decided = milter
+
+    def answer_sent(self, connection: object, stage: str, answer: str, reply: str | None) -> None:
+        """
+        Take note of what the MTA is told.
+        """
+        one = self._connections.get(connection)
+        if one is None:
+            return
+        if stage == _RCPT and answer in ("reject", "tempfail"):
+            one.recipients[answer] += 1
+        elif answer not in ("continue", "progress"):
+            one.reply = reply
+
+    def edit_sent(self, connection: object, function: str, arguments: tuple[object, ...]) -> None:
+        """
+        Count an edit.
+        """
+        self._connections[connection].edits[function] += 1
+
+    def message_ended(self, connection: Any, outcome: str) -> None:
+        """
+        Write the line.
+        """
+        one = self._connections.get(connection)
+        if one is None:
+            return
+        refused, deferred = one.recipients["reject"], one.recipients["tempfail"]
+        accepted = one.named - refused - deferred
+        if outcome == "aborted" and not accepted and refused + deferred:
+            # There was nobody left whom it could go to.
+            outcome = "tempfail" if deferred else "reject"
+        now = connection.factory.clock.seconds()
+        edits = {name.removeprefix("smfi_"): count for name, count in sorted(one.edits.items())}
+        _log.info(
+            "Message {queue_id} on connection {connection}: {verdict}; client {client}, sender"
+            " {sender}, recipients {accepted} accepted, {refused} refused, {deferred} deferred;"
+            " decided by {milter}; reply {reply}; edits {edits}; {milliseconds:.1f} ms,"
+            " {callback_milliseconds:.1f} ms in callbacks",
+            queue_id=printable(one.macros.get("i") or _UNKNOWN),
+            connection=connection.number,
+            verdict=outcome,
+            client=printable(one.client),
+            sender=printable(one.sender),
+            accepted=accepted,
+            refused=refused,
+            deferred=deferred,
+            milter=one.decided,
+            reply="none" if one.reply is None else printable(one.reply),
+            edits=", ".join(f"{count} {name}" for name, count in edits.items()) or "none",
+            edit_counts=edits,
+            milliseconds=1000 * (now - one.began),
+            callback_milliseconds=1000 * one.in_callbacks,
+        )
+        one.named = 0
