@@ -2,9 +2,9 @@
 A machine of its own for a test, as far as what is installed on it goes.
 
 It has this machine's programs and libraries, but its own ``/etc``, ``/opt``, ``/run``,
-``/usr/local``, ``/var/lib``, ``/var/log``, ``/var/mail``, Postfix's queue, loopback interface and
-processes. So the commands of a manual can be run in it as they stand, by root, and nothing of it is
-left at the end.
+``/usr/local/sbin``, ``/var/lib``, ``/var/log``, ``/var/mail``, Postfix's queue, loopback interface
+and processes. So the commands of a manual can be run in it as they stand, by root, and nothing of
+it is left at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COPIED = ("/etc", "/var/spool/postfix")
 _EMPTY = {
     "/opt": (),
     "/run": ("lock",),
-    "/usr/local": ("bin", "sbin"),
+    "/usr/local/sbin": (),
     "/var/lib": ("logrotate", "postfix"),
     "/var/log": (),
     "/var/mail": (),
@@ -75,7 +75,7 @@ class Sandbox:
             "LC_ALL": "C.UTF-8",
             "HOME": "/root",
         }
-        (self.folder / "usr/local/bin/python3").symlink_to(python)
+        (self.folder / "usr/local/sbin/python3").symlink_to(python)
         output = self.folder / "sandbox.log"
         self._process = start(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]

@@ -31,7 +31,7 @@ from tests.conversation_helpers import (
     packet,
 )
 from tests.remotes import Remote, RemoteConversation, breaking
-from yatxmilter import MilterFactory
+from yatxmilter import DISCONNECT, MilterFactory
 from yatxmilter import constants as c
 from yatxmilter._wire.payloads import Offer, encode_offer
 from yatxmilter.metrics import MilterMetrics
@@ -235,6 +235,17 @@ class FailingOverTests(HostsTestCase):
             host.refusing = False
         self.assertEqual(self.deliver(conversation), ALL)
         self.assertIn("endpoint 1 can be had again", self.log_text())
+
+    def test_none_can_be_had_and_the_mta_is_to_decide(self) -> None:
+        """
+        With DISCONNECT the MTA's connection ends when none can be had, in the negotiation already.
+        """
+        hosts = [breaking(), breaking()]
+        for host in hosts:
+            host.refusing = True
+        conversation = self.conversation(*hosts, on_error=DISCONNECT)
+        self.assertEqual(conversation.send(offer()), b"")
+        self.assertTrue(conversation.closed)
 
     def test_gone_before_the_first_command(self) -> None:
         """
