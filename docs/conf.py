@@ -43,9 +43,20 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 nitpicky = True
+INTERFACES = ("IMilter", "IMilterFactory", "IMilterObserver")
 # Of no use to readers, so they have no entry.
 nitpick_ignore = [
-    ("py:class", "yatxmilter.defaults._AnyCallback"),
+    ("py:class", "yatxmilter._engine.decorators._AnyCallback"),
+    ("py:class", "yatxmilter._engine.decorators._Result"),
+    ("py:class", "~_Parameters"),
+    ("py:class", "_Factories"),
+    ("py:class", "yatxmilter._engine.on_error.Disconnect"),
+    # What is no class, or not in the reference: its page describes it in words.
+    *(("py:class", f"<InterfaceClass yatxmilter.interfaces.{name}>") for name in INTERFACES),
+    *(("py:class", name) for name in (*INTERFACES, "MilterObserver", "Replayed")),
+    ("py:class", "yatxmilter.defaults.MilterObserver"),
+    ("py:class", "yatxmilter.testing._replaying.Replayed"),
+    *(("py:class", name) for name in ("pathlib.Path", "re.Pattern", "types.SimpleNamespace")),
     ("py:class", "MacroStore"),
     ("py:class", "CallbackResult"),
     *(("py:class", name) for name in ("Allow", "Macros", "Octets", "Received", "SetReply")),
