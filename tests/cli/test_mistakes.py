@@ -92,6 +92,7 @@ ADDRESSES = (
     ("inet6:9900@127.0.0.1", "127.0.0.1 is an address for inet, as in inet:9900@127.0.0.1"),
     ("inet6:127.0.0.1:9900", "127.0.0.1 is an address for inet, as in inet:9900@127.0.0.1"),
     ("unix:", "no path"),
+    ("ssl:9900:privateKey=none.pem", "No such file or directory"),
     ("unix:/" + "x" * 110, "a path of 111 bytes, at most 107 are possible"),
     ("unix:/run/x:mod=660", "'mod=660', expected each of mode, backlog"),
     ("unix:/run/x:mode=rw", "mode 'rw' is no octal number such as 660"),
@@ -357,6 +358,7 @@ class MistakeTests(SynchronousTestCase):
             raise OSError(errno.EPERM, "Operation not permitted")
 
         self.patch(serve_service, "switchUID", denied)
+        self.patch(serve_service, "open_port", lambda *_, **more: None)
         said = self.served(2, "--user=nobody", "--pidfile=pid")
         self.assertIn("cannot become user 'nobody': Operation not permitted; only root may", said)
         self.assertFalse(Path("pid").exists())

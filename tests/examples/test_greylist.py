@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from yatxmilter import MilterProtocolFactory
+from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_TEMPFAIL
 
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "examples" / "greylist.py"
 
@@ -36,6 +37,18 @@ class LifeTests(TestCase):
         self.example = runpy.run_path(str(EXAMPLE))
         with mock.patch.dict(os.environ, {"GREYLIST_STORE": f"sqlite:///{self.path}"}):
             self.greylist: Any = self.example["make"]()
+
+    def test_options(self) -> None:
+        """
+        In the file of ``serve`` the store and all else may be given; what is wrong is named.
+        """
+        make = self.example["make"]
+        greylist = make(f"sqlite:///{self.path}", seconds=5, trusted=["192.0.2.0/24"])
+        self.assertEqual((greylist.terms.delay, greylist.when_away), (5, SMFIS_CONTINUE))
+        self.assertIsNotNone(greylist.when)
+        self.assertEqual(make(when_away="tempfail").when_away, SMFIS_TEMPFAIL)
+        error = self.assertRaises(ValueError, make, when_away="perhaps")
+        self.assertIn("when_away is 'perhaps', expected one of pass, tempfail", str(error))
 
     def threads(self) -> list[str]:
         return [one.name for one in threading.enumerate() if "-store-" in one.name]

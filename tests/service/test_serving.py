@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter import MilterFactory
+from yatxmilter import DISCONNECT, MilterFactory, Reply
 from yatxmilter import constants as c
 from yatxmilter._cli import serve, serve_log, serve_milters, serve_service
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
@@ -619,6 +619,76 @@ class ServiceTests(ServeTestCase):
         service._is_ready()
         self.assertEqual((self.reactor.stops, self.told()), (1, []))
 
+    def test_reload_before_it_is_ready(self) -> None:
+        """
+        A reload while the workers are started does not make it ready.
+        """
+        service = self.service("--workers=2")
+        service.startService()
+        self.told()
+        with capturedLogs() as logs:
+            service.reload()
+        (event,) = logs
+        self.assertIn("(supervisor of 2 workers)", str(formatEvent(event)))
+        self.assertEqual(self.told(), ["RELOADING=1"])
+        service._workers.options["ready"]()
+        service.reload()
+        self.assertEqual(self.told(), ["READY=1", "RELOADING=1", "READY=1"])
+        self.successResultOf(service.stopService())
+        self.told()
+
+    def test_lines_of_its_life(self) -> None:
+        """
+        Ready, a reload, draining and the end are one line each, with what the process is.
+        """
+        for words, role, reloads in (
+            ((), "server", ["Reloading the", "Reloaded, for"]),
+            (("--workers=2",), "supervisor of 2 workers", ["Reloading: each worker"]),
+        ):
+            with capturedLogs() as logs:
+                service = self.service(*words)
+                service.startService()
+                self.reactor.advance(0)
+                if words:
+                    service._workers.options["ready"]()
+                service.reload()
+                self.successResultOf(service.stopService())
+            said = [str(formatEvent(event)) for event in logs]
+            expected = ["Ready, listening on unix:sock", *reloads, "Draining: ", "Stopped"]
+            self.assertEqual(len(said), len(expected), said)
+            for line, start in zip(said, expected, strict=True):
+                self.assertTrue(line.startswith(start) and line.endswith(f"({role})"), line)
+        self.told()
+
+    def test_reopens_its_log(self) -> None:
+        """
+        SIGUSR1 opens the log file anew.
+        """
+        service = self.service()
+        service.startService()
+        self.reactor.advance(0)
+        with capturedLogs() as logs:
+            self.handlers[signal.SIGUSR1](signal.SIGUSR1, None)
+        self.assertIn("SIGUSR1", str(formatEvent(logs[0])))
+        self.successResultOf(service.stopService())
+
+    def test_reloads_of_a_supervisor(self) -> None:
+        """
+        A configuration that a supervisor cannot read is in the metrics of all, until it can.
+        """
+        service = self.service("--workers=2")
+
+        def reloaded() -> Any:
+            found = self.successResultOf(service._snapshot())
+            return found["yatxmilter_last_reload_successful"][0][1]
+
+        self.assertEqual(reloaded(), 1)
+        with mock.patch.object(serve_service, "parse", side_effect=ConfigurationError("broken")):
+            service.reload()
+        self.assertEqual(reloaded(), 0)
+        service.reload()
+        self.assertEqual(reloaded(), 1)
+
     def test_milters_that_do_not_start(self) -> None:
         """
         A milter that does not start ends the service, with its reason in the log, and a status.
@@ -1151,6 +1221,60 @@ class TableTests(ServeTestCase):
             self.assertTrue(said[number].startswith(start), said[number])
             self.assertIn(words, said[number])
         self.assertEqual(len(said), number + 1)
+
+    def test_wrong_values(self) -> None:
+        """
+        Values of the wrong kind, in a table, are told with what was expected.
+        """
+        said = self.mistakes(
+            '[[milter]]\nobject = 3\n[[milter]]\nremote = "unix:/x"\nconnect_timeout = "none"\n'
+            'on_eror = 3\n[[milter]]\nremote = "inet:8891@127.0.0.1"\nreuse = 1\nshadow = "x"\n'
+        )
+        for line, start in zip(
+            said,
+            (
+                "3: object is 3, expected a text",
+                "6: connect_timeout is 'none', expected seconds",
+                "7: unknown option 'on_eror', did you mean 'on_error'?",
+                "10: reuse is 1, expected true or false",
+                "11: shadow is 'x', expected true or false",
+            ),
+            strict=True,
+        ):
+            self.assertEqual(line, start)
+
+    def test_answers_for_failures(self) -> None:
+        """
+        What is answered for a milter that has failed is a word, a reply, or a table of stages.
+        """
+        for word, expected in (
+            ('"disconnect"', DISCONNECT),
+            ('"451 4.3.0 Later"', Reply("451", "4.3.0", "Later")),
+            ("{ eom = 'accept', default = '451' }", c.SMFIS_ACCEPT),
+        ):
+            (milter,) = self.milters(
+                f'[[milter]]\nobject = "served_mine:Mine"\non_error = {word}\n'
+            )
+            found = milter.on_error
+            self.assertEqual(found["xxfi_eom"] if isinstance(found, dict) else found, expected)
+
+    def test_what_no_option_says_alone(self) -> None:
+        """
+        What is wrong only when a remote milter is made is told with its place.
+        """
+        self.patch(serve_milters, "RemoteMilterFactory", mock.Mock(side_effect=ValueError("no")))
+        self.assertEqual(self.mistakes('[[milter]]\nremote = "unix:/x"\n'), ["3: no"])
+
+    def test_class_for_pymilter(self) -> None:
+        """
+        A class that is written for pymilter may be named in a table.
+        """
+        self.write("served_pymilter.py", "import Milter\nclass Mine(Milter.Base):\n    pass\n")
+        self.addCleanup(sys.modules.pop, "served_pymilter", None)
+        (made,) = self.milters(
+            '[[milter]]\nobject = "yatxmilter.pymilter:served_pymilter:Mine"\ntimeout = 5\n'
+        )
+        self.assertEqual(made.timeout, 5)
 
     def test_module_that_a_milter_imports(self) -> None:
         """

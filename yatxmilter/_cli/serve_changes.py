@@ -7,13 +7,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from yatxmilter._cli.serve_options import FACTORY_OPTIONS, OPTIONS
 
 __all__ = ["changes", "needing_restart", "stamps"]
 
 Stamps = dict[str, tuple[int, int]]
+
+#: What a reload does bring, besides the milters.
+_RELOADED: Final = (*FACTORY_OPTIONS, "record_failures")
 
 
 def stamps(milters: Iterable[Mapping[str, Any]]) -> Stamps:
@@ -46,7 +49,7 @@ def changes(
     """
     told = [
         f"{name} = {_word(after[name])} (was {_word(before[name])})"
-        for name in FACTORY_OPTIONS
+        for name in _RELOADED
         if before[name] != after[name]
     ]
     told += _of_milters(before["milters"], after["milters"])
@@ -80,7 +83,7 @@ def needing_restart(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     """
     Name the options that have changed, and that a reload leaves as they were.
     """
-    names = [row.name for row in OPTIONS if row.name not in FACTORY_OPTIONS]
+    names = [row.name for row in OPTIONS if row.name not in _RELOADED]
     return [name for name in names if before[name] != after[name]]
 
 

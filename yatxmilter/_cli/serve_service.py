@@ -353,10 +353,17 @@ class ServeService(Service):
                 self._not_reloaded(str(error))
         else:
             if self._workers is None:
-                self.factory.reload(settings).addCallback(lambda _: self._is_ready())
+                self.factory.reload(settings).addCallback(lambda _: self._still_ready())
                 return
             self._reload_workers(self._workers, settings)
-        self._is_ready()
+        self._still_ready()
+
+    def _still_ready(self) -> None:
+        """
+        Tell the service manager that reading is over, unless it was never ready yet.
+        """
+        if self._ready:
+            self._is_ready()
 
     def _not_reloaded(self, why: str) -> None:
         for line in why.splitlines():

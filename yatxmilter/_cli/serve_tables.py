@@ -58,8 +58,10 @@ def _or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 
 def _seconds(name: str, value: Any) -> None:
-    if seconds_option(name, value) is None:
+    # It has no "none": the MTA waits meanwhile.
+    if value == "none":
         raise TypeError(f"{name} is {value!r}, expected seconds")
+    seconds_option(name, value)
 
 
 def _remote(name: str, value: Any) -> None:
