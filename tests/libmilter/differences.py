@@ -186,6 +186,7 @@ DIFFERENCES = {
 }
 
 OTHER_ROWS = {
+    "index 0 in `smfi_chgheader`": "tests.engine.test_decorators.IndexTests.test_zero",
     "limits": "tests.protocol.test_limits.IdleTests.test_strikes",
     "the spelling of addresses": "tests.cli.test_mistakes.MistakeTests.test_spelling_of_postfix",
     "a function in another thread than that of the connection": (
