@@ -162,6 +162,23 @@ class LostInACallbackTests(ConversationTestCase):
             failure.trap(ValueError)
             self.events.clear()
 
+    def test_disconnect_of_what_was_waited_for(self) -> None:
+        """
+        A failure that is waited for and closes the connection leaves nothing to be answered.
+        """
+        for merge in TOGETHER:
+            waiting = Waiting()
+            one = MilterFactory(full("One", envrcpt=waiting), on_error=DISCONNECT)
+            other = full("Other")
+            conversation = started(one, other, merge=merge)
+            conversation.send(MAIL, RCPT)
+            conversation.written()
+            waiting.deferreds.pop().errback(ValueError("broken"))
+            self.assertEqual((conversation.written(), conversation.closed), (b"", True))
+            self.assertEqual(names(other.calls)[-2:], ["abort", "close"])
+            self.assertEqual(len(self.failures()), 1)
+            self.events.clear()
+
 
 class SaidInACallbackTests(ConversationTestCase):
     """

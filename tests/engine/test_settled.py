@@ -16,6 +16,7 @@ from tests.conversation_helpers import (
     MAIL,
     RCPT,
     Conversation,
+    Waiting,
     full,
     milter,
     names,
@@ -171,6 +172,26 @@ class NeededTests(SynchronousTestCase):
         (error,) = elsewhere(lambda: made.smfi_getsymval("i"))
         self.assertIsInstance(error, WrongThread)
         self.assertIs(made.smfi_getsymval("i"), None)
+
+    def test_end_of_message_without_the_other(self) -> None:
+        """
+        A milter that has no xxfi_eom needs nothing while the other one is waited for there.
+        """
+        waiting = Waiting()
+        for merge in ("first", "strictest"):
+            conversation = started(milter("Silent", helo=None), full(eom=waiting), merge=merge)
+            conversation.send(MAIL, RCPT, packet("E"))
+            waiting.fire()
+            self.assertEqual(conversation.written(), b"\0\0\0\1c")
+
+    def test_unreadable_helo(self) -> None:
+        """
+        A HELO without its NUL is dropped without an answer, however many milters there are.
+        """
+        for classes in ((full(),), (full("One"), full("Other"))):
+            conversation = started(*classes)
+            self.assertEqual(conversation.letters(packet("H", b"no end"), MAIL), "c")
+            self.assertNotIn("helo", names(classes[0].calls))
 
     def test_context_of_all(self) -> None:
         """

@@ -292,7 +292,8 @@ class Merge(ABC):
         if kept is session.kept:
             session.kept = None
             session.base = session.base.keeping(False)
-        elif session.message is not None:
+        else:
+            assert session.message is not None
             session.message.kept = None
         session.use(session.plan.keeping(False))
 

@@ -62,27 +62,38 @@ class Together(Merge):
 
         :return: Whether the command is done with: nothing is left to be concluded.
         """
+        if type(result) is not ReturnCode:
+            result = self._session.caller.resolve(member, command, result)
+        return self._take_resolved(command, member, result)
+
+    def take_alone(self, command: Command, member: Member, result: object) -> bool:
+        """
+        Take what the callback of a lone milter has returned, other than CONTINUE.
+
+        :return: Whether it is CONTINUE after all, which is left to be answered.
+        """
+        if type(result) is not ReturnCode:
+            result = self._session.caller.resolve(member, command, result)
+            if result is None or result is SMFIS_CONTINUE:
+                return not self._session.over
+        if not self._take_resolved(command, member, result):
+            self.conclude(command, called=True)
+        return False
+
+    def _take_resolved(self, command: Command, member: Member, result: object) -> bool:
         session = self._session
         if type(result) is ReturnCode and session.plan.is_plain(command, result, member):
             code = result
+        elif type(result) is Pending:
+            self._asked.append(result)
+            return False
         else:
-            result = self._caller.resolve(member, command, result)
-            if type(result) is Pending:
-                self._asked.append(result)
-                return False
             code = self._read(member, command, result)
         if session.over:
             # The conversation was ended in the place of an answer.
             self._cancel_asked()
             return True
         return code is not SMFIS_CONTINUE and self._take(command, member, code)
-
-    def take_alone(self, command: Command, member: Member, result: object) -> None:
-        """
-        Take what the callback of a lone milter has returned, other than CONTINUE.
-        """
-        if not self.take(command, member, result):
-            self.conclude(command, called=True)
 
     def conclude(self, command: Command, *, called: bool) -> None:
         """
@@ -176,8 +187,9 @@ def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
             result = Failure()
         if not (result is None or result is SMFIS_CONTINUE):
             session.payload = payload
-            session.merge.take_alone(command, member, result)
-        elif answered:
+            if not session.merge.take_alone(command, member, result):
+                return
+        if answered:
             session.out.append(CONTINUE_PACKET)
 
     return handle
@@ -206,8 +218,9 @@ def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
             result = Failure()
         if not (result is None or result is SMFIS_CONTINUE):
             session.payload = payload
-            session.merge.take_alone(HEADER_ROW, member, result)
-        elif answered:
+            if not session.merge.take_alone(HEADER_ROW, member, result):
+                return
+        if answered:
             session.out.append(CONTINUE_PACKET)
 
     return handle
@@ -228,10 +241,10 @@ def _ask_at_end(*, adapted: bool) -> Handler:
             result = show()
         except BaseException:
             result = Failure()
-        if result is None or result is SMFIS_CONTINUE:
-            session.merge.end_usual()
-        else:
-            session.merge.take_alone(EOM_ROW, member, result)
+        merge = session.merge
+        usual = result is None or result is SMFIS_CONTINUE
+        if usual or merge.take_alone(EOM_ROW, member, result):
+            merge.end_usual()
 
     return handle
 
