@@ -349,6 +349,25 @@ class _ErrorTests(PathCase):
         await self.fails("dataReceived")
         self.assertEqual(self.reasons(), [ZeroDivisionError])
 
+    async def test_while_answers_wait(self) -> None:
+        """
+        So does one at a time when answers wait to be read.
+        """
+        self.serve(full(mta_close=None))
+        mta, protocol = await self.mta()
+        protocol.transport.write(b"x" * 3_000_000)
+
+        def failing(data: bytes) -> None:
+            raise ZeroDivisionError
+
+        protocol.dataReceived = failing
+        mta.send(HELO)
+        while not self.reasons():
+            mta.read()
+            await self.turn()
+        self.assertEqual(self.reasons(), [ZeroDivisionError])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     async def test_in_connection_lost(self) -> None:
         """
         An error in C{connectionLost} is logged, once, and nothing more.

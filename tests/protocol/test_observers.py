@@ -709,3 +709,88 @@ class KindTests(SynchronousTestCase):
             ReturnCodeError(): "return_code",
         }
         self.assertEqual({error: error.kind for error in kinds}, kinds)
+
+
+class CountingTests(SynchronousTestCase):
+    """
+    Observers that only count.
+    """
+
+    def counting(self, fails: bool = False) -> Any:
+        class Counting(MilterObserver):
+            def __init__(self) -> None:
+                self.usual: list[tuple[str, str]] = []
+                self.other: list[tuple[str, str]] = []
+
+            def usual_answers(self, milter: str, stage: str) -> Callable[[float], None]:
+                def count(seconds: float) -> None:
+                    self.usual.append((milter, stage))
+                    if fails:
+                        raise ZeroDivisionError
+
+                return count
+
+            def callback_answered(self, connection: Any, milter: str, stage: str, *_: Any) -> None:
+                self.other.append((milter, stage))
+
+        return Counting()
+
+    class Helo(Milter):
+        """
+        Has two callbacks, one of which answers otherwise than usual.
+        """
+
+        def xxfi_helo(self, helohost: str) -> None:
+            """
+            Go on.
+            """
+
+        def xxfi_envfrom(self, argv: list[str]) -> Any:
+            """
+            Refuse.
+            """
+            return c.SMFIS_REJECT
+
+    def talk(self, *observers: Any, name: str = "Helo") -> None:
+        server = Server(MilterFactory(self.Helo, name=name), *observers)
+        client = server.connect()
+        client.negotiate()
+        client.helo("h.example.org")
+        client.mail("<a@example.org>")
+        server.connections[0].flush()
+
+    def test_alone(self) -> None:
+        """
+        One that counts usual answers is told of the others by themselves.
+        """
+        counting = self.counting()
+        self.talk(counting)
+        self.assertEqual(
+            (counting.usual, counting.other), ([("Helo", "xxfi_helo")], [("Helo", "xxfi_envfrom")])
+        )
+
+    def test_beside_others(self) -> None:
+        """
+        Beside it others are told of each; what it raises is logged and does no harm, alone or not.
+        """
+        counting, other = self.counting(fails=True), recorder("callback_answered")
+        self.talk(counting, other)
+        self.talk(counting)
+        self.assertEqual(counting.usual, [("Helo", "xxfi_helo")] * 2)
+        self.assertEqual(counting.other, [("Helo", "xxfi_envfrom")] * 2)
+        self.assertEqual([event[3] for event in other.told], ["xxfi_helo", "xxfi_envfrom"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_many_names(self) -> None:
+        """
+        A server whose milters all have names of their own tells of each.
+        """
+        other = recorder("callback_answered")
+        server = Server((), other)
+        for number in range(300):
+            server.factory.milter_factories[:] = [MilterFactory(self.Helo, name=f"m{number}")]
+            client = server.connect()
+            client.negotiate()
+            client.helo("h.example.org")
+            server.connections.pop().flush()
+        self.assertEqual([event[2] for event in other.told], [f"m{n}" for n in range(300)])

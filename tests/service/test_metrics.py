@@ -26,7 +26,7 @@ from yatxmilter.client._in_memory import InMemoryConnection, connect_in_memory
 from yatxmilter.conditions import sender_matches
 from yatxmilter.metrics import MilterMetrics, merge
 from yatxmilter.metrics_page import metrics_text
-from yatxmilter.service._metrics_families import FAMILIES
+from yatxmilter.service._metrics_families import BUCKETS, FAMILIES
 
 MESSAGE = b"From: a\n\nbody\n"
 
@@ -292,6 +292,28 @@ class WaitingTests(SynchronousTestCase):
         *counts, total = server.values("callback_seconds")["Slow", "xxfi_eom"]
         self.assertEqual([place for place, count in enumerate(counts) if count], [4, 11, 18])
         self.assertAlmostEqual(total, 100.302)
+
+    def test_latency_at_once(self) -> None:
+        """
+        Callbacks that block are counted by their time, over more messages than are kept apart.
+        """
+
+        class Slow(Milter):
+            def xxfi_envfrom(self, argv: list[str]) -> None:
+                server.clock.advance(0.3 if argv[0] == "<slow@x>" else 0)
+
+        server = Server(Slow)
+        client = server.connect()
+        server.talk(client)
+        for number in range(40):
+            sender = "<slow@x>" if number % 4 else "<a@x>"
+            sent = client.send_message(MESSAGE, sender, ["<b@x>"])
+            server.flush()
+            self.successResultOf(sent)
+        *buckets, total = server.values("callback_seconds")["Slow", "xxfi_envfrom"]
+        self.assertEqual((buckets[0], buckets[BUCKETS.index(0.5)], sum(buckets)), (10, 30, 40))
+        self.assertAlmostEqual(total, 9)
+        self.assertEqual(server.values("callbacks")["Slow", "xxfi_envfrom", "continue"], 40)
 
     def test_time_out(self) -> None:
         """

@@ -70,8 +70,7 @@ class Audience:
 
     Nearly all that is told is that a callback has answered with a continue. An observer that only
     counts may have a method ``usual_answers(milter, stage)``, which gives a function: it is called
-    with the seconds of each such answer, and ``callback_answered`` is not called for it then. It
-    must not raise.
+    with the seconds of each such answer, and ``callback_answered`` is not called for it then.
 
     :param base: The class whose methods do nothing, so that they need not be called.
     :ivar observers: They, in the order in which they are told.
@@ -162,6 +161,7 @@ class Audience:
             return None
         usual = self._usual_teller(label, command)
         count = self._only_counter(label, name)
+        observer = self.answer_listeners[0][0] if self.answer_listeners else None
 
         def call(watch: Watch, milter: object, *arguments: object) -> object:
             if called is not None:
@@ -174,11 +174,14 @@ class Audience:
             except BaseException:
                 watch.answered(label, command, start, Failure())
                 raise
-            if count is not None:
-                # `usual`, without two calls.
-                count(seconds() - start)
-            else:
+            if count is None:
                 usual(watch, seconds() - start)
+                return result
+            # `usual`, without a call.
+            try:
+                count(seconds() - start)
+            except BaseException:
+                self.log_failure(observer, "usual_answers")
             return result
 
         return call

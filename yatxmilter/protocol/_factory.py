@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -66,8 +66,8 @@ __all__ = ["MilterProtocol", "MilterProtocolFactory"]
 
 _log = Logger()
 
-#: One milter factory, or several.
-_Factories = MilterFactory | IMilterFactory | Iterable[MilterFactory | IMilterFactory]
+#: One milter factory, or several; in quotes, as Python 3.10 cannot add interfaces to types.
+_Factories: TypeAlias = "MilterFactory | IMilterFactory | Iterable[MilterFactory | IMilterFactory]"
 
 
 class MilterProtocol(TransportLine):
