@@ -25,6 +25,7 @@ from tests.conversation_helpers import (
     macros,
     packet,
 )
+from yatxmilter import MilterFactory
 from yatxmilter._cli import serve_milters
 from yatxmilter._cli.serve_service import parse
 from yatxmilter._records import failures
@@ -112,6 +113,18 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
         self.talk(MAIL, RCPT, milter=full(close=fail))
         self.assertEqual(len(self.files), 3)
         self.assertEqual(len(self.failures()), 3)
+
+    def test_not_built(self) -> None:
+        """
+        A milter that could not be built has had no session.
+        """
+
+        def build(factory: Any, protocol: Any) -> Any:
+            raise KeyError("broken")
+
+        self.talk(MESSAGE, milter=MilterFactory(build))
+        self.assertEqual(self.files, [])
+        self.assertEqual(len(self.failures()), 1)
 
     def test_nothing_to_keep(self) -> None:
         """

@@ -143,7 +143,8 @@ class ThreadTests(MilterTestMixin, TestCase):
         gate.opened.set()
         await deferToThread(over.wait, 30)
         self.assertEqual(len(refused), 2)
-        await deferLater(reactor, 0)
+        self.assertEqual(sent.verdict, c.SMFIS_TEMPFAIL)
+        mta.settle(lambda: False)
 
     async def test_progress_too_late(self) -> None:
         """
@@ -311,6 +312,14 @@ class ReactorTests(ConversationTestCase, TestCase):
             await deferLater(reactor, 0.001)
         self.assertEqual(conversation.letters(), "r")
         self.assertIn("PoolThread", names[0])
+
+    async def test_no_milter(self) -> None:
+        """
+        A callback of something that is on no connection runs in a thread, too.
+        """
+        here = threading.get_ident()
+        call: Any = threaded(lambda self: threading.get_ident())
+        self.assertNotEqual(await call(None), here)
 
     def test_served(self) -> None:
         """

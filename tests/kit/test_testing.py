@@ -57,6 +57,33 @@ def answering(callback: str, code: int, *reply: str) -> type[Milter]:
     return type("Answering", (Milter,), {f"xxfi_{callback}": answer})
 
 
+class Looking(Milter):
+    """
+    Look at the test's MTA from within.
+    """
+
+    mta: Any
+
+    def xxfi_eom(self) -> None:
+        """
+        Look.
+        """
+        self.smfi_addheader("X-Calls", str(len(self.mta.calls)))
+
+
+class LookingTests(MilterTestMixin, SynchronousTestCase):
+    """
+    A milter that knows the MTA it is tested with.
+    """
+
+    def test_from_within(self) -> None:
+        """
+        It may look at the MTA in a callback.
+        """
+        Looking.mta = self.milter_mta(Looking)
+        self.assertEqual(Looking.mta.send(MESSAGE).delivered.values("X-Calls"), ["1"])
+
+
 class Patient(Milter):
     """
     Answer later.

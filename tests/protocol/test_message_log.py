@@ -169,6 +169,20 @@ class LineTests(ConversationTestCase):
         conversation = self.started(full())
         conversation.send(packet("C", b"here\0U"), MESSAGE)
         self.assert_told({"client": "here"})
+        conversation = self.started(milter(eom=None))
+        conversation.send(packet("C", b"here\0"), EOM)
+        self.assert_told({"client": "unknown"})
+
+    def test_late_answer(self) -> None:
+        """
+        A callback that is answered when the connection has gone is none of a message's.
+        """
+        waiting = Waiting()
+        conversation = self.started(full(close=waiting))
+        conversation.send(MESSAGE)
+        conversation.drop()
+        waiting.fire()
+        self.assertEqual(len(self.told()), 1)
 
     def test_nobody_reads(self) -> None:
         """

@@ -171,6 +171,7 @@ class ChoiceTests(SynchronousTestCase):
         """
         ``dev`` has the option too, and says what is wrong with it.
         """
+        self.patch(dev, "begin_log", lambda *_: None)
         parser = ArgumentParser()
         dev.add_arguments(parser)
         err = io.StringIO()

@@ -129,6 +129,7 @@ class FailureRecorder(MilterObserver):
         """
         Have the session written when the message has ended.
         """
+        # There is none where a milter could not be built.
         session = self._sessions.get(connection)
         if session is not None and session.failed is None:
             session.failed = milter, stage
@@ -137,9 +138,7 @@ class FailureRecorder(MilterObserver):
         """
         Take note that a message is over.
         """
-        session = self._sessions.get(connection)
-        if session is not None:
-            session.end_message()
+        self._sessions[connection].end_message()
 
     def connection_lost(self, connection: object, reason: Failure) -> None:
         """

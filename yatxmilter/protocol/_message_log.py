@@ -113,6 +113,7 @@ class MessageLog(MilterObserver):
         """
         Take note of who says what, and how long that takes.
         """
+        # The answer to `xxfi_close` may come when the connection has gone.
         one = self._connections.get(connection)
         if one is not None:
             one.in_callbacks += seconds
@@ -123,9 +124,7 @@ class MessageLog(MilterObserver):
         """
         Take note of what the MTA is told.
         """
-        one = self._connections.get(connection)
-        if one is None:
-            return
+        one = self._connections[connection]
         if stage == _RCPT and answer in ("reject", "tempfail"):
             one.recipients[answer] += 1
         elif answer not in ("continue", "progress"):
@@ -141,9 +140,7 @@ class MessageLog(MilterObserver):
         """
         Write the line.
         """
-        one = self._connections.get(connection)
-        if one is None:
-            return
+        one = self._connections[connection]
         refused, deferred = one.recipients["reject"], one.recipients["tempfail"]
         accepted = one.named - refused - deferred
         if outcome == "aborted" and not accepted and refused + deferred:
