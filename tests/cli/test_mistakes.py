@@ -363,6 +363,36 @@ class MistakeTests(SynchronousTestCase):
         self.assertIn("cannot become user 'nobody': Operation not permitted; only root may", said)
         self.assertFalse(Path("pid").exists())
 
+    def test_pid_file(self) -> None:
+        """
+        A pid file that cannot be written is told with its name and with what it takes.
+        """
+        self.patch(serve_service, "open_port", lambda *_, **more: None)
+        said = self.served(3, "--pidfile=none/pid")
+        self.assertIn("cannot write the pid file none/pid: No such file or directory; its", said)
+
+    def test_twist(self) -> None:
+        """
+        Under twist the same is said, as the end of the process.
+        """
+        options = serve_service.Options()
+        options.parseOptions(GOOD)
+        for error, words in (
+            (CannotListenError("", 25, OSError(errno.EACCES, "Permission denied")), "*:25: Perm"),
+            (OSError(errno.EIO, "I/O error"), "I/O error"),
+            (ConfigurationError("mistaken"), "mistaken"),
+        ):
+
+            def refuse(*_: object, error: BaseException = error, **more: object) -> None:
+                raise error
+
+            self.patch(serve_service, "open_port", refuse)
+            end = self.assertRaises(
+                SystemExit, serve_service.makeService(options).privilegedStartService
+            )
+            self.assertIn(words, str(end.code))
+            self.assertTrue(str(end.code).startswith("yatxmilter: "))
+
     def test_logs(self) -> None:
         """
         A log that cannot be written ends it before it serves.
