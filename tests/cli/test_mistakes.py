@@ -17,6 +17,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import endpoints as _endpoints
 from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -191,14 +192,14 @@ class MistakeTests(SynchronousTestCase):
         A socket that is not among those that systemd gave is told with their number.
         """
         self.patch(os, "environ", {**os.environ, "LISTEN_FDS": "2"})
-        error = self.assertRaises(
-            ValueError, server_endpoint, object(), "systemd:domain=UNIX:index=7"
-        )
-        self.assertIn("gave this process 2 sockets, and not that one", str(error))
-        error = self.assertRaises(
-            ValueError, server_endpoint, object(), "systemd:domain=XX:index=7"
-        )
-        self.assertIn("2 sockets", str(error))
+        for spec in ("systemd:domain=UNIX:index=7", "systemd:domain=UNIX:name=other"):
+            error = self.assertRaises(ValueError, server_endpoint, object(), spec)
+            self.assertIn("gave this process 2 sockets, and not that one", str(error))
+        endpoints: Any = _endpoints
+        self.patch(endpoints._SystemdParser._sddaemon, "_descriptors", [3, 4])
+        wrong = "systemd:domain=XX:index=0"
+        error = self.assertRaises(ValueError, server_endpoint, object(), wrong)
+        self.assertIn("domain has to be UNIX, INET or INET6", str(error))
 
     def test_spelling_of_postfix(self) -> None:
         """
