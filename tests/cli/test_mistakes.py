@@ -17,6 +17,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import endpoints as _endpoints
 from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -191,14 +192,14 @@ class MistakeTests(SynchronousTestCase):
         A socket that is not among those that systemd gave is told with their number.
         """
         self.patch(os, "environ", {**os.environ, "LISTEN_FDS": "2"})
-        error = self.assertRaises(
-            ValueError, server_endpoint, object(), "systemd:domain=UNIX:index=7"
-        )
-        self.assertIn("gave this process 2 sockets, and not that one", str(error))
-        error = self.assertRaises(
-            ValueError, server_endpoint, object(), "systemd:domain=XX:index=7"
-        )
-        self.assertIn("2 sockets", str(error))
+        for spec in ("systemd:domain=UNIX:index=7", "systemd:domain=UNIX:name=other"):
+            error = self.assertRaises(ValueError, server_endpoint, object(), spec)
+            self.assertIn("gave this process 2 sockets, and not that one", str(error))
+        endpoints: Any = _endpoints
+        self.patch(endpoints._SystemdParser._sddaemon, "_descriptors", [3, 4])
+        wrong = "systemd:domain=XX:index=0"
+        error = self.assertRaises(ValueError, server_endpoint, object(), wrong)
+        self.assertIn("domain has to be UNIX, INET or INET6", str(error))
 
     def test_spelling_of_postfix(self) -> None:
         """
@@ -362,6 +363,36 @@ class MistakeTests(SynchronousTestCase):
         said = self.served(2, "--user=nobody", "--pidfile=pid")
         self.assertIn("cannot become user 'nobody': Operation not permitted; only root may", said)
         self.assertFalse(Path("pid").exists())
+
+    def test_pid_file(self) -> None:
+        """
+        A pid file that cannot be written is told with its name and with what it takes.
+        """
+        self.patch(serve_service, "open_port", lambda *_, **more: None)
+        said = self.served(3, "--pidfile=none/pid")
+        self.assertIn("cannot write the pid file none/pid: No such file or directory; its", said)
+
+    def test_twist(self) -> None:
+        """
+        Under twist the same is said, as the end of the process.
+        """
+        options = serve_service.Options()
+        options.parseOptions(GOOD)
+        for error, words in (
+            (CannotListenError("", 25, OSError(errno.EACCES, "Permission denied")), "*:25: Perm"),
+            (OSError(errno.EIO, "I/O error"), "I/O error"),
+            (ConfigurationError("mistaken"), "mistaken"),
+        ):
+
+            def refuse(*_: object, error: BaseException = error, **more: object) -> None:
+                raise error
+
+            self.patch(serve_service, "open_port", refuse)
+            end = self.assertRaises(
+                SystemExit, serve_service.makeService(options).privilegedStartService
+            )
+            self.assertIn(words, str(end.code))
+            self.assertTrue(str(end.code).startswith("yatxmilter: "))
 
     def test_logs(self) -> None:
         """

@@ -660,6 +660,19 @@ class ServiceTests(ServeTestCase):
                 self.assertTrue(line.startswith(start) and line.endswith(f"({role})"), line)
         self.told()
 
+    def test_configuration_that_has_become_broken(self) -> None:
+        """
+        A configuration that cannot be read any more changes nothing, and is told.
+        """
+        service = self.service()
+        before = service.factory.current
+        with capturedLogs() as logs:
+            self.patch(serve_service, "parse", mock.Mock(side_effect=ConfigurationError("a\nb")))
+            service.reload()
+        said = [str(formatEvent(event)) for event in logs]
+        self.assertEqual(said, ["Nothing is reloaded: a", "Nothing is reloaded: b"])
+        self.assertIs(service.factory.current, before)
+
     def test_reopens_its_log(self) -> None:
         """
         SIGUSR1 opens the log file anew.

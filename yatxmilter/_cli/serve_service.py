@@ -16,7 +16,7 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.error import ReactorNotRunning
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as TwistedOptions
@@ -29,7 +29,7 @@ from yatxmilter._cli.serve_log import OUTLET, begin_log
 from yatxmilter._cli.serve_milters import Reloadable, build_factory, may_import_from_here
 from yatxmilter._cli.serve_options import ConfigurationError, add_arguments, read_settings
 from yatxmilter.metrics import MilterMetrics
-from yatxmilter.protocol._refusals import cannot_become
+from yatxmilter.protocol._refusals import cannot_become, cannot_listen, me
 from yatxmilter.protocol._socket_file import find_group, find_user
 from yatxmilter.protocol._steady_clock import steady
 from yatxmilter.service._ending import AT_ONCE, GRACE, LONGEST, end_within
@@ -237,14 +237,24 @@ class ServeService(Service):
         if self.settings["metrics"]:
             self._metrics = self._open_metrics()
         self._opened = True
-        if self._pidfile is not None:
-            self._pidfile.write()
+        self._write_pidfile()
         try:
             self._become()
             self._build()
         except ConfigurationError:
             self._remove_pidfile()
             raise
+
+    def _write_pidfile(self) -> None:
+        if self._pidfile is None:
+            return
+        try:
+            self._pidfile.write()
+        except OSError as error:
+            raise OSError(
+                f"cannot write the pid file {self.settings['pidfile']}: {error.strerror}; its"
+                f" folder has to be there, and {me()} has to be allowed to write to it"
+            ) from None
 
     def _become(self) -> None:
         if self.account is None:
@@ -450,12 +460,29 @@ class Options(TwistedOptions):
                 raise UsageError(f"--{flag} is for yatxmilter serve; twist has a log of its own")
 
 
+class _TwistService(ServeService):
+    """
+    The same for ``twist`` and ``twistd``, which have a traceback for what cannot be, and no words.
+    """
+
+    def privilegedStartService(self) -> None:
+        """
+        Open the sockets, or end with the reason why not.
+        """
+        try:
+            super().privilegedStartService()
+        except ConfigurationError as error:
+            sys.exit(f"yatxmilter: {error}")
+        except (CannotListenError, OSError) as error:
+            sys.exit(f"yatxmilter: {cannot_listen(None, error)}")
+
+
 def makeService(options: Options) -> ServeService:
     """
     Make the service for ``twist`` and ``twistd``.
     """
     try:
         choose_reactor(options.settings)
-        return ServeService(options.words, options.settings)
+        return _TwistService(options.words, options.settings)
     except ConfigurationError as error:
         sys.exit(f"yatxmilter: {error}")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from twisted.internet.error import CannotListenError
 
-__all__ = ["cannot_become", "cannot_listen"]
+__all__ = ["cannot_become", "cannot_listen", "me"]
 
 #: The highest port that needs a privilege, as Linux has it.
 _PRIVILEGED: Final = 1023
@@ -55,7 +55,10 @@ def _words(problem: Any) -> str:
     return getattr(problem, "strerror", None) or str(problem)
 
 
-def _me() -> str:
+def me() -> str:
+    """
+    Name the user whom this process is.
+    """
     number = os.geteuid()
     try:
         return f"user {pwd.getpwuid(number).pw_name!r}"
@@ -89,14 +92,14 @@ def _path_reason(path: str, problem: Any) -> str:
     if number == errno.EADDRINUSE:
         return _why_path_is_taken(path)
     if number == errno.ENOENT:
-        return f"{words}: there is no folder {folder}. Make it, for {_me()} to write to"
+        return f"{words}: there is no folder {folder}. Make it, for {me()} to write to"
     if number == errno.ENOTDIR:
         return f"{words}: a part of {folder} is a file"
     if number in (errno.EACCES, errno.EPERM):
         if os.path.lexists(path):
             return f"{words}: what is there is another user's; end its program, or remove it"
         return (
-            f"{words}: {_me()} may not make a socket in {folder}. Give that folder to that user"
+            f"{words}: {me()} may not make a socket in {folder}. Give that folder to that user"
             " (under systemd: RuntimeDirectory=), or listen elsewhere"
         )
     if number == errno.EROFS:
