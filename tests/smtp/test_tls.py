@@ -138,7 +138,7 @@ class StartTlsTests(TestCase):
         self.assertEqual(self.macros, [])
 
     @inlineCallbacks
-    def test_drain(self) -> Any:
+    def test_client_that_says_nothing_over_tls_is_told_that_server_is_leaving(self) -> Any:
         """
         A client that says nothing over TLS is told that the server is leaving, over TLS.
         """
