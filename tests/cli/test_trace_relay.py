@@ -30,7 +30,7 @@ from yatxmilter._cli.trace_relay import Relay
 from yatxmilter.protocol._endpoints import client_endpoint, server_endpoint
 
 #: Seconds after which what has not happened never will.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 #: More than the buffers of a connection hold, with no two blocks alike.
 PATTERN = bytes(range(251)) * 130_000

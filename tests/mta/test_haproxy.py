@@ -152,7 +152,7 @@ class HaproxyTests(TestCase):
     Under load.
     """
 
-    timeout = 25
+    timeout = 300
 
     def setUp(self) -> None:
         """

@@ -61,7 +61,7 @@ class StartedTests(ServeCase):
     A process, from its start to its end.
     """
 
-    timeout = 30
+    timeout = 120
 
     async def check(self, process: subprocess.Popen[bytes], *signs: str) -> None:
         """

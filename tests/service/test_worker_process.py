@@ -136,7 +136,7 @@ class WorkTests(TestCase):
     The worker's half.
     """
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()

@@ -23,7 +23,7 @@ from yatxmilter import Milter, MilterFactory
 from yatxmilter.smtp import MilterSMTPFactory, SMTPMilters
 
 #: Seconds after which a client gives up.
-PATIENCE = 20
+PATIENCE = 60
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
