@@ -27,7 +27,7 @@ from yatxmilter.client import MilterClient, connect_milter
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Seconds after which a program that does not listen, or does not end, has failed.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def free_port() -> int:
@@ -136,7 +136,7 @@ class ProgramTestCase(TestCase):
     A test that runs programs.
     """
 
-    timeout = 120
+    timeout = 300
 
     def program(self) -> Program:
         """

@@ -116,7 +116,7 @@ def _adopting(base: Any) -> Any:
 
     class Adopting(base):  # type: ignore[misc]
         # Twisted waits two minutes for a reactor that does not stop.
-        timeout = 30
+        timeout = 120
 
         def setUp(self) -> Any:
             folder = tempfile.TemporaryDirectory()

@@ -43,7 +43,7 @@ class DemonstrateTests(TestCase):
         outcome = await demo.demonstrate(reactor, message, Page(stream, {}))
         return outcome, stream.getvalue()
 
-    async def test_shipped_message(self) -> None:
+    async def test_with_message_that_is_shipped_everything_can_be_seen_both_milters(self) -> None:
         """
         With the message that is shipped everything can be seen: both milters, the refusal, the
         edits, the verdict and the difference.
@@ -77,7 +77,7 @@ class DemonstrateTests(TestCase):
         # The diff is of the header alone: the body was left as it was.
         self.assertEqual(len([one for one in lines if one.startswith("@@")]), 2)
 
-    async def test_any_message(self) -> None:
+    async def test_message_without_subject_and_with_field_too_long_for_line_will_do(self) -> None:
         """
         A message without Subject, and with a field too long for a line, will do.
         """
@@ -87,7 +87,7 @@ class DemonstrateTests(TestCase):
         self.assertNotIn("ChangeHeader", text)
         self.assertIn("+X-Demo-Tagger: queue id 4dZq2L0XyZz9x,\n+ 3 body bytes\n", text)
 
-    async def test_two_subjects(self) -> None:
+    async def test_of_several_fields_first_is_one_that_is_changed(self) -> None:
         """
         Of several fields the first is the one that is changed, as it was the one looked at.
         """
@@ -141,14 +141,14 @@ class RunTests(TestCase):
         self.addCleanup(folder.cleanup)
         return Path(folder.name)
 
-    def test_default_reactor(self) -> None:
+    def test_without_reactor_of_ones_own_it_is_global_one(self) -> None:
         """
         Without a reactor of one's own it is the global one.
         """
         stand_in_for_reactor(self, own_reactor())
         self.assertEqual(self.run_command()[0], 0)
 
-    def test_default_message(self) -> None:
+    def test_without_file_it_is_shipped_message_and_status_is_0(self) -> None:
         """
         Without a file it is the shipped message, and the status is 0.
         """
@@ -156,7 +156,7 @@ class RunTests(TestCase):
         self.assertEqual((status, err), (0, ""))
         self.assertIn("Grüße", out)
 
-    def test_own_message(self) -> None:
+    def test_file_of_users_own_is_played(self) -> None:
         """
         A file of the user's own is played.
         """
@@ -166,7 +166,7 @@ class RunTests(TestCase):
         self.assertEqual(status, 0)
         self.assertIn("+Subject: [demo] mine\n", out)
 
-    def test_bad_files(self) -> None:
+    def test_file_that_is_not_there_or_that_is_no_message_is_named(self) -> None:
         """
         A file that is not there, or that is no message, is named, and the status is 2.
         """
@@ -180,7 +180,7 @@ class RunTests(TestCase):
             self.assertIn(path, err)
             self.assertIn(words, err)
 
-    def test_failure(self) -> None:
+    def test_when_play_fails_reason_is_printed_and_status_is_1(self) -> None:
         """
         When the play fails the reason is printed, and the status is 1.
         """
@@ -192,7 +192,7 @@ class RunTests(TestCase):
         status, _, err = self.run_command(reactor=own_reactor())
         self.assertEqual((status, err), (1, "yatxmilter demo: the milter went away\n"))
 
-    def test_other_failures(self) -> None:
+    def test_other_errors_such_as_no_port_to_be_had(self) -> None:
         """
         Other errors, such as no port to be had, come out as they are.
         """
@@ -203,7 +203,7 @@ class RunTests(TestCase):
 
         self.assertRaises(CannotListenError, self.run_command, reactor=Full())
 
-    def test_interrupted(self) -> None:
+    def test_when_reactor_is_stopped_from_outside_as_by_interrupt_status_is_1(self) -> None:
         """
         When the reactor is stopped from outside, as by an interrupt, the status is 1.
         """

@@ -83,7 +83,7 @@ class WatchTests(FolderCase):
         """
         os.utime(path, (when, when))
 
-    def test_nothing(self) -> None:
+    def test_nothing_is_told_as_long_as_nothing_changes(self) -> None:
         """
         Nothing is told as long as nothing changes.
         """
@@ -91,7 +91,7 @@ class WatchTests(FolderCase):
         self.clock.pump([PAUSE] * 5)
         self.assertNoResult(done)
 
-    def test_change(self) -> None:
+    def test_change_is_told_when_two_looks_have_seen_same_and_once(self) -> None:
         """
         A change is told when two looks have seen the same, and once.
         """
@@ -130,7 +130,7 @@ class WatchTests(FolderCase):
         self.clock.pump([PAUSE] * 2)
         self.assertEqual(self.successResultOf(done), [self.files[0]])
 
-    def test_cancel(self) -> None:
+    def test_nothing_is_looked_at_when_nobody_waits_any_more(self) -> None:
         """
         Nothing is looked at when nobody waits any more.
         """
@@ -158,14 +158,14 @@ class MilterFileTests(FolderCase):
         """
         return str(self.assertRaises(ConfigurationError, self.load, name, text, names))
 
-    def test_found(self) -> None:
+    def test_one_milter_of_file_needs_no_name_imported_classes_do_not_count(self) -> None:
         """
         The one milter of a file needs no name; imported classes do not count.
         """
         self.load("dev_one.py", MILTER)
         self.load("dev_made.py", "from yatxmilter import *\nmade = MilterFactory(Milter)\n")
 
-    def test_named(self) -> None:
+    def test_of_several_milters_those_that_are_named_are_taken_in_that_order(self) -> None:
         """
         Of several milters those that are named are taken, in that order.
         """
@@ -175,13 +175,13 @@ class MilterFileTests(FolderCase):
         self.assertIn("dev_two.py:First", said)
         self.load("dev_named.py", text, ":Second,First", "--merge=chain")
 
-    def test_none(self) -> None:
+    def test_file_without_milter_is_refused(self) -> None:
         """
         A file without a milter is refused.
         """
         self.assertIn("has no milter in it", self.refused("dev_none.py", "x = 1\n"))
 
-    def test_no_file(self) -> None:
+    def test_what_is_not_python_file_is_refused(self) -> None:
         """
         What is not a Python file is refused.
         """
@@ -190,13 +190,13 @@ class MilterFileTests(FolderCase):
             error = self.assertRaises(ConfigurationError, MilterFile, str(self.folder / name))
             self.assertIn(name, str(error))
 
-    def test_other_module(self) -> None:
+    def test_file_with_name_of_another_module_is_refused_with_reason(self) -> None:
         """
         A file with the name of another module is refused with the reason.
         """
         self.assertIn("another module 'json'", self.refused("json.py", MILTER))
 
-    def test_fails(self) -> None:
+    def test_exception_in_file_exit_too_is_told_with_lines_of_file_alone(self) -> None:
         """
         An exception in the file, an exit too, is told with the lines of the file alone.
         """
@@ -288,7 +288,7 @@ class DevTests(FolderCase):
         self.assertEqual((status, err), (0, ""))
         return out.split("waiting for a change (Ctrl-C ends)\n")[:-1]
 
-    def test_first(self) -> None:
+    def test_at_first_each_message_is_told_in_line(self) -> None:
         """
         At first each message is told in a line.
         """
@@ -315,7 +315,7 @@ class DevTests(FolderCase):
         self.assertIn("  + AddHeader 'X-Seen' 'two'\n", again)
         self.assertIn("2 played, 0 as before\n", again)
 
-    def test_envelope(self) -> None:
+    def test_other_edits_that_leave_message_alone_are_told_one_by_one(self) -> None:
         """
         Other edits that leave the message alone are told one by one.
         """
@@ -328,7 +328,7 @@ class DevTests(FolderCase):
         self.assertIn("-X-Seen: one\n", again)
         self.assertIn("  - Quarantine 'this'\n  + Quarantine 'that'\n", other)
 
-    def test_refusal_texts(self) -> None:
+    def test_message_that_is_refused_as_before_with_other_words(self) -> None:
         """
         A message that is refused as before, with other words, is told without a diff.
         """
@@ -342,7 +342,7 @@ class DevTests(FolderCase):
             "  was  reject at mail 550 5.7.1 no\n  is   reject at mail 550 5.7.1 never\n", other
         )
 
-    def test_broken(self) -> None:
+    def test_broken_file_is_told_milter_before_stays(self) -> None:
         """
         A broken file is told, the milter before stays, and the next one is compared with it.
         """
@@ -374,7 +374,7 @@ class DevTests(FolderCase):
         self.assertIn("mails/more.eml: new: reject at mail\nmails/spam.eml: gone\n", out)
         self.assertIn("2 played, 1 as before\n", out)
 
-    def test_unusable_message(self) -> None:
+    def test_message_that_cannot_be_used_is_told_by_its_error(self) -> None:
         """
         A message that cannot be used is told by its error.
         """
@@ -382,7 +382,7 @@ class DevTests(FolderCase):
         [first] = self.parts()
         self.assertIn("mails/spam.eml: ", first)
 
-    def test_default_message(self) -> None:
+    def test_without_messages_there_is_one_that_comes_with_package(self) -> None:
         """
         Without messages there is one that comes with the package.
         """
@@ -390,7 +390,7 @@ class DevTests(FolderCase):
         self.assertEqual(status, 0)
         self.assertIn("demo.eml: accept at eom, 1 edit\n", out)
 
-    def test_listen(self) -> None:
+    def test_mta_may_connect_as_well_also_while_nothing_could_be_loaded(self) -> None:
         """
         An MTA may connect as well, also while nothing could be loaded: then it is turned away.
         """
@@ -406,7 +406,7 @@ class DevTests(FolderCase):
         self.assertEqual(seen, [True])
         self.assertIsNone(dev._Latest().buildProtocol(None))
 
-    def test_cannot_listen(self) -> None:
+    def test_where_it_cannot_listen_status_is_3(self) -> None:
         """
         Where it cannot listen the status is 3.
         """
@@ -414,7 +414,7 @@ class DevTests(FolderCase):
         self.assertEqual(status, 3)
         self.assertIn("yatxmilter dev: ", err)
 
-    def test_wrong_arguments(self) -> None:
+    def test_wrong_address_and_file_that_is_not_there_give_status_2(self) -> None:
         """
         A wrong address, and a file that is not there, give status 2.
         """

@@ -28,7 +28,7 @@ class PostfixTests(SynchronousTestCase):
     Postfix.
     """
 
-    def test_addresses(self) -> None:
+    def test_what_postfix_takes_is_read(self) -> None:
         """
         What Postfix takes is read.
         """
@@ -46,7 +46,7 @@ class PostfixTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(postfix_address, table), table)
 
-    def test_wrong_spellings(self) -> None:
+    def test_what_postfix_does_not_take_is_refused_with_spelling_that_was_meant(self) -> None:
         """
         What Postfix does not take is refused with the spelling that was meant.
         """
@@ -81,7 +81,7 @@ class PostfixTests(SynchronousTestCase):
         for text in ("inet:9900@127.0.0.1", "m.sock", "unix:", "tcp:a:b", "inet:localhost:99999"):
             self.assertIn(text, said_of(postfix_address, text)[0])
 
-    def test_protocols(self) -> None:
+    def test_address_of_family_that_inet_protocols_has_not_is_refused(self) -> None:
         """
         An address of a family that inet_protocols has not is refused, a name is of what it has.
         """
@@ -103,7 +103,7 @@ class SendmailTests(SynchronousTestCase):
     Sendmail.
     """
 
-    def test_addresses(self) -> None:
+    def test_what_sendmail_takes_is_read(self) -> None:
         """
         What Sendmail takes is read.
         """

@@ -50,13 +50,13 @@ class MainTests(SynchronousTestCase):
             status = __main__.main(words)
         return status, out.getvalue(), err.getvalue()
 
-    def test_version(self) -> None:
+    def test_version_prints_packages_version(self) -> None:
         """
         ``--version`` prints the package's version.
         """
         self.assertEqual(self.main("--version"), (0, f"yatxmilter {__version__}\n", ""))
 
-    def test_help(self) -> None:
+    def test_help_names_every_command_and_commands_own_gives_example_of_its_use(self) -> None:
         """
         ``--help`` names every command, and a command's own gives an example of its use.
         """
@@ -68,7 +68,7 @@ class MainTests(SynchronousTestCase):
             self.assertEqual(status, 0)
             self.assertIn(f"python -m yatxmilter {row.name}", own)
 
-    def test_wrong_arguments(self) -> None:
+    def test_without_command_or_with_one_that_does_not_exist(self) -> None:
         """
         Without a command, or with one that does not exist, usage is printed and the status is 2.
         """
@@ -89,7 +89,7 @@ class MainTests(SynchronousTestCase):
         row = __main__._Row("act", module, "act", "python -m yatxmilter act")
         self.patch(__main__, "_COMMANDS", (row,))
 
-    def test_run(self) -> None:
+    def test_command_gets_its_arguments_and_its_status_is_programs(self) -> None:
         """
         A command gets its arguments, and its status is the program's.
         """
@@ -103,7 +103,7 @@ class MainTests(SynchronousTestCase):
         self.assertEqual(self.main("act", "now"), (7, "", ""))
         self.assertEqual(words, ["now"])
 
-    def test_closed_pipe(self) -> None:
+    def test_when_nobody_reads_output_any_more_status_is_1(self) -> None:
         """
         When nobody reads the output any more the status is 1, and there is no complaint.
         """
@@ -121,7 +121,7 @@ class MainTests(SynchronousTestCase):
         ):
             self.assertEqual(__main__.main(["act", "now"]), 1)
 
-    def test_no_output(self) -> None:
+    def test_started_without_standard_output_as_by_shells_command_runs_all_same(self) -> None:
         """
         Started without standard output, as by a shell's ``>&-``, a command runs all the same.
         """
@@ -153,7 +153,7 @@ class ProgramTests(SynchronousTestCase):
     The program as it is started.
     """
 
-    def test_demo(self) -> None:
+    def test_demo_runs_prints_without_colour_into_pipe_and_ends_by_itself(self) -> None:
         """
         The demo runs, prints without colour into a pipe, and ends by itself.
         """
@@ -162,7 +162,7 @@ class ProgramTests(SynchronousTestCase):
         self.assertIn("+Subject: [demo] Grüße".encode(), result.stdout)
         self.assertNotIn(b"\x1b", result.stdout)
 
-    def test_bad_file(self) -> None:
+    def test_file_that_is_not_there_gives_one_line_of_complaint_and_status_2(self) -> None:
         """
         A file that is not there gives one line of complaint and status 2.
         """
@@ -173,7 +173,7 @@ class ProgramTests(SynchronousTestCase):
             b" directory\n"
         )  # fmt: skip
 
-    def test_closed_pipe(self) -> None:
+    def test_whoever_reads_only_beginning_of_output_causes_no_complaint(self) -> None:
         """
         Whoever reads only the beginning of the output causes no complaint.
         """

@@ -35,27 +35,27 @@ class DifferenceTests(SynchronousTestCase):
         self.assertEqual(lines[3:5], ["-A: 1", "+A: 2"])
         self.assertNotIn("line", "".join(lines[5:]))
 
-    def test_body(self) -> None:
+    def test_another_body_is_compared_line_by_line(self) -> None:
         """
         Another body is compared line by line.
         """
         lines = self.difference(b"A: 1\n\none\ntwo\n", b"A: 1\n\none\n2\n")
         self.assertEqual(lines[2:], ["@@ -1,4 +1,4 @@", " A: 1", "", " one", "-two", "+2"])
 
-    def test_end(self) -> None:
+    def test_line_end_that_is_missing_at_end_of_one_is_difference(self) -> None:
         """
         A line end that is missing at the end of one is a difference.
         """
         lines = self.difference(b"A: 1\n\none\n", b"A: 1\n\none")
         self.assertEqual(lines[2:], ["@@ -1,4 +1,3 @@", " A: 1", "", " one", "-"])
 
-    def test_nothing_left(self) -> None:
+    def test_message_of_which_nothing_is_left_is_compared_as_well(self) -> None:
         """
         A message of which nothing is left is compared as well.
         """
         self.assertEqual(self.difference(b"A: 1\n\n", b"\n")[2:], ["@@ -1 +0,0 @@", "-A: 1"])
 
-    def test_long_bodies(self) -> None:
+    def test_long_bodies_are_not_their_sizes_are_told(self) -> None:
         """
         Long bodies are not: their sizes are told, and what is different in the header.
         """
@@ -66,7 +66,7 @@ class DifferenceTests(SynchronousTestCase):
         )
         self.assertEqual([lines[0], *lines[4:6]], [sizes, "-A: 1", "+A: 2"])
 
-    def test_shortened(self) -> None:
+    def test_text_that_is_too_long_for_line_ends_in_dots(self) -> None:
         """
         A text that is too long for a line ends in dots.
         """
@@ -79,7 +79,7 @@ class EnvelopeTests(SynchronousTestCase):
     The envelope as edits make it.
     """
 
-    def test_edits(self) -> None:
+    def test_last_sender_counts_with_its_arguments_recipient_is_added_once(self) -> None:
         """
         The last sender counts, with its arguments; a recipient is added once, and deleted with or
         without brackets.

@@ -38,7 +38,7 @@ class ColourTests(SynchronousTestCase):
     Colour is for people in front of a terminal who have not asked for none.
     """
 
-    def test_when(self) -> None:
+    def test_there_is_colour_on_terminal(self) -> None:
         """
         There is colour on a terminal, unless NO_COLOR is set or the terminal is a dumb one.
         """
@@ -57,7 +57,7 @@ class ColourTests(SynchronousTestCase):
             results[tty, environ] = terminal.text()
         self.assertEqual(results, table)
 
-    def test_plain_lines(self) -> None:
+    def test_line_of_no_kind_has_no_colour(self) -> None:
         """
         A line of no kind has no colour; a title has, and an empty line before it.
         """
@@ -83,7 +83,7 @@ class SafetyTests(SynchronousTestCase):
         "trailing   ": "trailing",
     }
 
-    def test_escapes(self) -> None:
+    def test_what_is_not_printable_is_escaped_and_so_is_byte_that_is_not_utf_8(self) -> None:
         """
         What is not printable is escaped, and so is a byte that is not UTF-8.
         """
@@ -94,7 +94,7 @@ class SafetyTests(SynchronousTestCase):
             results[text] = terminal.text().decode("utf-8").removesuffix("\n")
         self.assertEqual(results, self.TEXTS)
 
-    def test_encoding(self) -> None:
+    def test_what_terminals_encoding_does_not_have_is_escaped(self) -> None:
         """
         What the terminal's encoding does not have is escaped; what it has is not.
         """
@@ -103,7 +103,7 @@ class SafetyTests(SynchronousTestCase):
             Page(terminal, {}).line("ä")
             self.assertEqual(terminal.text(), expected)
 
-    def test_no_encoding(self) -> None:
+    def test_stream_of_text_without_encoding_takes_everything(self) -> None:
         """
         A stream of text without an encoding takes everything.
         """

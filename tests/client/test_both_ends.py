@@ -68,7 +68,7 @@ class BothEndsTests(SynchronousTestCase):
         pair.flush()
         return self.successResultOf(command)
 
-    def test_arguments(self) -> None:
+    def test_callbacks_get_what_clients_methods_were_given_any_byte_included(self) -> None:
         """
         Callbacks get what the client's methods were given, any byte included.
         """
@@ -162,7 +162,7 @@ class BothEndsTests(SynchronousTestCase):
             self.result(pair, pair.client.connect("h", address))
         self.assertEqual(seen, addresses)
 
-    def test_edits(self) -> None:
+    def test_every_action_arrives_as_tuple_that_says_it_in_order_made(self) -> None:
         """
         Every action arrives as the tuple that says it, in the order made.
         """
@@ -200,7 +200,7 @@ class BothEndsTests(SynchronousTestCase):
             ),
         )
 
-    def test_refused_recipient(self) -> None:
+    def test_recipient_is_refused_with_milters_own_text(self) -> None:
         """
         A recipient is refused with the milter's own text, and the message goes on without it.
         """
@@ -245,7 +245,7 @@ class BothEndsTests(SynchronousTestCase):
         self.assertEqual(seen, ["A", "C", 65535])
         self.assertTrue(outcome.accepted)
 
-    def test_progress(self) -> None:
+    def test_milter_that_takes_its_time_keeps_client_waiting(self) -> None:
         """
         A milter that takes its time keeps the client waiting, however short its patience.
         """
@@ -267,7 +267,7 @@ class BothEndsTests(SynchronousTestCase):
         outcome = self.result(pair, result)
         self.assertEqual((outcome.verdict, outcome.progress), (c.SMFIS_ACCEPT, 10))
 
-    def test_symbol_lists(self) -> None:
+    def test_macros_that_milter_asks_for_are_ones_it_gets(self) -> None:
         """
         The macros that a milter asks for are the ones it gets.
         """
@@ -287,7 +287,7 @@ class BothEndsTests(SynchronousTestCase):
         self.result(pair, pair.client.send_message(MESSAGE, recipients=[A], macros=macros))
         self.assertEqual(seen, [["192.0.2.1", None]])
 
-    def test_negotiation_refused(self) -> None:
+    def test_milter_that_refuses_offer_closes_connection(self) -> None:
         """
         A milter that refuses the offer closes the connection, and the client's command fails.
         """

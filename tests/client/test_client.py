@@ -78,7 +78,7 @@ class CommandTests(SynchronousTestCase):
             rig.answer("c")
             self.assertEqual(self.successResultOf(result), CONTINUE)
 
-    def test_responses(self) -> None:
+    def test_response_has_its_return_code_its_letter_and_its_text(self) -> None:
         """
         A response has its return code, its letter and its text.
         """
@@ -134,7 +134,7 @@ class CommandTests(SynchronousTestCase):
             EndOfMessage(Response(c.SMFIS_ACCEPT, c.SMFIR_ACCEPT), edits, 2),
         )
 
-    def test_last_chunk(self) -> None:
+    def test_last_body_chunk_can_go_with_end_of_message(self) -> None:
         """
         A last body chunk can go with the end of the message.
         """
@@ -142,7 +142,7 @@ class CommandTests(SynchronousTestCase):
         rig.client.end_of_message(b"abc")
         self.assertEqual(rig.written(), b"\0\0\0\4Eabc")
 
-    def test_bad_arguments(self) -> None:
+    def test_what_no_packet_can_carry_is_refused_at_once_and_nothing_is_written(self) -> None:
         """
         What no packet can carry is refused at once, and nothing is written.
         """
@@ -167,7 +167,7 @@ class NegotiationTests(SynchronousTestCase):
     The offer, and the agreement that comes of it.
     """
 
-    def test_agreement(self) -> None:
+    def test_by_default_everything_is_offered_answer_is_kept_as_agreement(self) -> None:
         """
         By default everything is offered; the answer is kept as the agreement.
         """
@@ -184,7 +184,7 @@ class NegotiationTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result), agreement)
         self.assertEqual(rig.client.agreement, agreement)
 
-    def test_offer(self) -> None:
+    def test_version_actions_and_steps_offered_are_callers(self) -> None:
         """
         Version, actions and steps offered are the caller's.
         """
@@ -192,7 +192,7 @@ class NegotiationTests(SynchronousTestCase):
         rig.client.negotiate(2, actions=0, steps=0)
         self.assertEqual(rig.written(), b"\0\0\0\x0dO\0\0\0\2" + bytes(8))
 
-    def test_refusals(self) -> None:
+    def test_what_is_no_answer_to_offer_fails_negotiation_and_ends_connection(self) -> None:
         """
         What is no answer to the offer fails negotiation and ends the connection.
         """
@@ -210,7 +210,7 @@ class StandingTests(SynchronousTestCase):
     What connect and helo settle for all that follows.
     """
 
-    def test_settled(self) -> None:
+    def test_accept_reject_and_tempfail_stand_continue_and_discard(self) -> None:
         """
         ACCEPT, REJECT and TEMPFAIL stand; CONTINUE and DISCARD, as for Postfix, do not.
         """
@@ -222,7 +222,7 @@ class StandingTests(SynchronousTestCase):
             response = self.successResultOf(result)
             self.assertEqual(rig.client.standing, ("connect", response) if stands else None)
 
-    def test_next_helo(self) -> None:
+    def test_helo_that_passes_takes_back_earlier_helos_refusal(self) -> None:
         """
         A HELO that passes takes back an earlier HELO's refusal, not a refused connection.
         """
@@ -238,7 +238,7 @@ class StandingTests(SynchronousTestCase):
             stage = rig.client.standing[0] if rig.client.standing else None
             self.assertEqual(stage, standing)
 
-    def test_quit_nc(self) -> None:
+    def test_quit_nc_makes_new_start(self) -> None:
         """
         QUIT_NC makes a new start.
         """
@@ -254,7 +254,7 @@ class FactoryTests(SynchronousTestCase):
     Making connections.
     """
 
-    def test_options(self) -> None:
+    def test_factory_passes_its_options_on_and_can_build_class_of_users_own(self) -> None:
         """
         A factory passes its options on, and can build a class of the user's own.
         """
@@ -273,7 +273,7 @@ class FactoryTests(SynchronousTestCase):
         clock.advance(7)
         self.failureResultOf(result, PeerError)
 
-    def test_connect_milter(self) -> None:
+    def test_connection_made_gives_its_client_ready_for_commands(self) -> None:
         """
         A connection made gives its client, ready for commands.
         """
@@ -288,7 +288,7 @@ class FactoryTests(SynchronousTestCase):
         clock.advance(3)
         self.failureResultOf(command, PeerError)
 
-    def test_endpoint(self) -> None:
+    def test_endpoint_can_be_given_in_place_of_address(self) -> None:
         """
         An endpoint can be given in place of an address.
         """
@@ -302,7 +302,7 @@ class FactoryTests(SynchronousTestCase):
         endpoint: Any = Endpoint()
         self.assertIsInstance(self.successResultOf(connect_milter(endpoint)), MilterClient)
 
-    def test_default_reactor(self) -> None:
+    def test_address_needs_no_reactor_by_default_it_is_global_one(self) -> None:
         """
         An address needs no reactor: by default it is the global one.
         """

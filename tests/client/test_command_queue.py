@@ -72,7 +72,7 @@ class OrderTests(SynchronousTestCase):
         sent = rig.serve()
         self.assertEqual([letter for letter, _ in sent], ["M", "R", "N"])
 
-    def test_unanswered_commands(self) -> None:
+    def test_abort_and_quit_nc_are_done_when_they_are_written(self) -> None:
         """
         ABORT and QUIT_NC are done when they are written; they too wait for their turn.
         """
@@ -87,7 +87,7 @@ class OrderTests(SynchronousTestCase):
         for result in (mail, abort, quit_nc):
             self.successResultOf(result)
 
-    def test_turn(self) -> None:
+    def test_turn_comes_when_all_before_it_are_answered_and_writes_nothing(self) -> None:
         """
         A turn comes when all before it are answered, and writes nothing.
         """
@@ -100,7 +100,7 @@ class OrderTests(SynchronousTestCase):
         self.successResultOf(turn)
         self.assertEqual(rig.written(), b"")
 
-    def test_cancel_waiting(self) -> None:
+    def test_command_cancelled_before_its_turn_is_never_sent(self) -> None:
         """
         A command cancelled before its turn is never sent; the others go on.
         """
@@ -112,7 +112,7 @@ class OrderTests(SynchronousTestCase):
         self.successResultOf(first)
         self.successResultOf(third)
 
-    def test_cancel_awaited(self) -> None:
+    def test_cancelling_command_that_was_sent_ends_connection(self) -> None:
         """
         Cancelling a command that was sent ends the connection: its answer could come yet.
         """
@@ -145,7 +145,7 @@ class BreachTests(SynchronousTestCase):
         ("end_of_message", packet("b", b"x")): "SMFIF_CHGBODY",
     }
 
-    def test_breaches(self) -> None:
+    def test_whatever_it_was_connection_ends_and_reason_is_given(self) -> None:
         """
         Whatever it was, the connection ends, and the reason is given.
         """
@@ -175,7 +175,7 @@ class BreachTests(SynchronousTestCase):
             self.failureResultOf(result, PeerError)
         self.successResultOf(leaving)
 
-    def test_nothing_agreed(self) -> None:
+    def test_without_negotiation_no_action_was_agreed(self) -> None:
         """
         Without negotiation no action was agreed.
         """
@@ -184,7 +184,7 @@ class BreachTests(SynchronousTestCase):
         rig.answer("h", b"A\0b\0")
         self.failureResultOf(result, PeerError)
 
-    def test_stays_failed(self) -> None:
+    def test_after_breach_nothing_more_is_read_or_sent_and_every_command_fails(self) -> None:
         """
         After a breach nothing more is read or sent, and every command fails.
         """
@@ -198,7 +198,7 @@ class BreachTests(SynchronousTestCase):
         self.assertEqual(rig.written(), b"")
         self.successResultOf(rig.client.quit())
 
-    def test_stray_progress(self) -> None:
+    def test_progress_outside_command_is_let_pass(self) -> None:
         """
         PROGRESS outside a command is let pass: libmilter sends it from any callback.
         """
@@ -209,7 +209,7 @@ class BreachTests(SynchronousTestCase):
         rig.answer("c")
         self.assertEqual(self.successResultOf(result), CONTINUE)
 
-    def test_long_response(self) -> None:
+    def test_response_of_megabyte_is_read(self) -> None:
         """
         A response of a megabyte is read; a longer one is refused as soon as its length is there.
         """
@@ -227,7 +227,7 @@ class EndTests(SynchronousTestCase):
     How connections end.
     """
 
-    def test_lost(self) -> None:
+    def test_when_milter_goes_away_everything_that_waits_fails(self) -> None:
         """
         When the milter goes away everything that waits fails, and says what was awaited.
         """
@@ -262,7 +262,7 @@ class EndTests(SynchronousTestCase):
         self.successResultOf(awaited)
         self.failureResultOf(waiting, CancelledError)
 
-    def test_quit(self) -> None:
+    def test_quit_is_done_when_milter_has_closed_connection(self) -> None:
         """
         QUIT is done when the milter has closed the connection; what it still says is ignored.
         """
@@ -287,7 +287,7 @@ class EndTests(SynchronousTestCase):
         rig.clock.advance(0.1)
         self.successResultOf(result)
 
-    def test_after_quit(self) -> None:
+    def test_command_asked_for_after_quit_fails_when_connection_is_closed(self) -> None:
         """
         A command asked for after QUIT fails when the connection is closed.
         """
@@ -297,7 +297,7 @@ class EndTests(SynchronousTestCase):
         rig.transport.loseConnection()
         self.failureResultOf(result, PeerError)
 
-    def test_timeout(self) -> None:
+    def test_milter_that_is_silent_for_too_long_is_dropped(self) -> None:
         """
         A milter that is silent for too long is dropped.
         """
@@ -310,7 +310,7 @@ class EndTests(SynchronousTestCase):
         self.assertIn("MAIL", error.getErrorMessage())
         self.assertTrue(rig.transport.disconnected)
 
-    def test_timeout_anew(self) -> None:
+    def test_each_answer_and_each_chunk_of_body_has_whole_time(self) -> None:
         """
         Each answer, and each chunk of a body, has the whole time.
         """
@@ -323,7 +323,7 @@ class EndTests(SynchronousTestCase):
         self.successResultOf(result)
         self.assertEqual(rig.clock.getDelayedCalls(), [])
 
-    def test_progress(self) -> None:
+    def test_progress_gives_milter_more_time_and_is_reported(self) -> None:
         """
         PROGRESS gives the milter more time, and is reported.
         """
@@ -337,7 +337,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result).progress, 5)
         self.assertEqual(told, ["BODYEOB"] * 5)
 
-    def test_no_timeout(self) -> None:
+    def test_without_timeout_answer_is_awaited_for_ever(self) -> None:
         """
         Without a timeout an answer is awaited for ever.
         """
@@ -347,7 +347,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(rig.clock.getDelayedCalls(), [])
         self.assertNoResult(result)
 
-    def test_default_clock(self) -> None:
+    def test_without_clock_of_ones_own_it_is_reactors(self) -> None:
         """
         Without a clock of one's own it is the reactor's.
         """
@@ -359,7 +359,7 @@ class EndTests(SynchronousTestCase):
         clock.advance(5)
         self.failureResultOf(result, PeerError)
 
-    def test_no_delay(self) -> None:
+    def test_on_tcp_and_there_alone_small_writes_are_sent_at_once(self) -> None:
         """
         On TCP, and there alone, small writes are sent at once.
         """

@@ -33,7 +33,7 @@ class AgreementTests(SynchronousTestCase):
         ("body", (b"x",), "B", c.SMFIP_NOBODY, c.SMFIP_NR_BODY),
     )
 
-    def test_declined(self) -> None:
+    def test_declined_command_is_not_sent_and_counts_as_continue(self) -> None:
         """
         A declined command is not sent and counts as CONTINUE; its macros are sent, as by Postfix.
         """
@@ -85,7 +85,7 @@ class AgreementTests(SynchronousTestCase):
         rig.client.data({"i": "1"})
         self.assertEqual(rig.sent(), [])
 
-    def test_skip(self) -> None:
+    def test_after_skip_no_more_of_this_messages_body_is_sent(self) -> None:
         """
         After SKIP no more of this message's body is sent; the next message's is.
         """
@@ -106,7 +106,7 @@ class AgreementTests(SynchronousTestCase):
             client.body(b"three")
             self.assertEqual(rig.sent(), [("B", b"three")])
 
-    def test_chunks(self) -> None:
+    def test_body_larger_than_agreed_data_size_is_cut(self) -> None:
         """
         A body larger than the agreed data size is cut, and a chunk's answer is awaited.
         """
@@ -145,7 +145,7 @@ class AgreementTests(SynchronousTestCase):
         self.assertEqual([len(payload) for _, payload in rig.sent()], [65535, 65535, 1])
         self.assertEqual(self.successResultOf(result), NOTHING)
 
-    def test_too_long(self) -> None:
+    def test_any_other_payload_over_agreed_size_fails_its_command_alone(self) -> None:
         """
         Any other payload over the agreed size fails its command alone.
         """

@@ -125,14 +125,14 @@ class TransportTests(SynchronousTestCase):
         self.assertIs(self.milter.ended.type, milter)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_interfaces(self) -> None:
+    def test_transport_is_what_twisteds_interfaces_say(self) -> None:
         """
         A transport is what Twisted's interfaces say.
         """
         for interface in (ITransport, IConsumer, IPushProducer):
             self.assertTrue(verifyObject(interface, self.connection.mta))
 
-    def test_addresses(self) -> None:
+    def test_each_side_sees_others_address(self) -> None:
         """
         Each side sees the other's address, and one without a name where none was given.
         """
@@ -155,7 +155,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(self.milter.data, [b"one", b"two"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_depth(self) -> None:
+    def test_conversation_of_ten_thousand_turns_is_no_deeper_than_one_of_two(self) -> None:
         """
         A conversation of ten thousand turns is no deeper than one of two.
         """
@@ -178,14 +178,14 @@ class TransportTests(SynchronousTestCase):
         self.connection.flush()
         self.assertEqual(self.mta.data, [b"answer"])
 
-    def test_text(self) -> None:
+    def test_text_is_no_bytes(self) -> None:
         """
         Text is no bytes.
         """
         error = self.assertRaises(TypeError, self.mta.transport.write, "text")
         self.assertIn("'text'", str(error))
 
-    def test_lose(self) -> None:
+    def test_connection_is_closed_when_all_is_written(self) -> None:
         """
         A connection is closed when all is written, and what is written later is lost.
         """
@@ -203,7 +203,7 @@ class TransportTests(SynchronousTestCase):
             self.connection.flush()
             self.assertEqual(self.mta.data, [])
 
-    def test_lose_both(self) -> None:
+    def test_both_sides_may_close_at_once(self) -> None:
         """
         Both sides may close at once.
         """
@@ -225,7 +225,7 @@ class TransportTests(SynchronousTestCase):
         self.connection.flush()
         self.check_ended(ConnectionDone, ConnectionDone)
 
-    def test_abort(self) -> None:
+    def test_aborting_loses_what_is_on_its_way_in_both_directions(self) -> None:
         """
         Aborting loses what is on its way, in both directions, and tells the sides apart.
         """
@@ -238,7 +238,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual((self.mta.data, self.milter.data), ([], []))
         self.check_ended(ConnectionAborted, ConnectionLost)
 
-    def test_failure(self) -> None:
+    def test_protocol_that_fails_loses_its_connection_and_log_has_error(self) -> None:
         """
         A protocol that fails loses its connection, and the log has the error.
         """
@@ -247,7 +247,7 @@ class TransportTests(SynchronousTestCase):
         self.check_ended(ConnectionLost, ConnectionAborted)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_pause(self) -> None:
+    def test_side_that_is_paused_gets_nothing_until_it_reads_again(self) -> None:
         """
         A side that is paused gets nothing until it reads again.
         """
@@ -261,7 +261,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(self.milter.data, [b"wait"])
         self.check_ended(ConnectionDone, ConnectionDone)
 
-    def test_streaming_producer(self) -> None:
+    def test_producer_is_paused_when_too_much_is_unread_once(self) -> None:
         """
         A producer is paused when too much is unread, once, and resumed when it has been read.
         """
@@ -277,7 +277,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(producer.asked, ["pause", "resume"])
         self.assertEqual(self.milter.data[3:], [b"line"])
 
-    def test_pulling_producer(self) -> None:
+    def test_producer_that_waits_to_be_asked_is_asked_until_it_has_no_more(self) -> None:
         """
         A producer that waits to be asked is asked until it has no more.
         """
@@ -286,7 +286,7 @@ class TransportTests(SynchronousTestCase):
         self.connection.flush()
         self.assertEqual(self.milter.data, [b"line"] * 3)
 
-    def test_second_producer(self) -> None:
+    def test_there_is_one_producer_at_time(self) -> None:
         """
         There is one producer at a time.
         """
@@ -296,7 +296,7 @@ class TransportTests(SynchronousTestCase):
         )
         self.assertIn("Producer object", str(error))
 
-    def test_producer_stopped(self) -> None:
+    def test_producer_is_stopped_at_connections_end(self) -> None:
         """
         A producer is stopped at the connection's end, and one that comes later at once.
         """

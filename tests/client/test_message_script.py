@@ -127,7 +127,7 @@ class PlayTests(SynchronousTestCase):
             self.assertEqual(recipients, expected)
             self.assertTrue(all(one.accepted for one in outcome.recipients))
 
-    def test_some_refused(self) -> None:
+    def test_refused_recipient_is_refused_alone_with_its_own_text(self) -> None:
         """
         A refused recipient is refused alone, with its own text.
         """
@@ -138,7 +138,7 @@ class PlayTests(SynchronousTestCase):
         self.assertEqual(response and response.text, "550 5.1.1 no")
         self.assertTrue(outcome.accepted)
 
-    def test_all_refused(self) -> None:
+    def test_when_all_recipients_are_refused_content_is_not_sent(self) -> None:
         """
         When all recipients are refused the content is not sent; the last refusal is the verdict.
         """
@@ -156,7 +156,7 @@ class PlayTests(SynchronousTestCase):
             self.assertEqual(letters_of(seen), "MRA")
             self.assertEqual((outcome.verdict, outcome.stage), (c.SMFIS_TEMPFAIL, "rcpt"))
 
-    def test_skip(self) -> None:
+    def test_skip_ends_recipients_header_fields_or_body_as_for_postfix(self) -> None:
         """
         SKIP ends the recipients, the header fields or the body, as for Postfix; else it goes on.
         """
@@ -183,7 +183,7 @@ class PlayTests(SynchronousTestCase):
         self.assertEqual(letters_of(seen), "MRRTLLNBEA")
         self.assertEqual([one.accepted for one in outcome.recipients], [False, True, True])
 
-    def test_leading_space(self) -> None:
+    def test_with_smfip_hdr_leadspc_values_are_sent_as_they_are_blanks_included(self) -> None:
         """
         With SMFIP_HDR_LEADSPC values are sent as they are, blanks included.
         """
@@ -193,7 +193,7 @@ class PlayTests(SynchronousTestCase):
             [b"From\0 a\0", b"Subject\0  hi\n there\0"],
         )
 
-    def test_declined(self) -> None:
+    def test_declined_commands_are_left_out_their_macros_are_sent_all_same(self) -> None:
         """
         Declined commands are left out; their macros are sent all the same.
         """
@@ -202,7 +202,7 @@ class PlayTests(SynchronousTestCase):
         stages = [chr(payload[0]) for letter, payload in seen if letter == "D"]
         self.assertEqual("".join(stages), "MRRTLLNBE")
 
-    def test_no_body(self) -> None:
+    def test_empty_body_makes_no_body_command(self) -> None:
         """
         An empty body makes no body command.
         """
@@ -216,7 +216,7 @@ class PlayTests(SynchronousTestCase):
         _, seen = self.play(message=b"A: b\0c\n\nd")
         self.assertIn(("L", b"A\0b\0"), seen)
 
-    def test_edits(self) -> None:
+    def test_edits_progress_and_quarantine_are_part_of_outcome(self) -> None:
         """
         Edits, progress and quarantine are part of the outcome.
         """
@@ -227,7 +227,7 @@ class PlayTests(SynchronousTestCase):
         self.assertEqual((outcome.progress, outcome.quarantined), (1, "two"))
         self.assertIsNone(self.play()[0].quarantined)
 
-    def test_standing(self) -> None:
+    def test_once_connect_or_helo_was_settled_no_message_is_sent(self) -> None:
         """
         Once connect or helo was settled no message is sent, and each has that outcome.
         """
@@ -277,7 +277,7 @@ class PlayTests(SynchronousTestCase):
         self.successResultOf(message)
         self.successResultOf(helo)
 
-    def test_cancelled(self) -> None:
+    def test_message_cancelled_before_its_turn_is_not_sent(self) -> None:
         """
         A message cancelled before its turn is not sent, and what waited behind it is.
         """
@@ -289,7 +289,7 @@ class PlayTests(SynchronousTestCase):
         self.failureResultOf(message, CancelledError)
         self.assertEqual(letters_of(rig.serve()), "HU")
 
-    def test_oversized_field(self) -> None:
+    def test_header_field_that_fits_into_no_packet_fails_message(self) -> None:
         """
         A header field that fits into no packet fails the message, which is then aborted.
         """
@@ -301,7 +301,7 @@ class PlayTests(SynchronousTestCase):
         rig.client.send_message(b"A: " + b"x" * 65532 + b"\n\n", recipients=[A])
         self.assertEqual(letters_of(rig.serve()), "MRTLNEA")
 
-    def test_lost(self) -> None:
+    def test_milter_that_goes_away_fails_message_and_next_one_too(self) -> None:
         """
         A milter that goes away fails the message, and the next one too.
         """
@@ -326,7 +326,7 @@ class MacroTests(SynchronousTestCase):
         agreement = Agreement(6, 0, 0, {c.SMFIM_EOM: list(names)})
         return select_macros(agreement, stage, self.VALUES)
 
-    def test_defaults(self) -> None:
+    def test_without_list_or_with_empty_one(self) -> None:
         """
         Without a list, or with an empty one, the usual macros that have a value are sent.
         """

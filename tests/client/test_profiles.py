@@ -28,7 +28,7 @@ class FlavourTests(SynchronousTestCase):
     Postfix and Sendmail.
     """
 
-    def test_find(self) -> None:
+    def test_flavour_is_found_by_its_name_which_it_has_itself(self) -> None:
         """
         A flavour is found by its name, which it has itself.
         """
@@ -89,7 +89,7 @@ class FlavourTests(SynchronousTestCase):
         self.assertEqual(postfix.macro_names(c.SMFIC_UNKNOWN, agreed), ())
         self.assertIsNone(sendmail.macro_names(c.SMFIC_UNKNOWN, agreed))
 
-    def test_reply(self) -> None:
+    def test_replys_text_has_its_lines(self) -> None:
         """
         A reply's text has its lines.
         """

@@ -81,7 +81,7 @@ class SkipTests(SessionTestCase):
         self.begin()
         self.assertEqual(self.say(script.rcpt(A))[1], "R")
 
-    def test_header(self) -> None:
+    def test_after_skip_at_field_postfix_goes_on_with_headers_end(self) -> None:
         """
         After SKIP at a field Postfix goes on with the header's end, Sendmail leaves out the body.
         """
@@ -98,7 +98,7 @@ class MessageTests(SessionTestCase):
     What ends a message for the milters.
     """
 
-    def test_refused_data(self) -> None:
+    def test_refusal_of_data_is_not_asked_for_twice(self) -> None:
         """
         A refusal of DATA is not asked for twice: it stands until the message is given up.
         """
@@ -109,7 +109,7 @@ class MessageTests(SessionTestCase):
         self.assertEqual(self.say(script.data()), (refused, ""))
         self.assertEqual(self.say(script.rcpt(B)), (refused, ""))
 
-    def test_refused_recipients(self) -> None:
+    def test_without_accepted_recipient_milters_are_not_asked_about_content(self) -> None:
         """
         Without an accepted recipient the milters are not asked about the content.
         """
@@ -120,7 +120,7 @@ class MessageTests(SessionTestCase):
         self.say(script.rcpt(B))
         self.assertEqual(self.say(script.data())[1], "T")
 
-    def test_hanging_up(self) -> None:
+    def test_421_to_recipient_ends_message_mta_hangs_up(self) -> None:
         """
         A 421 to a recipient ends the message: the MTA hangs up.
         """
@@ -153,7 +153,7 @@ class MessageTests(SessionTestCase):
         self.assertEqual(self.say(script.unknown("XYZ"), "r")[1], "U")
         self.assertEqual(self.say(script.data())[1], "T")
 
-    def test_given_up(self) -> None:
+    def test_step_of_message_that_was_given_up_meanwhile_is_refused_for_now(self) -> None:
         """
         A step of a message that was given up meanwhile is refused for now, and not sent.
         """
@@ -165,7 +165,7 @@ class MessageTests(SessionTestCase):
             self.assertEqual(self.say(step), (Response(c.SMFIS_TEMPFAIL), ""))
         self.assertEqual(self.say(script.end())[0].response, Response(c.SMFIS_TEMPFAIL))
 
-    def test_abort(self) -> None:
+    def test_abort_follows_finished_message_where_mta_sends_it_there(self) -> None:
         """
         ABORT follows a finished message where the MTA sends it there, and what is given up always.
         """
@@ -185,7 +185,7 @@ class ConnectionTests(SessionTestCase):
     What CONNECT and HELO settle.
     """
 
-    def test_refused_helo(self) -> None:
+    def test_refusal_of_helo_stands_at_mta_whatever_name_comes_next(self) -> None:
         """
         A refusal of HELO stands at an MTA, whatever name comes next; the SMTP server asks again.
         """
@@ -195,7 +195,7 @@ class ConnectionTests(SessionTestCase):
             self.assertEqual(self.say(script.helo("good.example"))[1], sent)
             self.assertEqual(self.say(script.mail(SENDER))[0] == refused, not sent)
 
-    def test_accepted(self) -> None:
+    def test_after_accept_at_connect_milters_are_asked_nothing_any_more(self) -> None:
         """
         After ACCEPT at CONNECT the milters are asked nothing any more, and all mail passes.
         """
@@ -216,7 +216,7 @@ class MacroTests(SessionTestCase):
         """
         return [payload for letter, payload in self.run_step(step)[1] if letter == "D"]
 
-    def test_queue_id(self) -> None:
+    def test_postfix_knows_queue_id_once_recipient_is_accepted_sendmail_at_mail(self) -> None:
         """
         Postfix knows the queue id once a recipient is accepted, Sendmail at MAIL.
         """
@@ -244,7 +244,7 @@ class RefusedRecipientTests(SessionTestCase):
     Recipients that the MTA refuses by itself.
     """
 
-    def test_shown(self) -> None:
+    def test_milters_that_asked_for_it_are_shown_them_with_what_is_wrong(self) -> None:
         """
         Milters that asked for it are shown them, with what is wrong; a refusal changes nothing.
         """
@@ -265,7 +265,7 @@ class RefusedRecipientTests(SessionTestCase):
         self.assertEqual(self.say(script.rcpt_refused("x", B))[1], "")
         self.assertEqual(self.say(script.data()), (NOT_AWAITED, ""))
 
-    def test_not_wanted(self) -> None:
+    def test_others_are_not_shown_them_and_nobody_is_where_no_message_is_open(self) -> None:
         """
         Others are not shown them, and nobody is where no message is open.
         """

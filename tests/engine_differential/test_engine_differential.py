@@ -122,7 +122,7 @@ class GeneratorTests(SynchronousTestCase):
             condition(index)
         self.assertRaises(IndexError, condition, CONDITIONS)
 
-    def test_damage(self) -> None:
+    def test_what_broken_mta_sends_is_not_what_it_would_have_sent(self) -> None:
         """
         What a broken MTA sends is not what it would have sent.
         """
@@ -163,7 +163,7 @@ class CommandTests(SynchronousTestCase):
             status = command.main(arguments)
         return status, output.getvalue()
 
-    def test_cases(self) -> None:
+    def test_as_many_other_sessions_as_asked_for_are_compared_and_counted(self) -> None:
         """
         As many other sessions as asked for are compared, and counted.
         """
@@ -172,7 +172,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("5 sessions, 0 differences", output)
         self.assertIn("connections ended", output)
 
-    def test_show(self) -> None:
+    def test_session_is_shown_with_its_plan(self) -> None:
         """
         A session is shown with its plan.
         """
@@ -180,7 +180,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(status, 0)
         self.assertTrue(output.startswith("Plan(number=3"))
 
-    def test_another_file(self) -> None:
+    def test_other_sessions_are_recorded_into_another_file(self) -> None:
         """
         Other sessions are recorded into another file, and compared with it; the same sessions give
         the same file.
@@ -206,14 +206,14 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(status, 1)
         self.assertIn("session 0: recorded (-), in memory (+)", output.getvalue())
 
-    def test_another_generator(self) -> None:
+    def test_recording_of_another_generator_is_refused(self) -> None:
         """
         A recording of another generator is refused: its differences would say nothing.
         """
         self.patch(command, "recorded", lambda place: ("another", {}))
         self.assertEqual(self.run_command()[0], 2)
 
-    def test_bad_options(self) -> None:
+    def test_numbers_that_give_no_sessions_are_refused(self) -> None:
         """
         Numbers that give no sessions are refused.
         """

@@ -21,7 +21,7 @@ class ArchiveTests(MilterTestMixin, SynchronousTestCase):
     def sent(self, sender: str, *recipients: str) -> Sent:
         return self.milter_mta(ArchiverFactory(ARCHIVES)).send(MESSAGE, sender, recipients)
 
-    def test_sender(self) -> None:
+    def test_what_domain_sends_goes_to_its_archive_too_silently(self) -> None:
         """
         What a domain sends goes to its archive too, silently; the message stays as it is.
         """
@@ -30,7 +30,7 @@ class ArchiveTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(added, ("<archive@example.net>", ("NOTIFY=NEVER",)))
         self.assertEqual(sent.delivered.data, MESSAGE)
 
-    def test_recipients(self) -> None:
+    def test_what_goes_to_several_domains_goes_to_each_archive_once(self) -> None:
         """
         What goes to several domains goes to each archive, once.
         """
@@ -38,7 +38,7 @@ class ArchiveTests(MilterTestMixin, SynchronousTestCase):
         paths = [path.address for path in sent.delivered.recipients[3:]]
         self.assertEqual(paths, ["<archive@example.net>", "<other@example.net>"])
 
-    def test_present(self) -> None:
+    def test_archive_that_is_recipient_already_is_not_added_again(self) -> None:
         """
         An archive that is a recipient already is not added again; other mail has no archive.
         """

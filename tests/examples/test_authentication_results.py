@@ -107,7 +107,7 @@ class AuthenticationTests(ProgramTestCase):
         signature = dkim.sign(message, b"sel", b"good-mail.example", self.key)
         return bytes(signature + message)
 
-    async def test_results(self) -> None:
+    async def test_each_check_tells_pass_and_fail(self) -> None:
         """
         Each check tells pass and fail, and DMARC what they say of the author's domain.
         """
@@ -233,7 +233,7 @@ class InMemoryTests(MilterTestMixin, SynchronousTestCase):
         fields = delivered.values("Authentication-Results")
         return delivered.data, fields[0].replace("\n\t", " ").split("; ")[1:]
 
-    def test_simple(self) -> None:
+    def test_signature_over_each_blank_of_header_is_verified(self) -> None:
         """
         A signature over each blank of the header (simple canonicalization) is verified, in whatever
         form the white space comes.
@@ -250,7 +250,7 @@ class InMemoryTests(MilterTestMixin, SynchronousTestCase):
             broken = (signature + message).replace(b"Subject:", b"Subject: ")
             self.assertIn("dkim=fail header.d=good-mail.example", self.results(broken)[1])
 
-    def test_several_from(self) -> None:
+    def test_several_from_fields_none_and_one_without_domain_fail(self) -> None:
         """
         Several From fields, none, and one without a domain fail; so none passes by the first.
         """
@@ -267,7 +267,7 @@ class InMemoryTests(MilterTestMixin, SynchronousTestCase):
         both = b"From: a@good-mail.example, b@client.example\r\n\r\nHello.\r\n"
         self.assertEqual(self.results(both)[1], ["spf=none smtp.mailfrom=client.example"])
 
-    def test_seals(self) -> None:
+    def test_sealed_message_is_told_to_be_so_and_sealed_once_more(self) -> None:
         """
         A sealed message is told to be so, and sealed once more; a broken seal is told, too.
         """
@@ -297,7 +297,7 @@ class ClaimTests(SynchronousTestCase):
     Whose field it is.
     """
 
-    def test_ours(self) -> None:
+    def test_our_name_is_found_in_any_spelling_that_grammar_allows(self) -> None:
         """
         Our name is found in any spelling that the grammar allows, and what cannot be read is ours.
         """
@@ -315,7 +315,7 @@ class ClaimTests(SynchronousTestCase):
         ):
             self.assertTrue(claims(raw, NAME), raw)
 
-    def test_others(self) -> None:
+    def test_other_names_are_not_ours(self) -> None:
         """
         Other names are not ours, though ours be in them or in what they say.
         """

@@ -101,7 +101,7 @@ class ClamavTests(ProgramTestCase):
         program.stop()
         return outcomes
 
-    async def test_viruses(self) -> None:
+    async def test_virus_is_refused_by_its_name_daemon_is_shown_each_message_to_octet(self) -> None:
         """
         A virus is refused by its name; the daemon is shown each message to the octet, large or not.
         """
@@ -121,7 +121,7 @@ class ClamavTests(ProgramTestCase):
                 self.assertTrue(outcome.accepted)
         self.assertTrue(self.daemon.scanned == [MESSAGE + body for body in bodies])
 
-    async def test_no_answer(self) -> None:
+    async def test_daemon_that_is_away_breaks_off_or_takes_no_more_has_mail_put_off(self) -> None:
         """
         A daemon that is away, breaks off or takes no more has mail put off.
         """
@@ -132,7 +132,7 @@ class ClamavTests(ProgramTestCase):
             for outcome in await self.outcomes(place, b"Hello.\r\n", large):
                 self.assertEqual((outcome.verdict, outcome.text), (SMFIS_TEMPFAIL, text), place)
 
-    async def test_silence(self) -> None:
+    async def test_daemon_that_says_nothing_has_mail_put_off_when_patience_ends(self) -> None:
         """
         A daemon that says nothing has mail put off when patience ends.
         """

@@ -24,7 +24,7 @@ class ConditionsTests(MilterTestMixin, SynchronousTestCase):
         """
         return self.milter_mta(build_milters(), merge="strictest", flavour=flavour)
 
-    def test_user(self) -> None:
+    def test_mail_of_user_who_has_logged_in_over_tls_gets_note(self) -> None:
         """
         Mail of a user who has logged in over TLS gets the note, and may go to the staff.
         """
@@ -35,7 +35,7 @@ class ConditionsTests(MilterTestMixin, SynchronousTestCase):
                 sent = mta.send(MESSAGE, recipients=[STAFF], session=session)
             self.assertEqual(sent.delivered.values("X-Sent-By"), ["a user of example.com"])
 
-    def test_stranger(self) -> None:
+    def test_stranger_may_not_write_to_staff_nor_use_our_name(self) -> None:
         """
         A stranger may not write to the staff, nor use our name; otherwise mail passes as it is.
         """
@@ -47,7 +47,7 @@ class ConditionsTests(MilterTestMixin, SynchronousTestCase):
             sent = mta.send(MESSAGE, session=session)
         self.assertEqual(str(sent.reply), "550 5.7.1 for our users only")
 
-    def test_shadow(self) -> None:
+    def test_subject_in_capital_letters_passes_for_now(self) -> None:
         """
         A subject in capital letters passes, for now.
         """

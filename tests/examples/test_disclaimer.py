@@ -34,7 +34,7 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
         assert isinstance(part, EmailMessage)
         return str(part.get_content()).replace("\r\n", "\n")
 
-    def test_plain(self) -> None:
+    def test_plain_text_has_it_below_signatures_mark(self) -> None:
         """
         Plain text has it below a signature's mark, in a charset that can say it.
         """
@@ -45,7 +45,7 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
             self.assertEqual(sent.delivered.message.get_content_charset(), after)
             self.assertEqual(sent.delivered.message.get_param("format"), "flowed")
 
-    def test_alternative(self) -> None:
+    def test_text_and_html_have_it_each_in_its_own_way_html_inside_its_body(self) -> None:
         """
         Text and HTML have it each in its own way, HTML inside its body; attachments do not.
         """
@@ -61,7 +61,7 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
         (attachment,) = sent.delivered.message.iter_attachments()
         self.assertEqual(attachment.get_content(), "Of another.\r\n")
 
-    def test_transfer_encoding(self) -> None:
+    def test_part_keeps_its_transfer_encoding(self) -> None:
         """
         A part keeps its transfer encoding; 7-bit text that needs another one stays 7-bit so.
         """
@@ -88,7 +88,7 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(self.part(sent, "html"), f"<p>Hello.\n<hr><p>{HTML}</p>\n")
         self.assertEqual(sent.delivered.values("Content-ID"), ["<1@example.com>"])
 
-    def test_sealed(self) -> None:
+    def test_what_is_signed_or_encrypted_is_delivered_to_octet_as_it_was_sent(self) -> None:
         """
         What is signed or encrypted is delivered to the octet as it was sent.
         """
@@ -109,7 +109,7 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
             sent = self.sent(HEADER + rest)
             self.assertEqual((sent.edits, sent.delivered.data), ((), HEADER + rest))
 
-    def test_unreadable(self) -> None:
+    def test_text_that_is_not_what_its_charset_says_or_in_one_that_nobody_knows(self) -> None:
         """
         Text that is not what its charset says, or in one that nobody knows, is left alone; so is
         what is encoded in an unknown way.
@@ -120,7 +120,7 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
             head = HEADER + b"Content-Type: text/plain; charset=" + kind
             self.assertEqual(self.sent(head + b"\r\n\r\n\xff\r\n").edits, ())
 
-    def test_answers(self) -> None:
+    def test_text_that_has_it_already_does_not_get_it_again(self) -> None:
         """
         Text that has it already does not get it again; a message without text gets none.
         """
@@ -129,7 +129,7 @@ class DisclaimerTests(MilterTestMixin, SynchronousTestCase):
         image = b"Content-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n\r\nAAAA\r\n"
         self.assertEqual(self.sent(HEADER + image).edits, ())
 
-    def test_outside(self) -> None:
+    def test_mail_from_outside_passes(self) -> None:
         """
         Mail from outside passes; that of a user who has logged in gets it from anywhere.
         """

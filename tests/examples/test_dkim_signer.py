@@ -68,7 +68,7 @@ class SigningTests(MilterTestMixin, SynchronousTestCase):
         records = {b"sel._domainkey.example.com.": self.record}
         return bool(dkim.verify(message, dnsfunc=lambda name, timeout=5: records.get(name)))
 
-    def test_signs(self) -> None:
+    def test_signature_on_top_holds_for_message_as_delivered_for_either_mta(self) -> None:
         """
         The signature on top holds for the message as delivered, for either MTA, and no other.
         """
@@ -82,7 +82,7 @@ class SigningTests(MilterTestMixin, SynchronousTestCase):
             self.assertFalse(self.verifies(data.replace(b"Hello", b"Howdy")))
             self.assertFalse(self.verifies(data.replace(b"a fold", b"folds")))
 
-    def test_users(self) -> None:
+    def test_mail_from_outside_is_not_signed(self) -> None:
         """
         Mail from outside is not signed, except that of users who have logged in.
         """
@@ -90,7 +90,7 @@ class SigningTests(MilterTestMixin, SynchronousTestCase):
         mta = self.milter_mta(self.factory, macros={"{auth_authen}": "user"})
         self.assertTrue(self.verifies(mta.send(MESSAGE).delivered.data))
 
-    def test_authors(self) -> None:
+    def test_mail_of_authors_elsewhere_or_of_none_is_not_signed(self) -> None:
         """
         Mail of authors elsewhere, or of none, is not signed.
         """
@@ -105,7 +105,7 @@ class SigningTests(MilterTestMixin, SynchronousTestCase):
         mta = self.milter_mta(self.factory, macros={"{auth_authen}": "user"})
         self.assertEqual(mta.send(b"From: a@example.com\r\n" + MESSAGE).edits, ())
 
-    def test_long_lines(self) -> None:
+    def test_message_with_line_that_mtas_cut_is_not_signed(self) -> None:
         """
         A message with a line that MTAs cut is not signed, and the log says so.
         """
@@ -121,7 +121,7 @@ class SigningTests(MilterTestMixin, SynchronousTestCase):
             self.assertTrue(any("more than 998 octets" in line for line in told), told)
         self.assertTrue(self.verifies(mta.send(MESSAGE + b"x" * 998 + b"\r\n").delivered.data))
 
-    def test_bad_key(self) -> None:
+    def test_what_is_no_key_is_told_at_once(self) -> None:
         """
         What is no key is told at once.
         """

@@ -192,7 +192,7 @@ class RecipientCheckerTests(ExampleTestCase):
         program.stop()
         return [(answer.code, answer.text) for answer in answers]
 
-    async def test_asks_dns(self) -> None:
+    async def test_domain_that_dns_denies_or_that_takes_no_mail_is_refused(self) -> None:
         """
         A domain that DNS denies, or that takes no mail, is refused; others pass.
         """
@@ -240,7 +240,7 @@ class GreylistTests(ExampleTestCase):
         await mta.quit()
         program.stop()
 
-    async def test_remembers(self) -> None:
+    async def test_what_was_seen_is_kept_in_database_over_restart(self) -> None:
         """
         What was seen is kept in the database over a restart.
         """
@@ -276,7 +276,7 @@ class GreylistTests(ExampleTestCase):
         await mta.quit()
         program.stop()
 
-    async def test_trusted(self) -> None:
+    async def test_networks_that_are_trusted_are_not_greylisted(self) -> None:
         """
         Networks that are trusted are not greylisted, others are.
         """
@@ -290,7 +290,7 @@ class GreylistTests(ExampleTestCase):
             await mta.quit()
         program.stop()
 
-    async def test_store_away(self) -> None:
+    async def test_while_store_is_away_mail_passes_or_has_to_wait_if_that_is_wanted(self) -> None:
         """
         While the store is away mail passes, or has to wait if that is wanted; the log has one line.
         """
@@ -311,7 +311,7 @@ class BehindHaproxyTests(ExampleTestCase):
 
     example = "behind_haproxy.py"
 
-    async def test_leaves(self) -> None:
+    async def test_agent_says_that_host_is_ready_and_once_it_was_told_to_end(self) -> None:
         """
         The agent says that the host is ready, and, once it was told to end, that it leaves; a
         message that is under way then comes to its end, and a new connection is still served.
@@ -428,7 +428,7 @@ class ConditionsTests(ExampleTestCase):
 
     example = "conditions.py"
 
-    async def test_shadow(self) -> None:
+    async def test_subject_in_capital_letters_passes(self) -> None:
         """
         A subject in capital letters passes; the log says that it would not have.
         """

@@ -28,7 +28,7 @@ class LifeTests(TestCase):
     The example as `serve` runs it.
     """
 
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()

@@ -27,7 +27,7 @@ class ExternalTaggerTests(MilterTestMixin, SynchronousTestCase):
     What is tagged, and what is left whole.
     """
 
-    def test_tags(self) -> None:
+    def test_subject_and_text_are_tagged_and_header_that_is_not_theirs_goes(self) -> None:
         """
         Subject and text are tagged, and a header that is not theirs goes.
         """
@@ -39,7 +39,7 @@ class ExternalTaggerTests(MilterTestMixin, SynchronousTestCase):
             text = b"This message comes from outside.\r\n\r\nA short letter.\r\n"
             self.assertEqual(delivered.body, text)
 
-    def test_respects_mime(self) -> None:
+    def test_of_multipart_text_gets_banner_text_in_no_known_charset(self) -> None:
         """
         Of a multipart the text gets the banner; text in no known charset, and what is signed, is
         left as it is, but for the subject.

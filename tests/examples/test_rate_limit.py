@@ -42,7 +42,7 @@ class RateLimitTests(MilterTestMixin, SynchronousTestCase):
             session.mail(sender)
             return [session.rcpt(f"<r{number}@example.com>").reply.code for number in range(count)]
 
-    def test_limit(self) -> None:
+    def test_what_is_above_limit_is_put_off_with_time_to_wait(self) -> None:
         """
         What is above the limit is put off, with the time to wait; after that time one passes.
         """
@@ -55,7 +55,7 @@ class RateLimitTests(MilterTestMixin, SynchronousTestCase):
         mta.advance(10)
         self.assertEqual(self.codes(mta, 2), [PASSED, 451])
 
-    def test_full_bucket(self) -> None:
+    def test_who_was_silent_for_long_has_no_more_than_full_bucket(self) -> None:
         """
         Who was silent for long has no more than a full bucket.
         """
@@ -64,7 +64,7 @@ class RateLimitTests(MilterTestMixin, SynchronousTestCase):
         mta.advance(100_000)
         self.assertEqual(self.codes(mta, 4), [PASSED] * 3 + [451])
 
-    def test_networks(self) -> None:
+    def test_network_shares_bucket_in_ipv4_ipv6_and_ipv4_written_as_ipv6(self) -> None:
         """
         A network shares a bucket, in IPv4, IPv6 and IPv4 written as IPv6; others have their own.
         """
@@ -80,7 +80,7 @@ class RateLimitTests(MilterTestMixin, SynchronousTestCase):
                 codes = self.codes(mta, 1, kind("TCP", host, 25), sender)
                 self.assertEqual(codes, [PASSED if turn < 3 else 451], host)
 
-    def test_sender(self) -> None:
+    def test_sender_shares_bucket_in_all_networks(self) -> None:
         """
         A sender shares a bucket in all networks; bounces do not.
         """
@@ -92,7 +92,7 @@ class RateLimitTests(MilterTestMixin, SynchronousTestCase):
                 codes += self.codes(mta, 1, address, sender)
             self.assertEqual(codes, [PASSED] * 3 + [last])
 
-    def test_users(self) -> None:
+    def test_who_has_logged_in_has_bucket_of_their_own(self) -> None:
         """
         Who has logged in has a bucket of their own, wherever they are.
         """
@@ -101,7 +101,7 @@ class RateLimitTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(self.codes(mta, 4, user="one"), [PASSED] * 3 + [451])
         self.assertEqual(self.codes(mta, 1, user="two"), [PASSED])
 
-    def test_local_mail(self) -> None:
+    def test_client_without_address_is_not_limited(self) -> None:
         """
         A client without an address is not limited.
         """
@@ -109,7 +109,7 @@ class RateLimitTests(MilterTestMixin, SynchronousTestCase):
         with mta.session(address=UNIXAddress("/run/submission")) as session:
             self.assertEqual(session.greeting.verdict, SMFIS_ACCEPT)
 
-    def test_memory(self) -> None:
+    def test_of_buckets_least_recently_used_go_when_there_are_too_many(self) -> None:
         """
         Of the buckets the least recently used go when there are too many.
         """

@@ -67,7 +67,7 @@ class RecipientCheckerTests(MilterTestMixin, SynchronousTestCase):
         """
         return [dns.RRHeader(b"mail.example", dns.MX, payload=dns.Record_MX(10, name))], [], []
 
-    def test_exists(self) -> None:
+    def test_domain_with_mail_exchanger_passes(self) -> None:
         """
         A domain with a mail exchanger passes, and so does one that is there without any.
         """
@@ -84,14 +84,14 @@ class RecipientCheckerTests(MilterTestMixin, SynchronousTestCase):
         text = "556 5.1.10 the recipient's domain takes no mail"
         self.assertEqual(self.reply(self.exchanger(b"")), text)
 
-    def test_dns_fails(self) -> None:
+    def test_when_dns_gives_no_answer_sender_is_asked_to_try_again(self) -> None:
         """
         When DNS gives no answer, the sender is asked to try again.
         """
         text = "451 4.4.3 cannot look up the recipient's domain now"
         self.assertEqual(self.reply(DNSServerError()), text)
 
-    def test_bug(self) -> None:
+    def test_what_is_no_dns_error_is_bug_which_shows_in_log(self) -> None:
         """
         What is no DNS error is a bug, which shows in the log.
         """
@@ -100,7 +100,7 @@ class RecipientCheckerTests(MilterTestMixin, SynchronousTestCase):
             self.resolver.answers[-1].errback(ZeroDivisionError())
             self.assertEqual(step.verdict, SMFIS_TEMPFAIL)
 
-    def test_not_asked(self) -> None:
+    def test_what_has_no_domain_is_not_looked_up_what_cannot_be_one_is_refused(self) -> None:
         """
         What has no domain is not looked up; what cannot be one is refused.
         """
@@ -110,7 +110,7 @@ class RecipientCheckerTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(str(reply), "550 5.1.3 that is not a domain")
         self.assertEqual(self.resolver.asked, [])
 
-    def test_client_goes(self) -> None:
+    def test_when_mta_hangs_up_look_up_is_cancelled(self) -> None:
         """
         When the MTA hangs up, the look-up is cancelled.
         """

@@ -45,7 +45,7 @@ class MailboxTests(MilterTestMixin, SynchronousTestCase):
             session.mail("<a@client.example>")
             return [str(session.rcpt(f"<{recipient}>").reply) for recipient in recipients]
 
-    def test_known(self) -> None:
+    def test_mailboxes_pass_in_any_case_and_with_details(self) -> None:
         """
         Mailboxes pass in any case and with details, and so does all of a domain that takes it all.
         """
@@ -53,7 +53,7 @@ class MailboxTests(MilterTestMixin, SynchronousTestCase):
         for reply in self.reply(*known):
             self.assertTrue(reply.startswith("250"), reply)
 
-    def test_unknown(self) -> None:
+    def test_unknown_mailbox_of_ours_is_refused_for_good(self) -> None:
         """
         An unknown mailbox of ours is refused for good.
         """
@@ -61,14 +61,14 @@ class MailboxTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(replies[0], "550 5.1.1 no such user here")
         self.assertTrue(replies[1].startswith("250"))
 
-    def test_other_domains(self) -> None:
+    def test_nothing_is_said_about_domains_that_are_not_ours(self) -> None:
         """
         Nothing is said about domains that are not ours, nor about names without one.
         """
         for reply in self.reply("nobody@example.net", "postmaster"):
             self.assertTrue(reply.startswith("250"), reply)
 
-    def test_remembers(self) -> None:
+    def test_answer_holds_for_minute_and_only_so_many_are_kept(self) -> None:
         """
         An answer holds for a minute, and only so many are kept.
         """
@@ -81,7 +81,7 @@ class MailboxTests(MilterTestMixin, SynchronousTestCase):
         self.reply(*(f"{number}@example.com" for number in range(9)))
         self.assertEqual(len(self.checkers.known), 3)
 
-    def test_broken_database(self) -> None:
+    def test_while_database_fails_sender_is_asked_to_try_again(self) -> None:
         """
         While the database fails the sender is asked to try again, and the failure is not kept.
         """

@@ -127,7 +127,7 @@ class SideBySideTests(ProgramTestCase):
             self.assertEqual(refused.code, SMFIS_REJECT)
             self.assertEqual(refused.text, "550 5.1.1 nobody lives here")
 
-    async def test_yatxmilter(self) -> None:
+    async def test_one_with_yatxmilter_does_what_page_says(self) -> None:
         """
         The one with yatxmilter does what the page says.
         """

@@ -72,7 +72,7 @@ class ThreeMiltersTests(MilterTestMixin, SynchronousTestCase):
             self.assertEqual(str(sent.reply), "550 5.7.1 no programs by mail, please")
             self.assertTrue(mta.send(ATTACHED.replace(b".EXE", b".png")).accepted)
 
-    def test_third_counts(self) -> None:
+    def test_third_counts_each_message_by_itself(self) -> None:
         """
         The third counts each message by itself.
         """

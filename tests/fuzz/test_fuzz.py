@@ -39,7 +39,7 @@ class FuzzTests(SynchronousTestCase):
             # Failures that milters were told to have.
             self.flushLoggedErrors()
 
-    def test_codec_seeds(self) -> None:
+    def test_seeds_of_codec_are_read_without_anything_but_protocol_errors(self) -> None:
         """
         The seeds of the codec are read without anything but protocol errors.
         """
@@ -47,7 +47,7 @@ class FuzzTests(SynchronousTestCase):
         for data in seeds("codec"):
             codec.test_one(data)
 
-    def test_session_seeds(self) -> None:
+    def test_seeds_of_session_keep_all_promises(self) -> None:
         """
         The seeds of the session keep all promises.
         """
@@ -57,7 +57,7 @@ class FuzzTests(SynchronousTestCase):
 
     @STEADY
     @given(st.binary(max_size=400))
-    def test_codec(self, data: bytes) -> None:
+    def test_any_bytes_are_read_without_anything_but_protocol_errors(self, data: bytes) -> None:
         """
         Any bytes are read without anything but protocol errors, however they are cut.
         """
@@ -65,7 +65,7 @@ class FuzzTests(SynchronousTestCase):
 
     @settings(STEADY, max_examples=250)
     @given(st.randoms(use_true_random=False), st.sampled_from((40, 150, 400)))
-    def test_session(self, random: object, size: int) -> None:
+    def test_any_course_of_events_keeps_all_promises(self, random: object, size: int) -> None:
         """
         Any course of events keeps all promises.
         """
@@ -95,7 +95,7 @@ class ModelTests(SynchronousTestCase):
         model.run(self.SENT)
         return model
 
-    def test_agrees(self) -> None:
+    def test_conversation_in_order_has_no_answer_too_many_and_none_too_few(self) -> None:
         """
         A conversation in order has no answer too many and none too few.
         """
@@ -103,19 +103,19 @@ class ModelTests(SynchronousTestCase):
         self.assertEqual((model.left, model.unanswered, model.over), ([], "", True))
         self.assertEqual(model.aborted, 1)
 
-    def test_too_many(self) -> None:
+    def test_answer_to_what_is_out_of_order_is_one_too_many(self) -> None:
         """
         An answer to what is out of order is one too many.
         """
         self.assertEqual(len(self.judge("ccccccc").left), 2)
 
-    def test_too_few(self) -> None:
+    def test_missing_answer_is_named_by_its_command(self) -> None:
         """
         A missing answer is named by its command.
         """
         self.assertEqual(self.judge("ccc").unanswered, "R")
 
-    def test_wrong_letter(self) -> None:
+    def test_answer_that_does_not_fit_its_command_is_error(self) -> None:
         """
         An answer that does not fit its command is an error, and so is an edit out of place.
         """
@@ -133,7 +133,7 @@ class CommandTests(SynchronousTestCase):
             [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )
 
-    def test_replay(self) -> None:
+    def test_input_can_be_run_again_without_atheris(self) -> None:
         """
         An input can be run again without Atheris.
         """
@@ -141,7 +141,7 @@ class CommandTests(SynchronousTestCase):
         done = self.run_fuzz("-m", "tests.fuzz", "--replay", str(seed))
         self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
 
-    def test_without_atheris(self) -> None:
+    def test_where_atheris_is_not_installed_that_is_what_is_said(self) -> None:
         """
         Where Atheris is not installed, that is what is said.
         """

@@ -129,7 +129,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
             self.assertEqual((delivered.recipients, sent.recipients), ((Path(A),), [A]))
             self.assertIn("250", repr(sent))
 
-    def test_parsed_message(self) -> None:
+    def test_message_may_be_one_of_email_package(self) -> None:
         """
         A message may be one of the email package; text outside ASCII arrives as it should.
         """
@@ -139,7 +139,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         sent = self.milter_mta(Tagger).send(message)
         self.assertEqual(sent.delivered.message["Subject"], "Gr\u00fc\u00dfe")
 
-    def test_envelope_edits(self) -> None:
+    def test_edits_of_envelope_show_in_who_gets_message(self) -> None:
         """
         Edits of the envelope show in who gets the message.
         """
@@ -184,7 +184,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         )
         self.assertEqual(str(mta.calls[0]), "Looker.xxfi_envfrom(['<>', 'SIZE=1'])")
 
-    def test_refused_content(self) -> None:
+    def test_refused_message_is_not_delivered(self) -> None:
         """
         A refused message is not delivered, and the client is told what that MTA would tell it.
         """
@@ -198,7 +198,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
                 error = self.assertRaises(MilterTestFailure, getattr, sent, "delivered")
                 self.assertIn("SMFIS_REJECT", str(error))
 
-    def test_refused_recipient(self) -> None:
+    def test_refused_recipient_gets_nothing(self) -> None:
         """
         A refused recipient gets nothing, and without any other the message ends there.
         """
@@ -213,7 +213,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         sent = mta.send(MESSAGE, recipients=[B])
         self.assertEqual((sent.reply.code, sent.stage), (550, "rcpt"))
 
-    def test_refused_early(self) -> None:
+    def test_what_is_refused_at_mail_or_data_goes_no_further(self) -> None:
         """
         What is refused at MAIL or DATA goes no further, and 421 ends it at once.
         """
@@ -225,7 +225,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         sent = self.milter_mta(milter).send(MESSAGE, recipients=[A, B])
         self.assertEqual((sent.reply.text, list(sent.refused)), ("4.7.0 bye", [A]))
 
-    def test_discarded(self) -> None:
+    def test_discarded_message_is_accepted_and_goes_nowhere(self) -> None:
         """
         A discarded message is accepted and goes nowhere; the milter is asked no more.
         """
@@ -234,7 +234,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
             self.assertTrue(sent.accepted)
             self.assertEqual(sent.transaction.delivered, None)
 
-    def test_quarantined(self) -> None:
+    def test_held_message_is_accepted_reason_is_there_and_so_is_message(self) -> None:
         """
         A held message is accepted; the reason is there, and so is the message.
         """
@@ -247,7 +247,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual((sent.quarantined, sent.accepted), ("odd", True))
         self.assertEqual(sent.delivered.body, b"body\r\n")
 
-    def test_skip(self) -> None:
+    def test_skip_ends_body_empty_one_is_not_shown_at_all(self) -> None:
         """
         SKIP ends the body; an empty one is not shown at all.
         """
@@ -283,7 +283,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         self.assertIn(Call("Exact", "xxfi_header", ("From", " a")), mta.calls)
         self.assertIn(b"\r\nX:  two\r\n", sent.delivered.data)
 
-    def test_several_milters(self) -> None:
+    def test_several_milters_as_classes_or_factories(self) -> None:
         """
         Several milters, as classes or factories, are merged as they would be.
         """
@@ -322,7 +322,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
     SMTP commands one by one.
     """
 
-    def test_steps(self) -> None:
+    def test_each_command_has_reply_and_message_is_there_at_end(self) -> None:
         """
         Each command has a reply, and the message is there at the end.
         """
@@ -337,7 +337,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             self.assertEqual(session.agreement.version, 6)
         self.assertTrue(session.closed)
 
-    def test_parts(self) -> None:
+    def test_text_too_goes_part_by_part_each_with_milters_answer(self) -> None:
         """
         The text too goes part by part, each with the milters' answer, and waits where they wait.
         """
@@ -384,7 +384,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             names = [call.name.removeprefix("xxfi_") for call in mta.calls]
             self.assertEqual(names, ["helo", "header", "eoh", "body", "eom"])
 
-    def test_refused_part(self) -> None:
+    def test_part_that_is_refused_has_reply_of_end_and_nothing_more_is_asked(self) -> None:
         """
         A part that is refused has the reply of the end, and nothing more is asked.
         """
@@ -398,7 +398,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
                 self.assertEqual((parts[2].stage, parts[2].verdict), (callback, code))
                 self.assertEqual([call.name for call in mta.calls], [f"xxfi_{callback}"])
 
-    def test_accepted_part(self) -> None:
+    def test_after_accept_or_discard_milters_are_asked_no_more(self) -> None:
         """
         After ACCEPT or DISCARD the milters are asked no more; what is accepted is delivered.
         """
@@ -412,7 +412,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             self.assertTrue(sent.accepted)
             self.assertEqual(sent.transaction.delivered is None, code == c.SMFIS_DISCARD)
 
-    def test_bad_field(self) -> None:
+    def test_what_is_no_header_field_is_mistake_of_tests(self) -> None:
         """
         What is no header field is a mistake of the test's.
         """
@@ -420,7 +420,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             for name, value in (("", "x"), ("a b", "x"), ("X", "1\nY: 2"), ("X", "1\n\n2")):
                 self.assertRaises(ValueError, session.header, name, value)
 
-    def test_wrong_order(self) -> None:
+    def test_commands_out_of_order_are_refused_by_mta_itself(self) -> None:
         """
         Commands out of order are refused by the MTA itself.
         """
@@ -454,7 +454,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             names = [call.name for call in mta.calls]
             self.assertEqual(names, ["xxfi_envfrom", "xxfi_abort"])
 
-    def test_vanish(self) -> None:
+    def test_lost_connection_aborts_message_and_milter_is_closed(self) -> None:
         """
         A lost connection aborts the message, and the milter is closed.
         """
@@ -478,7 +478,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(names, ["xxfi_envfrom", "xxfi_abort", "xxfi_close"])
         mta.send(MESSAGE)
 
-    def test_connection_refused(self) -> None:
+    def test_what_is_refused_at_connect_or_helo_is_told_at_mail(self) -> None:
         """
         What is refused at connect or HELO is told at MAIL; ACCEPT there ends the asking.
         """
@@ -492,7 +492,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             mta = self.milter_mta(answering(callback, c.SMFIS_ACCEPT))
             self.assertTrue(mta.send(MESSAGE).accepted)
 
-    def test_no_helo(self) -> None:
+    def test_client_need_not_greet_and_its_address_need_not_be_known(self) -> None:
         """
         A client need not greet, and its address need not be known.
         """
@@ -508,7 +508,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
         mta.session("localhost", None, None).quit()
         self.assertEqual(mta.calls, [Call("Looker", "xxfi_connect", ("localhost", None))])
 
-    def test_unknown(self) -> None:
+    def test_postfix_shows_milter_first_word_of_unknown_command_sendmail_line(self) -> None:
         """
         Postfix shows a milter the first word of an unknown command, Sendmail the line.
         """
@@ -521,7 +521,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
         with mta.session() as session:
             self.assertEqual(session.unknown("X y").reply.code, 550)
 
-    def test_two_sessions(self) -> None:
+    def test_two_clients_at_once_have_milter_each(self) -> None:
         """
         Two clients at once have a milter each, and several messages go over one connection.
         """
@@ -535,7 +535,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             self.assertTrue(one.content(MESSAGE).accepted)
         self.assertEqual(len(mta.milters), 2)
 
-    def test_macros(self) -> None:
+    def test_macros_are_those_of_flavour_tests_own(self) -> None:
         """
         Macros are those of the flavour, the test's own, and those a milter has asked for.
         """
@@ -595,7 +595,7 @@ class WaitingTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(mta.waiting, [])
         self.assertRaises(PeerError, getattr, step, "reply")
 
-    def test_agreement_refused(self) -> None:
+    def test_milter_that_refuses_negotiation_has_no_agreement(self) -> None:
         """
         A milter that refuses negotiation has no agreement, and that is an error in the log.
         """
@@ -630,7 +630,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
 
         return InMemoryMTA(Broken)
 
-    def test_exception(self) -> None:
+    def test_exception_fails_test_milter_callback(self) -> None:
         """
         An exception fails the test; milter, callback, exception and its place are named.
         """
@@ -689,7 +689,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         mta.session()
         self.assertIn("1 session(s) left open", self.failure(mta))
 
-    def test_expected(self) -> None:
+    def test_error_that_was_expected_is_none(self) -> None:
         """
         An error that was expected is none.
         """
@@ -711,7 +711,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         self.flushLoggedErrors()
         mta.finish()
 
-    def test_expected_alone(self) -> None:
+    def test_nothing_else_is_forgiven_neither_what_was_logged_before(self) -> None:
         """
         Nothing else is forgiven: neither what was logged before, nor by others meanwhile.
         """
@@ -735,7 +735,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         one.finish()
         other.finish()
 
-    def test_other_logs(self) -> None:
+    def test_what_others_log_is_not_milters_error(self) -> None:
         """
         What others log is not a milter's error.
         """
@@ -747,7 +747,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         self.flushLoggedErrors()
         mta.finish()
 
-    def test_mixin(self) -> None:
+    def test_with_mixin_test_that_leaves_something_undone_fails_by_itself(self) -> None:
         """
         With the mixin a test that leaves something undone fails by itself.
         """

@@ -92,19 +92,19 @@ class TestNumberedCases(ComparedTestCase):
         self.assertEqual(tally.cases, _NUMBERED)
         self.assertGreater(tally.callbacks, 4 * _NUMBERED)
 
-    def test_conforming(self) -> None:
+    def test_with_mta_and_milter_that_keep_to_rules(self) -> None:
         """
         With an MTA and a milter that keep to the rules, the MTA cannot tell us from libmilter.
         """
         self._compare_all("conforming")
 
-    def test_misused(self) -> None:
+    def test_whatever_milter_does_wrong_is_answered_as_by_libmilter(self) -> None:
         """
         Whatever a milter does wrong is answered as by libmilter, or as the table says.
         """
         self._compare_all("misused")
 
-    def test_hostile(self) -> None:
+    def test_whatever_mta_does_wrong_is_answered_as_by_libmilter(self) -> None:
         """
         Whatever an MTA does wrong is answered as by libmilter, or as the table says.
         """
@@ -118,7 +118,9 @@ class TestDrawnCases(ComparedTestCase):
 
     @given(st.data())
     @_STEADY
-    def test_conforming(self, data: st.DataObject) -> None:
+    def test_cases_drawn_from_conforming_profile_show_no_difference(
+        self, data: st.DataObject
+    ) -> None:
         """
         Cases drawn from the conforming profile show no difference.
         """
@@ -146,14 +148,14 @@ class TestTable(SynchronousTestCase):
     The table of differences, which is there without libmilter, too.
     """
 
-    def test_complete(self) -> None:
+    def test_each_switch_of_reference_engine_has_its_row_in_table(self) -> None:
         """
         Each switch of the reference engine has its row in the table, and its example.
         """
         self.assertEqual(sorted(DIFFERENCES), sorted(rules.NAMES))
         self.assertEqual(sorted(EXAMPLES), sorted(rules.NAMES))
 
-    def test_manual(self) -> None:
+    def test_manuals_table_and_rules_are_about_same_points(self) -> None:
         """
         The manual's table and the rules are about the same points: each rule names its rows there,
         and each other row has a test.
@@ -244,7 +246,7 @@ class TestComparison(ComparedTestCase):
         change(real)
         return driver.checked(case, real).problems
 
-    def test_output_counts(self) -> None:
+    def test_one_byte_more_or_less_from_libmilter_is_seen(self) -> None:
         """
         One byte more or less from libmilter is seen.
         """
@@ -254,7 +256,7 @@ class TestComparison(ComparedTestCase):
 
         self.assertNotEqual(self._problems(cut), [])
 
-    def test_callbacks_count(self) -> None:
+    def test_callback_more_or_less_is_seen_and_so_is_another_argument_or_order(self) -> None:
         """
         A callback more or less is seen, and so is another argument or order.
         """

@@ -86,7 +86,7 @@ class TestSessions(_WrittenDown):
 
     locals().update(_tests(SESSIONS, "Session"))
 
-    def test_all_there(self) -> None:
+    def test_there_are_46_points_and_8_sessions_each_under_its_own_name(self) -> None:
         """
         There are 46 points (one of 45 comes in two forms) and 8 sessions, each under its own name.
         """

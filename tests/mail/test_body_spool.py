@@ -22,7 +22,7 @@ class SpoolTests(SynchronousTestCase):
         self.addCleanup(spool.close)
         return spool
 
-    def test_chunks(self) -> None:
+    def test_what_was_written_is_read_in_chunks_of_size(self) -> None:
         """
         What was written is read in chunks of a size, whichever chunks it was written in.
         """
@@ -33,13 +33,13 @@ class SpoolTests(SynchronousTestCase):
             self.assertEqual(list(spool.chunks(4)), [b"onet", b"woth", b"ree"])
             self.assertEqual(list(spool.chunks(100)), [b"onetwothree"])
 
-    def test_empty(self) -> None:
+    def test_empty_body_has_no_chunks(self) -> None:
         """
         An empty body has no chunks.
         """
         self.assertEqual(list(self.spool().chunks(10)), [])
 
-    def test_two_readers(self) -> None:
+    def test_two_may_read_at_time(self) -> None:
         """
         Two may read at a time.
         """
@@ -49,7 +49,7 @@ class SpoolTests(SynchronousTestCase):
             list(zip(spool.chunks(2), spool.chunks(2), strict=True))[1], (b"cd", b"cd")
         )
 
-    def test_disk(self) -> None:
+    def test_beyond_its_size_in_memory_it_goes_to_disk(self) -> None:
         """
         Beyond its size in memory it goes to disk.
         """
@@ -58,7 +58,7 @@ class SpoolTests(SynchronousTestCase):
             spool.write(50 * b"x")
             self.assertEqual(spool._file._rolled, on_disk)  # type: ignore[attr-defined]
 
-    def test_replaced(self) -> None:
+    def test_new_body_takes_place_of_old_one_be_it_longer_or_shorter(self) -> None:
         """
         A new body takes the place of the old one, be it longer or shorter.
         """
@@ -87,7 +87,7 @@ class SpoolTests(SynchronousTestCase):
                 spool.replace([body[:1], body[1:]])
                 self.assertEqual(b"".join(spool.chunks(100)), shown, f"{body!r} {flavour}")
 
-    def test_closed(self) -> None:
+    def test_closing_gives_file_back(self) -> None:
         """
         Closing gives the file back.
         """
@@ -109,7 +109,7 @@ class SpoolTests(SynchronousTestCase):
         self.patch(spool._file, "close", close)
         spool.close()
 
-    def test_another(self) -> None:
+    def test_another_one_of_same_kind_is_empty(self) -> None:
         """
         Another one of the same kind is empty.
         """

@@ -34,14 +34,14 @@ class HeaderTests(SynchronousTestCase):
         edited = apply_edits(message, edits, leading_space=leading_space)
         return edited.partition(b"\n\n")[0].decode("utf-8").replace("\n", "|")
 
-    def test_add(self) -> None:
+    def test_field_is_added_at_end_whatever_its_name(self) -> None:
         """
         A field is added at the end, whatever its name.
         """
         self.assertEqual(self.header(AddHeader("A", "x")), "A: 1|B: 2|A: 3|A: x")
         self.assertEqual(self.header(AddHeader("X", "")), "A: 1|B: 2|A: 3|X: ")
 
-    def test_insert(self) -> None:
+    def test_places_count_from_0_at_top_mtas_own_received_not_seen_here(self) -> None:
         """
         Places count from 0 at the top; the MTA's own Received, not seen here, is one of them.
         """
@@ -62,7 +62,7 @@ class HeaderTests(SynchronousTestCase):
         edits = [InsertHeader(1, "Y", "y"), InsertHeader(0, "X", "x"), InsertHeader(3, "Z", "z")]
         self.assertEqual(self.header(*edits), "X: x|Y: y|Z: z|A: 1|B: 2|A: 3")
 
-    def test_change(self) -> None:
+    def test_index_counts_fields_of_that_name_from_1_in_any_case(self) -> None:
         """
         The index counts fields of that name, from 1, in any case; the new spelling is taken.
         """
@@ -77,7 +77,7 @@ class HeaderTests(SynchronousTestCase):
         results = {(n, name): self.header(ChangeHeader(n, name, "x")) for n, name in table}
         self.assertEqual(results, table)
 
-    def test_delete(self) -> None:
+    def test_empty_value_deletes_and_rest_moves_up_at_once(self) -> None:
         """
         An empty value deletes, and the rest moves up at once; what is not there stays away.
         """
@@ -104,7 +104,7 @@ class HeaderTests(SynchronousTestCase):
         self.assertEqual(self.header(*edits, leading_space=True), "Y: y|A: 1|B:\tb|A: 3|X:x")
         self.assertEqual(self.header(*edits), "Y:  y|A: 1|B: \tb|A: 3|X: x")
 
-    def test_folding(self) -> None:
+    def test_folded_values_stay_folded(self) -> None:
         """
         Folded values stay folded, and a line without white space in front gets a tab.
         """
@@ -126,7 +126,7 @@ class BodyTests(SynchronousTestCase):
     Body edits, and those that leave the message alone.
     """
 
-    def test_replace(self) -> None:
+    def test_chunks_together_are_new_body_in_messages_own_line_ends(self) -> None:
         """
         The chunks together are the new body, in the message's own line ends.
         """
@@ -134,7 +134,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(apply_edits(b"A: 1\n\nold\n", edits), b"A: 1\n\nnew\nline\n")
         self.assertEqual(apply_edits(b"A: 1\r\n\r\nold\r\n", edits), b"A: 1\r\n\r\nnew\r\nline\r\n")
 
-    def test_empty(self) -> None:
+    def test_one_empty_chunk_empties_body(self) -> None:
         """
         One empty chunk empties the body.
         """
@@ -146,7 +146,7 @@ class BodyTests(SynchronousTestCase):
         """
         self.assertEqual(apply_edits(b"A: 1\n", [ReplaceBody(b"x\r\n")]), b"A: 1\n\nx\n")
 
-    def test_envelope(self) -> None:
+    def test_envelope_edits_and_quarantine_leave_messages_bytes_alone(self) -> None:
         """
         Envelope edits and quarantine leave the message's bytes alone.
         """

@@ -36,7 +36,7 @@ class AddressTests(SynchronousTestCase):
     Spellings of one address.
     """
 
-    def test_same(self) -> None:
+    def test_brackets_blanks_around_source_route(self) -> None:
         """
         Brackets, blanks around, a source route, quotes and the domain's case make no difference.
         """
@@ -51,7 +51,7 @@ class AddressTests(SynchronousTestCase):
         self.assertTrue(same_address("<>", ""))
         self.assertTrue(same_address("postmaster", "<postmaster>"))
 
-    def test_different(self) -> None:
+    def test_case_of_local_part_and_anything_else_does(self) -> None:
         """
         The case of the local part, and anything else, does.
         """
@@ -68,7 +68,7 @@ class AddressTests(SynchronousTestCase):
         self.assertFalse(same_address("joe@", "joe"))
         self.assertFalse(same_address('"', '""'))
 
-    def test_bare(self) -> None:
+    def test_brackets_are_taken_off_if_both_are_there(self) -> None:
         """
         Brackets are taken off if both are there.
         """
@@ -111,7 +111,7 @@ class RecipientTests(SynchronousTestCase):
                 left.append(edit.address)
         self.assertEqual(edited(recipients, edits, merges), left)
 
-    def test_growth(self) -> None:
+    def test_many_edits_of_many_recipients_cost_no_more_each(self) -> None:
         """
         Many edits of many recipients cost no more each.
         """
@@ -139,7 +139,7 @@ class MessageTests(SynchronousTestCase):
             recipients.receive([address])
         return recipients
 
-    def test_spellings(self) -> None:
+    def test_all_spellings_of_address_are_one_to_look_for_to_add_once_to_remove(self) -> None:
         """
         All spellings of an address are one: to look for, to add once, to remove.
         """
@@ -174,7 +174,7 @@ class MessageTests(SynchronousTestCase):
         with self.assertRaisesRegex(ValueNotSendable, "'c@x' is not one of a@x$"):
             self.recipients("<a@x>").remove("c@x")
 
-    def test_growth(self) -> None:
+    def test_many_recipients_that_are_refused(self) -> None:
         """
         Many recipients that are refused, removed and added cost no more each.
         """

@@ -41,7 +41,7 @@ class FindingTests(SynchronousTestCase):
     Where parts are.
     """
 
-    def test_multipart(self) -> None:
+    def test_parts_are_given_in_order_each_with_its_header(self) -> None:
         """
         Parts are given in order, each with its header, and with its content to the octet.
         """
@@ -79,7 +79,7 @@ class FindingTests(SynchronousTestCase):
             len(parts(b"QQ==\r\n", [*kind, ("Content-Transfer-Encoding", "base64")])), 1
         )
 
-    def test_same_boundary(self) -> None:
+    def test_boundary_that_is_used_again_inside_counts_there_first(self) -> None:
         """
         A boundary that is used again inside counts there first, and outside again behind its end.
         """
@@ -88,7 +88,7 @@ class FindingTests(SynchronousTestCase):
         body += b"--b\r\n\r\n2\r\n--b--\r\n"
         self.assertEqual([part.octets for part in parts(body) if not part.parts], [b"1", b"2"])
 
-    def test_defects(self) -> None:
+    def test_what_is_wrong_is_told_and_all_of_body_is_in_some_part(self) -> None:
         """
         What is wrong is told, and all of the body is in some part.
         """
@@ -109,7 +109,7 @@ class FindingTests(SynchronousTestCase):
             self.assertIn(defect, " ".join(told), body)
             self.assertEqual(bool(defect), bool(told), body)
 
-    def test_depth(self) -> None:
+    def test_what_lies_deeper_than_bound_is_part_of_leaf_with_defect(self) -> None:
         """
         What lies deeper than the bound is part of a leaf with a defect.
         """
@@ -123,7 +123,7 @@ class FindingTests(SynchronousTestCase):
             self.assertIn("deeper than 100", found[-1].defects[0])
             self.assertIn(last, found[-1].octets)
 
-    def test_number(self) -> None:
+    def test_of_parts_beyond_bound_rest_is_last_parts(self) -> None:
         """
         Of parts beyond the bound the rest is the last part's.
         """
@@ -143,7 +143,7 @@ class FindingTests(SynchronousTestCase):
         (found_one,) = parts(b"--b\r\n\r\nx\r\n--b--\r\n")
         self.assertIn("more than", found_one.defects[0])
 
-    def test_headers(self) -> None:
+    def test_headers_of_parts_are_kept_up_to_bound(self) -> None:
         """
         Headers of parts are kept up to a bound.
         """
@@ -161,7 +161,9 @@ class FindingTests(SynchronousTestCase):
 
     @STEADY
     @given(BODIES, st.sampled_from(["multipart/mixed; boundary=b", "message/rfc822", "text/plain"]))
-    def test_any(self, body: bytes, kind: str) -> None:
+    def test_any_body_has_parts_those_of_one_lie_in_it_in_order(
+        self, body: bytes, kind: str
+    ) -> None:
         """
         Any body has parts; those of one lie in it, in order, and do not overlap.
         """
@@ -173,7 +175,7 @@ class FindingTests(SynchronousTestCase):
             self.assertEqual(part.size, len(part.octets))
             self.assertIsInstance(part.text, str)
 
-    def test_file(self) -> None:
+    def test_body_in_file_is_looked_through_there(self) -> None:
         """
         A body in a file is looked through there.
         """

@@ -39,20 +39,20 @@ class SplitTests(SynchronousTestCase):
         b"From ": Mail([], False, b"From ", b"\n"),
     }  # fmt: skip
 
-    def test_parts(self) -> None:
+    def test_folded_fields_both_line_ends(self) -> None:
         """
         Folded fields, both line ends, cut headers and mailbox lines are told apart.
         """
         self.assertEqual(table_of(split_mail, self.MAILS), self.MAILS)
 
-    def test_bare_value(self) -> None:
+    def test_without_smfip_hdr_leadspc_milter_gets_one_space_less_and_every_tab(self) -> None:
         """
         Without SMFIP_HDR_LEADSPC a milter gets one space less, and every tab.
         """
         table = {b" v": b"v", b"  v": b" v", b"v": b"v", b"\tv": b"\tv", b"": b"", b"\n v": b"\n v"}
         self.assertEqual(table_of(lambda value: Field(b"A", value).bare_value(), table), table)
 
-    def test_round_trip(self) -> None:
+    def test_message_that_was_taken_apart_is_put_together_byte_for_byte(self) -> None:
         """
         A message that was taken apart is put together byte for byte.
         """
@@ -113,7 +113,7 @@ class BodyTests(SynchronousTestCase):
     Line ends of bodies.
     """
 
-    def test_wire_body(self) -> None:
+    def test_on_wire_every_line_ends_in_cr_lf_last_one_included(self) -> None:
         """
         On the wire every line ends in CR LF, the last one included; an empty body stays empty.
         """

@@ -51,7 +51,7 @@ class ReadingTests(SynchronousTestCase):
     What is shown of a raw value.
     """
 
-    def test_rfc_2047(self) -> None:
+    def test_examples_of_rfc_2047_section_8(self) -> None:
         """
         The examples of RFC 2047, section 8, that a text without structure can have.
         """
@@ -100,7 +100,7 @@ class ReadingTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(decoded, table), table)
 
-    def test_told(self) -> None:
+    def test_what_is_wrong_with_encoded_words_is_told_each_thing_once(self) -> None:
         """
         What is wrong with encoded words is told, each thing once.
         """
@@ -121,7 +121,7 @@ class ReadingTests(SynchronousTestCase):
 
     @STEADY
     @given(st.binary(max_size=300), st.sampled_from(["%s", "=?utf-8?q?%s?=", "=?%s?b?%s?="]))
-    def test_any_octets(self, octets: bytes, frame: str) -> None:
+    def test_any_octets_are_shown_as_text_that_can_be_set(self, octets: bytes, frame: str) -> None:
         """
         Any octets are shown, as text that can be set.
         """
@@ -177,7 +177,9 @@ class WritingTests(SynchronousTestCase):
     @given(ASCII, st.integers(3, 70))
     @example("x" * 2000, 9)
     @example("x" + " " * 2000 + "y", 9)
-    def test_ascii_stays(self, text: str, column: int) -> None:
+    def test_ascii_is_written_byte_for_byte_but_for_folds_at_its_blanks(
+        self, text: str, column: int
+    ) -> None:
         """
         ASCII is written byte for byte, but for folds at its blanks (law 4).
         """
@@ -187,7 +189,7 @@ class WritingTests(SynchronousTestCase):
 
     @STEADY
     @given(st.lists(st.text(CHARACTERS, min_size=1, max_size=300), max_size=12).map(" ".join))
-    def test_lines(self, text: str) -> None:
+    def test_no_line_is_longer_than_998_octets(self, text: str) -> None:
         """
         No line is longer than 998 octets, unless one word is.
         """
@@ -195,7 +197,7 @@ class WritingTests(SynchronousTestCase):
         for line in raw.split("\n"):
             self.assertTrue(len(line) <= 998 or " " not in line.strip())
 
-    def test_looks(self) -> None:
+    def test_only_words_that_need_it_are_encoded(self) -> None:
         """
         Only the words that need it are encoded; what can be read in part is left readable.
         """
@@ -235,7 +237,7 @@ class RoundTripTests(SynchronousTestCase):
 
     @STEADY
     @given(st.sampled_from(["[list] ", "é ", "x", "é"]), st.binary(max_size=120))
-    def test_prefix(self, prefix: str, octets: bytes) -> None:
+    def test_what_was_read_with_text_in_front_can_be_set(self, prefix: str, octets: bytes) -> None:
         """
         What was read, with a text in front, can be set, and is shown so (law 2).
         """

@@ -67,7 +67,7 @@ class BoundTests(MessageTestCase):
         for option in options & rows.keys():
             self.assertEqual(getattr(MessageMilter, option), rows[option], option)
 
-    def test_defaults(self) -> None:
+    def test_defaults_are_those_of_table_of_bounds(self) -> None:
         """
         The defaults are those of the table of bounds.
         """
@@ -79,7 +79,7 @@ class BoundTests(MessageTestCase):
         ):
             self.assertEqual(getattr(MessageMilter, option), default)
 
-    def test_header(self) -> None:
+    def test_more_header_fields_than_are_kept_are_milters_failure(self) -> None:
         """
         More header fields than are kept are the milter's failure, told once by the option's name;
         where that lets mail pass, its hooks are not asked any more.
@@ -112,7 +112,7 @@ class BoundTests(MessageTestCase):
             (called[1:], outcome.edits[-1]), (["headers", "message"], AddHeader("X-Seen", "1"))
         )
 
-    def test_recipients(self) -> None:
+    def test_recipient_too_many_is_answered_by_on_error_and_is_not_kept(self) -> None:
         """
         A recipient too many is answered by ``on_error``, and is not kept.
         """
@@ -121,7 +121,7 @@ class BoundTests(MessageTestCase):
         self.assertEqual(len(errors), 1)
         self.assertIn("max_recipients = 2", errors[0])
 
-    def test_options(self) -> None:
+    def test_bound_that_is_none_is_refused_when_class_is_made_by_its_name(self) -> None:
         """
         A bound that is none is refused when the class is made, by its name.
         """
@@ -137,7 +137,7 @@ class LinearTests(SynchronousTestCase):
     Edits of many fields and recipients.
     """
 
-    def test_header(self) -> None:
+    def test_fields_are_deleted_one_by_one_changed_by_number(self) -> None:
         """
         Fields are deleted one by one, changed by number, and put in anywhere; from what is left the
         edits are worked out: all in time linear in their number.
@@ -160,7 +160,7 @@ class LinearTests(SynchronousTestCase):
 
         assert_linear(work, 200)
 
-    def test_by_name(self) -> None:
+    def test_first_field_of_name_is_looked_up_after_each_deletion_at_either_end(self) -> None:
         """
         The first field of a name is looked up after each deletion, at either end.
         """
@@ -202,7 +202,7 @@ class LinearTests(SynchronousTestCase):
         header.remove(foreign)
         self.assertEqual(len(header), 6)
 
-    def test_recipients(self) -> None:
+    def test_recipients_are_refused_added_and_removed(self) -> None:
         """
         Recipients are refused, added and removed.
         """

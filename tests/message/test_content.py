@@ -89,7 +89,7 @@ class ValueTests(SynchronousTestCase):
     Values decoded and encoded.
     """
 
-    def test_decoded(self) -> None:
+    def test_values_are_those_of_email_headerregistry(self) -> None:
         """
         Values are those of ``email.headerregistry``, with the raw text beside them.
         """
@@ -107,13 +107,13 @@ class ValueTests(SynchronousTestCase):
 
     @STEADY
     @given(NAMES, RAWS)
-    def test_any_raw(self, name: str, raw: str) -> None:
+    def test_there_is_value_for_whatever_comes_and_it_is_text(self, name: str, raw: str) -> None:
         """
         There is a value for whatever comes, and it is text.
         """
         self.assertIsInstance(decode_value(name, raw), str)
 
-    def test_broken_parser(self) -> None:
+    def test_what_email_package_cannot_parse_is_read_as_plain_text(self) -> None:
         """
         What the email package cannot parse is read as plain text.
         """
@@ -128,7 +128,7 @@ class ValueTests(SynchronousTestCase):
 
     @STEADY
     @given(st.sampled_from(["Subject", "X-A", "Comments"]), TEXTS)
-    def test_any_text(self, name: str, text: str) -> None:
+    def test_any_text_once_set_is_read_back(self, name: str, text: str) -> None:
         """
         Any text, once set, is read back, but for its blanks at folds and ends, and is ASCII on the
         wire in lines that an MTA takes.
@@ -140,14 +140,14 @@ class ValueTests(SynchronousTestCase):
             value = str(decode_value(name, raw))
             self.assertEqual("".join(value.split()), "".join(text.split()))
 
-    def test_bytes(self) -> None:
+    def test_bytes_of_no_encoding_go_as_they_are_text_beside_them_is_encoded(self) -> None:
         """
         Bytes of no encoding go as they are; the text beside them is encoded.
         """
         raw = encode_value("Subject", "caf\udce9 ü")
         self.assertEqual(raw, "caf\udce9 =?utf-8?q?=C3=BC?=")
 
-    def test_folding(self) -> None:
+    def test_long_values_are_folded_not_right_behind_name(self) -> None:
         """
         Long values are folded, not right behind the name.
         """
@@ -199,7 +199,7 @@ class HeadersTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.header = headers(("A", "1"), ("B", "2"), ("a", "3"))
 
-    def test_reading(self) -> None:
+    def test_fields_are_found_by_name_in_any_case_all_in_order(self) -> None:
         """
         Fields are found by name in any case, all in order.
         """
@@ -208,7 +208,7 @@ class HeadersTests(SynchronousTestCase):
         self.assertTrue("b" in self.header and "C" not in self.header and 1 not in self.header)
         self.assertEqual(repr(self.header.fields("B")), "[<HeaderField B: '2'>]")
 
-    def test_setting(self) -> None:
+    def test_what_is_set_by_name_is_one_field_of_that_name(self) -> None:
         """
         What is set by name is the one field of that name, spelled as it was.
         """
@@ -226,7 +226,7 @@ class HeadersTests(SynchronousTestCase):
         header["Subject"] = header["Subject"] + "!"
         self.assertEqual(header["subject"], "ü!")
 
-    def test_deleting(self) -> None:
+    def test_all_of_name_are_deleted_of_which_there_may_be_none(self) -> None:
         """
         All of a name are deleted, of which there may be none, or one by itself.
         """
@@ -238,7 +238,7 @@ class HeadersTests(SynchronousTestCase):
         field.remove()
         self.assertEqual(len(self.header), 0)
 
-    def test_places(self) -> None:
+    def test_fields_are_put_in_where_they_are_wanted(self) -> None:
         """
         Fields are put in where they are wanted; one of several gets another value by its number.
         """
@@ -253,7 +253,7 @@ class HeadersTests(SynchronousTestCase):
             + [("Raw", "a\n\tb")],
         )
 
-    def test_raw(self) -> None:
+    def test_raw_value_can_be_set_to_any_bytes(self) -> None:
         """
         The raw value can be set to any bytes.
         """
@@ -267,7 +267,7 @@ class BodyTests(SynchronousTestCase):
     The body, read like a file.
     """
 
-    def test_on_disk(self) -> None:
+    def test_beyond_its_size_in_memory_body_is_in_file(self) -> None:
         """
         Beyond its size in memory a body is in a file, of which two readers read on their own.
         """
@@ -291,7 +291,7 @@ class BodyTests(SynchronousTestCase):
         raw: Any = one
         self.assertRaises(ValueError, raw.raw.seek, -1)
 
-    def test_large(self) -> None:
+    def test_large_body_is_read_in_pieces(self) -> None:
         """
         A large body is read in pieces, and parsed only when that is asked for.
         """
@@ -301,7 +301,7 @@ class BodyTests(SynchronousTestCase):
                 sum(len(piece) for piece in iter(lambda: reader.read(5000), b"")), 300_000
             )
 
-    def test_not_there(self) -> None:
+    def test_body_that_is_not_there_is_missed_by_name_one_that_was_set_is_there(self) -> None:
         """
         A body that is not there is missed by name; one that was set is there.
         """
@@ -327,7 +327,7 @@ class BodyTests(SynchronousTestCase):
         self.assertIn("hook headers", str(self.assertRaises(WrongStage, lambda: msg.headers)))
         self.assertEqual(msg.edits("postfix"), [])
 
-    def test_same_sender(self) -> None:
+    def test_sender_set_to_what_it_is_is_left_alone(self) -> None:
         """
         The sender set to what it is is left alone.
         """
@@ -367,7 +367,9 @@ class EmailTests(SynchronousTestCase):
 
     @STEADY
     @given(FIELDS, BODIES)
-    def test_untouched(self, fields: Fields, body: bytes) -> None:
+    def test_any_message_parsed_and_put_back_is_same_message(
+        self, fields: Fields, body: bytes
+    ) -> None:
         """
         Any message parsed and put back is the same message: there is nothing to edit.
         """
@@ -379,7 +381,7 @@ class EmailTests(SynchronousTestCase):
         self.assertEqual(msg.body, body)
         self.assertEqual(msg.edits("postfix"), [])
 
-    def test_stray_cr(self) -> None:
+    def test_cr_inside_field_which_parser_would_take_for_its_end(self) -> None:
         """
         A CR inside a field, which the parser would take for its end, is kept by a field left alone.
         """
@@ -391,7 +393,7 @@ class EmailTests(SynchronousTestCase):
         self.assertEqual(listed(msg.headers), [("A", "1\r2"), ("Subject", "hi")])
         self.assertEqual(len(msg.edits("postfix")), 1)
 
-    def test_part(self) -> None:
+    def test_part_of_multipart_is_edited_and_only_body_is_sent(self) -> None:
         """
         A part of a multipart is edited, and only the body is sent.
         """
@@ -419,7 +421,7 @@ class EmailTests(SynchronousTestCase):
         self.assertEqual(read.get_content(), "banner\nletter é\n")
         self.assertIn(b"<p>letter</p>", msg.body)
 
-    def test_another(self) -> None:
+    def test_quite_another_message_takes_its_place(self) -> None:
         """
         Quite another message takes its place.
         """
@@ -433,7 +435,7 @@ class EmailTests(SynchronousTestCase):
         again: Any = msg.email()
         self.assertEqual(again.get_content(), "text é\n")
 
-    def test_not_written(self) -> None:
+    def test_message_that_email_package_cannot_write_is_refused(self) -> None:
         """
         A message that the email package cannot write is refused, and nothing has changed.
         """

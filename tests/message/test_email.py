@@ -54,7 +54,7 @@ class ObjectTests(SynchronousTestCase):
     What is made.
     """
 
-    def test_any(self) -> None:
+    def test_there_is_object_for_each_message_of_corpus(self) -> None:
         """
         There is an object for each message of the corpus, and none of its methods fails.
         """
@@ -65,7 +65,7 @@ class ObjectTests(SynchronousTestCase):
 
     @STEADY
     @given(st.binary(max_size=200))
-    def test_octets(self, octets: bytes) -> None:
+    def test_any_octets_too_as_header_and_as_body(self, octets: bytes) -> None:
         """
         Any octets, too, as the header and as the body.
         """
@@ -102,7 +102,7 @@ class ObjectTests(SynchronousTestCase):
         self.assertIn(b"text", mine.as_bytes(policy=policy.SMTP))
         self.assertIn("text", mine.as_string(policy=policy.SMTP))
 
-    def test_parameters(self) -> None:
+    def test_parameters_can_be_set_and_deleted_and_boundary_changed(self) -> None:
         """
         Parameters can be set and deleted, and a boundary changed, whatever else stands there.
         """
@@ -119,7 +119,7 @@ class ObjectTests(SynchronousTestCase):
         mail["X-Other"] = "a; y=1"
         self.assertEqual(mail.get_param("y", header="X-Other"), "1")
 
-    def test_bounded(self) -> None:
+    def test_depth_and_number_of_parts_are_bounded_and_time_is_linear_in_length(self) -> None:
         """
         Depth and number of parts are bounded, and time is linear in the length.
         """
@@ -141,7 +141,7 @@ class WritingTests(SynchronousTestCase):
     What is written of it.
     """
 
-    def test_parts_changed(self) -> None:
+    def test_parts_are_added_taken_away_and_rewritten(self) -> None:
         """
         Parts are added, taken away and rewritten; those left alone are as they were.
         """
@@ -169,7 +169,7 @@ class WritingTests(SynchronousTestCase):
         b"--b\r\nContent-Type: multipart/y; boundary=c\r\n--c\r\nX: y\r\n--b\r\n",
         "multipart/mixed; boundary=b",
     )
-    def test_untouched(self, body: bytes, kind: str) -> None:
+    def test_any_body_with_its_parts_in_whatever_disorder(self, body: bytes, kind: str) -> None:
         """
         Any body, with its parts in whatever disorder, is written as it was, to the octet.
         """
@@ -178,7 +178,7 @@ class WritingTests(SynchronousTestCase):
         self.assertEqual(write_email(mail), (fields, body))
         self.assertEqual(write_email(copy.deepcopy(mail)), (fields, body))
 
-    def test_made_anew(self) -> None:
+    def test_messages_of_authors_own_of_any_policy_are_written(self) -> None:
         """
         Messages of the author's own, of any policy, are written: what they show is set.
         """
@@ -227,7 +227,7 @@ class WritingTests(SynchronousTestCase):
             self.assertIn(b"\nX-New: a\r\n", text)
             self.assertIn(b"\nSubject: =?utf-8?q?=C3=A9?=\r\n", text)
 
-    def test_report(self) -> None:
+    def test_report_of_delivery_has_its_groups_of_fields_for_parts(self) -> None:
         """
         A report of delivery has its groups of fields for parts.
         """
@@ -261,7 +261,7 @@ class WritingTests(SynchronousTestCase):
             error = self.assertRaises(ValueNotSendable, write_email, mail)
             self.assertIn(words, str(error))
 
-    def test_injected(self) -> None:
+    def test_encoded_line_end_that_was_kept_in_another_field_makes_no_field(self) -> None:
         """
         An encoded line end that was kept in another field makes no field.
         """
@@ -275,7 +275,7 @@ class WritingTests(SynchronousTestCase):
         self.assertEqual(msg.headers["X-Original-Subject"], msg.headers.fields("Subject")[0].raw)
         self.assertEqual(msg.headers["X-Shown"], "hello X-Spam-Status: No")
 
-    def test_parsed_elsewhere(self) -> None:
+    def test_message_that_author_has_parsed_by_other_means_is_compared_too(self) -> None:
         """
         A message that the author has parsed by other means is compared, too: nothing is sent
         without a change.
@@ -286,7 +286,7 @@ class WritingTests(SynchronousTestCase):
             msg.replace(message_from_bytes(msg.bytes(), policy=parse))  # type: ignore[arg-type]
             self.assertEqual(msg.edits("postfix"), [])
 
-    def test_last_line(self) -> None:
+    def test_body_that_author_has_not_ended_is_ended_one_that_came_so_stays(self) -> None:
         """
         A body that an author has not ended is ended; one that came so stays.
         """

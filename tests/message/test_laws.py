@@ -72,7 +72,7 @@ class LawTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
         return sent
 
-    def test_read(self) -> None:
+    def test_each_value_of_any_message_is_read_and_each_part(self) -> None:
         """
         Each value of any message is read, and each part.
         """
@@ -88,7 +88,9 @@ class LawTests(MilterTestMixin, SynchronousTestCase):
 
     @STEADY
     @given(SEEDS, st.sampled_from(["[list] ", "ő ", "x"]))
-    def test_prefix(self, seed: int, prefix: str) -> None:
+    def test_text_in_front_of_any_field_can_be_set_is_one_field(
+        self, seed: int, prefix: str
+    ) -> None:
         """
         A text in front of any field can be set, is one field, and is shown so (law 2).
         """
@@ -240,7 +242,7 @@ class NeighbourTests(MilterTestMixin, SynchronousTestCase):
             self.assertIn(f"\r\nX-Octets: {octets}\r\nX-Plain: 1\r\n".encode(), sent.delivered.data)
         self.assertEqual(seen, ["1", " 2"] * 2 + ["1", " 2", octets])
 
-    def test_in_shadow(self) -> None:
+    def test_in_shadow_nothing_is_asked_of_mta_for_its_sake(self) -> None:
         """
         In shadow nothing is asked of the MTA for its sake: the milter sees what the others see.
         """

@@ -158,7 +158,7 @@ class LeastEditsTests(SynchronousTestCase):
             edits = least_edits(flavour, old, new)
             self.assertEqual(delivered(old, edits, flavour), plain(new))
 
-    def test_long(self) -> None:
+    def test_header_of_thousands_of_fields_edited_at_both_ends_and_in_middle(self) -> None:
         """
         A header of thousands of fields, edited at both ends and in the middle, takes three edits.
         """

@@ -103,7 +103,7 @@ class HookTests(MessageTestCase):
     What is called, and when.
     """
 
-    def test_all_hooks(self) -> None:
+    def test_hooks_see_client_envelope_and_message_as_they_come_to_be_known(self) -> None:
         """
         The hooks see the client, the envelope and the message as they come to be known.
         """
@@ -148,7 +148,7 @@ class HookTests(MessageTestCase):
             ],
         )
 
-    def test_steps(self) -> None:
+    def test_class_asks_for_what_its_hooks_need_and_no_more(self) -> None:
         """
         A class asks for what its hooks need and no more; a subclass may take the body away.
         """
@@ -180,7 +180,7 @@ class HookTests(MessageTestCase):
         agreement = self.answer(pair, pair.client.negotiate(steps=PLAIN))
         self.assertEqual(agreement.steps & c.ALL_NO_STEPS, NOTHING | c.SMFIP_NOBODY)
 
-    def test_connected_only(self) -> None:
+    def test_milter_that_looks_at_clients_alone_lets_mail_pass(self) -> None:
         """
         A milter that looks at clients alone lets mail pass.
         """
@@ -208,7 +208,7 @@ class HookTests(MessageTestCase):
         self.assertEqual((seen[0].host, seen[0].ip), ("local", None))
         self.assertIsNone(Client(lambda *reply: None, "unknown", None).ip)
 
-    def test_waiting(self) -> None:
+    def test_hook_may_take_its_time_answer_waits(self) -> None:
         """
         A hook may take its time: the answer waits, and what it does afterwards counts.
         """
@@ -236,7 +236,7 @@ class HookTests(MessageTestCase):
             wait_for.callback(None)
         self.assertEqual(self.answer(pair, sending).edits, (AddHeader("X-Late", "yes"),))
 
-    def test_two_messages(self) -> None:
+    def test_nothing_of_one_message_is_left_for_next_on_same_connection(self) -> None:
         """
         Nothing of one message is left for the next on the same connection.
         """
@@ -251,7 +251,7 @@ class HookTests(MessageTestCase):
         for _ in range(2):
             self.assertEqual(self.play(pair).edits, (AddHeader("X-Size", "8 for 1"),))
 
-    def test_macros(self) -> None:
+    def test_macros_are_found_with_and_without_braces(self) -> None:
         """
         Macros are found with and without braces; one that is not there is no key.
         """
@@ -301,14 +301,14 @@ class VerdictTests(MessageTestCase):
                 if text:
                     self.assertEqual(outcome.text, text)
 
-    def test_lines(self) -> None:
+    def test_each_line_of_text_is_one_of_reply_per_cent_sign_is_doubled_for_mta(self) -> None:
         """
         Each line of the text is one of the reply; a per cent sign is doubled for the MTA.
         """
         outcome = self.send(lambda self, msg: msg.reject(550, "5.1.1", "50% a\nb"))
         self.assertEqual(outcome.text, "550-5.1.1 50%% a\r\n550 5.1.1 b")
 
-    def test_returned_code(self) -> None:
+    def test_code_that_hook_returns_counts_whatever_it_has_said_before(self) -> None:
         """
         A code that a hook returns counts, whatever it has said before.
         """
@@ -319,7 +319,7 @@ class VerdictTests(MessageTestCase):
 
         self.assertEqual(self.send(hook).verdict, c.SMFIS_ACCEPT)
 
-    def test_last_counts(self) -> None:
+    def test_of_several_verdicts_last_one_counts_and_no_reply_is_left_of_others(self) -> None:
         """
         Of several verdicts the last one counts, and no reply is left of the others.
         """
@@ -345,7 +345,7 @@ class VerdictTests(MessageTestCase):
             self.assertEqual(outcome.verdict, c.SMFIS_TEMPFAIL)
             self.logged(ValueNotSendable)
 
-    def test_recipients(self) -> None:
+    def test_recipient_is_refused_by_itself_and_is_then_no_recipient_of_message(self) -> None:
         """
         A recipient is refused by itself, and is then no recipient of the message.
         """
@@ -392,7 +392,7 @@ class VerdictTests(MessageTestCase):
             outcome.edits, (AddHeader("X-To", "<Recipient <c@example.org> NOTIFY=NEVER>"),)
         )
 
-    def test_failing_recipient(self) -> None:
+    def test_recipient_for_which_hook_fails_is_refused_and_is_then_none_either(self) -> None:
         """
         A recipient for which the hook fails is refused, and is then none either.
         """
@@ -432,7 +432,7 @@ class VerdictTests(MessageTestCase):
         outcome = self.play(self.begin(WithHeader), recipients=(B, C))
         self.assertEqual((outcome.stage, outcome.text), ("header", "550 5.7.1 not you"))
 
-    def test_early(self) -> None:
+    def test_client_sender_and_header_can_be_refused_before_there_is_body(self) -> None:
         """
         Client, sender and header can be refused before there is a body.
         """
@@ -448,7 +448,7 @@ class VerdictTests(MessageTestCase):
             outcome = self.play(self.begin(made))
             self.assertEqual((outcome.stage, outcome.text), (stage, "550 5.7.1 no"))
 
-    def test_hello_again(self) -> None:
+    def test_client_refused_for_its_name_may_come_with_another(self) -> None:
         """
         A client refused for its name may come with another.
         """
@@ -488,7 +488,7 @@ class VerdictTests(MessageTestCase):
         self.assertEqual(len(cancelled), 1)
         self.assertRaises(WrongStage, lambda: kept[0].body)
 
-    def test_too_large(self) -> None:
+    def test_of_body_over_limit_no_more_is_read(self) -> None:
         """
         Of a body over the limit no more is read, and the message passes with earlier edits only.
         """
@@ -516,7 +516,7 @@ class VerdictTests(MessageTestCase):
         outcome = self.play(self.begin(Strict), b"A: b\n\n" + b"x" * 300_000)
         self.assertEqual((outcome.verdict, outcome.stage), (c.SMFIS_REJECT, "body"))
 
-    def test_failure(self) -> None:
+    def test_when_hook_fails_nothing_is_edited_and_message_is_over(self) -> None:
         """
         When the hook fails nothing is edited, and the message is over.
         """
@@ -533,7 +533,7 @@ class VerdictTests(MessageTestCase):
         self.assertRaises(WrongStage, kept[0].headers.add, "X", "y")
         self.assertRaises(WrongStage, lambda: kept[0].body)
 
-    def test_abort(self) -> None:
+    def test_message_that_client_gives_up_is_over(self) -> None:
         """
         A message that the client gives up is over, and so is one whose connection ends.
         """
@@ -559,7 +559,7 @@ class EditTests(MessageTestCase):
     Edits as the MTA gets them.
     """
 
-    def test_header(self) -> None:
+    def test_fields_are_changed_deleted_and_put_in_by_as_many_edits_as_fields(self) -> None:
         """
         Fields are changed, deleted and put in by as many edits as fields.
         """
@@ -595,7 +595,7 @@ class EditTests(MessageTestCase):
             self.answer(pair, pair.client.connect("c", None, macros={"v": version}))
             self.assertEqual(self.play(pair).edits, (InsertHeader(index, "X", "1"),))
 
-    def test_nothing(self) -> None:
+    def test_what_is_undone_or_set_to_what_it_is_is_not_sent(self) -> None:
         """
         What is undone, or set to what it is, is not sent.
         """
@@ -617,7 +617,7 @@ class EditTests(MessageTestCase):
 
         self.assertEqual(self.send(edit).edits, ())
 
-    def test_envelope(self) -> None:
+    def test_sender_and_recipients_with_their_esmtp_arguments(self) -> None:
         """
         Sender and recipients, with their ESMTP arguments.
         """
@@ -640,7 +640,7 @@ class EditTests(MessageTestCase):
             ),
         )
 
-    def test_recipient_twice(self) -> None:
+    def test_one_that_was_named_twice_removed_and_added_again_stays(self) -> None:
         """
         One that was named twice, removed and added again stays.
         """
@@ -651,7 +651,7 @@ class EditTests(MessageTestCase):
 
         self.assertEqual(self.send(edit, LETTER, (B, B)).edits, ())
 
-    def test_null_sender(self) -> None:
+    def test_sender_of_bounces_is_empty_text(self) -> None:
         """
         The sender of bounces is an empty text.
         """
@@ -661,7 +661,7 @@ class EditTests(MessageTestCase):
 
         self.assertEqual(self.send(edit).edits, (ChangeSender("<>"),))
 
-    def test_body(self) -> None:
+    def test_body_is_replaced_its_lines_ending_in_cr_lf(self) -> None:
         """
         The body is replaced, its lines ending in CR LF, and edits go with ACCEPT too.
         """
@@ -676,7 +676,7 @@ class EditTests(MessageTestCase):
             self.send(edit).edits, (Quarantine("held"), ReplaceBody(b"one\r\ntwo\r\n"))
         )
 
-    def test_email(self) -> None:
+    def test_what_is_edited_on_email_packages_object_is_sent(self) -> None:
         """
         What is edited on the email package's object is sent, and only that.
         """
@@ -741,7 +741,7 @@ class EditTests(MessageTestCase):
         )
         self.assertTrue(all("MTA does not offer" in error for error in errors))
 
-    def test_may_edit(self) -> None:
+    def test_class_that_says_what_it_edits_asks_for_no_more(self) -> None:
         """
         A class that says what it edits asks for no more, and is told when it does edit more.
         """
@@ -778,14 +778,14 @@ class EditTests(MessageTestCase):
             )
             self.assertIn("expected a list of headers, body", str(error))
 
-    def test_too_long(self) -> None:
+    def test_value_that_no_packet_takes_is_refused_where_it_is_set(self) -> None:
         """
         A value that no packet takes is refused where it is set.
         """
         self.send(lambda self, msg: msg.headers.add("X", "x" * 70_000, raw=True))
         self.assertIn("a packet takes 65535", self.logged(ValueNotSendable))
 
-    def test_largest(self) -> None:
+    def test_one_that_packet_just_takes_is_sent_on_milter_of_list_too(self) -> None:
         """
         One that a packet just takes is sent, on the milter of a list too.
         """

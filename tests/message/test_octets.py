@@ -87,7 +87,7 @@ class OctetsTests(SynchronousTestCase):
         new = b"X-Top: 1\r\nFrom:a@example.org\r\nSubject: y\r\n\r\nnew\r\n"
         self.assertEqual(seen, [new, new, b"X-Top: 1\r\n" + BLANKS[0]])
 
-    def test_not_there(self) -> None:
+    def test_before_there_is_body(self) -> None:
         """
         Before there is a body, the header is there and the message is not.
         """
@@ -128,7 +128,7 @@ class OnlyTests(SynchronousTestCase):
     Fields that are there once.
     """
 
-    def test_only(self) -> None:
+    def test_one_field_of_name_is_given_none_or_several(self) -> None:
         """
         The one field of a name is given; none, or several, are an error that says how many.
         """
@@ -185,7 +185,7 @@ class AskedForTests(MessageTestCase):
             agreement = self.answer(pair, pair.client.negotiate(steps=offered))
             self.assertEqual(bool(agreement.steps & c.SMFIP_HDR_LEADSPC), asked)
 
-    def test_applied(self) -> None:
+    def test_what_client_has_of_its_edits_is_applied_right(self) -> None:
         """
         What a client has of its edits is applied right, whether or not they bring their blank.
         """

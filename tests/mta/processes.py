@@ -21,7 +21,7 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 
 #: Seconds after which something that has not happened is taken to never happen.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 #: For each program, the shell that ends it when its input, a pipe from us, is closed.
 _watchers: dict[int, subprocess.Popen[bytes]] = {}

@@ -60,7 +60,7 @@ class Symptoms(MtaTestCase):
 
         # What is missing is shown below, with what is there instead.
         with contextlib.suppress(AssertionError):
-            wait_until(all_there, "the log", patience=10)
+            wait_until(all_there, "the log")
         self.assertEqual(wanted - seen, set(), "\n".join(sorted(seen)))
 
     def as_on_page(self, line: str) -> str:

@@ -52,7 +52,7 @@ class ExampleTests(MtaTestCase):
         wait_until(lambda: is_listening(port) or process.poll() is not None, "the example")
         self.assertIsNone(process.poll(), log.read_text())
 
-    def test_passes_mail(self) -> None:
+    def test_mail_passes_example_untouched_and_does_not_where_it_is_not_running(self) -> None:
         """
         Mail passes the example untouched, and does not where it is not running.
         """

@@ -142,7 +142,7 @@ class DeployedExampleTests(_PostfixCase):
     Examples that look at messages.
     """
 
-    def test_disclaimer(self) -> None:
+    def test_both_texts_of_alternative_have_it_in_base64_as_they_came(self) -> None:
         """
         Both texts of an alternative have it, in base64 as they came; the attachment is untouched.
         """
@@ -158,7 +158,7 @@ class DeployedExampleTests(_PostfixCase):
         [attachment] = got.iter_attachments()
         self.assertEqual(attachment.get_content(), bytes(range(256)))
 
-    def test_disclaimer_signed(self) -> None:
+    def test_signed_mail_is_delivered_to_octet_as_it_was_sent(self) -> None:
         """
         Signed mail is delivered to the octet as it was sent.
         """
@@ -174,7 +174,7 @@ class DeployedExampleTests(_PostfixCase):
         delivery = self.deliver(bytes(signed), door="example")
         self.assertEqual(delivery.without_trace(), bytes(signed))
 
-    def test_served(self) -> None:
+    def test_what_manual_says_to_run_archive_disclaimer_and_signature(self) -> None:
         """
         What the manual says to run: archive, disclaimer and signature, which holds for all of it.
         """
@@ -237,7 +237,7 @@ class RecipientExampleTests(_PostfixCase):
     Examples that look at recipients.
     """
 
-    def test_recipient_database(self) -> None:
+    def test_unknown_recipients_of_our_domains_are_refused(self) -> None:
         """
         Unknown recipients of our domains are refused, and mail for the others is delivered.
         """
@@ -260,7 +260,7 @@ class RecipientExampleTests(_PostfixCase):
             {"<Rcpt+lists@sink.example>", "<anybody@other.example>"},
         )
 
-    def test_rate_limit(self) -> None:
+    def test_above_limit_recipients_are_put_off(self) -> None:
         """
         Above the limit recipients are put off, in another session from that network, too.
         """
@@ -302,7 +302,7 @@ class ClamavTests(_PostfixCase):
         self.assertIsNone(self.clamd.poll(), output.read_text())
         self.run_example("clamav.py", f"unix:{socket}")
 
-    def test_viruses(self) -> None:
+    def test_virus_is_refused_by_its_name_in_base64_within_attachment_too(self) -> None:
         """
         A virus is refused by its name, in base64 within an attachment, too; other mail passes.
         """
@@ -320,7 +320,7 @@ class ClamavTests(_PostfixCase):
         delivery = self.deliver(harmless, door="example")
         self.assertEqual(delivery.without_trace(), harmless)
 
-    def test_no_answer(self) -> None:
+    def test_what_clamd_does_not_take_and_mail_that_comes_while_it_is_away(self) -> None:
         """
         What clamd does not take, and mail that comes while it is away, is put off.
         """
@@ -358,7 +358,7 @@ class SideBySideTests(_PostfixCase):
         process.kill()
         process.wait()
 
-    def test_same_replies(self) -> None:
+    def test_what_postfix_tells_its_clients_and_delivers_is_same_with_each(self) -> None:
         """
         What Postfix tells its clients, and delivers, is the same with each, and right.
         """

@@ -32,7 +32,7 @@ class _Examples(HostCase):
         endpoint = f"tcp:{self.mta.addresses.example_port}:interface=127.0.0.1"
         self.run_program(EXAMPLES / name, endpoint, *map(str, arguments))
 
-    def test_signature(self) -> None:
+    def test_signature_holds_for_message_as_delivered(self) -> None:
         """
         The signature holds for the message as delivered.
         """

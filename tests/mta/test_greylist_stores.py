@@ -112,7 +112,7 @@ class _StoreCase(TestCase):
 
     # ---- what holds for each store
 
-    async def test_instances_share(self) -> None:
+    async def test_what_one_instance_has_put_off_passes_at_other_once_it_has_waited(self) -> None:
         """
         What one instance has put off passes at the other once it has waited, and not before; case
         and host within the network do not matter, all else does.
@@ -130,7 +130,7 @@ class _StoreCase(TestCase):
         self.clock.advance(301)
         self.assertTrue(await self.passes(there, "<>"))
 
-    async def test_ipv6_network(self) -> None:
+    async def test_of_ipv6_client_first_64_bits_count(self) -> None:
         """
         Of an IPv6 client the first 64 bits count; octets that are no UTF-8 do no harm.
         """
@@ -141,7 +141,7 @@ class _StoreCase(TestCase):
         self.assertTrue(await self.passes(there, sender))
         self.assertFalse(await self.passes(await self.mta(self.there, "2001:db8:0:1::1"), sender))
 
-    async def test_same_moment(self) -> None:
+    async def test_instances_that_see_triplet_at_same_moment_table_not_yet_made(self) -> None:
         """
         Instances that see a triplet at the same moment, the table not yet made, agree on when the
         first attempt was.
@@ -160,7 +160,7 @@ class _StoreCase(TestCase):
             self.assertIn(answers[0] - self.clock.seconds(), (0, 0.25, 0.5))
         self.assertEqual(len(list(self.server.lifetimes())), 40)
 
-    async def test_lifetimes(self) -> None:
+    async def test_attempt_that_is_not_repeated_is_kept_for_two_days(self) -> None:
         """
         An attempt that is not repeated is kept for two days, a good triplet for 36 days from its
         last message.
@@ -180,7 +180,7 @@ class _SqlTests(_StoreCase):
     What a database does by the example's clock.
     """
 
-    async def test_forgets(self) -> None:
+    async def test_what_has_expired_counts_as_never_seen(self) -> None:
         """
         What has expired counts as never seen, before it is deleted and after; what is good stays.
         """
@@ -203,7 +203,7 @@ class _ServerTests(_StoreCase):
     What a server may do.
     """
 
-    async def test_restart(self) -> None:
+    async def test_over_restart_of_server_nothing_is_forgotten_and_nobody_notices(self) -> None:
         """
         Over a restart of the server nothing is forgotten, and nobody notices.
         """
@@ -216,7 +216,7 @@ class _ServerTests(_StoreCase):
         self.assertFalse(self.here.thread.away)
         self.assertFalse(await self.passes(here, "<other@client.example>"))
 
-    async def test_down(self) -> None:
+    async def test_while_server_is_down_mail_passes(self) -> None:
         """
         While the server is down mail passes, or is put off where that was wanted; it is asked again
         when it is back.
@@ -240,7 +240,7 @@ class _ServerTests(_StoreCase):
         # This one has not yet asked again.
         self.assertTrue(await self.passes(patient, "<new@client.example>"))
 
-    async def test_hangs(self) -> None:
+    async def test_server_that_takes_questions_and_does_not_answer_is_away_too(self) -> None:
         """
         A server that takes questions and does not answer is away too.
         """

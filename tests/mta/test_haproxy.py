@@ -152,7 +152,7 @@ class HaproxyTests(TestCase):
     Under load.
     """
 
-    timeout = 25
+    timeout = 300
 
     def setUp(self) -> None:
         """
@@ -226,7 +226,7 @@ class HaproxyTests(TestCase):
         self.assertEqual(set(seen), names)
         return seen
 
-    async def test_killed(self) -> None:
+    async def test_when_host_is_killed_no_message_is_lost_accepted_unseen(self) -> None:
         """
         When a host is killed no message is lost, accepted unseen, or accepted twice: those it had
         at that moment break off, and are tried again.
@@ -278,7 +278,7 @@ class BehindPostfixTests(HostCase):
 
     mta_class = Postfix
 
-    def test_delivered(self) -> None:
+    def test_mail_passes_postfix_haproxy_and_host(self) -> None:
         """
         Mail passes Postfix, HAProxy and a host, which marks it, also when the other one is away.
         """

@@ -154,7 +154,7 @@ class CallbackTests(MiltertestCase):
         else:
             self.assertEqual(list(arguments), ARGUMENTS[stage])
 
-    def test_connect_ipv6(self) -> None:
+    def test_client_with_ipv6_address_is_shown_as_one(self) -> None:
         """
         A client with an IPv6 address is shown as one.
         """
@@ -162,7 +162,7 @@ class CallbackTests(MiltertestCase):
         [(_, address)] = self.milter.arguments("xxfi_connect")
         self.assertRegex(address, r"^IPv6Address\(.*host='2001:db8::7'")
 
-    def test_connect_unknown(self) -> None:
+    def test_client_of_unknown_family_has_no_address(self) -> None:
         """
         A client of unknown family has no address.
         """
@@ -175,7 +175,7 @@ class CallbackTests(MiltertestCase):
         """
         self.run_script("eom", tcp=True)
 
-    def test_long_body(self) -> None:
+    def test_body_of_several_chunks_arrives_whole(self) -> None:
         """
         A body of several chunks arrives whole.
         """
@@ -185,7 +185,7 @@ class CallbackTests(MiltertestCase):
         self.assertGreater(len(sizes), 1)
         self.assertGreaterEqual(sum(sizes), 300_000)
 
-    def test_abort(self) -> None:
+    def test_abort_is_told_once_and_only_if_message_is_open(self) -> None:
         """
         An abort is told once, and only if a message is open.
         """
@@ -195,21 +195,21 @@ class CallbackTests(MiltertestCase):
             ["connect", "helo", "envfrom", "envrcpt", "abort", "envfrom", "abort", "close"],
         )
 
-    def test_close(self) -> None:
+    def test_quit_between_messages_closes_without_abort(self) -> None:
         """
         A quit between messages closes without abort.
         """
         self.run_script("close")
         self.assertEqual(self.milter.order()[-2:], ["eom", "close"])
 
-    def test_close_abrupt(self) -> None:
+    def test_connection_that_breaks_in_message_is_abort_and_close(self) -> None:
         """
         A connection that breaks in a message is an abort and a close.
         """
         self.run_script("close_abrupt")
         self.assertEqual(self.milter.order()[-3:], ["body", "abort", "close"])
 
-    def test_two_messages(self) -> None:
+    def test_second_message_on_connection_is_filtered_as_first(self) -> None:
         """
         A second message on the connection is filtered as the first.
         """
@@ -217,7 +217,7 @@ class CallbackTests(MiltertestCase):
         senders = [args[0][0] for args in self.milter.arguments("xxfi_envfrom")]
         self.assertEqual(senders, ["<sender@client.example>", "<second@client.example>"])
 
-    def test_coroutines(self) -> None:
+    def test_callbacks_that_are_coroutines_answer_as_others_do(self) -> None:
         """
         Callbacks that are coroutines answer as others do.
         """
@@ -248,14 +248,14 @@ class NegotiationTests(MiltertestCase):
         self.run_script("negotiate_old")
         self.assertEqual(len(self.milter.arguments("xxfi_eom")), 1)
 
-    def test_failure(self) -> None:
+    def test_milter_that_asks_for_too_much_closes_connection_without_answer(self) -> None:
         """
         A milter that asks for too much closes the connection without an answer.
         """
         self.run_script("negotiate_fails", script("greedy", xxfi_negotiate=[("agree", 0x200, 0)]))
         self.milter.wait_log("greedy")
 
-    def test_leading_space(self) -> None:
+    def test_with_smfip_hdr_leadspc_values_keep_their_blanks(self) -> None:
         """
         With SMFIP_HDR_LEADSPC values keep their blanks.
         """
@@ -266,7 +266,7 @@ class NegotiationTests(MiltertestCase):
         self.run_script("leading_space", milter)
         self.assertEqual(self.milter.arguments("xxfi_header"), [("Subject", "   A test")])
 
-    def test_noreply(self) -> None:
+    def test_callbacks_that_promise_not_to_answer_are_called(self) -> None:
         """
         Callbacks that promise not to answer are called, and nothing is sent.
         """
@@ -274,7 +274,7 @@ class NegotiationTests(MiltertestCase):
         self.assertEqual(len(self.milter.arguments("xxfi_header")), 2)
         self.assertEqual(len(self.milter.arguments("xxfi_body")), 1)
 
-    def test_macros(self) -> None:
+    def test_smfi_getsymval_finds_macros_of_all_stages(self) -> None:
         """
         smfi_getsymval finds the macros of all stages, of recipients those of the last.
         """
@@ -296,7 +296,7 @@ class NegotiationTests(MiltertestCase):
             },
         )
 
-    def test_symbol_lists(self) -> None:
+    def test_milter_that_asks_for_macros_does_not_put_mta_out_of_step(self) -> None:
         """
         A milter that asks for macros does not put the MTA out of step.
         """
@@ -338,28 +338,28 @@ class EditTests(MiltertestCase):
         """
         self.run_script(name, script(xxfi_eom=[*EDITS[name], code]), expected=code)
 
-    def test_progress(self) -> None:
+    def test_slow_end_of_message_sends_progress_by_itself(self) -> None:
         """
         A slow end of message sends progress by itself.
         """
         milter = script(xxfi_eom=[("wait", 4), ADD])
         self.run_script("progress", milter, progress_interval=0.5)
 
-    def test_explicit_progress(self) -> None:
+    def test_smfi_progress_keeps_mta_waiting_where_nothing_comes_by_itself(self) -> None:
         """
         smfi_progress keeps the MTA waiting where nothing comes by itself.
         """
         steps = [("wait", 1.5), ("smfi_progress",), ("wait", 1.5), ADD]
         self.run_script("progress", script(xxfi_eom=steps), progress_interval=600)
 
-    def test_setreply(self) -> None:
+    def test_text_of_smfi_setreply_comes_with_refusal(self) -> None:
         """
         The text of smfi_setreply comes with the refusal.
         """
         call = ("smfi_setreply", "553", "5.7.2", "No mail today")
         self.run_script("setreply", script(xxfi_eom=[call, "REJECT"]), expected="REPLYCODE")
 
-    def test_setmlreply(self) -> None:
+    def test_lines_of_smfi_setmlreply_come_with_refusal(self) -> None:
         """
         The lines of smfi_setmlreply come with the refusal.
         """
@@ -377,14 +377,14 @@ class SeveralTests(MiltertestCase):
     Two milters behind one MTA that knows of one.
     """
 
-    def test_edits(self) -> None:
+    def test_edits_of_both_milters_arrive(self) -> None:
         """
         The edits of both milters arrive.
         """
         one, two = ADD_HEADERS
         self.run_script("addheader", script("One", xxfi_eom=[one]), script("Two", xxfi_eom=[two]))
 
-    def test_refusal(self) -> None:
+    def test_refusal_of_second_milter_has_its_own_text(self) -> None:
         """
         The refusal of the second milter has its own text.
         """

@@ -212,7 +212,7 @@ class ProgramTests(SynchronousTestCase):
             self.assertIn(b"a footer", signed)
             self.assertTrue(dkim.verify(signed, dnsfunc=lambda name, timeout=5: record), flavour)
 
-    def test_dkimpy_milter(self) -> None:
+    def test_dkimpy_milter_signs_and_signature_verifies(self) -> None:
         """
         dkimpy-milter signs, and the signature verifies.
         """
@@ -225,7 +225,7 @@ class ProgramTests(SynchronousTestCase):
         signed = self.bench.sink.deliveries[0].data
         self.assertTrue(dkim.verify(signed, dnsfunc=lambda name, timeout=5: record))
 
-    def test_pyspf_milter(self) -> None:
+    def test_pyspf_milter_looks_at_client_and_adds_its_field(self) -> None:
         """
         pyspf-milter looks at the client, and adds its field.
         """
@@ -236,7 +236,7 @@ class ProgramTests(SynchronousTestCase):
         )
         self.compare([self.script("spf_engine.milter_spf"), str(config)])
 
-    def test_vrfydmn(self) -> None:
+    def test_vrfydmn_daemon_refuses_from_that_is_not_of_domains_it_knows(self) -> None:
         """
         vrfydmn, a daemon, refuses a From that is not of the domains it knows.
         """
@@ -261,7 +261,7 @@ class ProgramTests(SynchronousTestCase):
         )
         self.assertNotEqual(str(outcome[0])[:4], str(outcome[1])[:4])
 
-    def test_srsmilter(self) -> None:
+    def test_srsmilter_rewrites_sender_it_needs_parts_of_pymilters_own_package(self) -> None:
         """
         srsmilter rewrites the sender; it needs parts of pymilter's own package, on our module.
         """
@@ -278,7 +278,7 @@ class ProgramTests(SynchronousTestCase):
         copy.write_text(text.replace("/etc/mail/pysrs.cfg", str(config)))
         self.compare([str(copy)], path=[DEBS / "usr/lib/python3/dist-packages"], own_package=True)
 
-    def test_pymilters_sample(self) -> None:
+    def test_pymilters_own_sample_defangs(self) -> None:
         """
         pymilter's own sample defangs; it needs parts of pymilter's own package.
         """

@@ -72,7 +72,7 @@ class LibmilterTests(HostCase):
         self.assertEqual(self.calls("close", 2), 2 * CONNECTION_CALLS)
         wait_until(lambda: connections_to(self.port) == 0, "the connections to be closed")
 
-    def test_reuse(self) -> None:
+    def test_with_reuse_one_connection_is_enough(self) -> None:
         """
         With ``reuse`` one connection is enough: libmilter takes QUIT_NC behind an accepted message,
         and each message still has macros of its own.

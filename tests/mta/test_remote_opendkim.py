@@ -235,7 +235,7 @@ class _OpenDkimTests:
     What holds behind either MTA.
     """
 
-    def test_signs_alone(self: Any) -> None:
+    def test_what_opendkim_signs_as_only_member_is_what_is_delivered(self: Any) -> None:
         """
         What OpenDKIM signs as the only member is what is delivered.
         """
@@ -282,7 +282,7 @@ class _OpenDkimTests:
         self.opendkim.stop()
         self.assertNotIn(b"DKIM-Signature", self.sent().data)
 
-    def test_many_messages(self: Any) -> None:
+    def test_several_messages_in_one_smtp_connection_are_each_signed(self: Any) -> None:
         """
         Several messages in one SMTP connection are each signed; one that was given up between them
         does no harm.

@@ -113,7 +113,7 @@ class OpenDkimTests(SendCase):
             (seen,) = [edit["value"] for edit in edits if edit["name"] == "Authentication-Results"]
             self.assertIn(f"dkim={result}", seen)
 
-    def test_away(self) -> None:
+    def test_as_check_of_system_one_line_and_status_3_when_opendkim_is_away(self) -> None:
         """
         As a check of a system: one line, and status 3 when OpenDKIM is away.
         """
@@ -164,7 +164,7 @@ class LibmilterTests(SendCase):
         wait_until(lambda: called().count("close") >= count, "the C milter's xxfi_close")
         return called()
 
-    def test_connections(self) -> None:
+    def test_each_message_has_connection_of_its_own_or_all_share_one(self) -> None:
         """
         Each message has a connection of its own, or all share one, and each has its queue id.
         """

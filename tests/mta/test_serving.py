@@ -54,7 +54,7 @@ class ServedTests(LoadCase):
 
         def act(load: Load) -> None:
             process.send_signal(signal.SIGTERM)
-            self.assertEqual(process.wait(20), 0, self.log.read_text())
+            self.assertEqual(process.wait(120), 0, self.log.read_text())
             self.assertNotIn("Traceback", self.log.read_text())
             self.serve()
 

@@ -102,7 +102,7 @@ class SameAsPostfixTests(MtaTestCase):
             for part in (line.split(b"\n") if line == RECEIVED else [line])
         ]
 
-    def test_same(self) -> None:
+    def test_our_server_delivers_line_by_line_what_postfix_delivers(self) -> None:
         """
         Our server delivers, line by line, what Postfix delivers; only what the server says of
         itself is another.
@@ -177,7 +177,7 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual(data.count(b"DKIM-Signature:"), 1, data)
         return bool(self._dkim.verify(data, dnsfunc=look_up))
 
-    def test_signs(self) -> None:
+    def test_while_opendkim_is_away_mail_has_to_wait(self) -> None:
         """
         While OpenDKIM is away mail has to wait. Then each message of a connection is signed, and
         the signature holds for what is delivered; it would not if a letter were another.
@@ -201,7 +201,7 @@ class ExampleTests(SynchronousTestCase):
             )
         self.assertEqual(self.log.read_text(), "")
 
-    def test_end(self) -> None:
+    def test_on_sigterm_message_that_has_begun_is_finished(self) -> None:
         """
         On SIGTERM a message that has begun is finished; then its client is told to come back later.
         """

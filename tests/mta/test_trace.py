@@ -110,7 +110,7 @@ class TraceCase(MtaTestCase):
 
 
 class _Scenarios(TraceCase):
-    def test_replay(self) -> None:
+    def test_mail_is_delivered_as_without_trace_same_milter_answers_same(self) -> None:
         """
         Mail is delivered as without a trace; the same milter answers the same, and of a changed one
         the difference is named.

@@ -32,7 +32,7 @@ def wait_for(condition: Callable[[], object]) -> None:
     """
     Wait until something is so; for a minute, which is a matter of nothing else but patience.
     """
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it does not come about"
         time.sleep(0.005)
@@ -45,7 +45,7 @@ class MTA:
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(15)
+        self.socket.settimeout(60)
         self.socket.connect(path)
 
     def send(self, letter: bytes, payload: bytes = b"") -> None:

@@ -194,7 +194,7 @@ class GivenTests(Case):
         self.assertEqual(len(made), 2)
         self.assertEqual([one._ctx for one in made], [None, None])
 
-    def test_low_level(self) -> None:
+    def test_functions_on_context_as_without_package(self) -> None:
         """
         Functions on a context, as without the package; those that are missing continue.
         """
@@ -219,7 +219,7 @@ class AnswerTests(Case):
     What becomes of a result.
     """
 
-    def test_verdicts(self) -> None:
+    def test_codes_mean_what_they_mean_also_as_other_kinds_of_whole_numbers(self) -> None:
         """
         Codes mean what they mean, also as other kinds of whole numbers.
         """
@@ -235,7 +235,7 @@ class AnswerTests(Case):
             sent = self.end(eom=lambda self, code=code: code)
             self.assertEqual(sent.verdict, verdict, code)
 
-    def test_skip(self) -> None:
+    def test_skip_ends_body_elsewhere_it_continues(self) -> None:
         """
         SKIP ends the body; elsewhere it continues.
         """
@@ -263,7 +263,7 @@ class AnswerTests(Case):
         self.doCleanups()
         self.assertEqual(self.failures, "")
 
-    def test_replies(self) -> None:
+    def test_reply_has_one_line_or_several_with_code_of_answer(self) -> None:
         """
         A reply has one line or several, with the code of the answer.
         """
@@ -298,7 +298,7 @@ class AnswerTests(Case):
             milter.set_exception_policy(policy)
             self.assertEqual(self.end(eom=eom).verdict, policy)
 
-    def test_on_error(self) -> None:
+    def test_where_factory_says_what_failure_is_answered_with_that_counts(self) -> None:
         """
         Where a factory says what a failure is answered with, that counts, and no text is made.
         """
@@ -311,7 +311,7 @@ class AnswerTests(Case):
         self.assertEqual(sent.verdict, c.SMFIS_REJECT)
         self.assertNotIn("untrapped", str(sent.reply))
 
-    def test_negotiation(self) -> None:
+    def test_class_may_refuse_connection_ask_for_all_there_is_or_ask_for_less(self) -> None:
         """
         A class may refuse the connection, ask for all there is, or ask for less.
         """
@@ -346,7 +346,7 @@ class AnswerTests(Case):
         sent = self.mta(Less).send(MESSAGE)
         self.assertEqual(sent.delivered.message["X-Error"], "cannot replace message body")
 
-    def test_symbol_lists(self) -> None:
+    def test_callback_asks_for_its_macros(self) -> None:
         """
         A callback asks for its macros, which pymilter's own does not on Python 3.
         """
@@ -371,7 +371,7 @@ class EditTests(Case):
     Edits at the end of a message, and when they cannot be.
     """
 
-    def test_edits(self) -> None:
+    def test_every_edit_reaches_message(self) -> None:
         """
         Every edit reaches the message.
         """
@@ -403,7 +403,7 @@ class EditTests(Case):
         self.assertEqual(delivered.sender.address, "<from@example.com>")
         self.assertEqual(message.get_payload().split(), ["text", "bytes"])
 
-    def test_wrong_arguments(self) -> None:
+    def test_wrong_arguments_raise_what_c_extension_raises(self) -> None:
         """
         Wrong arguments raise what the C extension raises.
         """
@@ -447,7 +447,7 @@ class EditTests(Case):
             ],
         )
 
-    def test_wrong_stage(self) -> None:
+    def test_edit_before_end_of_message_raises_with_reason(self) -> None:
         """
         An edit before the end of a message raises, with the reason; progress can be told of.
         """
@@ -523,7 +523,7 @@ class FactoryTests(SynchronousTestCase):
             text = str(self.assertRaises(TypeError, factory, nonsense))
             self.assertIn(repr(nonsense), text)
 
-    def test_names(self) -> None:
+    def test_factory_has_classs_name_or_one_it_is_given(self) -> None:
         """
         A factory has the class's name, or the one it is given; a function will do for a class.
         """

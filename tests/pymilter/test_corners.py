@@ -46,7 +46,7 @@ class ConnectionTests(ProgramCase):
         super().setUp()
         self.patch(Milter, "factory", Milter.factory)
 
-    def test_without_negotiation(self) -> None:
+    def test_new_smtp_connection_on_same_agreement_has_milter_of_its_own(self) -> None:
         """
         A new SMTP connection on the same agreement has a milter of its own, made at connect.
         """
@@ -224,7 +224,7 @@ class ConnectionTests(ProgramCase):
         except MilterTestFailure:
             self.flushLoggedErrors()
 
-    def test_worker(self) -> None:
+    def test_in_worker_what_is_counted_is_told(self) -> None:
         """
         In a worker what is counted is told, and who has started it is told of the start.
         """
@@ -470,7 +470,7 @@ class FamilyTests(ProgramCase):
         end = self.run_family(family, [], lambda: None)
         self.assertIn("metrics cannot be shown", str(self.assertRaises(OSError, end)))
 
-    def test_statuses(self) -> None:
+    def test_child_that_cannot_listen_says_so_by_its_status(self) -> None:
         """
         A child that cannot listen says so by its status, and has no descriptors of its parent's.
         """
@@ -499,7 +499,7 @@ class FamilyTests(ProgramCase):
         self.assertRaises(Left, family._start, lambda: None, False)
         self.assertRaises(OSError, os.fstat, other)
 
-    def test_page(self) -> None:
+    def test_page_adds_up_what_workers_tell_one_that_is_gone_is_left_out(self) -> None:
         """
         The page adds up what workers tell; one that is gone is left out.
         """

@@ -21,7 +21,7 @@ class NamesTests(ProgramCase):
     What programs find in the module.
     """
 
-    def test_numbers(self) -> None:
+    def test_numbers_are_libmilters_under_pymilters_names_and_plain(self) -> None:
         """
         Numbers are libmilter's, under pymilter's names, and plain.
         """
@@ -58,7 +58,7 @@ class SettingTests(ProgramCase):
     What the functions take.
     """
 
-    def test_callbacks(self) -> None:
+    def test_callback_that_is_set_replaces_one_before_it_which_is_returned(self) -> None:
         """
         A callback that is set replaces the one before it, which is returned; None is none.
         """
@@ -93,7 +93,7 @@ class SettingTests(ProgramCase):
         self.assertRaises(TypeError, milter.register, "one", other=len)
         self.assertRaises(TypeError, milter.register, 5)
 
-    def test_exception_policy(self) -> None:
+    def test_four_codes_are_policies(self) -> None:
         """
         Four codes are policies.
         """
@@ -118,7 +118,7 @@ class SettingTests(ProgramCase):
         self.assertRaises(OverflowError, milter.setdbg, -(2**31) - 1)
         self.assertRaises(milter.error, milter.setbacklog, 0)
 
-    def test_address(self) -> None:
+    def test_address_is_text_and_not_empty(self) -> None:
         """
         An address is a text, and not empty.
         """
@@ -173,7 +173,7 @@ class SocketTests(ProgramCase):
         self.assertIn("Address already in use", text)
         self.open(self.path)
 
-    def test_existing_file(self) -> None:
+    def test_file_that_is_no_socket_is_not_removed(self) -> None:
         """
         A file that is no socket is not removed.
         """
@@ -181,7 +181,7 @@ class SocketTests(ProgramCase):
         self.assertRaises(milter.error, self.open, self.path)
         self.assertEqual((self.folder / "socket").read_text(), "precious")
 
-    def test_bare_name(self) -> None:
+    def test_name_without_kind_is_path_as_for_libmilter(self) -> None:
         """
         A name without a kind is a path, as for libmilter.
         """
@@ -190,7 +190,7 @@ class SocketTests(ProgramCase):
         self.open("socket")
         self.assertTrue(os.path.exists(self.path))
 
-    def test_inet(self) -> None:
+    def test_tcp_sockets_of_both_kinds_listen_on_host_that_is_named(self) -> None:
         """
         TCP sockets, of both kinds, listen on the host that is named.
         """
@@ -201,7 +201,7 @@ class SocketTests(ProgramCase):
         self.open("inet6:0")
         self.assertEqual(self.opened.socket.getsockname()[0], "::")
 
-    def test_descriptor(self) -> None:
+    def test_descriptor_that_another_process_has_opened_is_taken_over(self) -> None:
         """
         A descriptor that another process has opened is taken over.
         """
@@ -210,7 +210,7 @@ class SocketTests(ProgramCase):
         self.open(f"fd:{descriptor}")
         self.assertEqual(self.opened.socket.fileno(), descriptor)
 
-    def test_wrong_addresses(self) -> None:
+    def test_what_is_no_address_is_said_to_be_none_by_name(self) -> None:
         """
         What is no address is said to be none, by name.
         """
@@ -220,7 +220,7 @@ class SocketTests(ProgramCase):
         text = str(self.assertRaises(milter.error, self.open, "unix:/nowhere/at/all"))
         self.assertIn("No such file", text)
 
-    def test_open_twice(self) -> None:
+    def test_to_open_twice_changes_nothing(self) -> None:
         """
         To open twice changes nothing.
         """

@@ -64,7 +64,7 @@ class MarkTests(SynchronousTestCase):
         """
         self.assertEqual(type("Own", (Milter.Base,), {"_protocol_mask": 7}).protocol_mask(), 7)
 
-    def test_leading_space(self) -> None:
+    def test_class_may_ask_for_header_values_with_their_leading_blanks(self) -> None:
         """
         A class may ask for header values with their leading blanks.
         """
@@ -174,7 +174,7 @@ class DecodingTests(SynchronousTestCase):
         self.assertEqual(given[0][:1], given[2])
         return given[0]
 
-    def test_strategies(self) -> None:
+    def test_strategy_of_callback_decides_default_keeps_every_byte(self) -> None:
         """
         The strategy of the callback decides; the default keeps every byte.
         """
@@ -191,7 +191,7 @@ class ActionTests(SynchronousTestCase):
     What `Base` looks at before an edit.
     """
 
-    def test_disabled_actions(self) -> None:
+    def test_edit_that_was_not_negotiated_raises_with_its_name(self) -> None:
         """
         An edit that was not negotiated raises, with its name.
         """
@@ -212,7 +212,7 @@ class ActionTests(SynchronousTestCase):
         base._actions = Milter.ADDRCPT
         self.assertRaises(Milter.DisabledAction, base.addrcpt, "<a>", "A=1")
 
-    def test_percent_signs(self) -> None:
+    def test_percent_sign_in_reply_must_be_doubled_reply_has_text(self) -> None:
         """
         A percent sign in a reply must be doubled; a reply has a text.
         """
@@ -235,7 +235,7 @@ class HelperTests(SynchronousTestCase):
     Small functions.
     """
 
-    def test_esmtp_arguments(self) -> None:
+    def test_three_ways_to_read_esmtp_arguments(self) -> None:
         """
         Three ways to read ESMTP arguments.
         """
@@ -253,13 +253,13 @@ class HelperTests(SynchronousTestCase):
             (("<a>", "8BITMIME", "=x"), {"SIZE": "10", "BODY": "a=b"}),
         )
 
-    def test_numbers(self) -> None:
+    def test_each_number_is_given_once(self) -> None:
         """
         Each number is given once.
         """
         self.assertNotEqual(Milter.uniqueID(), Milter.uniqueID())
 
-    def test_masks(self) -> None:
+    def test_mask_is_named_and_what_has_no_name_is_given_as_number(self) -> None:
         """
         A mask is named, and what has no name is given as a number.
         """
@@ -267,7 +267,7 @@ class HelperTests(SynchronousTestCase):
         self.assertEqual(Milter.decode_mask(3, names), names)
         self.assertEqual(Milter.decode_mask(0x101, names), ["ADDHDRS", "0x100"])
 
-    def test_printing_milter(self) -> None:
+    def test_milter_milter_prints_what_it_is_asked_and_continues(self) -> None:
         """
         `Milter.Milter` prints what it is asked, and continues.
         """

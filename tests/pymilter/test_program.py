@@ -142,7 +142,7 @@ class RunTests(ProgramCase):
         milter.stop()
         end()
 
-    def test_drains(self) -> None:
+    def test_when_stopped_message_in_progress_comes_to_its_end(self) -> None:
         """
         When stopped a message in progress comes to its end; the second time all ends at once.
         """
@@ -230,7 +230,7 @@ class LoopTests(ProgramCase):
     Reactors, signals and the moving loop by themselves.
     """
 
-    def test_reactors(self) -> None:
+    def test_best_reactor_there_is_is_made(self) -> None:
         """
         The best reactor there is is made; where there is no epoll there is no moving loop.
         """
@@ -242,7 +242,7 @@ class LoopTests(ProgramCase):
         del select.epoll
         self.assertIs(make_leading(), None)
 
-    def test_signals(self) -> None:
+    def test_signals_are_heeded_in_main_thread_and_as_before_when_it_is_over(self) -> None:
         """
         Signals are heeded in the main thread, and as before when it is over.
         """
@@ -257,7 +257,7 @@ class LoopTests(ProgramCase):
         with heeding(lambda: None):
             pass
 
-    def test_other_reactors(self) -> None:
+    def test_without_moving_loop_every_callback_is_handed_to_thread(self) -> None:
         """
         Without a moving loop every callback is handed to a thread.
         """
@@ -344,7 +344,7 @@ class FamilyTests(ProgramCase):
     Child processes, without any.
     """
 
-    def test_child(self) -> None:
+    def test_child_works_and_leaves_with_status_that_says_how_that_ended(self) -> None:
         """
         A child works, and leaves with a status that says how that ended.
         """
@@ -441,7 +441,7 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         self.assertEqual(process.communicate()[0], "False 1\n")
         self.assertEqual(process.returncode, 5)
 
-    def test_wrong_options(self) -> None:
+    def test_wrong_options_and_program_that_is_not_there_are_told(self) -> None:
         """
         Wrong options, and a program that is not there, are told; nothing is run.
         """
@@ -541,7 +541,7 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
             self.assertIn('callback="xxfi_helo",milter="mine"', page.read().decode())
 
-    def test_daemon(self) -> None:
+    def test_program_that_becomes_daemon(self) -> None:
         """
         A program that becomes a daemon, and one that serves on a descriptor of systemd's, work.
         """
@@ -557,7 +557,7 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         os.kill(int(pid), signal.SIGTERM)
         self.assertIn("returned True __main__", process.communicate()[0])
 
-    def test_descriptor(self) -> None:
+    def test_descriptor_that_was_opened_before_program_was_started_is_served(self) -> None:
         """
         A descriptor that was opened before the program was started is served.
         """
@@ -575,7 +575,7 @@ class AdapterTests(ProgramCase):
     A factory by itself.
     """
 
-    def test_life_cycle(self) -> None:
+    def test_factory_can_be_started_and_stopped_also_when_nothing_ever_ran(self) -> None:
         """
         A factory can be started and stopped, also when nothing ever ran.
         """

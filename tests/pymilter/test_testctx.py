@@ -89,7 +89,7 @@ class ContextTests(Case):
     ``TestCtx``.
     """
 
-    def test_whole_message(self) -> None:
+    def test_message_goes_through_milter_and_what_it_did_is_written_down(self) -> None:
         """
         A message goes through the milter, and what it did is written down.
         """
@@ -155,7 +155,7 @@ class ContextTests(Case):
         ctx._close()
         self.flushLoggedErrors(RuntimeError)
 
-    def test_refused_connection(self) -> None:
+    def test_connection_that_is_refused_is_closed_address_must_be_one(self) -> None:
         """
         A connection that is refused is closed; an address must be one.
         """
@@ -230,7 +230,7 @@ class MixinTests(Case):
         self.assertEqual(mixed._body.getvalue(), b"Subject: hello\nX-Raw: \xff\n\nnew body\n")
         self.assertEqual(Path("test/milter.log").read_text(), "hello 5\n")
 
-    def test_refusals(self) -> None:
+    def test_answer_other_than_continue_ends_message_or_connection(self) -> None:
         """
         An answer other than CONTINUE ends a message, or the connection.
         """
@@ -258,14 +258,14 @@ class InstallTests(SynchronousTestCase):
     Which modules are found.
     """
 
-    def test_ours(self) -> None:
+    def test_without_pymilter_ours_are_found(self) -> None:
         """
         Without pymilter ours are found, as often as they are asked for.
         """
         self.assertIs(install(), sys.modules["Milter"])
         self.assertIs(sys.modules["milter"], milter)
 
-    def test_again(self) -> None:
+    def test_who_takes_module_away_as_some_tests_do_gets_it_again(self) -> None:
         """
         Who takes a module away, as some tests do, gets it again.
         """

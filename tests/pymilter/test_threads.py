@@ -43,7 +43,7 @@ class ThreadsTests(SynchronousTestCase):
         self.threads = Threads(most_idle=2)
         self.addCleanup(self.threads.stop)
 
-    def test_order(self) -> None:
+    def test_what_lane_has_to_do_is_done_in_order_one_thing_at_time(self) -> None:
         """
         What a lane has to do is done in order, one thing at a time.
         """
@@ -70,7 +70,7 @@ class ThreadsTests(SynchronousTestCase):
         wait_for(lambda: seen and not lanes[0].busy)
         self.assertEqual(self.threads.count, 2)
 
-    def test_stop(self) -> None:
+    def test_when_stopped_no_thread_is_kept_what_is_in_progress_is_done(self) -> None:
         """
         When stopped no thread is kept; what is in progress is done.
         """
@@ -190,7 +190,7 @@ class AdapterTests(SynchronousTestCase):
         wait_for(done)
         return answer
 
-    def test_whole_session(self) -> None:
+    def test_callbacks_run_in_other_threads_than_engine_in_order(self) -> None:
         """
         Callbacks run in other threads than the engine, in order, with their edits and progress.
         """
@@ -228,7 +228,7 @@ class AdapterTests(SynchronousTestCase):
         self.assertEqual(calls, ["envfrom mta.example.com", "Subject", "eom", "close"])
         self.assertNotIn(threading.get_ident(), threads)
 
-    def test_failure(self) -> None:
+    def test_what_is_raised_in_thread_is_answered_as_policy_says(self) -> None:
         """
         What is raised in a thread is answered as the policy says.
         """
@@ -319,7 +319,7 @@ class AdapterTests(SynchronousTestCase):
         self.assertEqual(calls, ["envfrom <a@example.com>"])
         session.vanish()
 
-    def test_no_threads(self) -> None:
+    def test_where_there_are_no_more_threads_callback_has_failed(self) -> None:
         """
         Where there are no more threads the callback has failed.
         """

@@ -16,7 +16,7 @@ class UtilsTests(SynchronousTestCase):
     Each function by examples.
     """
 
-    def test_address_patterns(self) -> None:
+    def test_two_patterns_know_addresses_from_what_is_none(self) -> None:
         """
         The two patterns know addresses from what is none.
         """
@@ -40,7 +40,7 @@ class UtilsTests(SynchronousTestCase):
         for text in ("1::2::3", ":", "1:2:3", "g::1", "1:2:3:4:5:6:7:8:9", "12345::"):
             self.assertFalse(utils.ip6re.match(text), text)
 
-    def test_numbers(self) -> None:
+    def test_addresses_are_read_as_numbers_what_is_none_raises_with_its_text(self) -> None:
         """
         Addresses are read as numbers; what is none raises, with its text.
         """
@@ -77,7 +77,7 @@ class UtilsTests(SynchronousTestCase):
         self.assertFalse(utils.iniplist("198.51.100.1", ["mx.example.com"]))
         self.assertRaises(ValueError, utils.iniplist, "2g01::1", [])
 
-    def test_envelope_addresses(self) -> None:
+    def test_envelope_address_is_split_at_its_last(self) -> None:
         """
         An envelope address is split at its last @; quotes and routes are left away.
         """
@@ -93,7 +93,7 @@ class UtilsTests(SynchronousTestCase):
         ):
             self.assertEqual(utils.parse_addr(text), parts)
 
-    def test_header_addresses(self) -> None:
+    def test_full_name_with_special_characters_and_source_route_are_understood(self) -> None:
         """
         A full name with special characters, and a source route, are understood.
         """
@@ -106,7 +106,7 @@ class UtilsTests(SynchronousTestCase):
         ):
             self.assertEqual(utils.parseaddr(text), parts)
 
-    def test_encoded_words(self) -> None:
+    def test_encoded_words_are_decoded(self) -> None:
         """
         Encoded words are decoded; what cannot be stays as it is.
         """

@@ -105,7 +105,7 @@ class EditTests(ConversationTestCase):
         packet("q", b"held \xff\0"),
     )
 
-    def test_all_edits(self) -> None:
+    def test_each_edit_reaches_mta_as_it_was_sent_in_order(self) -> None:
         """
         Each edit reaches the MTA as it was sent, in order, in one write with the answer; a new
         body comes behind the others.
@@ -141,7 +141,7 @@ class EditTests(ConversationTestCase):
             packets = conversation.packets(MAIL, RCPT, EOM)
             self.assertIn(("h", b"X\0" + folded + b"\0"), packets)
 
-    def test_impossible_edit(self) -> None:
+    def test_edit_that_would_break_message_is_failure_of_remote_milter(self) -> None:
         """
         An edit that would break the message is a failure of the remote milter. What it did before
         stands where mail passes, but for the body, of which there may be but a part.
@@ -163,7 +163,7 @@ class EditTests(ConversationTestCase):
         fields = [payload[:6] for letter, payload in conversation.packets(EOM) if letter == "h"]
         self.assertEqual(fields, [b"X-Near", b"X-Far\0", b"X-Near"])
 
-    def test_chain(self) -> None:
+    def test_in_chain_remote_milter_is_shown_what_milters_before_it_have_made(self) -> None:
         """
         In a chain the remote milter is shown what the milters before it have made.
         """
@@ -173,7 +173,7 @@ class EditTests(ConversationTestCase):
         self.assertEqual(conversation.letters(*COMMANDS), "cccccc" + "bc")
         self.assertIn(("body", b"edited\r\n"), far.calls)
 
-    def test_progress(self) -> None:
+    def test_progress_from_afar_goes_on_at_end_of_message_and_nowhere_else(self) -> None:
         """
         PROGRESS from afar goes on at the end of a message, and nowhere else.
         """

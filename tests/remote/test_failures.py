@@ -142,7 +142,7 @@ class FailureTests(ConversationTestCase):
     ``on_error`` stands for a remote milter that has failed.
     """
 
-    def test_refuses_connections(self) -> None:
+    def test_who_cannot_be_reached_is_answered_for_at_each_message_logged_once(self) -> None:
         """
         Who cannot be reached is answered for at each message, logged once, and tried again at the
         MTA's next connection.
@@ -163,7 +163,7 @@ class FailureTests(ConversationTestCase):
         conversation.agree()
         self.assertEqual(conversation.letters(CONNECT, HELO, *COMMANDS), 9 * "c")
 
-    def test_each_code(self) -> None:
+    def test_each_code_may_stand_for_one_that_cannot_be_reached(self) -> None:
         """
         Each code may stand for one that cannot be reached; with CONTINUE and ACCEPT the MTA is
         asked for nothing.
@@ -249,7 +249,7 @@ class FailureTests(ConversationTestCase):
         self.assertIn("no connection within 4 s", self.log_text())
         self.assertEqual(remote.cancelled, 1)
 
-    def test_silence(self) -> None:
+    def test_answer_that_does_not_come_in_time_has_failed(self) -> None:
         """
         An answer that does not come in time has failed; PROGRESS gives it time again.
         """

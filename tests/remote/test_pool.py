@@ -108,7 +108,7 @@ class ReuseTests(ConversationTestCase):
             self.connection(self.conversation(remote), *CONNECTION[2:])
             self.assertEqual(remote.servers[0].letters[-1], "Q")
 
-    def test_another_offer(self) -> None:
+    def test_mta_that_offers_something_else_gets_another_connection(self) -> None:
         """
         An MTA that offers something else gets another connection.
         """
@@ -314,7 +314,7 @@ class ReuseTests(ConversationTestCase):
         self.assertEqual(remote.open, 0)
         self.assertEqual(self.log_text(), "")
 
-    def test_close(self) -> None:
+    def test_what_is_kept_can_be_closed(self) -> None:
         """
         What is kept can be closed.
         """

@@ -58,7 +58,7 @@ class FactoryTests(ConversationTestCase):
     `RemoteMilterFactory` and its options.
     """
 
-    def test_interfaces(self) -> None:
+    def test_factory_and_milter_are_milter_factory_and_milter_like_any_other(self) -> None:
         """
         Factory and milter are a milter factory and a milter like any other.
         """
@@ -69,7 +69,7 @@ class FactoryTests(ConversationTestCase):
         self.assertIsInstance(made, RemoteMilter)
         self.assertIsNone(factory.timeout)
 
-    def test_name(self) -> None:
+    def test_remote_milter_is_called_as_it_was_named_or_by_its_address(self) -> None:
         """
         A remote milter is called as it was named, or by its address.
         """
@@ -77,7 +77,7 @@ class FactoryTests(ConversationTestCase):
         self.assertEqual(RemoteMilterFactory("/run/a", name="DKIM").name, "DKIM")
         self.assertEqual(RemoteMilterFactory(breaking()).name, "remote milter")
 
-    def test_bad_options(self) -> None:
+    def test_what_is_no_address_or_no_option_is_refused_when_factory_is_made(self) -> None:
         """
         What is no address or no option is refused when the factory is made.
         """
@@ -94,7 +94,7 @@ class FactoryTests(ConversationTestCase):
         ):
             self.assertRaises(error, RemoteMilterFactory, where, **options)
 
-    def test_address(self) -> None:
+    def test_reactor_connects_to_address_by_default_it_is_global_one(self) -> None:
         """
         The reactor connects to the address; by default it is the global one.
         """
@@ -147,7 +147,7 @@ class NegotiationTests(ConversationTestCase):
         self.assertEqual(answers, "ccccccccc")
         self.assertEqual(names(far.calls), ["envrcpt", "body"])
 
-    def test_offer(self) -> None:
+    def test_remote_milter_is_offered_actions_and_values_of_mta(self) -> None:
         """
         The remote milter is offered the actions and the values of the MTA; larger packets are not
         for it.
@@ -159,7 +159,7 @@ class NegotiationTests(ConversationTestCase):
         RemoteConversation(remote).agree(steps=0x7F)
         self.assertEqual(remote.servers[0].heard, [("O", offer(0x0FF7FF)[5:])])
 
-    def test_symbol_lists(self) -> None:
+    def test_remote_milters_lists_of_macros_reach_mta(self) -> None:
         """
         The remote milter's lists of macros reach the MTA.
         """
@@ -173,7 +173,7 @@ class NegotiationTests(ConversationTestCase):
         ((_, payload),) = conversation.packets(offer())
         self.assertEqual(payload[12:], b"\0\0\0\0j {client_port}\0\0\0\0\1\0")
 
-    def test_blanks(self) -> None:
+    def test_who_keeps_blank_behind_colon_gets_it_from_afar_too(self) -> None:
         """
         Who keeps the blank behind the colon gets it from afar too, and edits with it.
         """
@@ -241,7 +241,7 @@ class CommandTests(ConversationTestCase):
         self.assertEqual(conversation.remote.open, 0)
         self.assertEqual(self.log_text(), "")
 
-    def test_answers(self) -> None:
+    def test_remote_milters_answer_is_answer_at_each_stage(self) -> None:
         """
         The remote milter's answer is the answer, at each stage.
         """
@@ -261,7 +261,7 @@ class CommandTests(ConversationTestCase):
                 self.assertEqual(answers, "c" * len(before) + letter, (stage, code))
                 conversation.drop()
 
-    def test_replies(self) -> None:
+    def test_text_of_reply_arrives_as_it_was_sent(self) -> None:
         """
         The text of a reply arrives as it was sent, one that no function would take included.
         """
@@ -269,7 +269,7 @@ class CommandTests(ConversationTestCase):
             conversation = started(breaking(R=[packet("y", text + b"\0")]))
             self.assertEqual(conversation.packets(MAIL, RCPT)[-1], ("y", text + b"\0"))
 
-    def test_recipients(self) -> None:
+    def test_recipient_refused_from_afar_is_refused(self) -> None:
         """
         A recipient refused from afar is refused, and the message goes on with the others.
         """
@@ -279,7 +279,7 @@ class CommandTests(ConversationTestCase):
         self.assertEqual(conversation.letters(MAIL, RCPT, bad, *COMMANDS[2:]), "ccrccccc")
         self.assertEqual(names(far.calls)[-1], "eom")
 
-    def test_skip(self) -> None:
+    def test_skip_from_afar_stops_body_for_remote_milter_until_next_message(self) -> None:
         """
         SKIP from afar stops the body for the remote milter, until the next message.
         """
@@ -301,7 +301,7 @@ class CommandTests(ConversationTestCase):
         )
         self.assertEqual(names(far.calls).count("header"), 2)
 
-    def test_abort(self) -> None:
+    def test_end_of_message_is_passed_on_and_so_is_next_message(self) -> None:
         """
         The end of a message is passed on, and so is the next message.
         """

@@ -53,7 +53,7 @@ class EndingTests(SynchronousTestCase):
         self.addCleanup(release.set)
         self.assertIn("forgotten", self.end())
 
-    def test_main_thread(self) -> None:
+    def test_where_no_other_thread_is_left_it_is_main_thread_that_did_not_end(self) -> None:
         """
         Where no other thread is left, it is the main thread that did not end.
         """

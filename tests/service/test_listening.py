@@ -51,7 +51,7 @@ class ListeningCase(TestCase):
     A folder for sockets.
     """
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()

@@ -58,7 +58,7 @@ class PageTests(TestCase):
         client = await connectProtocol(endpoint, Get(path))
         return (await client.done).decode()
 
-    async def test_pages(self) -> None:
+    async def test_metrics_are_those_of_moment_and_readiness_is_told_by_status(self) -> None:
         """
         The metrics are those of the moment, and readiness is told by the status.
         """
@@ -79,7 +79,7 @@ class PageTests(TestCase):
         self.assertIn(" 503 ", (await self.get(port, "/readyz")).partition("\r\n")[0])
         self.assertIn(" 404 ", (await self.get(port, "/other")).partition("\r\n")[0])
 
-    async def test_later(self) -> None:
+    async def test_what_is_shown_may_come_later_who_has_gone_by_then_is_no_error(self) -> None:
         """
         What is shown may come later; who has gone by then is no error, and a failure is told.
         """
@@ -109,7 +109,7 @@ class PageTests(TestCase):
         self.assertIn(" 500 ", (await page).partition("\r\n")[0])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_wrong_address(self) -> None:
+    def test_what_is_no_address_is_named(self) -> None:
         """
         What is no address is named.
         """
@@ -122,7 +122,7 @@ class DashboardTests(SynchronousTestCase):
     The dashboard and the manual know the metrics.
     """
 
-    def test_manual(self) -> None:
+    def test_manual_explains_each_metric(self) -> None:
         """
         The manual explains each metric, and its alerts are about metrics there are.
         """
@@ -136,7 +136,7 @@ class DashboardTests(SynchronousTestCase):
         self.assertTrue(alerts)
         self.assertLessEqual({one.removesuffix("_bucket") for one in alerts}, there)
 
-    def test_names(self) -> None:
+    def test_each_metric_in_panel_exists_under_name_it_has_on_page(self) -> None:
         """
         Each metric in a panel exists under the name it has on the page, and each is in a panel.
         """
@@ -151,7 +151,7 @@ class DashboardTests(SynchronousTestCase):
         there = {name + suffixes[family.kind] for name, family in FAMILIES.items()}
         self.assertEqual(shown, there)
 
-    def test_labels(self) -> None:
+    def test_labels_that_panel_sums_by_are_those_of_its_metric(self) -> None:
         """
         The labels that a panel sums by are those of its metric.
         """

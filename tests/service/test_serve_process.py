@@ -61,7 +61,7 @@ class StartedTests(ServeCase):
     A process, from its start to its end.
     """
 
-    timeout = 30
+    timeout = 120
 
     async def check(self, process: subprocess.Popen[bytes], *signs: str) -> None:
         """
@@ -76,7 +76,7 @@ class StartedTests(ServeCase):
         self.assertEqual(await self.ended(process), 0, self.log)
         self.assertNotIn("Traceback", self.log)
 
-    async def test_twist(self) -> None:
+    async def test_twist_yatxmilter_serves_and_drains(self) -> None:
         """
         ``twist yatxmilter`` serves and drains.
         """
@@ -105,7 +105,7 @@ class StartedTests(ServeCase):
                 pass_fds=[opened.fileno()],
             )
 
-    async def test_systemd(self) -> None:
+    async def test_socket_of_systemds_is_served_and_watchdog_gets_its_signs_of_life(self) -> None:
         """
         A socket of systemd's is served, and the watchdog gets its signs of life.
         """
@@ -132,7 +132,7 @@ class StartedTests(ServeCase):
             self.assertNotIn("Traceback", self.log)
         self.assertIn("still at work: forgotten", self.log)
 
-    async def test_second_signal(self) -> None:
+    async def test_second_sigterm_ends_process_at_once(self) -> None:
         """
         A second SIGTERM ends the process at once, though a factory does not come to its end; even
         one that blocks the process.
@@ -206,13 +206,13 @@ class StartedTests(ServeCase):
         self.assertIn("could not be closed: [Errno 13] Permission denied", self.log)
         self.assertNotIn("Traceback", self.log)
 
-    async def test_user(self) -> None:
+    async def test_after_sockets_are_open_it_is_nobodys_groups_included(self) -> None:
         """
         After the sockets are open it is nobody's, groups included; the pid file stays root's.
         """
         await self.drop()
 
-    async def test_user_workers(self) -> None:
+    async def test_workers_are_nobodys_too(self) -> None:
         """
         The workers are nobody's, too.
         """

@@ -92,7 +92,7 @@ class ServiceTests(TestCase):
         await client.negotiate()
         return client
 
-    async def test_drains(self) -> None:
+    async def test_stopping_lets_message_in_progress_end_with_milters_own_answer(self) -> None:
         """
         Stopping lets a message in progress end with the milter's own answer, then is done.
         """
@@ -113,7 +113,7 @@ class ServiceTests(TestCase):
         self.assertFalse(self.path.exists())
         await client.quit()
 
-    async def test_gives_up(self) -> None:
+    async def test_message_that_takes_longer_than_drain_timeout_is_answered_tempfail(self) -> None:
         """
         A message that takes longer than drain_timeout is answered TEMPFAIL.
         """
@@ -128,7 +128,7 @@ class ServiceTests(TestCase):
         self.assertTrue(cancelled.called)
         await client.quit()
 
-    async def test_idle(self) -> None:
+    async def test_idle_connections_are_closed_when_it_stops(self) -> None:
         """
         Idle connections are closed when it stops.
         """
@@ -157,7 +157,7 @@ class ServiceTests(TestCase):
         await service.stopService()
         await client.quit()
 
-    async def test_permissions(self) -> None:
+    async def test_unix_socket_has_permissions_that_endpoint_says(self) -> None:
         """
         A UNIX socket has the permissions that the endpoint says: that is who may connect.
         """
@@ -180,7 +180,7 @@ class ConstructionTests(SynchronousTestCase):
         verifyObject(IService, service)
         self.assertEqual(service.drain_timeout, 30)
 
-    def test_options(self) -> None:
+    def test_factory_that_is_none_and_time_out_that_is_none_are_refused(self) -> None:
         """
         A factory that is none, and a time-out that is none, are refused.
         """
@@ -223,7 +223,7 @@ class RunTests(ProgramTestCase):
     `run_milters`, in programs.
     """
 
-    async def test_drains(self) -> None:
+    async def test_sigterm_lets_message_in_progress_come_to_its_end_then_program_ends(self) -> None:
         """
         SIGTERM lets the message in progress come to its end; then the program ends, with 0.
         """
@@ -257,7 +257,7 @@ class RunTests(ProgramTestCase):
             ],
         )
 
-    async def test_cannot_listen(self) -> None:
+    async def test_program_that_cannot_listen_says_why_and_ends_with_1(self) -> None:
         """
         A program that cannot listen says why, and ends with 1.
         """
@@ -290,7 +290,7 @@ class RunTests(ProgramTestCase):
         self.assertNotIn("during", memory.triggers)
         self.assertEqual(threading.active_count(), before)
 
-    def test_wrong(self) -> None:
+    def test_what_is_no_address(self) -> None:
         """
         What is no address, no factory or no time is told before anything runs.
         """

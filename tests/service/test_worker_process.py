@@ -136,7 +136,7 @@ class WorkTests(TestCase):
     The worker's half.
     """
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -220,7 +220,7 @@ class WorkTests(TestCase):
             self.assertEqual(await self.answer(), {"ready": os.getpid()})
         return made.pop()
 
-    async def test_supervisor_gone(self) -> None:
+    async def test_worker_whose_pipe_closes_drains_at_once(self) -> None:
         """
         A worker whose pipe closes drains at once, for as long as the service would.
         """
@@ -228,7 +228,7 @@ class WorkTests(TestCase):
         await self.leave()
         self.assertEqual(factory.drains, [7])
 
-    async def test_terminated(self) -> None:
+    async def test_sigterm_drains_for_as_long_as_service_would(self) -> None:
         """
         SIGTERM drains, for as long as the service would; those of a terminal are not for a worker.
         """
@@ -240,7 +240,7 @@ class WorkTests(TestCase):
             await pause()
         self.assertEqual(factory.drains, [None])
 
-    async def test_hurried(self) -> None:
+    async def test_worker_that_is_told_twice_to_drain_second_time_in_hurry_ends_once(self) -> None:
         """
         A worker that is told twice to drain, the second time in a hurry, ends once.
         """
@@ -307,7 +307,7 @@ class WorkTests(TestCase):
         self.assertEqual(await self.answer(), {"answer": {"reloads": 2}})
         self.assertEqual(factory.told, [(), ("anew",)])
 
-    async def test_plain_factory(self) -> None:
+    async def test_of_any_other_factory_connections_are_counted(self) -> None:
         """
         Of any other factory the connections are counted, and it does not mind a reload.
         """
@@ -316,7 +316,7 @@ class WorkTests(TestCase):
         self.tell(do="ask", what="numbers")
         self.assertEqual(await self.answer(), {"answer": {"connections": 2}})
 
-    async def test_systemd(self) -> None:
+    async def test_socket_that_systemd_gave_supervisor_is_workers_too(self) -> None:
         """
         A socket that systemd gave the supervisor is the worker's too.
         """
@@ -374,7 +374,7 @@ class SupervisorTests(TestCase):
         (call,) = self.clock.getDelayedCalls()
         self.assertEqual(call.getTime() - self.clock.seconds(), pause_expected)
 
-    async def test_dies(self) -> None:
+    async def test_worker_that_dies_is_replaced_at_once_and_then_later(self) -> None:
         """
         A worker that dies is replaced, at once and then later; a service may stop in between.
         """
@@ -408,7 +408,7 @@ class SupervisorTests(TestCase):
         self.assertEqual([event["error"] for event in logs if "error" in event], [refused] * 5)
         await service.stopService()
 
-    async def test_steady(self) -> None:
+    async def test_worker_that_has_lived_for_long_is_replaced_at_once(self) -> None:
         """
         A worker that has lived for long is replaced at once; what it was asked counts for nothing.
         """
@@ -425,7 +425,7 @@ class SupervisorTests(TestCase):
         self.assertIn("killed by SIGKILL", [event.get("reason") for event in logs])
         self.assertIn("a word", [event.get("line") for event in logs])
 
-    async def test_cannot_start(self) -> None:
+    async def test_worker_that_cannot_start_is_told_of_by_its_number_and_with_reason(self) -> None:
         """
         A worker that cannot start is told of, by its number and with the reason, and tried again.
         """
@@ -451,7 +451,7 @@ class SupervisorTests(TestCase):
         await stopped
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    async def test_silent(self) -> None:
+    async def test_worker_that_does_not_answer_in_time_is_left_out(self) -> None:
         """
         A worker that does not answer in time is left out; its late answer is taken for no other.
         """
@@ -467,7 +467,7 @@ class SupervisorTests(TestCase):
         service.hurry()
         await service.stopService()
 
-    async def test_killed(self) -> None:
+    async def test_worker_that_does_not_come_to_its_end_in_time_is_killed(self) -> None:
         """
         A worker that does not come to its end in time is killed.
         """
@@ -484,7 +484,7 @@ class SupervisorTests(TestCase):
         self.assertTrue(any(said in str(formatEvent(event)) for event in logs))
         self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
-    async def test_hurry(self) -> None:
+    async def test_workers_may_drain_for_ever_until_they_are_hurried(self) -> None:
         """
         Workers may drain for ever, until they are hurried; then no time is kept any more.
         """
@@ -503,7 +503,7 @@ class LinesTests(SynchronousTestCase):
     What a worker writes.
     """
 
-    def test_lines(self) -> None:
+    def test_lines_are_put_together_from_pieces_and_one_without_end_is_cut(self) -> None:
         """
         Lines are put together from pieces, and one without an end is cut.
         """

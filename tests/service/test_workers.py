@@ -249,7 +249,7 @@ class ServeTests(ServeCase):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(await self.ended(process), 0)
 
-    async def test_broken_reload(self) -> None:
+    async def test_milter_that_cannot_be_loaded_any_more_is_logged(self) -> None:
         """
         A milter that cannot be loaded any more is logged, and the old one stays in force.
         """
@@ -273,7 +273,7 @@ class ServeWorkersTests(ServeTests):
 
     workers = ("--workers", "2")
 
-    async def test_killed(self) -> None:
+    async def test_worker_that_is_killed_is_replaced(self) -> None:
         """
         A worker that is killed is replaced, and messages go on.
         """
@@ -313,7 +313,7 @@ class ServeWorkersTests(ServeTests):
         self.assertEqual(await self.ended(process), 0)
         self.assertNotIn("Traceback", self.log)
 
-    async def test_metrics(self) -> None:
+    async def test_metrics_of_all_workers_are_added_up_on_one_page(self) -> None:
         """
         The metrics of all workers are added up on one page.
         """
@@ -339,7 +339,7 @@ class LibraryTests(ServeCase):
     Workers without the command.
     """
 
-    async def test_numbers(self) -> None:
+    async def test_what_workers_count_is_added_up_and_each_stops_with_service(self) -> None:
         """
         What the workers count is added up, and each stops with the service.
         """
@@ -359,7 +359,7 @@ class LibraryTests(ServeCase):
         await service.stopService()
         self.assertEqual(service.pids, [])
 
-    def test_options(self) -> None:
+    def test_bad_options_are_refused_naming_value(self) -> None:
         """
         Bad options are refused, naming the value.
         """

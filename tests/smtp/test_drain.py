@@ -61,7 +61,7 @@ class DrainTests(SynchronousTestCase):
         self.successResultOf(self.drain(session))
         self.assertEqual(session.server.milters.sessions, set())
 
-    def test_idle(self) -> None:
+    def test_client_with_no_message_open_is_told_421(self) -> None:
         """
         A client with no message open is told 421; its milters are told that it has gone.
         """
@@ -74,7 +74,7 @@ class DrainTests(SynchronousTestCase):
             self.assertEqual(self.calls[-1], ("close",))
             self.assertEqual(session.clock.getDelayedCalls(), [])
 
-    def test_logging_in(self) -> None:
+    def test_client_that_has_been_asked_for_its_password_has_no_message_open(self) -> None:
         """
         A client that has been asked for its password has no message open.
         """
@@ -103,7 +103,7 @@ class DrainTests(SynchronousTestCase):
             self.assertEqual(session.delivered, [[b"Subject: x", b""]])
             self.assertEqual([call[0] for call in self.calls].count("envfrom"), 1)
 
-    def test_given_up(self) -> None:
+    def test_client_that_gives_its_message_up_is_told_421_behind_answer(self) -> None:
         """
         A client that gives its message up is told 421 behind the answer; one that quits is not.
         """
@@ -117,7 +117,7 @@ class DrainTests(SynchronousTestCase):
             self.assertEqual(session.say(line), said)
             self.successResultOf(drained)
 
-    def test_awaited(self) -> None:
+    def test_what_milters_are_at_when_no_message_is_open_is_answered_first(self) -> None:
         """
         What milters are at when no message is open is answered first: the greeting is not.
         """
@@ -134,7 +134,7 @@ class DrainTests(SynchronousTestCase):
             self.assertEqual(session.replies(), [*said, GOODBYE])
             self.successResultOf(drained)
 
-    def test_new(self) -> None:
+    def test_new_client_is_greeted_with_421_and_milters_are_not_asked(self) -> None:
         """
         A new client is greeted with 421, and the milters are not asked.
         """
@@ -155,7 +155,7 @@ class DrainTests(SynchronousTestCase):
         session.vanish()
         self.successResultOf(drained)
 
-    def test_too_late(self) -> None:
+    def test_message_that_is_not_finished_in_time_is_given_up_with_421(self) -> None:
         """
         A message that is not finished in time is given up with 421: in the middle of its text, and
         while a milter is at it, which is cancelled.
@@ -177,7 +177,7 @@ class DrainTests(SynchronousTestCase):
             self.assertEqual(session.clock.getDelayedCalls(), [])
         self.assertEqual(len(cancelled), 1)
 
-    def test_said_already(self) -> None:
+    def test_client_that_has_been_told_goodbye_is_not_told_again(self) -> None:
         """
         A client that has been told goodbye is not told again, and is cut off if it does not go.
         """
@@ -192,7 +192,7 @@ class DrainTests(SynchronousTestCase):
         session.vanish()
         self.successResultOf(drained)
 
-    def test_timeout(self) -> None:
+    def test_what_is_no_time_is_refused_and_nothing_is_drained(self) -> None:
         """
         What is no time is refused, and nothing is drained.
         """
@@ -202,7 +202,7 @@ class DrainTests(SynchronousTestCase):
         self.assertRaises(TypeError, milters.drain, "soon")
         self.assertEqual(session.say(f"MAIL FROM:{SENDER}"), ["250 Sender address accepted"])
 
-    def test_greeting_first(self) -> None:
+    def test_sessions_of_server_that_is_not_leaving_are_greeted_as_ever(self) -> None:
         """
         Sessions of a server that is not leaving are greeted as ever.
         """

@@ -43,7 +43,7 @@ class MilterFailureTests(SynchronousTestCase):
     Milters that fail.
     """
 
-    def test_bug(self) -> None:
+    def test_callback_that_raises_is_answered_with_its_factorys_on_error(self) -> None:
         """
         A callback that raises is answered with its factory's ``on_error``.
         """
@@ -64,7 +64,7 @@ class MilterFailureTests(SynchronousTestCase):
                 self.assertEqual(len(session.mailbox.kept), expected == "250", name)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 22)
 
-    def test_refuses_negotiation(self) -> None:
+    def test_when_milters_cannot_be_asked_at_all_servers_on_error_answers(self) -> None:
         """
         When the milters cannot be asked at all, the server's ``on_error`` answers.
         """
@@ -86,7 +86,7 @@ class MilterFailureTests(SynchronousTestCase):
         self.assertEqual(session.send(), ["250 Delivery in progress"])
         self.assertEqual(session.delivered, [MESSAGE])
 
-    def test_silent(self) -> None:
+    def test_milters_that_are_silent_for_too_long_cannot_be_asked_any_more(self) -> None:
         """
         Milters that are silent for too long cannot be asked any more; the client is told.
         """
@@ -102,7 +102,7 @@ class MilterFailureTests(SynchronousTestCase):
             names = [call[0] for call in calls]
             self.assertEqual(names[-1], "close", name)
 
-    def test_unreachable(self) -> None:
+    def test_remote_milter_that_is_not_there_keeps_mail_waiting(self) -> None:
         """
         A remote milter that is not there keeps mail waiting, by its own ``on_error``.
         """
@@ -128,7 +128,7 @@ class DisconnectTests(SynchronousTestCase):
     Clients that go, at every point.
     """
 
-    def test_everywhere(self) -> None:
+    def test_whenever_client_goes_its_milters_are_told_once(self) -> None:
         """
         Whenever the client goes, its milters are told, once, and nothing is left behind.
         """
@@ -149,7 +149,7 @@ class DisconnectTests(SynchronousTestCase):
             ends = [kept.end for kept in session.mailbox.kept]
             self.assertEqual(ends, ["eom"] if "eom" in names else [])
 
-    def test_while_waiting(self) -> None:
+    def test_what_milter_is_doing_for_client_that_has_gone_is_cancelled(self) -> None:
         """
         What a milter is doing for a client that has gone is cancelled.
         """
@@ -171,7 +171,7 @@ class DisconnectTests(SynchronousTestCase):
             self.assertEqual(session.clock.getDelayedCalls(), [], name)
             self.assertEqual(session.replies(), [])
 
-    def test_delivery_waiting(self) -> None:
+    def test_delivery_that_is_still_asked_is_cancelled(self) -> None:
         """
         A delivery that is still asked is cancelled; one that has the message is not.
         """
@@ -295,7 +295,7 @@ class LoginTests(SynchronousTestCase):
         session.replies()
         return session
 
-    def test_plain(self) -> None:
+    def test_users_name_and_mechanism_are_macros(self) -> None:
         """
         The user's name and the mechanism are macros.
         """
@@ -309,7 +309,7 @@ class LoginTests(SynchronousTestCase):
         self.assertEqual(self.seen, [("PLAIN", "alice")])
         self.assertEqual(len(self.mailbox.kept), 1)
 
-    def test_login(self) -> None:
+    def test_challenges_are_answered_one_by_one_though_client_sends_all_at_once(self) -> None:
         """
         Challenges are answered one by one, though the client sends all at once.
         """
@@ -328,7 +328,7 @@ class LoginTests(SynchronousTestCase):
         self.assertEqual(self.seen, [])
         self.assertEqual(self.flushLoggedErrors(UnauthorizedLogin), [])
 
-    def test_anonymous(self) -> None:
+    def test_where_anonymous_clients_are_let_in_milters_hear_of_their_mail_once(self) -> None:
         """
         Where anonymous clients are let in milters hear of their mail, once.
         """
@@ -403,7 +403,7 @@ class TlsTests(SynchronousTestCase):
         said = session.write(f"EHLO x\r\nMAIL FROM:{SENDER}\r\n{line}\r\n{behind}".encode())
         return session, said
 
-    def test_nothing_smuggled(self) -> None:
+    def test_what_has_come_in_clear_behind_starttls_is_dropped(self) -> None:
         """
         What has come in the clear behind STARTTLS is dropped, and the message before it given up.
         """
@@ -418,7 +418,7 @@ class TlsTests(SynchronousTestCase):
             ["503 TLS already negotiated", "250 I remember nothing."],
         )
 
-    def test_not_available(self) -> None:
+    def test_where_there_is_no_tls_nothing_is_given_up(self) -> None:
         """
         Where there is no TLS nothing is given up.
         """
@@ -427,7 +427,7 @@ class TlsTests(SynchronousTestCase):
         said = session.say(f"MAIL FROM:{SENDER}", "STARTTLS", f"RCPT TO:{RECIPIENT}")
         self.assertEqual([reply[:3] for reply in said], ["250", "454", "250"])
 
-    def test_macros(self) -> None:
+    def test_tls_has_macros_whichever_layer_it_is_what_is_not_known_has_none(self) -> None:
         """
         TLS has macros, whichever layer it is; what is not known has none.
         """
@@ -448,7 +448,7 @@ class TlsTests(SynchronousTestCase):
         """
         self.assertEqual(auth_values(b"xoauth", object()), {"auth_type": "XOAUTH"})
 
-    def test_unix_socket(self) -> None:
+    def test_client_at_unix_socket_has_no_address(self) -> None:
         """
         A client at a UNIX socket has no address.
         """
@@ -463,7 +463,7 @@ class OptionTests(SynchronousTestCase):
     Options.
     """
 
-    def test_milters(self) -> None:
+    def test_bad_options_are_refused_where_they_are_given_by_name_and_value(self) -> None:
         """
         Bad options are refused where they are given, by name and value.
         """
@@ -496,7 +496,7 @@ class OptionTests(SynchronousTestCase):
         self.assertIs(server.milters, milters)
         self.assertNotEqual(server.host, b"")
 
-    def test_bare_protocol(self) -> None:
+    def test_server_that_was_given_no_milters_is_twisteds(self) -> None:
         """
         A server that was given no milters is Twisted's; queue ids are different all the same.
         """

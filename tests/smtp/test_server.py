@@ -68,7 +68,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(session.delivered, [[*MESSAGE, b".dot"]])
         self.assertEqual(session.clock.getDelayedCalls(), [])
 
-    def test_pipelining(self) -> None:
+    def test_all_commands_at_once_twice_and_in_single_bytes(self) -> None:
         """
         All commands at once, twice, and in single bytes: each is handled when those before it are.
         """
@@ -93,7 +93,7 @@ class StagesTests(SynchronousTestCase):
             self.assertEqual(session.delivered, [[b"Subject: x", b"", b"text"], [b"Subject: y"]])
             self.assertEqual([call[0] for call in calls].count("envfrom"), 2)
 
-    def test_waiting(self) -> None:
+    def test_while_milter_takes_its_time_next_commands_wait(self) -> None:
         """
         While a milter takes its time the next commands wait, and so does the client's clock.
         """
@@ -124,7 +124,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(session.delivered, [[b"Subject: x"]])
         self.assertTrue(session.gone)
 
-    def test_silent_client(self) -> None:
+    def test_client_that_is_silent_is_still_sent_away(self) -> None:
         """
         A client that is silent is still sent away.
         """
@@ -140,7 +140,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual([call[0] for call in calls[-2:]], ["abort", "close"])
         self.assertEqual(session.clock.getDelayedCalls(), [])
 
-    def test_macros(self) -> None:
+    def test_macros_are_those_that_mta_gives(self) -> None:
         """
         Macros are those that an MTA gives.
         """
@@ -202,7 +202,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(session.replies(), [GREETING])
         self.assertEqual(calls[0][1], "client.example")
 
-    def test_nothing(self) -> None:
+    def test_noop_and_vrfy_are_commands(self) -> None:
         """
         NOOP and VRFY are commands, and no milter is asked about them.
         """
@@ -213,7 +213,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(said, ["250 Ok", "252 Cannot verify, send it and see"])
         self.assertEqual([call[0] for call in calls], ["connect"])
 
-    def test_unknown(self) -> None:
+    def test_commands_that_server_does_not_know_are_shown_whole(self) -> None:
         """
         Commands that the server does not know are shown whole; so is one that is no text.
         """
@@ -223,7 +223,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(session.say("FOO  bar", b"\xff\xfe"), ["500 Command not implemented"] * 2)
         self.assertEqual(calls[1:], [("unknown", "FOO  bar"), ("unknown", "\udcff\udcfe")])
 
-    def test_bad_lines(self) -> None:
+    def test_empty_commands_nul_and_lines_too_long_are_refused(self) -> None:
         """
         Empty commands, NUL and lines too long are refused, whatever comes behind them is not.
         """
@@ -261,7 +261,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual([reply[:3] for reply in said], ["503", "503", "501", "503"])
         self.assertEqual([call[0] for call in calls], ["connect", "envfrom"])
 
-    def test_abort(self) -> None:
+    def test_rset_helo_and_clients_going_end_message_for_milters_too_each_once(self) -> None:
         """
         RSET, HELO and the client's going end the message for the milters too, each once.
         """
@@ -275,7 +275,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual([call[0] for call in calls[-2:]], ["abort", "close"])
         self.assertEqual(session.mailbox.kept, [])
 
-    def test_no_milters(self) -> None:
+    def test_without_milters_it_is_twisteds_server(self) -> None:
         """
         Without milters it is Twisted's server.
         """
@@ -336,7 +336,7 @@ class VerdictTests(SynchronousTestCase):
                 self.assertEqual(self.converse(**{name: code}), expected, (name, code))
                 self.assertEqual(self.session.delivered, [])
 
-    def test_texts(self) -> None:
+    def test_milters_own_text_is_told_as_it_is_in_one_line_or_several(self) -> None:
         """
         The milter's own text is told as it is, in one line or several, percent signs undoubled.
         """
@@ -364,7 +364,7 @@ class VerdictTests(SynchronousTestCase):
         session.say("DATA")
         return session.say(*MESSAGE, ".")
 
-    def test_hang_up(self) -> None:
+    def test_text_with_421_ends_connection_at_that_very_command(self) -> None:
         """
         A text with 421 ends the connection at that very command; what follows is not looked at.
         """
@@ -396,7 +396,7 @@ class VerdictTests(SynchronousTestCase):
             self.assertTrue(session.gone, name)
             self.assertEqual(calls[-1], ("close",), name)
 
-    def test_refused_connection(self) -> None:
+    def test_text_of_refused_connection_or_helo_is_told_at_each_mail(self) -> None:
         """
         The text of a refused connection, or HELO, is told at each MAIL; a new HELO is asked anew.
         """
@@ -442,7 +442,7 @@ class VerdictTests(SynchronousTestCase):
             if name in ("connect", "helo"):
                 self.assertEqual(self.calls[-1][0], name)
 
-    def test_discard(self) -> None:
+    def test_discard_throws_message_away_client_believes_that_all_is_well(self) -> None:
         """
         DISCARD throws the message away; the client believes that all is well.
         """
@@ -453,7 +453,7 @@ class VerdictTests(SynchronousTestCase):
             names = [call[0] for call in self.calls if call[0] != "abort"]
             self.assertEqual(names[-1], name)
 
-    def test_skip(self) -> None:
+    def test_skip_keeps_rest_of_body_back_not_end_of_message(self) -> None:
         """
         SKIP keeps the rest of a body back, not the end of the message.
         """
@@ -464,7 +464,7 @@ class VerdictTests(SynchronousTestCase):
         self.assertEqual([call[0] for call in calls[-2:]], ["body", "eom"])
         self.assertEqual(session.delivered, [lines])
 
-    def test_one_recipient(self) -> None:
+    def test_refused_recipient_is_refused_alone(self) -> None:
         """
         A refused recipient is refused alone.
         """
@@ -482,7 +482,7 @@ class VerdictTests(SynchronousTestCase):
         session.say(*MESSAGE, ".")
         self.assertEqual([str(kept.user) for kept in session.mailbox.kept], ["one@example.com"])
 
-    def test_unknown(self) -> None:
+    def test_milters_text_takes_place_of_500_bare_reject_says_nothing_more(self) -> None:
         """
         A milter's text takes the place of the 500; a bare REJECT says nothing more.
         """
@@ -523,7 +523,7 @@ class DeliveryTests(SynchronousTestCase):
     The delivery's own say.
     """
 
-    def test_refuses_sender(self) -> None:
+    def test_sender_that_delivery_refuses_is_not_shown_to_milters(self) -> None:
         """
         A sender that the delivery refuses is not shown to milters.
         """
@@ -576,7 +576,7 @@ class DeliveryTests(SynchronousTestCase):
         session.settle()
         self.assertEqual(session.replies(), ["250 Delivery in progress", "250 I remember nothing."])
 
-    def test_fails(self) -> None:
+    def test_what_delivery_cannot_do_is_answered_as_twisted_does(self) -> None:
         """
         What the delivery cannot do is answered as Twisted does, or as the delivery wants.
         """

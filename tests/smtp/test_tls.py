@@ -23,7 +23,7 @@ from yatxmilter import Milter, MilterFactory
 from yatxmilter.smtp import MilterSMTPFactory, SMTPMilters
 
 #: Seconds after which a client gives up.
-PATIENCE = 20
+PATIENCE = 60
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -138,7 +138,7 @@ class StartTlsTests(TestCase):
         self.assertEqual(self.macros, [])
 
     @inlineCallbacks
-    def test_drain(self) -> Any:
+    def test_client_that_says_nothing_over_tls_is_told_that_server_is_leaving(self) -> Any:
         """
         A client that says nothing over TLS is told that the server is leaving, over TLS.
         """

@@ -49,7 +49,7 @@ class ResponseTests(SynchronousTestCase):
         "Z": PeerError,
     }
 
-    def test_codes(self) -> None:
+    def test_each_letter_of_response_has_its_return_code(self) -> None:
         """
         Each letter of a response has its return code, and other letters are none.
         """
@@ -61,7 +61,7 @@ class ResponseTests(SynchronousTestCase):
 
         self.assertEqual(table_of(code, self.CODES), self.CODES)
 
-    def test_no_payload(self) -> None:
+    def test_response_that_is_letter_alone_has_no_payload_as_postfix_insists(self) -> None:
         """
         A response that is a letter alone has no payload, as Postfix insists.
         """
@@ -89,7 +89,7 @@ class ResponseTests(SynchronousTestCase):
         b"550-a\r\n450 b\0": PeerError,
     }
 
-    def test_reply_texts(self) -> None:
+    def test_smtp_reply_decides_between_reject_and_tempfail(self) -> None:
         """
         An SMTP reply decides between REJECT and TEMPFAIL, and what no MTA can pass on is refused.
         """
@@ -100,7 +100,7 @@ class ResponseTests(SynchronousTestCase):
 
         self.assertEqual(table_of(read, self.TEXTS), self.TEXTS)
 
-    def test_closes(self) -> None:
+    def test_421_shutdown_and_conn_fail_end_smtp_connection(self) -> None:
         """
         A 421, SHUTDOWN and CONN_FAIL end the SMTP connection; other responses do not.
         """
@@ -113,7 +113,7 @@ class ResponseTests(SynchronousTestCase):
         }
         self.assertEqual({row: read_response(*row).closes for row in table}, table)
 
-    def test_repr(self) -> None:
+    def test_response_prints_its_letter_not_letters_number(self) -> None:
         """
         A response prints its letter, not the letter's number.
         """
@@ -155,7 +155,7 @@ class EditTests(SynchronousTestCase):
         ("q", b"a\0b\0"): PeerError,
     }
 
-    def test_edits(self) -> None:
+    def test_each_action_is_read_into_tuple_of_its_own(self) -> None:
         """
         Each action is read into a tuple of its own; one with strings missing or left over is not.
         """
@@ -168,7 +168,7 @@ class EditTests(SynchronousTestCase):
             if edit is not PeerError:
                 self.assertIs(type(read(row)), type(edit))
 
-    def test_not_agreed(self) -> None:
+    def test_action_that_was_not_agreed_is_breach_and_flag_is_named(self) -> None:
         """
         An action that was not agreed is a breach, and the flag is named.
         """

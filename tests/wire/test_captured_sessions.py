@@ -353,13 +353,13 @@ class CapturedSessionTests(SynchronousTestCase):
         self.assertEqual(made.calls, calls)
         self.assertTrue(conversation.closed)
 
-    def test_minimal_accept(self) -> None:
+    def test_one_message_passes_all_callbacks_and_is_accepted_at_its_end(self) -> None:
         """
         One message passes all callbacks and is accepted at its end.
         """
         self.check(accepting, SESSION_1, CALLS_1)
 
-    def test_header_edits(self) -> None:
+    def test_progress_edits_and_quarantine_are_written_in_order_they_were_made(self) -> None:
         """
         Progress, edits and quarantine are written in the order they were made, then the answer.
         """
@@ -371,25 +371,25 @@ class CapturedSessionTests(SynchronousTestCase):
         """
         self.check(rejecting, SESSION_3, CALLS_3)
 
-    def test_skip(self) -> None:
+    def test_skip_at_first_body_chunk_is_told_to_mta(self) -> None:
         """
         SKIP at the first body chunk is told to the MTA.
         """
         self.check(skipping, SESSION_4, CALLS_4)
 
-    def test_no_reply(self) -> None:
+    def test_steps_agreed_on_as_unanswered_are_not_answered(self) -> None:
         """
         Steps agreed on as unanswered are not answered.
         """
         self.check(quiet, SESSION_5, CALLS_5)
 
-    def test_two_messages(self) -> None:
+    def test_abort_ends_message_next_has_its_own_macros(self) -> None:
         """
         An abort ends a message, the next has its own macros, and an abort between messages is mute.
         """
         self.check(aborted, SESSION_6, CALLS_6)
 
-    def test_symbol_lists(self) -> None:
+    def test_symbol_lists_ride_behind_agreement(self) -> None:
         """
         Symbol lists ride behind the agreement.
         """

@@ -110,7 +110,7 @@ class CommandTableTests(SynchronousTestCase):
     There is one row for each command.
     """
 
-    def test_rows(self) -> None:
+    def test_each_command_has_its_callback_its_two_steps_and_its_version(self) -> None:
         """
         Each command has its callback, its two steps and its version.
         """
@@ -131,7 +131,7 @@ class CommandTableTests(SynchronousTestCase):
         }
         self.assertEqual({letter: row.name for letter, row in COMMANDS.items()}, letters)
 
-    def test_places(self) -> None:
+    def test_rows_index_is_its_place_its_bit_is_its_own(self) -> None:
         """
         A row's index is its place, its bit is its own, and it is found by its letter.
         """
@@ -141,7 +141,7 @@ class CommandTableTests(SynchronousTestCase):
         for letter, row in COMMANDS.items():
             self.assertEqual(row.letter, letter)
 
-    def test_row_names(self) -> None:
+    def test_modules_names_of_single_rows_are_rows_they_say(self) -> None:
         """
         The module's names of single rows are the rows they say.
         """
@@ -152,7 +152,7 @@ class CommandTableTests(SynchronousTestCase):
         for name, letter in names.items():
             self.assertIs(getattr(commands, f"{name}_ROW"), COMMANDS[ord(letter)], name)
 
-    def test_return_codes(self) -> None:
+    def test_each_callback_has_its_legal_return_codes_those_of_abort(self) -> None:
         """
         Each callback has its legal return codes; those of abort, close and macros are ignored.
         """
@@ -163,7 +163,7 @@ class CommandTableTests(SynchronousTestCase):
         }
         self.assertEqual(actual, expected)
 
-    def test_callback_steps(self) -> None:
+    def test_commands_that_want_answer_are_those_with_return_codes(self) -> None:
         """
         The commands that want an answer are those with return codes, in the dialogue's order.
         """
@@ -177,28 +177,28 @@ class CommandTableTests(SynchronousTestCase):
         self.assertEqual(sum(row.no for row in ALL_COMMANDS), c.ALL_NO_STEPS)
         self.assertEqual(sum(row.nr for row in ALL_COMMANDS), c.ALL_NR_STEPS)
 
-    def test_needs_payload(self) -> None:
+    def test_b_c_d_h_l_m_o_r_u_need_payload(self) -> None:
         """
         B C D H L M O R U need a payload.
         """
         letters = sorted(chr(row.letter) for row in ALL_COMMANDS if row.needs_payload)
         self.assertEqual("".join(letters), "BCDHLMORU")
 
-    def test_message_commands(self) -> None:
+    def test_message_is_made_of_m_r_t_l_n_b_e(self) -> None:
         """
         A message is made of M R T L N B E.
         """
         letters = "".join(chr(row.letter) for row in ALL_COMMANDS if row.in_message)
         self.assertEqual(letters, "MRTLNBE")
 
-    def test_stale_macros(self) -> None:
+    def test_o_ends_all_macros_c_those_from_helo_on_h_from_mail_m_from_rcpt(self) -> None:
         """
         O ends all macros, C those from HELO on, H from MAIL, M from RCPT, R from DATA; others none.
         """
         stale = {chr(row.letter): row.stale for row in ALL_COMMANDS if row.stale < 7}
         self.assertEqual(stale, {"O": 0, "C": 1, "H": 2, "M": 3, "R": 4})
 
-    def test_states(self) -> None:
+    def test_each_command_leads_to_state_of_its_own(self) -> None:
         """
         Each command leads to the state of its own; U and D leave the state as it is.
         """
@@ -212,13 +212,13 @@ class CommandTableTests(SynchronousTestCase):
             "Q": "QUIT", "K": "Q_NC", "D": None,
         })  # fmt: skip
 
-    def test_state_numbers(self) -> None:
+    def test_states_have_libmilters_names_and_numbers(self) -> None:
         """
         States have libmilter's names and numbers.
         """
         self.assertEqual([getattr(commands, name) for name in STATES], list(range(15)))
 
-    def test_decoders(self) -> None:
+    def test_each_commands_payload_is_read_as_its_layout_asks(self) -> None:
         """
         Each command's payload is read as its layout asks.
         """
@@ -243,7 +243,7 @@ class LegalOrderTests(SynchronousTestCase):
     Which commands are legal in which state.
     """
 
-    def test_nothing_declined(self) -> None:
+    def test_with_all_callbacks_wanted_legal_commands_are_libmilters(self) -> None:
         """
         With all callbacks wanted, the legal commands are libmilter's; U and K are legal anywhere.
         """
@@ -271,14 +271,14 @@ class LegalOrderTests(SynchronousTestCase):
         wanted = [state for state in STATES if "E" in legal[state]]
         self.assertEqual(wanted, STATES[1:10])
 
-    def test_without_envfrom(self) -> None:
+    def test_without_xxfi_envfrom_abort_is_legal_after_helo_too(self) -> None:
         """
         Without xxfi_envfrom an ABORT is legal after HELO too, as libmilter has it.
         """
         self.assertNotIn("A", _legal(0)["HELO"])
         self.assertIn("A", _legal(c.SMFIP_NOMAIL)["HELO"])
 
-    def test_other_steps(self) -> None:
+    def test_steps_other_than_smfip_no_ones_do_not_change_order(self) -> None:
         """
         Steps other than the SMFIP_NO* ones do not change the order.
         """
@@ -315,7 +315,7 @@ class ActionTableTests(SynchronousTestCase):
         "p": ("smfi_progress", 0x00, b"", ()),
     }  # fmt: skip
 
-    def test_rows(self) -> None:
+    def test_each_action_has_its_function_its_flag(self) -> None:
         """
         Each action has its function, its flag, and a payload that is read as libmilter's.
         """
@@ -325,7 +325,7 @@ class ActionTableTests(SynchronousTestCase):
             self.assertEqual((row.letter, row.function, row.flag), (ord(letter), function, flag))
             self.assertEqual(row.decode(payload), meaning, letter)
 
-    def test_names(self) -> None:
+    def test_each_row_has_name_of_its_smfir_constant(self) -> None:
         """
         Each row has the name of its SMFIR_* constant.
         """
@@ -339,7 +339,7 @@ class ActionTableTests(SynchronousTestCase):
         flags = {row.flag for row in ACTIONS.values()}
         self.assertEqual(sum(flags), c.SMFI_CURR_ACTS & ~c.SMFIF_SETSYMLIST)
 
-    def test_subjects(self) -> None:
+    def test_each_thing_that_can_be_edited_has_flags_of_all_its_actions(self) -> None:
         """
         Each thing that can be edited has the flags of all its actions, and no flag is left over.
         """

@@ -194,7 +194,7 @@ class NumberTests(SynchronousTestCase):
     Constants have libmilter's names and numbers.
     """
 
-    def test_values(self) -> None:
+    def test_each_constant_has_number_of_c_mfapi_h_or_c_mfdef_h(self) -> None:
         """
         Each constant has the number of C{mfapi.h} or C{mfdef.h}, and there are no others.
         """
@@ -251,7 +251,7 @@ class NumberTests(SynchronousTestCase):
         large = constants.SMFI_INTERNAL | constants.SMFIP_TEST
         self.assertEqual(constants.SMFI_CURR_PROT, sum(steps.values()) & ~large)
 
-    def test_public_names(self) -> None:
+    def test_star_import_brings_every_constant_enumeration_and_helpers(self) -> None:
         """
         A star import brings every constant, the enumeration and the helpers, and nothing else.
         """
@@ -264,7 +264,7 @@ class ReturnCodeTests(SynchronousTestCase):
     Return codes are enum members that act as libmilter's numbers.
     """
 
-    def test_equal_numbers(self) -> None:
+    def test_return_code_compares_equal_to_libmilters_number(self) -> None:
         """
         A return code compares equal to libmilter's number.
         """
@@ -277,7 +277,7 @@ class ReturnCodeTests(SynchronousTestCase):
         for code in ReturnCode:
             self.assertIs(getattr(constants, code.name), code)
 
-    def test_print_names(self) -> None:
+    def test_return_code_prints_its_name_in_str_repr(self) -> None:
         """
         A return code prints its name in str, repr, f-strings and in containers.
         """
@@ -300,7 +300,7 @@ class FlagNameTests(SynchronousTestCase):
     Flags can be spelled for logs and errors.
     """
 
-    def test_single_flags(self) -> None:
+    def test_each_flag_alone_is_spelled_by_its_own_name_never_by_its_alias(self) -> None:
         """
         Each flag alone is spelled by its own name, never by its alias.
         """
@@ -310,7 +310,7 @@ class FlagNameTests(SynchronousTestCase):
         self.assertEqual({name: step_names(bit) for name, bit in steps.items()},
                          {name: name for name in steps})  # fmt: skip
 
-    def test_combined(self) -> None:
+    def test_several_flags_are_joined_by_bars_lowest_bit_first(self) -> None:
         """
         Several flags are joined by bars, lowest bit first.
         """
@@ -325,13 +325,13 @@ class FlagNameTests(SynchronousTestCase):
         self.assertEqual(action_names(0x601), "SMFIF_ADDHDRS|0x600")
         self.assertEqual(step_names(0x40200001), "SMFIP_NOCONNECT|0x40200000")
 
-    def test_none(self) -> None:
+    def test_no_flag_at_all_is_spelled_as_zero(self) -> None:
         """
         No flag at all is spelled as a zero.
         """
         self.assertEqual([action_names(0), step_names(0)], ["0", "0"])
 
-    def test_stage_names(self) -> None:
+    def test_each_stage_has_its_name(self) -> None:
         """
         Each stage has its name, in libmilter's numbering where EOM is 5 and EOH 6.
         """

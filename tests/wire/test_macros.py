@@ -25,7 +25,7 @@ class StoringTests(SynchronousTestCase):
     A macro packet replaces the macros of its stage.
     """
 
-    def test_each_stage(self) -> None:
+    def test_macros_of_connect_helo_envfrom_envrcpt_data(self) -> None:
         """
         Macros of connect, helo, envfrom, envrcpt, data, end of headers and of message are kept.
         """
@@ -34,7 +34,7 @@ class StoringTests(SynchronousTestCase):
             self.assertEqual(store.get("i"), "4Xyz")
             self.assertEqual(store.get("{mail_addr}"), "s@example.org")
 
-    def test_other_stages(self) -> None:
+    def test_macros_of_any_other_command_are_ignored(self) -> None:
         """
         Macros of any other command are ignored.
         """
@@ -43,7 +43,7 @@ class StoringTests(SynchronousTestCase):
                 store = _store(b"Ci\x001\x00", bytes([letter]) + b"i\x002\x00j\x003\x00")
                 self.assertEqual((store.get("i"), store.get("j")), ("1", None), chr(letter))
 
-    def test_replaces(self) -> None:
+    def test_second_packet_for_stage_replaces_all_macros_of_first(self) -> None:
         """
         A second packet for a stage replaces all macros of the first.
         """
@@ -60,7 +60,7 @@ class StoringTests(SynchronousTestCase):
             store = _store(b"Mi\x001\x00", payload)
             self.assertEqual(store.get("i"), "1", payload)
 
-    def test_malformed(self) -> None:
+    def test_odd_last_name_has_no_value_bytes_behind_last_nul_are_dropped(self) -> None:
         """
         An odd last name has no value, bytes behind the last NUL are dropped, the first of two wins.
         """
@@ -93,7 +93,7 @@ class LimitTests(SynchronousTestCase):
         error = self.assertRaises(ProtocolError, store.put, b"M" + most + b"m\x00\x00")
         self.assertEqual(str(error), "513 macros for one stage, at most 512 are taken")
 
-    def test_shortest_macros(self) -> None:
+    def test_macros_without_name_and_value_are_counted_like_others(self) -> None:
         """
         Macros without name and value are counted like others.
         """
@@ -132,7 +132,7 @@ class LookUpTests(SynchronousTestCase):
     Macros are found from the last stage to the first, by their exact name.
     """
 
-    def test_order(self) -> None:
+    def test_latest_stage_that_has_macro_wins_in_order_c_h_m_r_t_n_e(self) -> None:
         """
         The latest stage that has the macro wins, in the order C H M R T N E.
         """
@@ -175,14 +175,14 @@ class LookUpTests(SynchronousTestCase):
         )
         self.assertEqual({name: store.get(name) for name in self.NAMES}, self.NAMES)
 
-    def test_braced_duplicates(self) -> None:
+    def test_letter_with_and_without_braces_is_one_macro_first_that_came_wins(self) -> None:
         """
         A letter with and without braces is one macro; the first that came wins.
         """
         self.assertEqual(_store(b"Ci\x001\x00{i}\x002\x00").get("i"), "1")
         self.assertEqual(_store(b"C{i}\x002\x00i\x001\x00").get("i"), "2")
 
-    def test_no_name(self) -> None:
+    def test_empty_name_finds_nothing_even_if_mta_sent_one(self) -> None:
         """
         An empty name finds nothing, even if the MTA sent one.
         """
@@ -195,7 +195,7 @@ class LookUpTests(SynchronousTestCase):
         store = _store(b"C_\x00gr\xc3\xbcn \xff\x00")
         self.assertEqual(store.get("_"), "gr\xfcn \udcff")
 
-    def test_all(self) -> None:
+    def test_all_macros_together_are_those_that_look_up_of_each_would_find(self) -> None:
         """
         All macros together are those that a look-up of each would find.
         """
@@ -242,7 +242,7 @@ class FlavourTests(SynchronousTestCase):
     How the MTAs are told apart.
     """
 
-    def test_flavours(self) -> None:
+    def test_sendmails_v_begins_with_release_of_sendmails_or_is_missing(self) -> None:
         """
         Sendmail's ``v`` begins with a release of Sendmail's, or is missing; all else is a Postfix.
         """
@@ -260,7 +260,7 @@ class RecipientMissedTests(SynchronousTestCase):
     The macros for a milter that was not shown a recipient.
     """
 
-    def test_all_others(self) -> None:
+    def test_macros_of_recipients_stay_those_of_last_one_that_it_was_shown(self) -> None:
         """
         Macros of recipients stay those of the last one that it was shown; all others are as they
         come, also later.

@@ -79,7 +79,7 @@ class EffectiveOfferTests(SynchronousTestCase):
         Offer(0xFFFFFFFF, 0x1FF, 0x1FFFFF): ProtocolError,
     }
 
-    def test_offers(self) -> None:
+    def test_lower_version_counts_below_2_is_refused(self) -> None:
         """
         The lower version counts, below 2 is refused; no flags at all are those of version 1.
         """
@@ -124,7 +124,7 @@ class CheckRequestTests(SynchronousTestCase):
         ((0, c.SMFIP_SKIP | c.SMFIP_NODATA | c.SMFIP_NR_HDR), (0x1FF, 0x7F)): "SMFIP_SKIP",
     }
 
-    def test_accepted(self) -> None:
+    def test_what_is_offered_may_be_asked_for_so_may_what_can_be_done(self) -> None:
         """
         What is offered may be asked for; so may what can be done, or done without, by ourselves.
         """
@@ -142,7 +142,7 @@ class CheckRequestTests(SynchronousTestCase):
             )
             self.assertTrue(str(error).startswith(f"asks for {names}, the MTA offers "), error)
 
-    def test_each_step(self) -> None:
+    def test_of_all_steps_that_have_name_only_no_reply_steps(self) -> None:
         """
         Of all steps that have a name, only no-reply steps, NODATA and NOUNKNOWN need no offer.
         """
@@ -206,7 +206,7 @@ class SeveralMiltersTests(SynchronousTestCase):
         requests = [_request(0, actions) for actions in (0x01, 0x20, 0x21, 0)]
         self.assertEqual(merge(OFFER, requests).actions, 0x21)
 
-    def test_declined(self) -> None:
+    def test_command_is_declined_where_every_milter_declines_it_and_only_there(self) -> None:
         """
         A command is declined where every milter declines it, and only there.
         """
@@ -256,7 +256,7 @@ class SeveralMiltersTests(SynchronousTestCase):
                 expected = step if any(choices) else 0
                 self.assertEqual(_steps(*choices, offered=0x3FFFFF), expected)
 
-    def test_data_sizes(self) -> None:
+    def test_of_data_sizes_asked_for_largest_counts_alone(self) -> None:
         """
         Of the data sizes asked for the largest counts, alone.
         """
@@ -305,7 +305,7 @@ class NoMilterTests(SynchronousTestCase):
     A connection without milters.
     """
 
-    def test_everything_declined(self) -> None:
+    def test_everything_that_mta_can_leave_out_is_declined(self) -> None:
         """
         Everything that the MTA can leave out is declined, no action and nothing else asked for.
         """
@@ -322,7 +322,7 @@ class DataSizeTests(SynchronousTestCase):
     The steps say how large a packet may be.
     """
 
-    def test_sizes(self) -> None:
+    def test_without_flag_65535_bytes_with_one_262143_or_1048575_of_both_larger(self) -> None:
         """
         Without a flag 65535 bytes, with one 262143 or 1048575, of both the larger.
         """

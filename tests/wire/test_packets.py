@@ -77,7 +77,7 @@ class PacketTests(SynchronousTestCase):
     A packet is a length, a letter and a payload.
     """
 
-    def test_encode(self) -> None:
+    def test_packets_are_framed_with_big_endian_length_that_counts_letter(self) -> None:
         """
         Packets are framed with a big-endian length that counts the letter.
         """
@@ -86,7 +86,7 @@ class PacketTests(SynchronousTestCase):
         self.assertEqual(encode_packet(ord("c")), b"\x00\x00\x00\x01c")
         self.assertEqual(encode_packet(ord("b"), b"x" * 65535), b"\x00\x01\x00\x00b" + b"x" * 65535)
 
-    def test_whole(self) -> None:
+    def test_many_packets_in_one_read_come_out_in_order(self) -> None:
         """
         Many packets in one read come out in order, each with its letter and payload.
         """
@@ -99,7 +99,7 @@ class PacketTests(SynchronousTestCase):
         self.assertEqual(_pull_between(byte_by_byte(STREAM)), PACKETS)
         self.assertEqual(_pull_at_end(byte_by_byte(STREAM)), PACKETS)
 
-    def test_every_split(self) -> None:
+    def test_wherever_stream_is_cut_in_two_same_packets_come_out(self) -> None:
         """
         Wherever a stream is cut in two, the same packets come out.
         """
@@ -120,7 +120,7 @@ class PacketTests(SynchronousTestCase):
 
     @STEADY
     @given(PAYLOADS, st.lists(st.tuples(st.integers(0, 90), st.booleans()), max_size=12))
-    def test_any_split(
+    def test_however_stream_is_cut(
         self, packets: list[tuple[int, bytes]], reads: list[tuple[int, bool]]
     ) -> None:
         """
@@ -149,7 +149,7 @@ class PacketTests(SynchronousTestCase):
         self.assertEqual(splitter.next_packet(), (ord("N"), b""))
         self.assertEqual(splitter.next_packet(), None)
 
-    def test_incomplete(self) -> None:
+    def test_no_packet_comes_out_before_its_last_byte_has_arrived(self) -> None:
         """
         No packet comes out before its last byte has arrived, and then at once.
         """
@@ -161,7 +161,7 @@ class PacketTests(SynchronousTestCase):
             splitter.feed(packet[-1:])
             self.assertEqual(splitter.next_packet(), (letter[0], payload))
 
-    def test_no_bytes(self) -> None:
+    def test_empty_read_changes_nothing_at_whatever_point_it_comes(self) -> None:
         """
         An empty read changes nothing, at whatever point it comes.
         """
@@ -169,7 +169,7 @@ class PacketTests(SynchronousTestCase):
         self.assertEqual(_pull_between(chunks), PACKETS)
         self.assertEqual(_pull_at_end(chunks), PACKETS)
 
-    def test_payload_type(self) -> None:
+    def test_payload_is_bytes_whether_it_came_in_one_read_or_in_several(self) -> None:
         """
         A payload is bytes, whether it came in one read or in several.
         """
@@ -203,13 +203,13 @@ class LengthTests(SynchronousTestCase):
         splitter.feed(length.to_bytes(4, "big") + b"Q")
         return outcome(splitter.next_packet)
 
-    def test_lengths(self) -> None:
+    def test_length_of_0_or_negative_one_is_packet_without_payload(self) -> None:
         """
         A length of 0 or a negative one is a packet without payload; one over 65536 is fatal.
         """
         self.assertEqual({row: self._first(row) for row in self.LENGTHS}, self.LENGTHS)
 
-    def test_strict_lengths(self) -> None:
+    def test_strict_splitter_refuses_length_of_0_and_negative_one_too(self) -> None:
         """
         A strict splitter refuses a length of 0 and a negative one too.
         """
@@ -259,7 +259,7 @@ class LengthTests(SynchronousTestCase):
         for chunks in ([stream], byte_by_byte(stream), *every_split(stream)):
             self.assertEqual(_pull_between(chunks), packets)
 
-    def test_largest(self) -> None:
+    def test_payload_of_65535_bytes_is_accepted_in_one_read_and_in_many(self) -> None:
         """
         A payload of 65535 bytes is accepted, in one read and in many.
         """
@@ -270,7 +270,7 @@ class LengthTests(SynchronousTestCase):
             chunks = [packet[place : place + size] for place in range(0, len(packet), size)]
             self.assertEqual(_pull_between(chunks), [(ord("B"), body)])
 
-    def test_limit(self) -> None:
+    def test_limit_of_splitter_is_on_payload_its_letter_not_counted(self) -> None:
         """
         The limit of a splitter is on the payload, its letter not counted.
         """
@@ -286,7 +286,7 @@ class BufferTests(SynchronousTestCase):
     What has arrived and was not taken is counted, can be forgotten, and stays small.
     """
 
-    def test_buffered(self) -> None:
+    def test_count_covers_reads_in_waiting_rest_of_read_and_parts_of_cut_packet(self) -> None:
         """
         The count covers reads in waiting, the rest of a read, and the parts of a cut packet.
         """
@@ -316,7 +316,7 @@ class BufferTests(SynchronousTestCase):
         self.assertEqual(splitter.next_packet(), (ord("B"), b"x" * 100))
         self.assertEqual(splitter.buffered, 0)
 
-    def test_partial(self) -> None:
+    def test_packet_is_partial_from_its_first_byte_on_until_it_is_taken_whole(self) -> None:
         """
         A packet is partial from its first byte on until it is taken whole, in waiting too.
         """
@@ -334,7 +334,7 @@ class BufferTests(SynchronousTestCase):
         splitter.next_packet()
         self.assertTrue(splitter.partial)
 
-    def test_clear(self) -> None:
+    def test_after_clear_splitter_is_as_new_at_whatever_byte_stream_was_cut(self) -> None:
         """
         After a clear the splitter is as new, at whatever byte the stream was cut.
         """

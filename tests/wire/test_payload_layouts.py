@@ -46,7 +46,7 @@ class ConnectTests(SynchronousTestCase):
         b"x\x00L\x00\x00/\xff\x00": ConnectInfo("x", SMFIA_UNIX, 0, "/\udcff"),
     }
 
-    def test_both_ways(self) -> None:
+    def test_each_family_has_its_layout_for_reading_and_for_writing(self) -> None:
         """
         Each family has its layout, for reading and for writing.
         """
@@ -113,14 +113,14 @@ class ConnectTests(SynchronousTestCase):
         b"host\x00L\x00\x00",
     )
 
-    def test_malformed(self) -> None:
+    def test_missing_family_port_address_or_last_nul_closes_connection(self) -> None:
         """
         A missing family, port, address or last NUL closes the connection.
         """
         rows = dict.fromkeys(self.MALFORMED, ProtocolError)
         self.assertEqual(table_of(payloads.decode_connect, rows), rows)
 
-    def test_unknown_family(self) -> None:
+    def test_for_unknown_family_what_stands_behind_it_is_ignored(self) -> None:
         """
         For an unknown family what stands behind it is ignored.
         """
@@ -158,7 +158,7 @@ class MacroTests(SynchronousTestCase):
         b"\x00\x00\x00\x06DTx\x00\xff\x00": (ord("T"), {"x": "\udcff"}),
     }  # fmt: skip
 
-    def test_both_ways(self) -> None:
+    def test_names_and_values_are_written_behind_stages_letter_and_read_back(self) -> None:
         """
         Names and values are written behind the stage's letter, and read back.
         """
@@ -180,7 +180,7 @@ class MacroTests(SynchronousTestCase):
         b"\0v\0": {"": "v"},
     }
 
-    def test_malformed(self) -> None:
+    def test_bytes_behind_last_nul_are_dropped_odd_last_name_has_no_value(self) -> None:
         """
         Bytes behind the last NUL are dropped, an odd last name has no value, the first of two wins.
         """
@@ -188,7 +188,9 @@ class MacroTests(SynchronousTestCase):
 
     @STEADY
     @given(st.dictionaries(STRINGS, STRINGS, max_size=5))
-    def test_round_trip(self, macros: dict[bytes, bytes]) -> None:
+    def test_any_names_and_values_without_nul_survive_encoding_and_decoding(
+        self, macros: dict[bytes, bytes]
+    ) -> None:
         """
         Any names and values without a NUL survive encoding and decoding.
         """
@@ -217,7 +219,7 @@ class OfferTests(SynchronousTestCase):
         ),
     }  # fmt: skip
 
-    def test_both_ways(self) -> None:
+    def test_words_are_big_endian_and_unsigned(self) -> None:
         """
         Words are big-endian and unsigned; symbol lists stand in ascending order of their stages.
         """
@@ -229,7 +231,7 @@ class OfferTests(SynchronousTestCase):
                 {stage: names.decode() for stage, names in lists.items()},
             )
 
-    def test_without_lists(self) -> None:
+    def test_offer_without_symbol_lists_is_twelve_bytes(self) -> None:
         """
         An offer without symbol lists is twelve bytes.
         """
@@ -242,7 +244,7 @@ class OfferTests(SynchronousTestCase):
         b"\0\0\0\6\0\0\1\xff\0\x1f\xff\xff\1\2\3": Offer(6, 0x1FF, 0x1FFFFF),
     }
 
-    def test_offers(self) -> None:
+    def test_offer_of_fewer_than_twelve_bytes_is_fatal(self) -> None:
         """
         An offer of fewer than twelve bytes is fatal; what stands behind them is ignored.
         """
@@ -259,7 +261,7 @@ class OfferTests(SynchronousTestCase):
         b"\0\0\0\2i\0\0\0\0\3": ProtocolError,
     }
 
-    def test_symbol_lists(self) -> None:
+    def test_symbol_lists_are_read_by_stage_empty_one_counts_cut_one_is_refused(self) -> None:
         """
         Symbol lists are read by stage; an empty one counts, a cut one is refused.
         """

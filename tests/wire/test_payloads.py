@@ -36,7 +36,7 @@ class TextTests(SynchronousTestCase):
         """
         self.assertEqual(payloads.from_text(payloads.to_text(data)), data)
 
-    def test_utf8(self) -> None:
+    def test_utf_8_is_read_as_what_it_means_and_text_is_written_as_utf_8(self) -> None:
         """
         UTF-8 is read as what it means, and text is written as UTF-8.
         """
@@ -50,7 +50,7 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(payloads.to_text(b"gr\xfcn"), "gr\udcfcn")
         self.assertEqual(payloads.from_text("gr\udcfcn"), b"gr\xfcn")
 
-    def test_bytes_pass(self) -> None:
+    def test_bytes_are_sent_unchanged(self) -> None:
         """
         Bytes are sent unchanged, text or not.
         """
@@ -68,7 +68,7 @@ class TextArgumentTests(SynchronousTestCase):
     Text that a user gives is str or bytes, and anything else is refused with its name.
     """
 
-    def test_accepted(self) -> None:
+    def test_str_is_encoded_as_utf_8_with_surrogateescape_bytes_pass(self) -> None:
         """
         A str is encoded as UTF-8 with surrogateescape, bytes pass, both may be empty.
         """
@@ -106,7 +106,7 @@ class StringTests(SynchronousTestCase):
     Strings on the wire end at their NUL, as they do in C.
     """
 
-    def test_encode_strings(self) -> None:
+    def test_each_string_gets_its_nul_empty_one_too(self) -> None:
         """
         Each string gets its NUL, an empty one too.
         """
@@ -130,7 +130,7 @@ class StringTests(SynchronousTestCase):
         b"": ProtocolError,
     }
 
-    def test_argument_vectors(self) -> None:
+    def test_mail_and_rcpt_empty_strings_are_kept_bytes_behind_last_nul_dropped(self) -> None:
         """
         MAIL and RCPT: empty strings are kept, bytes behind the last NUL dropped, no NUL is fatal.
         """
@@ -156,7 +156,7 @@ class StringTests(SynchronousTestCase):
         b"": None,
     }
 
-    def test_helo(self) -> None:
+    def test_helo_text_up_to_first_nul(self) -> None:
         """
         HELO: text up to the first NUL; without a NUL at its end the command is dropped in silence.
         """
@@ -172,13 +172,13 @@ class StringTests(SynchronousTestCase):
         b"\xe9\0": ("\udce9",),
     }
 
-    def test_unknown(self) -> None:
+    def test_unknown_line_ends_at_its_first_nul_or_with_packet_if_it_has_none(self) -> None:
         """
         UNKNOWN: the line ends at its first NUL, or with the packet if it has none.
         """
         self.assertEqual(table_of(payloads.decode_line, self.LINES), self.LINES)
 
-    def test_nothing(self) -> None:
+    def test_data_eoh_bodyeob_abort_and_quit_have_no_arguments(self) -> None:
         """
         DATA, EOH, BODYEOB, ABORT and QUIT have no arguments, whatever comes with them.
         """
@@ -186,7 +186,7 @@ class StringTests(SynchronousTestCase):
             table_of(payloads.decode_nothing, [b"", b"abc\0"]), {b"": (), b"abc\0": ()}
         )
 
-    def test_raw(self) -> None:
+    def test_body_is_bytes_untouched_nuls(self) -> None:
         """
         BODY is bytes, untouched: NULs, line ends and bytes that are no text included.
         """
@@ -223,7 +223,7 @@ class HeaderTests(SynchronousTestCase):
         b"": ProtocolError,
     }
 
-    def test_header(self) -> None:
+    def test_header_extra_strings_are_ignored(self) -> None:
         """
         HEADER: extra strings are ignored; a missing second string or a missing last NUL is fatal.
         """
@@ -231,7 +231,9 @@ class HeaderTests(SynchronousTestCase):
 
     @STEADY
     @given(STRINGS.filter(bool), STRINGS)
-    def test_round_trip(self, name: bytes, value: bytes) -> None:
+    def test_any_name_and_value_without_nul_survive_encoding_and_decoding(
+        self, name: bytes, value: bytes
+    ) -> None:
         """
         Any name and value without a NUL survive encoding and decoding.
         """
@@ -246,7 +248,7 @@ class HeaderTests(SynchronousTestCase):
         (0xFFFFFFFF, b"N", b"v"): b"\xff\xff\xff\xffN\x00v\x00",
     }
 
-    def test_indexed(self) -> None:
+    def test_insheader_and_chgheader_put_big_endian_index_before_name_and_value(self) -> None:
         """
         INSHEADER and CHGHEADER put a big-endian index before name and value, and it comes back.
         """
@@ -257,7 +259,7 @@ class HeaderTests(SynchronousTestCase):
                 (index, payloads.to_text(name), payloads.to_text(value)),
             )
 
-    def test_malformed_indexed(self) -> None:
+    def test_action_without_whole_index_name_and_value_is_refused(self) -> None:
         """
         An action without a whole index, name and value is refused.
         """

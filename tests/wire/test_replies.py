@@ -51,7 +51,7 @@ class OneLineTests(SynchronousTestCase):
         ("550", None, "5\t100%\x7f\x01"): b"550 5\t100%\x7f\x01",
     }
 
-    def test_texts(self) -> None:
+    def test_text_stored_is_libmilters_byte_for_byte(self) -> None:
         """
         The text stored is libmilter's, byte for byte.
         """
@@ -71,21 +71,21 @@ class OneLineTests(SynchronousTestCase):
         rows = [("550", code, "x") for code in BAD_ENHANCED]
         self.assertEqual(_results(format_reply, rows), dict.fromkeys(rows, ValueNotSendable))
 
-    def test_bad_texts(self) -> None:
+    def test_text_has_at_most_980_bytes_in_utf_8_and_neither_cr_lf_nor_nul(self) -> None:
         """
         A text has at most 980 bytes, in UTF-8, and neither CR, LF nor NUL.
         """
         rows = [("550", None, text) for text in BAD_TEXTS]
         self.assertEqual(_results(format_reply, rows), dict.fromkeys(rows, ValueNotSendable))
 
-    def test_longest(self) -> None:
+    def test_text_of_980_bytes_is_accepted_codes_are_not_counted(self) -> None:
         """
         A text of 980 bytes is accepted; the codes are not counted.
         """
         self.assertEqual(format_reply("550", "5.7.1", "x" * 980), b"550 5.7.1 " + b"x" * 980)
         self.assertEqual(format_reply("550", None, "\xfc" * 490), b"550 " + b"\xc3\xbc" * 490)
 
-    def test_messages(self) -> None:
+    def test_error_says_which_argument_was_wrong(self) -> None:
         """
         The error says which argument was wrong, what it was, and what would be right.
         """
@@ -114,7 +114,7 @@ class MultiLineTests(SynchronousTestCase):
         (b"550", b"4.7.1", b"\xff", "\udcfe"): b"550-4.7.1 \xff\r\n550 4.7.1 \xfe",
     }
 
-    def test_texts(self) -> None:
+    def test_each_line_has_both_codes_all_but_last_hyphen(self) -> None:
         """
         Each line has both codes, all but the last a hyphen; the class's own code is the default.
         """
@@ -137,7 +137,7 @@ class MultiLineTests(SynchronousTestCase):
         error = self.assertRaises(ValueNotSendable, format_multiline_reply, "550", "5.7.1")
         self.assertEqual(str(error), "a reply of 0 lines; 1 to 32 can be sent")
 
-    def test_bad_arguments(self) -> None:
+    def test_codes_and_lines_obey_rules_of_one_line_replies(self) -> None:
         """
         Codes and lines obey the rules of one-line replies, and a line cannot be None.
         """
@@ -149,7 +149,7 @@ class MultiLineTests(SynchronousTestCase):
             _results(format_multiline_reply, rows), dict.fromkeys(rows, ValueNotSendable)
         )
 
-    def test_longest(self) -> None:
+    def test_each_of_lines_may_have_980_bytes(self) -> None:
         """
         Each of the lines may have 980 bytes.
         """

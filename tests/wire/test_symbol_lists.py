@@ -19,28 +19,28 @@ class SymbolListTests(SynchronousTestCase):
     def _merged(*lists: dict[int, bytes]) -> dict[int, bytes]:
         return merge(Offer(6, 0x1FF, 0x1FFFFF), [Request(0, 0, one) for one in lists]).symbol_lists
 
-    def test_none(self) -> None:
+    def test_where_nobody_asks_for_list_none_is_sent(self) -> None:
         """
         Where nobody asks for a list none is sent.
         """
         self.assertEqual(self._merged({}), {})
         self.assertEqual(self._merged({}, {}), {})
 
-    def test_one_milter(self) -> None:
+    def test_one_milters_lists_go_out_as_it_wrote_them_empty_ones_too(self) -> None:
         """
         One milter's lists go out as it wrote them, empty ones too.
         """
         lists = {0: b"j {client_port}", 1: b"", 5: b"i,{msg_id}"}
         self.assertEqual(self._merged(lists), lists)
 
-    def test_union(self) -> None:
+    def test_where_all_ask_each_name_is_asked_for_once(self) -> None:
         """
         Where all ask, each name is asked for once, in the order in which it was first asked for.
         """
         merged = self._merged({2: b"{b} i a", 3: b"x"}, {2: b"a,c  {b}", 3: b""}, {2: b"", 3: b"y"})
         self.assertEqual(merged, {2: b"{b} i a c", 3: b"x y"})
 
-    def test_all_empty(self) -> None:
+    def test_stage_for_which_all_ask_for_nothing_has_empty_list(self) -> None:
         """
         A stage for which all ask for nothing has an empty list.
         """
@@ -57,7 +57,7 @@ class SymbolListTests(SynchronousTestCase):
             self.assertEqual(names[:2], ["{own}", "i"])
             self.assertEqual(sorted(names), sorted({"{own}", "i", *default.split()}))
 
-    def test_stages_apart(self) -> None:
+    def test_whether_defaults_are_kept_is_decided_for_each_stage_by_itself(self) -> None:
         """
         Whether defaults are kept is decided for each stage by itself.
         """
@@ -65,7 +65,7 @@ class SymbolListTests(SynchronousTestCase):
         self.assertEqual(merged[4], b"a b")
         self.assertIn(b"{mail_addr}", merged[2])
 
-    def test_any_bytes(self) -> None:
+    def test_names_that_are_no_text_survive(self) -> None:
         """
         Names that are no text survive.
         """
@@ -85,7 +85,7 @@ class SymbolListTests(SynchronousTestCase):
         6: "i",
     }
 
-    def test_default_symbols(self) -> None:
+    def test_names_kept_are_those_that_postfix_and_sendmail_send_unasked(self) -> None:
         """
         The names kept are those that Postfix and Sendmail send unasked, all braced as they must be.
         """

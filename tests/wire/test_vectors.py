@@ -285,7 +285,7 @@ class VectorTests(SynchronousTestCase):
         self.assertEqual(wrong, {})
         self.flushLoggedErrors()
 
-    def test_negotiation(self) -> None:
+    def test_offers_of_all_kinds_are_answered_or_refused_as_libmilter_does(self) -> None:
         """
         Offers of all kinds are answered or refused as libmilter does.
         """
@@ -297,7 +297,7 @@ class VectorTests(SynchronousTestCase):
         """
         self.check(FRAMING)
 
-    def test_addresses(self) -> None:
+    def test_connect_gives_address_for_each_family_and_broken_one_ends_session(self) -> None:
         """
         CONNECT gives an address for each family, and a broken one ends the session.
         """
@@ -309,13 +309,13 @@ class VectorTests(SynchronousTestCase):
         """
         self.check(TEXTS)
 
-    def test_order(self) -> None:
+    def test_commands_out_of_order_are_dropped_and_abort_message_that_was_open(self) -> None:
         """
         Commands out of order are dropped, and abort the message that was open.
         """
         self.check(ORDER)
 
-    def test_broken_sender(self) -> None:
+    def test_mail_without_any_nul_ends_session_without_envfrom(self) -> None:
         """
         A MAIL without any NUL ends the session, without envfrom (row 21).
         """
@@ -345,7 +345,7 @@ class MacroVectorTests(SynchronousTestCase):
         Conversation(full(**{stage: answer})).send(OFFER, *packets)
         return found[-1]
 
-    def test_look_up(self) -> None:
+    def test_macros_are_replaced_kept_wiped_and_found_as_in_libmilter(self) -> None:
         """
         Macros are replaced, kept, wiped and found as in libmilter (rows 34 and 35 among them).
         """
@@ -424,7 +424,7 @@ class ReplyVectorTests(SynchronousTestCase):
         self.assertEqual(conversation.packets(RCPT), [("r", b"")])
         self.assertEqual(conversation.packets(packet("R", b"b\0")), [("y", b"450 x\0")])
 
-    def test_add_header(self) -> None:
+    def test_header_is_added_at_end_of_message_and_refused_at_its_beginning(self) -> None:
         """
         A header is added at the end of a message, and refused at its beginning (row 37).
         """
