@@ -469,7 +469,7 @@ class PhaseTests(SynchronousTestCase):
         Where Python cannot tell where its functions are, that is said.
         """
         self.patch(sys, "version_info", (3, 11, 2))
-        error = self.assertRaises(Unavailable, phases.instructions_by_function, 1, 1)
+        error = self.assertRaises(Unavailable, phases.instructions_by_function, 1, False, 1)
         self.assertIn("Python 3.12", str(error))
 
     def test_nothing_to_count_with(self) -> None:

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
 from tests.helpers import STEADY
-from yatxmilter._cli import differing
+from yatxmilter._records import differing
 from yatxmilter._records.differing import unified_lines
 
 Lines = list[str]

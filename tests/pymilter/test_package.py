@@ -4,6 +4,7 @@ The package ``Milter``: what a class is marked with, what it negotiates, and the
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -271,10 +272,10 @@ class HelperTests(SynchronousTestCase):
         """
         `Milter.Milter` prints what it is asked, and continues.
         """
-        printed: list[tuple[Any, ...]] = []
+        printed = io.StringIO()
         one = Milter.Milter()
         one._setctx(None)
-        self.patch(sys.modules["builtins"], "print", lambda *what: printed.append(what))
+        self.patch(sys, "stdout", printed)
         answers = [
             one.connect("host", 2, ("192.0.2.1", 1)),
             one.hello("host"),
@@ -287,8 +288,9 @@ class HelperTests(SynchronousTestCase):
             one.close(),
         ]
         self.assertEqual(set(answers), {Milter.CONTINUE})
-        self.assertEqual(len(printed), 9)
-        self.assertEqual(printed[2], ("Milter:", "mail from", "<a>", ("SIZE=1",)))
+        lines = printed.getvalue().splitlines()
+        self.assertEqual(len(lines), 9)
+        self.assertEqual(lines[2], "Milter: mail from <a> ('SIZE=1',)")
 
     def test_base_is_quiet(self) -> None:
         """
