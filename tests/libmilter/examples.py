@@ -134,6 +134,11 @@ EXAMPLES = {
         callbacks=(),
         conversation=(packet(b"D", b"C" + strings(*[b"a"] * 1026)), _END),
     ),
+    "counted_fields": Case(
+        callbacks=("eom",),
+        reactions=(("eom", (Reaction(calls=(Call("chgheader", (b"X-One", 0, b"1")),)),)),),
+        conversation=(offer(), _END),
+    ),
     "larger_packets": Case(
         callbacks=("negotiate", "body"),
         reactions=(_asks(0x10000000),),

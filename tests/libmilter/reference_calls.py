@@ -228,7 +228,8 @@ class Context:
     def _chgheader(self, name: Argument, index: Argument, value: Argument) -> bool:
         assert isinstance(index, int)
         payload = self._field(name, value or b"")
-        return index >= 0 and self._send(CHGHDRS, b"m", struct.pack(">i", index) + payload)
+        least = 1 if self.rules.counted_fields else 0
+        return index >= least and self._send(CHGHDRS, b"m", struct.pack(">i", index) + payload)
 
     def _insheader(self, index: Argument, name: Argument, value: Argument) -> bool:
         assert isinstance(index, int)

@@ -32,6 +32,7 @@ class Rules:
     computed_request: bool = False
     larger_packets: bool = False
     limited_macros: bool = False
+    counted_fields: bool = False
 
 
 NAMES = tuple(rule.name for rule in fields(Rules))
