@@ -74,6 +74,21 @@ EDITS: list[tuple[Any, ...]] = [
 ]
 
 
+class BrokenTests(ConversationTestCase):
+    """
+    An MTA that breaks the protocol.
+    """
+
+    def test_header_field_without_payload_ends_the_connection(self) -> None:
+        """
+        A header field without a payload ends the connection in a chain, too.
+        """
+        conversation = started(full(), full(), merge="chain")
+        conversation.send(CONNECT, HELO, MAIL, RCPT, DATA)
+        conversation.send(packet("L"))
+        self.assertTrue(conversation.closed)
+
+
 class _Clocks:
     """
     The clock of the conversation that is being held.

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter._mail.delivery import apply_edits
+from yatxmilter._mail.delivery import Delivery, apply_edits
+from yatxmilter._mail.pieces import PIECE
 from yatxmilter._wire.actions import (
     AddHeader,
     AddRecipient,
@@ -54,6 +55,23 @@ class HeaderTests(SynchronousTestCase):
             0xFFFFFFFF: "A: 1|B: 2|A: 3|X: x",
         }
         self.assertEqual({n: self.header(InsertHeader(n, "X", "x")) for n in table}, table)
+
+    def test_many_edits_are_made_in_pieces(self) -> None:
+        """
+        Many edits, like many fields, are worked on in pieces between which others have their turn.
+        """
+        edits: list[Edit] = [AddHeader(f"X-{number}", "x") for number in range(PIECE)]
+        work = Delivery(edits).header_work([], leading_space=False, flavour="postfix")
+        pauses = 0
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                header = done.value
+                break
+            pauses += 1
+        self.assertEqual(pauses, 1)
+        self.assertEqual(len(list(header.shown())), PIECE)
 
     def test_insert_around_received(self) -> None:
         """

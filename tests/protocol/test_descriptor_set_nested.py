@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conversation_helpers import packet
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.conversation_helpers import BODY, HELO, QUIT, Waiting, full, packet, started
 from tests.pathways import PathCase, both_paths, reactor
 from yatxmilter import Milter
 from yatxmilter.constants import SMFIS_CONTINUE
@@ -51,4 +53,50 @@ class _NestedTests(PathCase):
         self.assertEqual(len(Nesting.names), 8)
 
 
-both_paths(globals(), _NestedTests)
+class _RestingTests(PathCase):
+    """
+    A connection whose callback the reactor does not wait for.
+    """
+
+    async def test_nothing_is_read_until_the_callback_is_over(self) -> None:
+        """
+        Nothing is read until the callback is over; behind the end of the connection nothing is.
+        """
+        self.serve(full())
+        mta, protocol = await self.mta()
+        protocol.rest()
+        mta.send(HELO)
+        for _ in range(5):
+            await self.turn()
+        self.assertEqual(mta.read(), b"")
+        protocol.go_on()
+        await self.until(lambda: mta.letters() == "c")
+        mta.send(QUIT)
+        await self.gone()
+        protocol.go_on()
+        self.assertFalse(protocol.transport.connected)
+
+
+class FullTests(SynchronousTestCase):
+    """
+    A connection that is not read for two reasons.
+    """
+
+    def test_what_is_full_is_not_read_when_the_callback_is_over(self) -> None:
+        """
+        While too much waits for a milter, nothing is read when such a callback is over.
+        """
+        answer = Waiting()
+        conversation = started(full(helo=answer))
+        transport: Any = conversation.transport
+        transport.stopReading = transport.startReading = lambda: self.fail("it was read on")
+        conversation.send(HELO, BODY * 200_000)
+        self.assertEqual(transport.producerState, "paused")
+        transport.stopReading = lambda: None
+        conversation.protocol.rest()
+        conversation.protocol.go_on()
+        self.assertEqual(conversation.written(), b"")
+        conversation.drop()
+
+
+both_paths(globals(), _NestedTests, _RestingTests)

@@ -1382,8 +1382,10 @@ class ReloadTests(ServeTestCase):
         """
         A module that has no file is no matter.
         """
+        before = sys.modules["builtins"]
         builtin = '[[milter]]\nremote = "unix:/x"\nwhen = "builtins:callable"\n'
         self.assertEqual(self.reloaded(builtin, builtin), "nothing has changed")
+        self.assertIs(sys.modules["builtins"], before)
 
     def test_restart(self) -> None:
         """

@@ -359,6 +359,14 @@ class LibraryTests(ServeCase):
         await service.stopService()
         self.assertEqual(service.pids, [])
 
+    async def test_service_that_was_never_started_can_be_stopped(self) -> None:
+        """
+        A service that was never started can be stopped, and there is nothing to stop.
+        """
+        service = WorkerService(self.spec, "building:make")
+        await service.stopService()
+        self.assertEqual(service.pids, [])
+
     def test_bad_options_are_refused_naming_value(self) -> None:
         """
         Bad options are refused, naming the value.

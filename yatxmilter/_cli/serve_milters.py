@@ -247,7 +247,9 @@ def _find(spec: str, anew: set[str] | None) -> Any:
         return _Foreign(partial(factory, _find(name, anew)))
     try:
         before = sys.modules.get(module)
-        if before is not None and anew is not None and module not in anew:
+        # One without a file, such as ``builtins``, is the interpreter's own.
+        loaded = before is not None and getattr(before, "__file__", None) is not None
+        if loaded and anew is not None and module not in anew:
             found: Any = _anew(module, before)
         else:
             found = importlib.import_module(module)

@@ -72,13 +72,6 @@ class Caller:
         """
         return self._session.number
 
-    @property
-    def over(self) -> bool:
-        """
-        Whether the conversation has ended: no milter is to be called for it any more.
-        """
-        return self._session.over
-
     def call(
         self, member: Member, command: Command, callback: Callback, *arguments: object
     ) -> object:

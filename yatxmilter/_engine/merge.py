@@ -9,7 +9,7 @@ several milters become one is left to the subclasses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
@@ -119,10 +119,6 @@ class Merge(ABC):
     @property
     def _resume(self) -> Callable[[Callable[[Pending], None], Pending], None]:
         return self._session.resume
-
-    @property
-    def _plan(self) -> Sequence[Callees]:
-        return self._session.plan.callees
 
     @property
     def _unanswered(self) -> int:

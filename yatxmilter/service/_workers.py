@@ -300,10 +300,10 @@ class WorkerService(Service):
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", TOLD: "w", TELLING: "r"}
         for number, port in enumerate(self._ports):
             descriptors[SOCKETS + number] = port.fileno()
-        start = self._start
-        if self._numbers is not None:
-            descriptors[SOCKETS + len(self._ports)] = self._numbers
-            start = {**start, "share": worker.number - 1}
+        # Made before the first one, and closed behind the last.
+        assert self._numbers is not None
+        descriptors[SOCKETS + len(self._ports)] = self._numbers
+        start = {**self._start, "share": worker.number - 1}
         program = [sys.executable, "-c", _PROGRAM, json.dumps(start)]
         path = os.pathsep.join(one or os.getcwd() for one in sys.path)
         worker.transport = self.reactor.spawnProcess(
