@@ -13,6 +13,7 @@ not asked any more.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import select
@@ -124,6 +125,11 @@ def _adopting(base: Any) -> Any:
             self.addCleanup(os.chdir, os.getcwd())
             # UNIX sockets are made here.
             os.chdir(folder.name)
+            # What was run by asyncio before leaves this thread without a loop.
+            loop = asyncio.new_event_loop()
+            self.addCleanup(loop.close)
+            asyncio.set_event_loop(loop)
+            self.addCleanup(asyncio.set_event_loop, None)
             self.patch(_Adopted, "sets", {})
             for module, server in ((tcp, _TCPServer), (unix, _UNIXServer)):
                 self.patch(module.Port, "transport", server)

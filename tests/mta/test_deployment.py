@@ -75,6 +75,15 @@ def make_wheel(folder: Path) -> None:
         wheel.writestr(info + "RECORD", "")
 
 
+#: The page is about Debian as it stands, so its Python it is.
+DEBIANS = "/usr/bin/python3"
+#: Twisted, zope.interface and prometheus_client, and what they need.
+LENT = (
+    *("attr", "attrs", "automat", "constantly", "hyperlink", "idna", "incremental", "packaging"),
+    *("prometheus_client", "twisted", "typing_extensions", "zope"),
+)
+
+
 class Machine:
     """
     A machine on which the page was followed.
@@ -86,7 +95,7 @@ class Machine:
         Postfix.require_installed()
         for program in ("adduser", "runuser", "setpriv"):
             require_program(program)
-        self.sandbox = Sandbox(sys.executable)
+        self.sandbox = Sandbox(DEBIANS)
         self.folder = self.sandbox.folder
         self.process: subprocess.Popen[bytes] | None = None
         try:
@@ -157,9 +166,20 @@ class Machine:
                 self.begin()
 
     def _lend_packages(self) -> None:
-        # What pip would have got from the network: what the tests themselves use.
+        # What pip would have got from the network: what the tests themselves use. It is copied, as
+        # the service's user may not look into the folder that the tests are in.
         (site,) = (self.folder / "opt/yatxmilter/lib").glob("python*/site-packages")
-        (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        ours = "python{}.{}".format(*sys.version_info)
+        require(site.parent.name == ours, f"Debian's is {site.parent.name}, the tests' {ours}")
+        leave = shutil.ignore_patterns("test", "__pycache__")
+        for name in LENT:
+            for place in {*map(sysconfig.get_path, ("purelib", "platlib"))}:
+                if (Path(place) / name).is_dir():
+                    shutil.copytree(
+                        Path(place) / name, site / name, dirs_exist_ok=True, ignore=leave
+                    )
+                elif (Path(place) / f"{name}.py").exists():
+                    shutil.copy(Path(place) / f"{name}.py", site)
 
     def send(self) -> str:
         """
