@@ -130,7 +130,7 @@ class MainTests(SynchronousTestCase):
         self.assertIsNone(__main__.main(["act", "now"]))
         sys.stdout.close()
 
-    def test_as_program(self) -> None:
+    def test_run_as_program_package_takes_processs_arguments_and_leaves_with_status(self) -> None:
         """
         Run as a program, the package takes the process's arguments and leaves with the status.
         """
