@@ -73,7 +73,7 @@ class SyntaxTests(SynchronousTestCase):
         """
         self.assertEqual(read_main("# nothing\n"), {})
 
-    def test_line_without_or_without_a_name_cannot_be_read(self) -> None:
+    def test_line_without_equals_sign_or_name_cannot_be_read(self) -> None:
         """
         A line without "=", or without a name, cannot be read.
         """

@@ -148,7 +148,7 @@ class MistakeTests(SynchronousTestCase):
         status = serve.run(parser.parse_args(words))
         return status, sys.stderr.getvalue()
 
-    def test_options_milters_and_files_one_line_with_name_of_what_is_wrong(self) -> None:
+    def test_wrong_options_and_files_are_told_in_one_line_with_the_name(self) -> None:
         """
         Options, milters and files: one line, with the name of what is wrong.
         """

@@ -348,7 +348,7 @@ class FailureTests(SendCase):
             self.assertEqual(run.status, 3, letter)
             self.assertIn(": the milter closed the connection, awaited: ", run.out)
 
-    def test_what_is_no_answer_is_said_so_whatever_command_it_follows(self) -> None:
+    def test_answer_that_is_none_is_told_whatever_command_it_follows(self) -> None:
         """
         What is no answer is said so, whatever command it follows; the status is 3.
         """
@@ -835,7 +835,7 @@ class ArgumentTests(SendCase):
             self.assertEqual(end.code, 2)
             self.assertIn(complaint, err.getvalue())
 
-    def test_by_default_the_streams_are_the_processs(self) -> None:
+    def test_by_default_the_streams_are_those_of_the_process(self) -> None:
         """
         By default the streams are the process's.
         """

@@ -174,7 +174,7 @@ class EnvelopeTests(SynchronousTestCase):
     Sender and recipients, from the message.
     """
 
-    def test_from_line_counts_first_then_return_path_sender_from(self) -> None:
+    def test_from_line_is_the_first_place_to_look_for_the_sender(self) -> None:
         """
         The From line counts first, then Return-Path, Sender, From; without any there is none.
         """

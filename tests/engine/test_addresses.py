@@ -47,7 +47,7 @@ class DecoderTests(SynchronousTestCase):
         """
         self.assertRaises(ProtocolError, DECODERS[CONNECT_ROW.index], b"host\x004\x00\x19x\x00")
 
-    def test_every_other_commands_payload_is_read_as_its_row_says(self) -> None:
+    def test_payload_of_every_other_command_is_read_as_its_row_says(self) -> None:
         """
         Every other command's payload is read as its row says.
         """

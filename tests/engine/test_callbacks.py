@@ -314,7 +314,7 @@ class FailureTests(ConversationTestCase):
             self.assertEqual(conversation.letters(last), letter, (stage, code))
         self.flushLoggedErrors(ValueError)
 
-    def test_negotiation_that_fails_continue_has_it_computed_accept_does_without_milter(
+    def test_negotiation_that_fails_is_answered_by_continue_or_accept(
         self,
     ) -> None:
         """

@@ -110,7 +110,7 @@ class BrokenPacketTests(ConversationTestCase):
         self.assertEqual((answers, dialogue.called()), (b"\0\0\0\1c", "RAQ"))
         self.assertTrue(dialogue.closed)
 
-    def test_length_of_0_and_negative_one_are_command_without_payload(self) -> None:
+    def test_length_of_0_or_below_is_a_command_without_payload(self) -> None:
         """
         A length of 0 and a negative one are a command without payload.
         """

@@ -116,7 +116,7 @@ class ReplyTests(ContextCase):
     The text of C{smfi_setreply} is kept until it is used, or its message ends.
     """
 
-    def test_last_call_wins_one_line_or_several(self) -> None:
+    def test_last_call_wins_be_it_of_one_line_or_several(self) -> None:
         """
         The last call wins, one line or several.
         """

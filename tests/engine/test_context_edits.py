@@ -95,7 +95,7 @@ class PacketTests(ContextCase):
                 (packet,) = self.call(*call)
                 self.assertTrue(packet.endswith(b"N\0" + sent + b"\0"), (call, packet))
 
-    def test_nothing_but_printable_ascii_without_blanks_and_colons_is_header_fields_name(
+    def test_name_of_a_header_field_is_printable_ascii_without_blanks_and_colons(
         self,
     ) -> None:
         """

@@ -447,7 +447,7 @@ class NegotiateTests(ConversationTestCase):
         self.assertEqual(self.agreed(c.SMFIS_CONTINUE, xxfi_flags=1)[1], 1)
         self.assertEqual(self.agreed(c.SMFIS_ALL_OPTS, xxfi_flags=1)[1], 0x1FF)
 
-    def test_anything_else_an_error_included_fails_the_negotiation(self) -> None:
+    def test_any_other_result_or_an_error_fails_the_negotiation(self) -> None:
         """
         Anything else, an error included, fails the negotiation.
         """
@@ -538,7 +538,7 @@ class NamingTests(ConversationTestCase):
             self.assertEqual(seen, [argument])
             self.assertIn(DeprecationWarning, [warning.category for warning in caught])
 
-    def test_xxfi_name_is_the_classs_name_unless_it_is_set(self) -> None:
+    def test_xxfi_name_is_that_of_the_class_unless_it_is_set(self) -> None:
         """
         `xxfi_name` is the class's name unless it is set.
         """

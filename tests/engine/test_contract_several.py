@@ -433,7 +433,7 @@ class FirstTests(ConversationTestCase):
     Section 5: ``merge="first"``, the default.
     """
 
-    def test_first_answer_that_is_no_continue_is_answer_accept_included(self) -> None:
+    def test_first_answer_other_than_continue_is_the_answer(self) -> None:
         """
         The first answer that is no continue is the answer, ACCEPT included.
         """
@@ -492,7 +492,7 @@ class StrictestTests(ConversationTestCase):
 
     ORDER = (DISCARD, REJECT, TEMPFAIL, CONTINUE)
 
-    def test_discard_over_reject_over_tempfail_over_continue_two_accepts_accept(self) -> None:
+    def test_strictest_answer_is_discard_then_reject_then_tempfail_then_continue(self) -> None:
         """
         DISCARD over REJECT over TEMPFAIL over CONTINUE; two ACCEPTs accept.
         """

@@ -136,7 +136,7 @@ class RequestTests(SynchronousTestCase):
             member(made).computed_request(OFFER)
         self.assertIn("'5'", str(caught.exception))
 
-    def test_factorys_name_comes_before_milters_and_that_before_its_classs(self) -> None:
+    def test_name_of_the_factory_comes_before_those_of_milter_and_class(self) -> None:
         """
         The factory's name comes before the milter's, and that before its class's.
         """

@@ -90,7 +90,7 @@ class CoroutineTests(SynchronousTestCase):
 
         self.assertEqual(self.result(adding()), 5000)
 
-    def test_what_it_raises_after_waiting_fails_the_deferred(self) -> None:
+    def test_what_a_coroutine_raises_after_waiting_fails_the_deferred(self) -> None:
         """
         What it raises after waiting fails the Deferred.
         """

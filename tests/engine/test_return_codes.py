@@ -105,7 +105,7 @@ class FallbackTests(SynchronousTestCase):
     A failed callback answers with C{on_error}, or with what is nearest to it.
     """
 
-    def test_where_discard_is_illegal_tempfail_stands_for_it_where_accept_is_continue(self) -> None:
+    def test_tempfail_stands_for_discard_where_that_is_illegal(self) -> None:
         """
         Where DISCARD is illegal TEMPFAIL stands for it, where ACCEPT is, CONTINUE.
         """

@@ -286,7 +286,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE), "t")
         self.assertEqual(len(self.failures()), 1)
 
-    def test_two_of_them_know_nothing_of_one_another(self) -> None:
+    def test_two_shadow_milters_know_nothing_of_one_another(self) -> None:
         """
         Two of them know nothing of one another.
         """

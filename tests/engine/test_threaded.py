@@ -321,7 +321,7 @@ class ReactorTests(ConversationTestCase, TestCase):
         call: Any = threaded(lambda self: threading.get_ident())
         self.assertNotEqual(await call(None), here)
 
-    def test_is_the_pool_of_the_reactor_that_serves_the_connection(self) -> None:
+    def test_pool_is_that_of_the_reactor_that_serves_the_connection(self) -> None:
         """
         It is the pool of the reactor that serves the connection.
         """

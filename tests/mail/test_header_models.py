@@ -225,7 +225,7 @@ class SendmailTests(SynchronousTestCase):
         self.assertEqual(self.edited(date, AddHeader("date", "y"))[:12], "date:y|Date:")
         self.assertEqual(self.edited(AddHeader("Received", "x"))[:12], "Received:x|A")
 
-    def test_index_counts_slots_of_mtas_own_fields_first_one_not(self) -> None:
+    def test_index_counts_slots_of_the_mtas_own_fields_but_the_first(self) -> None:
         """
         The index counts the slots of the MTA's own fields, the first one not.
         """

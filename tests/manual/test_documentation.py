@@ -317,7 +317,7 @@ class ShellTests(SynchronousTestCase):
     Commands for the shell.
     """
 
-    def test_commands_succeed_two_that_set_up_clone_are_left_to_test_below(self) -> None:
+    def test_commands_of_the_page_succeed(self) -> None:
         """
         The commands succeed; the two that set up a clone are left to the test below.
         """

@@ -364,7 +364,7 @@ class _PortTests(_Case):
         self.assertIs(protocol.transport.reactor, reactor)
         await self.served(mta)
 
-    async def test_connections_behind_factory_that_wraps_them_are_reactors_and_so_is_port(
+    async def test_port_and_connections_of_a_wrapping_factory_are_the_reactors(
         self,
     ) -> None:
         """

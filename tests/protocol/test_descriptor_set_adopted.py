@@ -56,7 +56,7 @@ class _AdoptedTests(PathCase):
         await self.over(mta)
         self.assertEqual(mta.end, "closed")
 
-    async def test_connection_that_was_accepted_elsewhere(self) -> None:
+    async def test_connection_that_was_accepted_elsewhere_is_adopted(self) -> None:
         """
         A connection that was accepted elsewhere.
         """
@@ -75,7 +75,7 @@ class _AdoptedTests(PathCase):
         await self.over(mta)
         self.assertEqual((mta.letters(), mta.end), ("Occccccc", "closed"))
 
-    async def test_port_that_was_opened_elsewhere(self) -> None:
+    async def test_port_that_was_opened_elsewhere_is_adopted(self) -> None:
         """
         A port that was opened elsewhere.
         """

@@ -102,7 +102,7 @@ class LineTests(ConversationTestCase):
             {"accepted": 1, "edits": "2 addheader, 1 chgheader", "verdict": "continue"}
         )
 
-    def test_one_that_is_refused(self) -> None:
+    def test_message_that_is_refused_is_told_with_its_reason(self) -> None:
         """
         One that is refused: by whom, and with which text.
         """

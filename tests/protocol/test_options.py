@@ -71,7 +71,7 @@ class OptionTests(SynchronousTestCase):
             [("red", "red"), ("blue", "blue"), ("Red", ValueError), (None, ValueError)],
         )
 
-    def test_codes_that_can_be_answered_for_failure_as_members_or_numbers(self) -> None:
+    def test_codes_that_can_be_answered_for_failure_are_taken(self) -> None:
         """
         The codes that can be answered for a failure, as members or numbers.
         """
@@ -107,13 +107,13 @@ class OptionTests(SynchronousTestCase):
             ],
         )
 
-    def test_as_a_count_and_none_is_never_reached(self) -> None:
+    def test_limit_is_a_count_and_none_is_never_reached(self) -> None:
         """
         As a count, and None is never reached.
         """
         self.check(limit_option, [(7, 7), (None, sys.maxsize), (0, ValueError), ("1", TypeError)])
 
-    def test_text_that_says_something_or_none(self) -> None:
+    def test_text_says_something_or_is_none(self) -> None:
         """
         A text that says something, or None.
         """

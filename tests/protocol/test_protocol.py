@@ -551,7 +551,7 @@ class SocketTests(TestCase):
         self.assertEqual(factory.connections, set())
         return said
 
-    async def test_session_over_tcp_a_large_one_is_answered_packet_for_packet(self) -> None:
+    async def test_large_session_over_tcp_is_answered_packet_for_packet(self) -> None:
         """
         A session over TCP, a large one, is answered packet for packet.
         """

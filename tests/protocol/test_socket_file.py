@@ -100,7 +100,7 @@ class ModeTests(SocketCase):
             await port.stopListening()
             self.assertFalse(self.path.exists())
 
-    async def test_address_says_it_what_serve_is_told_counts_where_address_says_nothing(
+    async def test_owner_in_the_address_counts_before_that_of_serve(
         self,
     ) -> None:
         """

@@ -129,7 +129,7 @@ class SteadyTests(SynchronousTestCase):
             self.reactor.turn()
         self.assertEqual(self.called, list(names))
 
-    def test_is_what_takes_place_of_reactor_as_far_as_time_goes(self) -> None:
+    def test_clock_takes_the_place_of_the_reactor_as_far_as_time_goes(self) -> None:
         """
         It is what takes the place of a reactor as far as time goes.
         """

@@ -523,7 +523,7 @@ class FactoryTests(SynchronousTestCase):
             text = str(self.assertRaises(TypeError, factory, nonsense))
             self.assertIn(repr(nonsense), text)
 
-    def test_factory_has_classs_name_or_one_it_is_given(self) -> None:
+    def test_factory_has_the_name_of_its_class_or_one_it_is_given(self) -> None:
         """
         A factory has the class's name, or the one it is given; a function will do for a class.
         """

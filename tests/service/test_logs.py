@@ -238,7 +238,7 @@ class UsualLogTests(SynchronousTestCase):
             write({"log_format": "hello", "log_level": level, "log_namespace": namespace})
         self.assertEqual(sys.stderr.getvalue().count("hello"), 1)
 
-    def test_program_that_has_begun_log_or_has_observer_keeps_what_it_has(self) -> None:
+    def test_program_that_logs_already_keeps_what_it_has(self) -> None:
         """
         A program that has begun a log, or has an observer, keeps what it has.
         """

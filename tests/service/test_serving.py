@@ -182,7 +182,7 @@ class OptionTests(ServeTestCase):
             self.assertIn(words, said)
         self.assertEqual(len(said.splitlines()), 6)
 
-    def test_without_address_or_without_milter_option_that_is_missing_is_named(self) -> None:
+    def test_missing_address_or_milter_option_is_named(self) -> None:
         """
         Without an address, or without a milter, the option that is missing is named.
         """
@@ -266,7 +266,7 @@ class MilterTests(ServeTestCase):
         settings["milters"][0].update(more)
         return str(self.assertRaises(ConfigurationError, build_factory, settings))
 
-    def test_class_a_factory_and_a_function_that_makes_one(self) -> None:
+    def test_milter_may_be_a_class_a_factory_or_a_function_that_makes_one(self) -> None:
         """
         A class, a factory, and a function that makes one; with a colon, or a dotted path.
         """

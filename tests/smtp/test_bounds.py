@@ -841,7 +841,7 @@ class GrowthTests(SynchronousTestCase):
             self.content(lambda size, line=line: [line] * size)  # type: ignore[misc]
         self.content(lambda size: [b"X: y", *[b" "] * size])
 
-    def test_empty_lines_dots_and_bare_line_ends(self) -> None:
+    def test_empty_lines_dots_and_bare_line_ends_take_linear_time(self) -> None:
         """
         Empty lines, dots, and bare line ends.
         """
@@ -868,7 +868,7 @@ class GrowthTests(SynchronousTestCase):
 
             assert_linear(prepare, 5000)
 
-    def test_addresses_that_twisted_takes_long_to_parse(self) -> None:
+    def test_addresses_that_twisted_parses_slowly_take_linear_time(self) -> None:
         """
         Addresses that Twisted takes long to parse.
         """
