@@ -31,7 +31,7 @@ class ThreadTests(ContextCase):
     All functions, in the right thread and in the wrong one.
     """
 
-    def test_each_is_refused_says_what_to_use_instead_and_changes_nothing(self) -> None:
+    def test_each_is_refused_with_what_to_use_instead(self) -> None:
         """
         Each is refused, says what to use instead, and changes nothing.
         """
