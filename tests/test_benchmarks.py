@@ -68,7 +68,7 @@ class ReportTests(SynchronousTestCase):
     def judged(self, **changes: Any) -> dict[str, Any]:
         return judged(json.dumps(report(**changes)).encode(), SMALL)
 
-    def test_expected_answers(self) -> None:
+    def test_every_command_of_message_counts_every_chunk_of_body(self) -> None:
         """
         Every command of a message counts, every chunk of a body, and what was added.
         """
@@ -80,27 +80,27 @@ class ReportTests(SynchronousTestCase):
         ):
             self.assertEqual(expected_answers(report(steps=steps), options), count)
 
-    def test_right(self) -> None:
+    def test_report_of_a_run_in_which_all_was_well_is_returned(self) -> None:
         """
         A report of a run in which all was well is returned, whatever was printed before it.
         """
         output = b"idle\n" + json.dumps(report()).encode() + b"\n"
         self.assertEqual(judged(output, SMALL), report())
 
-    def test_fault(self) -> None:
+    def test_what_the_generator_found_wrong_is_raised_in_its_words(self) -> None:
         """
         What the generator found wrong is raised in its words.
         """
         error = self.assertRaises(Wrong, judged, b'{"fault": "E was answered r"}', SMALL)
         self.assertEqual(str(error), "E was answered r")
 
-    def test_dead_generator(self) -> None:
+    def test_generator_that_said_nothing_is_no_success(self) -> None:
         """
         A generator that said nothing is no success.
         """
         self.assertRaises(Wrong, judged, b"", SMALL)
 
-    def test_declined(self) -> None:
+    def test_milter_that_did_not_see_all_of_a_message_is_not_compared(self) -> None:
         """
         A milter that did not want to see all of a message is not compared.
         """
@@ -108,7 +108,7 @@ class ReportTests(SynchronousTestCase):
             error = self.assertRaises(Wrong, self.judged, steps=bit)
             self.assertIn(f"{bit:#x}", str(error))
 
-    def test_counts(self) -> None:
+    def test_answer_or_header_field_too_many_or_too_few_is_noticed(self) -> None:
         """
         An answer or a header field too many or too few is noticed.
         """
@@ -121,14 +121,14 @@ class TableTests(SynchronousTestCase):
     From results to tables.
     """
 
-    def test_typical(self) -> None:
+    def test_cell_is_the_median_over_the_rounds(self) -> None:
         """
         A cell is the median over the rounds.
         """
         runs = [replace(RESULT, cpu=cpu) for cpu in (900, 100, 120)]
         self.assertEqual(typical(runs, "cpu"), 120)
 
-    def test_ratio(self) -> None:
+    def test_ratio_is_the_median_of_the_rounds_ratios(self) -> None:
         """
         A ratio is the median of the rounds' ratios, so that a slow round of both changes nothing.
         """
@@ -137,14 +137,14 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(ratio(first, other, "cpu"), 0.5)
         self.assertIsNone(ratio(first, other, "each"))
 
-    def test_capacity(self) -> None:
+    def test_what_others_took_of_a_milters_cores_is_given_back(self) -> None:
         """
         What others took of a milter's cores is given back; what nobody took is not.
         """
         self.assertEqual(capacity(1500, total=6, own=4.5), 2000)
         self.assertEqual(capacity(1500, total=6, own=6.1), 1500)
 
-    def test_markdown(self) -> None:
+    def test_table_has_row_for_each_milter_with_figures_and_ratios(self) -> None:
         """
         The table has a row for each milter, with figures and ratios, and says what is missing.
         """
@@ -175,7 +175,7 @@ class TableTests(SynchronousTestCase):
         self.assertIn("capacity messages/s", shown)
         self.assertIn("MB/s", markdown(large, {"ours": [replace(RESULT, megabytes=9)]}, {}))
 
-    def test_inverse(self) -> None:
+    def test_where_first_milter_is_measure_the_others_are_shown_over_it(self) -> None:
         """
         Where the first milter is the measure, the others are shown over it.
         """
@@ -184,7 +184,7 @@ class TableTests(SynchronousTestCase):
         self.assertIn("CPU: it / ours", text)
         self.assertIn("| 1.20 |", text)
 
-    def test_nothing_measured(self) -> None:
+    def test_with_no_result_at_all_the_reasons_are_still_shown(self) -> None:
         """
         With no result at all the reasons are still shown.
         """
@@ -200,7 +200,7 @@ class ScenarioTests(SynchronousTestCase):
     The table of scenarios.
     """
 
-    def test_consistent(self) -> None:
+    def test_ours_comes_first_and_every_milter_is_known(self) -> None:
         """
         Ours comes first, every milter is known, and what is compared is measured.
         """
@@ -237,7 +237,7 @@ class ScenarioTests(SynchronousTestCase):
         self.assertEqual(str(error), "no Go here")
         self.assertEqual(PEERS["go-milter-emersion"].make(), ["former"])
 
-    def test_load_command(self) -> None:
+    def test_switch_stands_alone_other_options_have_a_value(self) -> None:
         """
         A switch stands alone, other options have a value.
         """
@@ -257,7 +257,7 @@ class BuildTests(SynchronousTestCase):
         """
         self.patch(os, "environ", {**os.environ, "YATXMILTER_BENCHMARKS": built()})
 
-    def test_go_version(self) -> None:
+    def test_version_of_go_is_read_from_what_it_prints(self) -> None:
         """
         The version of Go is read from what it prints.
         """
@@ -265,7 +265,7 @@ class BuildTests(SynchronousTestCase):
         self.assertEqual(build.go_version("go version devel"), (0, 0))
         self.assertGreater(build.go_version("go1.100"), (1, 25))
 
-    def test_no_go(self) -> None:
+    def test_without_go_that_is_new_enough_reason_says_which_is_needed(self) -> None:
         """
         Without a Go that is new enough, the reason says which is needed.
         """
@@ -279,7 +279,7 @@ class BuildTests(SynchronousTestCase):
         self.assertIn("Go 1.25 or newer", str(error))
         self.assertIn("no pip", str(error))
 
-    def test_no_checkout(self) -> None:
+    def test_folder_that_is_no_checkout_is_refused_by_its_name(self) -> None:
         """
         A folder that is no checkout is refused by its name.
         """
@@ -296,7 +296,7 @@ class BuildTests(SynchronousTestCase):
         )
         self.assertIn("A_CHECKOUT=/nowhere is not a checkout", str(error))
 
-    def test_unoptimised_python(self) -> None:
+    def test_python_that_was_built_in_another_way_is_told(self) -> None:
         """
         A Python that was not built as those that people have is told; a distribution's is not.
         """
@@ -320,7 +320,7 @@ class WalkTests(SynchronousTestCase):
     How far a packet walks.
     """
 
-    def test_each_case(self) -> None:
+    def test_each_packet_is_answered_as_it_has_to_be(self) -> None:
         """
         Each packet is answered as it has to be, and its way leads through functions of ours alone.
         """
@@ -341,14 +341,14 @@ class WalkTests(SynchronousTestCase):
         )
         self.assertGreater(len(three.calls), len(one.calls))
 
-    def test_wrong_answer(self) -> None:
+    def test_packet_that_is_answered_otherwise_is_no_measure_of_anything(self) -> None:
         """
         A packet that is answered otherwise is no measure of anything.
         """
         case = replace(walk.CASES[0], answer=b"something else")
         self.assertRaises(walk.WrongAnswer, walk.walk, case)
 
-    def test_too_long(self) -> None:
+    def test_way_with_more_calls_or_files_than_wanted_is_too_long(self) -> None:
         """
         A way is too long when it has more calls, or more files, than are wanted.
         """
@@ -364,7 +364,7 @@ class WalkTests(SynchronousTestCase):
             status = walk.main(words)
         return status, output.getvalue()
 
-    def test_command(self) -> None:
+    def test_table_has_a_row_for_each_packet(self) -> None:
         """
         The table has a row for each packet; with ``-v`` each call is there, too.
         """
@@ -373,7 +373,7 @@ class WalkTests(SynchronousTestCase):
         self.assertIn("| RCPT, one milter | 1 | 1 | 1 | 6, 4 |", output)
         self.assertEqual(output.count("    a.py:7 one"), len(walk.CASES))
 
-    def test_command_checks(self) -> None:
+    def test_with_check_way_that_is_too_long_makes_status_1(self) -> None:
         """
         With ``--check`` a way that is too long makes the status 1, and is named.
         """
@@ -397,7 +397,7 @@ class PhaseTests(SynchronousTestCase):
     Phases of a message.
     """
 
-    def test_steps(self) -> None:
+    def test_each_step_is_of_a_phase_that_is_shown(self) -> None:
         """
         Each step is of a phase that is shown, and all of them are there but those of connections.
         """
@@ -406,7 +406,7 @@ class PhaseTests(SynchronousTestCase):
         for phase, count in phases.EACH.items():
             self.assertEqual(said.count(phase), count)
 
-    def test_table(self) -> None:
+    def test_each_phase_has_a_row_with_its_part_of_the_whole(self) -> None:
         """
         There is a row for each phase, with its part of the whole, and one for their sum.
         """
@@ -433,7 +433,7 @@ class PhaseTests(SynchronousTestCase):
         path.write_text("nothing\n")
         self.assertRaises(Unavailable, phases.total, path)
 
-    def test_bad_options(self) -> None:
+    def test_numbers_that_measure_nothing_are_refused(self) -> None:
         """
         Numbers that measure nothing are refused.
         """
@@ -487,7 +487,7 @@ class PhaseTests(SynchronousTestCase):
         self.assertIn("cannot count: no valgrind", errors.getvalue())
 
     @skipUnless(sys.platform.startswith("linux"), "the benchmarks need Linux")
-    def test_command(self) -> None:
+    def test_whole_runs_in_a_process_of_its_own(self) -> None:
         """
         The whole runs in a process of its own: all phases took some time.
         """
@@ -512,7 +512,7 @@ class GuardTests(SynchronousTestCase):
     Ratios and their bounds.
     """
 
-    def test_exceeded(self) -> None:
+    def test_ratio_above_its_bound_is_named_with_both(self) -> None:
         """
         A ratio above its bound is named with both, one at its bound is not.
         """
@@ -522,14 +522,14 @@ class GuardTests(SynchronousTestCase):
         for part in ("a case", "calls", "1.550", "1.5"):
             self.assertIn(part, problem)
 
-    def test_table(self) -> None:
+    def test_over_some_runs_least_and_most_of_ratio_are_shown(self) -> None:
         """
         Over some runs the least and the most of a ratio are shown.
         """
         runs = [[guard.Finding("c", "calls", count, 2, 9)] for count in (4, 3, 5)]
         self.assertIn("| c | calls | 4.0 | 2.0 | 1.500 to 2.500 | 9 |", guard.table(runs))
 
-    def test_total_calls(self) -> None:
+    def test_sum_is_read_from_what_strace_prints(self) -> None:
         """
         The sum is read from what strace prints; without one nothing was counted.
         """
@@ -558,7 +558,7 @@ class CommandTests(SynchronousTestCase):
             status = command.main(["--only", "small-unix", *arguments])
         return status, output.getvalue()
 
-    def test_unavailable(self) -> None:
+    def test_what_cannot_be_measured_here_is_named_and_is_no_failure(self) -> None:
         """
         What cannot be measured here is named, and is no failure.
         """
@@ -567,7 +567,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("- C libmilter: not measured, no gcc", output)
         self.assertIn("| yatxmilter | 100 |", output)
 
-    def test_wrong(self) -> None:
+    def test_milter_that_answered_wrong_is_named_and_has_no_row(self) -> None:
         """
         A milter that answered wrong is named, has no row, and makes the status 1.
         """
@@ -576,7 +576,9 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("- C libmilter: ANSWERED WRONG in round 1: E was answered r", output)
         self.assertNotIn("| C libmilter |", output)
 
-    def test_failed(self) -> None:
+    def test_milter_that_breaks_measurement_itself_is_named_and_the_others_are_measured(
+        self,
+    ) -> None:
         """
         A milter that breaks the measurement itself is named, and the others are measured.
         """
@@ -586,7 +588,7 @@ class CommandTests(SynchronousTestCase):
             self.assertIn(f"- C libmilter: failed in round 1: {fault!r}", output)
             self.assertIn("| yatxmilter | 100 |", output)
 
-    def test_nothing_measured(self) -> None:
+    def test_run_in_which_nothing_could_be_measured_is_no_success(self) -> None:
         """
         A run in which nothing could be measured is no success.
         """
@@ -594,7 +596,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(status, 2)
         self.assertIn("- yatxmilter: not measured, no gcc\n- C libmilter", output)
 
-    def test_markdown_file(self) -> None:
+    def test_file_has_what_was_printed(self) -> None:
         """
         The file has what was printed: the machine, and the tables.
         """
@@ -604,7 +606,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("medians over 2 rounds", output)
         self.assertEqual(path.read_text().split(), output.split())
 
-    def test_result_file(self) -> None:
+    def test_all_rounds_are_kept_in_a_file(self) -> None:
         """
         All rounds are kept in a file; what is in it of other scenarios stays.
         """
@@ -620,7 +622,7 @@ class CommandTests(SynchronousTestCase):
         [results] = recorded.results.values()
         self.assertEqual({len(runs) for runs in results.values()}, {2})
 
-    def test_into_page(self) -> None:
+    def test_tables_replace_those_between_the_marks_of_a_page(self) -> None:
         """
         Tables replace those between the marks of a page, and else the whole file.
         """
@@ -630,7 +632,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(command.into_page(once, "new\n"), once)
         self.assertEqual(command.into_page("anything\n", "new\n"), "new\n")
 
-    def test_bad_options(self) -> None:
+    def test_unknown_scenario_and_no_rounds_are_refused(self) -> None:
         """
         An unknown scenario, and no rounds, are refused.
         """
@@ -663,7 +665,7 @@ class RunTests(SynchronousTestCase):
         with running(Variant(peer), scenario) as (_, where):
             return self.load(where, **options)
 
-    def test_ours(self) -> None:
+    def test_every_message_is_answered_by_ours(self) -> None:
         """
         Every message is answered by ours, on connections of its own and on ones used again.
         """
@@ -672,7 +674,7 @@ class RunTests(SynchronousTestCase):
                 found = self.load(where, reuse=reuse)
                 self.assertEqual((found["messages"], found["connections"]), (7, connections))
 
-    def test_workers(self) -> None:
+    def test_workers_answer_every_message_and_can_carry_no_less_than_they_did(self) -> None:
         """
         Workers answer every message, and can carry no less than they did.
         """
@@ -681,7 +683,7 @@ class RunTests(SynchronousTestCase):
         # The supervisor and two workers; the workers' clocks have a thread each.
         self.assertEqual(found.threads, 5)
 
-    def test_serve(self) -> None:
+    def test_serve_answers_every_message_with_and_without_a_page_of_metrics(self) -> None:
         """
         ``serve`` answers every message, with and without a page of metrics.
         """
@@ -692,7 +694,7 @@ class RunTests(SynchronousTestCase):
             with running(variant, TINY) as (_, where):
                 self.assertEqual(self.load(where)["messages"], 7)
 
-    def test_chain(self) -> None:
+    def test_three_milters_are_merged_in_each_way_and_add_one_field(self) -> None:
         """
         Three milters are merged in each way, and add one field.
         """
@@ -700,7 +702,7 @@ class RunTests(SynchronousTestCase):
             with running(variant, TINY) as (_, where):
                 self.assertEqual(self.load(where)["added"], 7)
 
-    def test_shares(self) -> None:
+    def test_connections_that_are_held_are_counted_by_worker(self) -> None:
         """
         Connections that are held are counted by worker, and all are answered afterwards.
         """
@@ -709,7 +711,7 @@ class RunTests(SynchronousTestCase):
         self.assertGreaterEqual(found.most, 1)
         self.assertLessEqual(found.most, 2)
 
-    def test_share(self) -> None:
+    def test_busiest_worker_is_compared_with_what_each_would_have(self) -> None:
         """
         The busiest worker is compared with what each would have.
         """
@@ -717,7 +719,7 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(share([0, 50, 50], variant), 1)
         self.assertEqual(share([0, 75, 25], variant), 1.5)
 
-    def test_settings(self) -> None:
+    def test_all_settings_of_a_run_are_handled(self) -> None:
         """
         Several milters, TCP, waiting, promised silence and either kind of write are handled.
         """
@@ -728,7 +730,7 @@ class RunTests(SynchronousTestCase):
         self.assertTrue(found["steps"] & 0x80)
         self.assertEqual(self.run_load(scenario, "limit", reuse=9)["answers"], found["answers"])
 
-    def test_wrong_answers(self) -> None:
+    def test_missing_header_field_and_missing_milter_are_faults(self) -> None:
         """
         A header field that is missing, and a milter that is not there, are faults.
         """
@@ -756,7 +758,7 @@ class RunTests(SynchronousTestCase):
             self.assertEqual(done.returncode, 1)
             self.assertIn(complaint, json.loads(done.stdout)["fault"])
 
-    def test_idle(self) -> None:
+    def test_connections_that_were_idle_are_all_answered_afterwards(self) -> None:
         """
         Connections that were idle are all answered afterwards, and their memory was looked at.
         """
@@ -773,7 +775,7 @@ class RunTests(SynchronousTestCase):
         result = measure(scenario, OURS, scenario.seconds)
         self.assertNotEqual(result.after, 0)
 
-    def test_lacking(self) -> None:
+    def test_milter_that_cannot_do_what_scenario_asks_is_unavailable(self) -> None:
         """
         A milter that cannot do what a scenario asks is unavailable, and says what it is.
         """

@@ -192,7 +192,7 @@ class PublicNameTests(SynchronousTestCase):
     Names that are promised.
     """
 
-    def test_lists(self) -> None:
+    def test_public_modules_offer_exactly_names_that_are_listed_here(self) -> None:
         """
         The public modules offer exactly the names that are listed here.
         """
@@ -246,7 +246,7 @@ class HeaderTests(SynchronousTestCase):
         text = "".join((HEADERS / name).read_text() for name in ("mfapi.h", "mfdef.h"))
         return re.findall(r"^#\s*define\s+((?:SMFI|MI_|MILTER_)\w+)\s", text, re.MULTILINE)
 
-    def test_compiler_agrees(self) -> None:
+    def test_each_constant_of_mfapi_h_and_mfdef_h_is_there(self) -> None:
         """
         Each constant of mfapi.h and mfdef.h is there, with the value that a C compiler gives it.
         """

@@ -194,7 +194,7 @@ class LayerTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
-    def test_two_dependencies(self) -> None:
+    def test_library_needs_only_twisted_and_zope_interface_at_run_time(self) -> None:
         """
         At run time the library uses the standard library, Twisted and zope.interface, no more.
 
@@ -211,7 +211,7 @@ class LayerTests(SynchronousTestCase):
         used -= {("service._metrics_page", "prometheus_client")}
         self.assertEqual([pair for pair in sorted(used) if pair[1] not in allowed], [])
 
-    def test_relative_imports(self) -> None:
+    def test_imports_are_written_in_full(self) -> None:
         """
         Imports are written in full.
         """
@@ -229,7 +229,7 @@ class DocstringTests(SynchronousTestCase):
     Files say what they are for, and tests what they promise.
     """
 
-    def test_files(self) -> None:
+    def test_each_file_with_code_in_library_tests_and_examples_opens_with_docstring(self) -> None:
         """
         Each file with code, in the library, the tests and the examples, opens with a docstring.
         """
@@ -241,7 +241,7 @@ class DocstringTests(SynchronousTestCase):
         wrong = [path for path in files if path.stat().st_size and not opening(path)]
         self.assertEqual([str(path.relative_to(ROOT)) for path in wrong], [])
 
-    def test_tests(self) -> None:
+    def test_each_test_has_a_docstring(self) -> None:
         """
         Each test has a docstring.
         """
@@ -255,7 +255,7 @@ class DocstringTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
-    def test_no_exclusions(self) -> None:
+    def test_no_line_of_the_library_is_hidden_from_coverage(self) -> None:
         """
         No line of the library is hidden from coverage.
         """

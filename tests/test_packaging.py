@@ -50,7 +50,7 @@ class MetadataTests(SynchronousTestCase):
         self.tox = configparser.ConfigParser()
         self.tox.read(ROOT / "tox.ini")
 
-    def test_version(self) -> None:
+    def test_package_names_the_version_that_its_metadata_has(self) -> None:
         """
         The package names the version that its metadata has.
         """

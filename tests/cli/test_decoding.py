@@ -67,7 +67,7 @@ class DecodeTests(SynchronousTestCase):
     A packet in words.
     """
 
-    def test_packets(self) -> None:
+    def test_each_kind_of_packet_has_its_name_and_its_arguments(self) -> None:
         """
         Each kind of packet has its name and its arguments, and no error.
         """
@@ -76,7 +76,7 @@ class DecodeTests(SynchronousTestCase):
             self.assertEqual(f"{decoded.name} {decoded.text}".rstrip(), expected)
             self.assertEqual(decoded.error, "")
 
-    def test_broken(self) -> None:
+    def test_what_cannot_be_read_is_shown_all_the_same_with_the_reason(self) -> None:
         """
         What cannot be read is shown all the same, with the reason.
         """
@@ -85,7 +85,7 @@ class DecodeTests(SynchronousTestCase):
             self.assertEqual((decoded.name, decoded.text), (name, repr(payload)))
             self.assertIn(word, decoded.error)
 
-    def test_fields(self) -> None:
+    def test_arguments_come_by_name_too(self) -> None:
         """
         The arguments come by name, too.
         """
@@ -107,13 +107,13 @@ class DecodeTests(SynchronousTestCase):
 
     @STEADY
     @given(st.booleans(), st.integers(0, 255), st.binary(max_size=40))
-    def test_anything(self, from_mta: bool, letter: int, payload: bytes) -> None:
+    def test_whatever_comes_can_be_shown(self, from_mta: bool, letter: int, payload: bytes) -> None:
         """
         Whatever comes can be shown.
         """
         self.assertTrue(decode_packet(from_mta, letter, payload).name)
 
-    def test_bodies(self) -> None:
+    def test_three_kinds_of_packet_carry_body_text(self) -> None:
         """
         Three kinds of packet carry body text.
         """
@@ -128,7 +128,7 @@ class QueueIdTests(SynchronousTestCase):
     The queue id of the message under way.
     """
 
-    def test_follow(self) -> None:
+    def test_queue_id_is_known_from_the_first_macro_on(self) -> None:
         """
         It is known from the first macro on, and forgotten when another message begins.
         """
@@ -150,7 +150,7 @@ class QueueIdTests(SynchronousTestCase):
             seen.append(queue_id.value)
         self.assertEqual(seen, [None, None, None, "Q1", "Q1", None, "Q2", "Q2", "Q3", None])
 
-    def test_too_long(self) -> None:
+    def test_of_what_is_too_long_for_queue_id_its_beginning_is_kept(self) -> None:
         """
         Of what is too long for a queue id its beginning is kept.
         """

@@ -119,7 +119,7 @@ class WatchTests(FolderCase):
         self.clock.pump([PAUSE] * 2)
         self.assertEqual(self.successResultOf(done), [self.files[0], more])
 
-    def test_include(self) -> None:
+    def test_files_that_are_new_to_it_are_taken_as_they_are(self) -> None:
         """
         Files that are new to it are taken as they are; of others a change is told all the same.
         """
@@ -205,7 +205,7 @@ class MilterFileTests(FolderCase):
         self.assertEqual(said.count("  File "), 2)
         self.assertIn("SystemExit", self.refused("dev_exits.py", "raise SystemExit(3)\n"))
 
-    def test_again(self) -> None:
+    def test_edited_file_is_loaded_once_more_with_modules_of_its_folder(self) -> None:
         """
         It is loaded once more with the modules of its folder, and without those of libraries; one
         that is broken leaves the one before.
@@ -297,7 +297,7 @@ class DevTests(FolderCase):
             first, "mails/hello.eml: accept at eom, 1 edit\nmails/spam.eml: reject at mail\n"
         )
 
-    def test_same(self) -> None:
+    def test_change_that_changes_nothing_is_told_as_that(self) -> None:
         """
         A change that changes nothing is told as that.
         """
@@ -427,7 +427,7 @@ class DevTests(FolderCase):
         self.assertEqual(status, 2)
         self.assertIn("nosuch.py", err)
 
-    def test_standard_streams(self) -> None:
+    def test_prints_to_the_standard_streams(self) -> None:
         """
         It prints to the standard streams.
         """

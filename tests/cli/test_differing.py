@@ -60,7 +60,7 @@ class DifferingTests(SynchronousTestCase):
                 expected = difflib.unified_diff(before, after, n=context, lineterm="")
                 self.assertEqual(told, [*expected][2:])
 
-    def test_long_texts(self) -> None:
+    def test_in_long_texts_what_is_the_same_is_found_by_lines(self) -> None:
         """
         In long texts what is the same is found by lines that are there once.
         """
@@ -69,7 +69,7 @@ class DifferingTests(SynchronousTestCase):
         told = [line for mark, line in unified_lines(before, after, 0) if mark in "+-"]
         self.assertEqual(told, ["top", before[2500], "middle", "end"])
 
-    def test_linear(self) -> None:
+    def test_time_of_comparing_grows_with_the_length(self) -> None:
         """
         The time grows with the length, also where nothing helps to find what is the same.
         """

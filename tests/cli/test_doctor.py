@@ -69,7 +69,7 @@ class AnswerTests(MilterCase):
     Negotiating with a milter.
     """
 
-    def test_well(self) -> None:
+    def test_where_all_is_well_the_status_is_0(self) -> None:
         """
         Where all is well the status is 0, and the milter saw an MTA's offer and its QUIT.
         """
@@ -83,7 +83,7 @@ class AnswerTests(MilterCase):
             run["answer"]["what"], "it answers: version 6, may add header fields, quarantine"
         )
 
-    def test_ours(self) -> None:
+    def test_milter_of_this_library_answers_and_is_told_of_as_any_other(self) -> None:
         """
         A milter of this library answers, and is told of as any other.
         """
@@ -92,7 +92,7 @@ class AnswerTests(MilterCase):
         self.assertEqual((run.status, run.checks), (0, {"note local-mail"}))
         self.assertIn("may change everything", run["answer"]["what"])
 
-    def test_asked_once(self) -> None:
+    def test_milter_that_stands_in_several_places_with_several_settings_is_asked_once(self) -> None:
         """
         A milter that stands in several places, with several settings, is asked once.
         """
@@ -104,7 +104,7 @@ class AnswerTests(MilterCase):
         self.assertEqual(factory.connections, 1)
         self.assertEqual(sum(each["check"] == "answer" for each in run.findings), 3)
 
-    def test_tcp(self) -> None:
+    def test_port_is_connected_to_by_address_and_by_name(self) -> None:
         """
         A port is connected to by address and by name, of the family that the MTA uses.
         """
@@ -117,7 +117,7 @@ class AnswerTests(MilterCase):
             self.reactor = SelectReactor()
             port = self.listen_tcp()
 
-    def test_tcp6(self) -> None:
+    def test_port_on_an_ipv6_address_is_connected_to(self) -> None:
         """
         So is one on an IPv6 address; with a name of that family alone IPv4 is not tried.
         """
@@ -131,7 +131,7 @@ class AnswerTests(MilterCase):
         run = self.sendmail(f"O InputMailFilters=a\nXa, S=inet6:{port}@::1, F=T, T=R:30s\n")
         self.assertEqual(run.checks, {"error answer-refused"})
 
-    def test_nobody_listens(self) -> None:
+    def test_silent_port_and_socket_that_is_left_over_are_told_apart(self) -> None:
         """
         A port at which nobody listens, and a socket that is left over, are told apart.
         """
@@ -145,7 +145,7 @@ class AnswerTests(MilterCase):
         self.assertIn("no program listens there; clients are told to try again", said[0])
         self.assertIn("no milter listens at the socket; a milter that has ended", said[1])
 
-    def test_hangs_up(self) -> None:
+    def test_milter_that_closes_the_connection_is_told(self) -> None:
         """
         A milter that closes the connection is told.
         """
@@ -153,7 +153,7 @@ class AnswerTests(MilterCase):
         run = self.postfix("smtpd_milters = unix:m.sock\n")
         self.assertIn("error answer-closed", run.checks)
 
-    def test_silent(self) -> None:
+    def test_one_that_says_nothing_is_given_up_after_the_time_out(self) -> None:
         """
         One that says nothing is given up after the time-out.
         """
@@ -169,7 +169,7 @@ class AnswerTests(MilterCase):
         run = self.postfix("smtpd_milters = unix:m.sock\n")
         self.assertEqual(run.checks, {"note local-mail"})
 
-    def test_no_milter(self) -> None:
+    def test_what_is_no_milter_or_wants_what_was_not_offered_is_told(self) -> None:
         """
         Something that is not a milter, and a milter that wants what was not offered, are told.
         """
@@ -186,7 +186,7 @@ class AnswerTests(MilterCase):
         self.assertIn("no milter packet", said[0])
         self.assertIn("asks for actions that were not offered", said[1])
 
-    def test_unreachable(self) -> None:
+    def test_each_error_of_the_network_has_words_of_its_own(self) -> None:
         """
         Each error of the network has words of its own.
         """
@@ -211,7 +211,7 @@ class AnswerTests(MilterCase):
             level = "note" if kind == "denied" else "error"
             self.assertIn(f"{level} answer-{kind}", run.checks)
 
-    def test_unknown_host(self) -> None:
+    def test_host_that_has_no_address_is_told_by_its_name(self) -> None:
         """
         A host that has no address is told by its name.
         """
@@ -226,7 +226,7 @@ class AnswerTests(MilterCase):
         self.assertIn("no address of milter.example.com", run["answer-unknown-host"]["what"])
         self.assertIn("note network", run.checks)
 
-    def test_slow_names(self) -> None:
+    def test_look_up_that_takes_too_long_is_given_up(self) -> None:
         """
         A look-up that takes too long is given up, and what it says later is not heard.
         """
@@ -242,7 +242,7 @@ class AnswerTests(MilterCase):
         self.assertIn("error answer-late", run.checks)
         receivers[0].resolutionComplete()
 
-    def test_low_version(self) -> None:
+    def test_low_milter_protocol_is_a_warning(self) -> None:
         """
         A low milter_protocol is a warning, and an error where the milter answers version 6 only.
         """
@@ -273,7 +273,7 @@ class AnswerTests(MilterCase):
             run = self.postfix(low.replace("m.sock", "old.sock"))
         self.assertIn("warning version-low", run.checks)
 
-    def test_old_milter(self) -> None:
+    def test_milter_that_speaks_an_old_version_is_told(self) -> None:
         """
         A milter that speaks an old version is told.
         """
@@ -281,7 +281,7 @@ class AnswerTests(MilterCase):
         run = self.postfix("smtpd_milters = unix:m.sock\n")
         self.assertIn("note version-old", run.checks)
 
-    def test_interrupted(self) -> None:
+    def test_ctrl_c_ends_it_with_status_130_and_nothing_printed(self) -> None:
         """
         Ctrl-C ends it with status 130 and nothing printed.
         """
@@ -299,7 +299,7 @@ class SocketTests(MilterCase):
     The way to a UNIX socket.
     """
 
-    def test_missing(self) -> None:
+    def test_socket_that_is_not_there_is_told_by_its_path(self) -> None:
         """
         A socket that is not there is told by its path, with the folder that is missing.
         """
@@ -310,7 +310,7 @@ class SocketTests(MilterCase):
             said[1], f"{self.folder}/no/such.sock is not there: there is no {self.folder}/no"
         )
 
-    def test_chroot(self) -> None:
+    def test_socket_that_chrooted_smtpd_does_not_see_is_told(self) -> None:
         """
         A socket that a chrooted smtpd does not see is told with where it looks, and what to do.
         """
@@ -324,7 +324,7 @@ class SocketTests(MilterCase):
         self.assertIn("write unix:milters/m.sock", finding["todo"])
         self.assertEqual(self.postfix(main).status, 2)
 
-    def test_in_chroot(self) -> None:
+    def test_socket_in_queue_directory_is_seen_with_and_without_chroot(self) -> None:
         """
         A socket in the queue directory is seen with and without a chroot, by a relative path, and
         by an absolute one as the chrooted process sees it.
@@ -367,7 +367,7 @@ class SocketTests(MilterCase):
             run = self.postfix(main, master=master)
             self.assertEqual("error socket-chroot" in run.checks, chrooted)
 
-    def test_privileged(self) -> None:
+    def test_service_without_the_unprivileged_flag_connects_as_root(self) -> None:
         """
         A service without the "unprivileged" flag connects as root.
         """
@@ -377,7 +377,7 @@ class SocketTests(MilterCase):
         run = self.postfix("smtpd_milters = unix:m.sock\n", master=master)
         self.assertIn("the user root may connect", run["socket-permission"]["what"])
 
-    def test_links(self) -> None:
+    def test_symbolic_links_are_followed_inside_the_chroot(self) -> None:
         """
         Symbolic links are followed inside the chroot, and a circle of them is not there.
         """
@@ -393,7 +393,7 @@ class SocketTests(MilterCase):
         self.assertEqual(run.checks, checks)
         self.assertIn("circle", run["socket-missing"]["what"])
 
-    def test_no_socket(self) -> None:
+    def test_file_or_a_folder_in_the_sockets_place_is_told(self) -> None:
         """
         A file or a folder in the socket's place is told.
         """
@@ -409,7 +409,7 @@ class SocketTests(MilterCase):
             ],
         )
 
-    def test_hidden(self) -> None:
+    def test_where_we_may_not_look_ourselves_that_is_said(self) -> None:
         """
         Where we may not look ourselves, that is said.
         """
@@ -425,7 +425,7 @@ class SocketTests(MilterCase):
         run = self.postfix("smtpd_milters = unix:m.sock\n")
         self.assertEqual(run["socket-hidden"]["todo"], "run doctor as root")
 
-    def test_denied(self) -> None:
+    def test_folder_not_to_be_entered_and_socket_not_to_be_written_are_told(self) -> None:
         """
         A folder that the user may not enter, and a socket not to be written to, are told.
         """
@@ -441,7 +441,7 @@ class SocketTests(MilterCase):
             self.assertIn(words, run["socket-permission"]["what"])
             self.folder.chmod(0o755)
 
-    def test_nameless_owner(self) -> None:
+    def test_owner_and_group_that_have_no_names_are_told_by_their_numbers(self) -> None:
         """
         An owner and a group that have no names are told by their numbers.
         """
@@ -449,7 +449,7 @@ class SocketTests(MilterCase):
         step = doctor_paths._Step("x", status, b"acl")
         self.assertEqual(doctor_paths._rights(step), "srw-------+ 4000001:4000002")
 
-    def test_unknown_user(self) -> None:
+    def test_owner_of_postfix_that_is_not_a_user_here_is_told(self) -> None:
         """
         An owner of Postfix that is not a user here is told, and nothing else is made of it.
         """
@@ -457,7 +457,7 @@ class SocketTests(MilterCase):
         run = self.postfix("smtpd_milters = unix:m.sock\nmail_owner = nosuchuser\n")
         self.assertEqual(run.checks, {"note user-unknown", "note local-mail"})
 
-    def test_identities(self) -> None:
+    def test_users_and_groups_are_found_by_name_and_by_number(self) -> None:
         """
         Users and groups are found by name and by number.
         """
@@ -467,7 +467,7 @@ class SocketTests(MilterCase):
         self.assertIn(gid, identity_of(USER, str(gid)).gids)
         self.assertEqual(identity_of("root", "root").uid, 0)
 
-    def test_rights(self) -> None:
+    def test_of_owner_group_and_others_the_first_that_fits_counts(self) -> None:
         """
         Of owner, group and others the first that fits counts, and root may do all.
         """
@@ -484,7 +484,7 @@ class SocketTests(MilterCase):
         self.assertTrue(rights(0o002, someone))
         self.assertFalse(rights(0o770, someone))
 
-    def test_access_lists(self) -> None:
+    def test_access_control_list_counts_before_the_group(self) -> None:
         """
         An access control list counts before the group.
         """
@@ -522,7 +522,7 @@ class SocketTests(MilterCase):
             run = self.postfix("smtpd_milters = unix:m.sock\n")
             self.assertEqual(run["socket-permission"]["level"], level)
 
-    def test_unsafe(self) -> None:
+    def test_folders_that_others_may_write_to_keep_sendmail_from_the_socket(self) -> None:
         """
         Folders that others may write to, and links, keep Sendmail from a socket, unless it is told
         not to mind.
@@ -567,7 +567,7 @@ class CheckTests(MilterCase):
     Settings, and the milters together.
     """
 
-    def test_actions(self) -> None:
+    def test_fate_of_mail_while_milter_is_down_is_told_for_each_action(self) -> None:
         """
         What becomes of mail while the milter is down is told for each action of Postfix.
         """
@@ -582,7 +582,7 @@ class CheckTests(MilterCase):
             run = self.postfix(f"smtpd_milters = {{ unix:x, default_action={action} }}\n")
             self.assertEqual(run["when-down"]["level"], level, action)
 
-    def test_times(self) -> None:
+    def test_time_outs_that_are_short_or_in_the_wrong_order_are_told(self) -> None:
         """
         Time-outs that are short, in the wrong order, or longer than Postfix's own, are told.
         """
@@ -596,7 +596,7 @@ class CheckTests(MilterCase):
             "command_timeout is 100 s, and ipc_timeout is 75", run["timeout-long"]["what"]
         )
 
-    def test_sums(self) -> None:
+    def test_milters_that_may_take_longer_together_than_client_waits_are_told_once(self) -> None:
         """
         Milters that may take longer together than a client waits are told once.
         """
@@ -604,14 +604,14 @@ class CheckTests(MilterCase):
         run = self.postfix(main, master=MASTER + MASTER.replace("smtp ", "587 "))
         self.assertIn("content_timeout of all its milters", run["timeout-sum"]["what"])
 
-    def test_twice(self) -> None:
+    def test_same_milter_twice_in_a_list_is_told(self) -> None:
         """
         The same milter twice in a list is told.
         """
         run = self.postfix("smtpd_milters = unix:a unix:a\n")
         self.assertIn("unix:a is there twice", run["milter-twice"]["what"])
 
-    def test_order(self) -> None:
+    def test_adding_fields_before_a_milter_that_replaces_the_body_is_told(self) -> None:
         """
         One that only adds header fields, before one that may replace the body, is told.
         """
@@ -628,7 +628,7 @@ class CheckTests(MilterCase):
             self.listen(offering(c.SMFIF_CHGBODY), "edit.sock")
             self.listen(offering(), "look.sock")
 
-    def test_late_order(self) -> None:
+    def test_nothing_is_said_of_order_where_milter_that_failed_could_be_either(self) -> None:
         """
         Nothing is said of the order where the milter that failed could be either.
         """
@@ -637,7 +637,7 @@ class CheckTests(MilterCase):
         run = self.postfix("smtpd_milters = unix:sign.sock unix:edit.sock\n")
         self.assertNotIn("note order", run.checks)
 
-    def test_configured_macros(self) -> None:
+    def test_names_that_postfix_does_not_have_are_told_with_what_was_meant(self) -> None:
         """
         Names in main.cf that Postfix does not have, or not yet, are told once, with what was meant.
         """
@@ -657,7 +657,7 @@ class CheckTests(MilterCase):
         self.assertEqual(run["macro-early"]["todo"], "put it into milter_mail_macros")
         self.assertEqual(run["macro-braces"]["todo"], "write {daemon_name}")
 
-    def test_asked_macros(self) -> None:
+    def test_macros_asked_for_that_postfix_does_not_have_are_told(self) -> None:
         """
         Macros that a milter asks for are told if Postfix has none, or none yet.
         """
@@ -677,7 +677,7 @@ class CheckTests(MilterCase):
             run = self.sendmail(f"O InputMailFilters=a\nXa, S=local:{path}, F=T, T=R:30s\n")
             self.assertEqual("warning macro-eom" in run.checks, told)
 
-    def test_needed_macros(self) -> None:
+    def test_for_missing_macro_there_is_the_line_of_main_cf(self) -> None:
         """
         For a macro that a milter needs and does not get, there is the line of main.cf.
         """
@@ -701,7 +701,7 @@ class OutputTests(MilterCase):
     What is printed.
     """
 
-    def test_text(self) -> None:
+    def test_each_milter_has_a_section_with_findings_and_what_to_do(self) -> None:
         """
         Each milter has a section with its places, findings and what to do, and there is a summary.
         """
@@ -736,7 +736,7 @@ The configuration
 """,
         )
 
-    def test_all_well(self) -> None:
+    def test_configuration_without_findings_has_no_such_section(self) -> None:
         """
         Where nothing is to be said of the configuration there is no such section.
         """
@@ -751,7 +751,7 @@ The configuration
         self.assertTrue(out.startswith(f"Sendmail, {path}\n"), out)
         self.assertNotIn("The configuration", out)
 
-    def test_standard_output(self) -> None:
+    def test_is_printed_to_standard_output(self) -> None:
         """
         It is printed to standard output.
         """
@@ -763,7 +763,7 @@ The configuration
         self.assertEqual(doctor.run(arguments.parse_args(words), reactor=self.reactor), 1)
         self.assertIn("no mail passes a milter", out.getvalue())
 
-    def test_default_configuration(self) -> None:
+    def test_without_options_it_is_the_folder_of_postfix(self) -> None:
         """
         Without options it is Postfix's folder, or Sendmail's file where only that is there.
         """
@@ -777,7 +777,7 @@ The configuration
         (postfix / "main.cf").touch()
         self.assertEqual(self.diagnose().data["configuration"], str(postfix))
 
-    def test_arguments(self) -> None:
+    def test_time_that_is_none_is_refused(self) -> None:
         """
         A time that is none is refused.
         """

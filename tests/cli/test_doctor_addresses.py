@@ -118,7 +118,7 @@ class SendmailTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(sendmail_address, table), table)
 
-    def test_wrong_spellings(self) -> None:
+    def test_what_sendmail_does_not_take_is_refused_with_spelling_that_was_meant(self) -> None:
         """
         What Sendmail does not take is refused with the spelling that was meant.
         """

@@ -60,7 +60,7 @@ class SyntaxTests(SynchronousTestCase):
     The syntax of the files.
     """
 
-    def test_main(self) -> None:
+    def test_indented_lines_continue_others_and_comments_are_left_out(self) -> None:
         """
         Lines that begin with white space continue others, and comments are left out.
         """
@@ -73,14 +73,14 @@ class SyntaxTests(SynchronousTestCase):
         """
         self.assertEqual(read_main("# nothing\n"), {})
 
-    def test_no_setting(self) -> None:
+    def test_line_without_equals_sign_or_name_cannot_be_read(self) -> None:
         """
         A line without "=", or without a name, cannot be read.
         """
         for text in ("nonsense\n", " = x\n"):
             self.assertRaises(ConfigurationError, read_main, text)
 
-    def test_master(self) -> None:
+    def test_service_has_its_fields_and_what_o_sets_in_any_of_spellings(self) -> None:
         """
         A service has its fields and what -o sets, in any of the spellings.
         """
@@ -93,7 +93,7 @@ class SyntaxTests(SynchronousTestCase):
         self.assertEqual((smtpd.privileged, cleanup.privileged), (False, True))
         self.assertEqual(smtpd.stray + cleanup.stray, [])
 
-    def test_stray_words(self) -> None:
+    def test_what_is_cut_off_by_a_blank_is_kept_apart(self) -> None:
         """
         What is cut off by a blank is kept apart: no setting has it.
         """
@@ -101,34 +101,34 @@ class SyntaxTests(SynchronousTestCase):
         self.assertEqual(one.overrides, {"a": "1,"})
         self.assertEqual(one.stray, ["2", "b", "=", "3", ""])
 
-    def test_short_service(self) -> None:
+    def test_service_with_fewer_than_eight_fields_cannot_be_read(self) -> None:
         """
         A service with fewer than eight fields cannot be read.
         """
         self.assertRaises(ConfigurationError, read_master, "smtp inet n -\n")
 
-    def test_open_brace(self) -> None:
+    def test_brace_that_is_not_closed_lasts_to_end_of_line(self) -> None:
         """
         A brace that is not closed lasts to the end of the line.
         """
         [one] = read_master("smtp inet n - y - - smtpd -o {a=1 2")
         self.assertEqual(one.overrides, {"a": "1 2"})
 
-    def test_expand(self) -> None:
+    def test_references_are_replaced_by_values(self) -> None:
         """
         References are replaced by values.
         """
         found = table_of(lambda text: expand(text, SETTINGS.get), EXPANDED)
         self.assertEqual(found, EXPANDED)
 
-    def test_expand_odd(self) -> None:
+    def test_what_is_not_a_reference_stays(self) -> None:
         """
         What is not a reference stays, and a comparison that cannot be read is nothing.
         """
         table = {"a $ b": "a $ b", "$": "$", "${{a} ~ {b} ? {c}}": "", "${{a} = {b} ? {x}}": ""}
         self.assertEqual(table_of(lambda text: expand(text, SETTINGS.get), table), table)
 
-    def test_expand_loop(self) -> None:
+    def test_value_that_refers_to_itself_is_error_and_not_loop(self) -> None:
         """
         A value that refers to itself is an error and not a loop.
         """
@@ -155,14 +155,14 @@ class SyntaxTests(SynchronousTestCase):
         run = subprocess.run(command, capture_output=True, text=True, check=True)
         self.assertEqual(dict(zip(values, run.stdout.splitlines(), strict=True)), EXPANDED)
 
-    def test_references(self) -> None:
+    def test_names_in_a_value_are_found_whatever_stands_around_them(self) -> None:
         """
         The names in a value are found, whatever stands around them.
         """
         found = references("$a ${b} $(c) ${d?x} ${{$e} == {x} ? {$f}}")
         self.assertEqual(found, {"a", "b", "c", "d", "e", "f"})
 
-    def test_seconds(self) -> None:
+    def test_times_have_units_and_are_a_second_at_least(self) -> None:
         """
         Times have units, and are a second at least.
         """
@@ -181,7 +181,7 @@ class SyntaxTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(lambda text: read_seconds(text, "x"), table), table)
 
-    def test_lists(self) -> None:
+    def test_list_is_split_at_commas_and_blanks_outside_braces(self) -> None:
         """
         A list is split at commas and blanks outside braces.
         """
@@ -198,7 +198,7 @@ class SyntaxTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(split_list, table), table)
 
-    def test_entries(self) -> None:
+    def test_milter_has_an_address_and_in_braces_settings_of_its_own(self) -> None:
         """
         A milter has an address and, in braces, settings of its own.
         """
@@ -215,7 +215,7 @@ class SyntaxTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(read_entry, table), table)
 
-    def test_defaults(self) -> None:
+    def test_defaults_are_those_that_postconf_has_where_it_is_postfix_3_7(self) -> None:
         """
         The defaults are those that postconf has, where it is Postfix 3.7.
         """
@@ -245,7 +245,7 @@ class ReadingTests(DoctorCase):
         found = self.postfix(main, master=master).data["milters"]
         return {each["milter"]: each["places"] for each in found}
 
-    def test_places(self) -> None:
+    def test_milter_that_stands_in_several_places_is_told_of_once(self) -> None:
         """
         A milter is told of once, with all places in which it stands with the same settings.
         """
@@ -260,7 +260,7 @@ class ReadingTests(DoctorCase):
             },
         )
 
-    def test_expanded(self) -> None:
+    def test_references_are_followed_with_what_o_sets_for_the_service(self) -> None:
         """
         References are followed, with what -o sets for the service.
         """
@@ -272,7 +272,7 @@ class ReadingTests(DoctorCase):
             {"unix:b": ["smtpd_milters of smtp/inet"]},
         )
 
-    def test_other_services(self) -> None:
+    def test_services_that_ask_no_milters_are_left_alone(self) -> None:
         """
         Services that ask no milters are left alone.
         """
@@ -314,7 +314,7 @@ class ReadingTests(DoctorCase):
             self.assertEqual(run.checks, {"error address"}, setting)
             self.assertIn(words, run["address"]["what"])
 
-    def test_protocol_words(self) -> None:
+    def test_version_with_a_word_of_postfixs_is_understood(self) -> None:
         """
         A version with a word of Postfix's is understood.
         """
@@ -323,7 +323,7 @@ class ReadingTests(DoctorCase):
         run = self.postfix("smtpd_milters = unix:a\nmilter_protocol = 6 nosuch\n")
         self.assertEqual(run.checks, {"error address"})
 
-    def test_shutdown(self) -> None:
+    def test_shutdown_is_unknown_to_postfix_3_7_and_known_to_newer_ones(self) -> None:
         """
         "shutdown" is unknown to Postfix 3.7, and known to newer ones.
         """
@@ -331,7 +331,7 @@ class ReadingTests(DoctorCase):
         self.assertEqual(self.postfix(main + "3.7.11\n").checks, {"error address"})
         self.assertIn("error socket-missing", self.postfix(main + "3.11.0\n").checks)
 
-    def test_wrong_time(self) -> None:
+    def test_time_out_that_cannot_be_read_is_told_once(self) -> None:
         """
         A time-out that cannot be read is told once, whatever it is for.
         """
@@ -341,7 +341,7 @@ class ReadingTests(DoctorCase):
         told = [each["what"][:20] for each in run.findings if each["check"] == "timeout-invalid"]
         self.assertEqual(told, ["ipc_timeout is 'x', ", "milter_command_timeo"])
 
-    def test_misspelt_parameter(self) -> None:
+    def test_parameter_about_milters_that_does_not_exist_is_told(self) -> None:
         """
         A parameter about milters that does not exist is told, with what was meant.
         """
@@ -362,14 +362,14 @@ class ReadingTests(DoctorCase):
         self.assertEqual(run["master-cf-argument"]["level"], "error")
         self.assertIn("'b'", run["master-cf-argument"]["what"])
 
-    def test_no_milters(self) -> None:
+    def test_postfix_that_asks_no_milters_gets_a_warning(self) -> None:
         """
         A Postfix that asks no milters gets a warning.
         """
         run = self.postfix("")
         self.assertEqual((run.status, run.checks), (1, {"warning no-milters"}))
 
-    def test_switched_off(self) -> None:
+    def test_no_milters_in_receive_override_options_is_told(self) -> None:
         """
         no_milters in receive_override_options is told, where there would be milters.
         """
@@ -378,7 +378,7 @@ class ReadingTests(DoctorCase):
         self.assertIn("note milters-off", run.checks)
         self.assertNotIn("note milters-off", self.postfix("", master=MASTER + off).checks)
 
-    def test_local_mail(self) -> None:
+    def test_milters_for_one_kind_of_mail_only_are_told(self) -> None:
         """
         Milters for one kind of mail only, or other ones for each, are told.
         """
@@ -392,7 +392,7 @@ class ReadingTests(DoctorCase):
         same = "smtpd_milters = unix:a\nnon_smtpd_milters = unix:a\n"
         self.assertNotIn("note local-mail", self.postfix(same).checks)
 
-    def test_maps(self) -> None:
+    def test_milters_that_are_in_a_text_table_or_inline_are_looked_at(self) -> None:
         """
         Milters that are in a text table, or inline, are looked at; of others that is said.
         """
@@ -413,7 +413,7 @@ class ReadingTests(DoctorCase):
         unread = [each["todo"] for each in run.findings if each["check"] == "maps-unread"]
         self.assertEqual([each.split()[-1] for each in unread], ["hash:/x", "cidr:/nosuch/file"])
 
-    def test_unreadable(self) -> None:
+    def test_folder_that_has_no_readable_main_cf_is_an_error(self) -> None:
         """
         A folder without main.cf, and one that cannot be read as one, is an error.
         """
@@ -439,7 +439,7 @@ class PostconfTests(DoctorCase):
         path.chmod(0o755)
         self.patch(doctor, "find_postconf", lambda: str(path))
 
-    def test_asked(self) -> None:
+    def test_what_it_prints_counts_for_settings_and_services(self) -> None:
         """
         What it prints counts, for settings and services.
         """
@@ -452,7 +452,7 @@ class PostconfTests(DoctorCase):
         self.assertEqual(run.data["milters"][0]["milter"], "unix:theirs")
         self.assertEqual(run.data["milters"][0]["places"], ["smtpd_milters of x/inet"])
 
-    def test_fails(self) -> None:
+    def test_when_it_fails_or_cannot_be_run_the_words_are_passed_on(self) -> None:
         """
         When it fails, or cannot be run, the words are passed on.
         """
@@ -461,7 +461,7 @@ class PostconfTests(DoctorCase):
         self.patch(doctor, "find_postconf", lambda: "/nosuch/postconf")
         self.assertIn("cannot run /nosuch/postconf", self.postfix("")["configuration"]["what"])
 
-    def test_found(self) -> None:
+    def test_postconf_is_looked_for_in_the_path_and_where_root_has_programs(self) -> None:
         """
         It is looked for in PATH and where programs for root are.
         """

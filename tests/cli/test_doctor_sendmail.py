@@ -32,7 +32,7 @@ class ReadingTests(DoctorCase):
         [finding] = [each for each in run.findings if each["check"] == "address"]
         return finding
 
-    def test_filters(self) -> None:
+    def test_filters_have_a_name_and_an_address(self) -> None:
         """
         Filters have a name and an address, and are told with the list that has them.
         """
@@ -52,7 +52,7 @@ class ReadingTests(DoctorCase):
             },
         )
 
-    def test_continued(self) -> None:
+    def test_lines_go_on_where_the_next_one_begins_with_white_space(self) -> None:
         """
         Lines go on where the next one begins with white space.
         """
@@ -61,7 +61,7 @@ class ReadingTests(DoctorCase):
         run = self.sendmail(HEAD + "Xfirst, S=local:/nosuch/1, F=T\n", "--needs", "daemon_name")
         self.assertEqual(run.checks, {"error socket-missing"})
 
-    def test_nothing(self) -> None:
+    def test_empty_file_and_one_without_filters_get_a_warning(self) -> None:
         """
         An empty file, and one without filters, get a warning.
         """
@@ -69,21 +69,21 @@ class ReadingTests(DoctorCase):
             run = self.sendmail(text)
             self.assertEqual((run.status, run.checks), (1, {"warning no-milters"}))
 
-    def test_undefined(self) -> None:
+    def test_name_in_inputmailfilters_for_which_there_is_no_x_line_is_error(self) -> None:
         """
         A name in InputMailFilters for which there is no X line is an error.
         """
         run = self.sendmail(HEAD)
         self.assertIn("there is no line Xfirst", run["address"]["what"])
 
-    def test_unused(self) -> None:
+    def test_filter_that_no_list_names_is_told(self) -> None:
         """
         A filter that no list names is told.
         """
         run = self.sendmail("Xfirst, S=local:/nosuch/1, F=T\n")
         self.assertEqual((run.status, run.checks), (1, {"warning filter-unused"}))
 
-    def test_mistakes(self) -> None:
+    def test_what_sendmail_does_not_take_is_told_in_words(self) -> None:
         """
         What Sendmail does not take is told in words.
         """
@@ -100,7 +100,7 @@ class ReadingTests(DoctorCase):
         for equates, words in table.items():
             self.assertIn(words, self.of(equates)["what"])
 
-    def test_actions(self) -> None:
+    def test_what_becomes_of_mail_is_told_for_each_flag(self) -> None:
         """
         What becomes of mail is told for each flag, and for one that Sendmail does not know.
         """
@@ -117,7 +117,7 @@ class ReadingTests(DoctorCase):
         run = self.sendmail(f"{HEAD}Xfirst, S=local:/nosuch/1, F=X\n")
         self.assertIn("F=X is unknown", run["action-unknown"]["what"])
 
-    def test_times(self) -> None:
+    def test_short_time_outs_and_ones_in_the_wrong_order_are_told(self) -> None:
         """
         Short time-outs, and ones in the wrong order, are told.
         """
@@ -128,7 +128,7 @@ class ReadingTests(DoctorCase):
         run = self.sendmail(f"{HEAD}Xfirst, S=local:/nosuch/1, F=T, T=R:1m30s;E:10m\n")
         self.assertEqual(run.checks, {"error socket-missing"})
 
-    def test_sums(self) -> None:
+    def test_filters_that_may_take_longer_together_than_client_waits_are_told(self) -> None:
         """
         Filters that may take longer together than a client waits are told.
         """
@@ -136,7 +136,7 @@ class ReadingTests(DoctorCase):
         run = self.sendmail("O InputMailFilters=a, b, c\n" + filters)
         self.assertIn("E of all its milters together", run["timeout-sum"]["what"])
 
-    def test_macros(self) -> None:
+    def test_name_without_braces_and_more_names_than_sendmail_takes_are_told(self) -> None:
         """
         A name without braces, and more names than Sendmail takes, are told.
         """
@@ -146,7 +146,7 @@ class ReadingTests(DoctorCase):
         self.assertIn("Sendmail reads $c", run["macro-braces"]["what"])
         self.assertIn("51 macros at end of message", run["macro-many"]["what"])
 
-    def test_needed_macros(self) -> None:
+    def test_for_macro_that_is_not_sent_there_is_line_of_sendmail_mc(self) -> None:
         """
         For a macro that is not sent there is the line of sendmail.mc.
         """
@@ -159,7 +159,7 @@ class ReadingTests(DoctorCase):
             " `j, _, {daemon_name}, {client_ptr}')dnl",
         )
 
-    def test_unreadable(self) -> None:
+    def test_file_that_is_not_there_and_source_for_m4_are_errors(self) -> None:
         """
         A file that is not there, and the source for m4, are errors.
         """

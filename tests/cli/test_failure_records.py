@@ -69,7 +69,7 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
     def files(self) -> list[Path]:
         return sorted(self.folder.iterdir())
 
-    def test_failure(self) -> None:
+    def test_session_that_led_to_failure_is_written_when_its_message_ends(self) -> None:
         """
         The session that led to a failure is written when its message ends, without the messages
         before it; it is its owner's alone, and has neither body nor addresses.
@@ -86,7 +86,7 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
         self.assertNotIn("s@example.org", text)
         self.assertIn(f"failed in xxfi_eom is kept for yatxmilter replay: {file}", self.log_text())
 
-    def test_replay(self) -> None:
+    def test_written_session_fails_again_when_it_is_replayed(self) -> None:
         """
         It can be replayed: the same milter fails again, and one that is mended does not.
         """
@@ -100,7 +100,7 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
         self.assertEqual(len(replayed.differences), 1)
         self.assertIn("was TEMPFAIL", replayed.differences[0])
 
-    def test_outside_messages(self) -> None:
+    def test_failure_outside_a_finished_message_is_written_at_the_end(self) -> None:
         """
         A failure outside messages, or in one that is not finished, is written at the end.
         """
@@ -114,7 +114,7 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
         self.assertEqual(len(self.files), 3)
         self.assertEqual(len(self.failures()), 3)
 
-    def test_not_built(self) -> None:
+    def test_milter_that_could_not_be_built_has_had_no_session(self) -> None:
         """
         A milter that could not be built has had no session.
         """
@@ -133,7 +133,7 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
         self.talk(MESSAGE, MESSAGE)
         self.assertEqual(self.files, [])
 
-    def test_bounds(self) -> None:
+    def test_folder_has_so_many_files_at_most(self) -> None:
         """
         A folder has so many files at most, and a session that is too long is not kept; both are
         told, the first once.
@@ -150,7 +150,7 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
         self.assertIn("it has more than 100 bytes", self.log_text())
         self.failures()
 
-    def test_cannot_write(self) -> None:
+    def test_folder_that_has_gone_or_disk_that_is_full_costs_no_mail(self) -> None:
         """
         A folder that has gone, or a disk that is full, costs no mail: it is told.
         """
@@ -162,7 +162,7 @@ class RecordTests(MilterTestMixin, ConversationTestCase):
         self.assertIn("No such file or directory", self.log_text())
         self.failures()
 
-    def test_serve(self) -> None:
+    def test_serve_record_failures_has_it_done(self) -> None:
         """
         ``serve --record-failures`` has it done; the folder must be there.
         """

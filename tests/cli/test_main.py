@@ -130,7 +130,7 @@ class MainTests(SynchronousTestCase):
         self.assertIsNone(__main__.main(["act", "now"]))
         sys.stdout.close()
 
-    def test_as_program(self) -> None:
+    def test_package_run_as_a_program_takes_the_arguments_of_the_process(self) -> None:
         """
         Run as a program, the package takes the process's arguments and leaves with the status.
         """

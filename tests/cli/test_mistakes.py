@@ -148,7 +148,7 @@ class MistakeTests(SynchronousTestCase):
         status = serve.run(parser.parse_args(words))
         return status, sys.stderr.getvalue()
 
-    def test_options(self) -> None:
+    def test_wrong_options_and_files_are_told_in_one_line_with_the_name(self) -> None:
         """
         Options, milters and files: one line, with the name of what is wrong.
         """
@@ -162,7 +162,7 @@ class MistakeTests(SynchronousTestCase):
             self.assertEqual(len(said.splitlines()), 1, said)
             self.assertTrue(said.startswith("yatxmilter serve: "), said)
 
-    def test_addresses(self) -> None:
+    def test_addresses_are_told_in_the_same_words_on_command_line_and_in_programs(self) -> None:
         """
         Addresses: the same words from the command line and from a program.
         """
@@ -246,7 +246,7 @@ class MistakeTests(SynchronousTestCase):
                 self.assertTrue(said.startswith(f"cannot listen on {spec}: "), said)
                 self.assertIn(word, said)
 
-    def test_locks(self) -> None:
+    def test_lock_beside_socket_is_told_with_process_that_it_names(self) -> None:
         """
         The lock beside a socket is told with the process that it names, and how to go on.
         """
@@ -288,7 +288,7 @@ class MistakeTests(SynchronousTestCase):
                 "may not make a socket" if error.errno == errno.EACCES else "only be", said
             )
 
-    def test_permissions(self) -> None:
+    def test_what_may_not_be_done_is_told_with_who_may(self) -> None:
         """
         What may not be done is told with who may, and what to do.
         """
@@ -325,7 +325,7 @@ class MistakeTests(SynchronousTestCase):
         for said, words in cases:
             self.assertIn(words, said)
 
-    def test_stale_socket(self) -> None:
+    def test_socket_that_is_left_behind_is_told_with_command_that_removes_it(self) -> None:
         """
         A socket that is left behind is told with the command that removes it.
         """
@@ -350,7 +350,7 @@ class MistakeTests(SynchronousTestCase):
         self.assertEqual(status, expected, said)
         return said
 
-    def test_becoming_another(self) -> None:
+    def test_user_that_this_one_may_not_become_is_told(self) -> None:
         """
         A user that this one may not become is told, and there is no pid file.
         """
@@ -364,7 +364,7 @@ class MistakeTests(SynchronousTestCase):
         self.assertIn("cannot become user 'nobody': Operation not permitted; only root may", said)
         self.assertFalse(Path("pid").exists())
 
-    def test_pid_file(self) -> None:
+    def test_pid_file_that_cannot_be_written_is_told_with_its_name(self) -> None:
         """
         A pid file that cannot be written is told with its name and with what it takes.
         """
@@ -372,7 +372,7 @@ class MistakeTests(SynchronousTestCase):
         said = self.served(3, "--pidfile=none/pid")
         self.assertIn("cannot write the pid file none/pid: No such file or directory; its", said)
 
-    def test_twist(self) -> None:
+    def test_under_twist_the_same_is_said_as_the_end_of_the_process(self) -> None:
         """
         Under twist the same is said, as the end of the process.
         """
@@ -394,7 +394,7 @@ class MistakeTests(SynchronousTestCase):
             self.assertIn(words, str(end.code))
             self.assertTrue(str(end.code).startswith("yatxmilter: "))
 
-    def test_logs(self) -> None:
+    def test_log_that_cannot_be_written_ends_it_before_it_serves(self) -> None:
         """
         A log that cannot be written ends it before it serves.
         """

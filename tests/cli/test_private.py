@@ -33,7 +33,7 @@ class PrivateTests(SynchronousTestCase):
         with os.fdopen(open_private(self.path, mode), "w") as file:
             file.write("new")
 
-    def test_new(self) -> None:
+    def test_new_file_is_its_owners_alone_from_the_beginning(self) -> None:
         """
         A new file is its owner's alone from the beginning.
         """
@@ -43,7 +43,7 @@ class PrivateTests(SynchronousTestCase):
             self.assertEqual(self.path.read_text(), "new")
             self.path.unlink()
 
-    def test_there_already(self) -> None:
+    def test_file_that_is_there_is_left_alone_overwritten_or_added_to(self) -> None:
         """
         A file that is there is left alone, overwritten, or added to; others may read it no more.
         """
@@ -57,7 +57,7 @@ class PrivateTests(SynchronousTestCase):
                 self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
             self.assertEqual(self.path.read_text(), text)
 
-    def test_links(self) -> None:
+    def test_symbolic_link_is_not_followed(self) -> None:
         """
         A symbolic link is not followed, whether what it leads to is there or not.
         """
@@ -71,7 +71,7 @@ class PrivateTests(SynchronousTestCase):
             other.write_text("old")
         self.assertEqual(other.read_text(), "old")
 
-    def test_somebody_elses(self) -> None:
+    def test_file_of_another_user_is_not_written_to(self) -> None:
         """
         A file of another user is not written to: that user could read it.
         """
@@ -82,7 +82,7 @@ class PrivateTests(SynchronousTestCase):
             self.assertEqual(error.strerror, "it belongs to another user")
         self.assertEqual(self.path.read_text(), "old")
 
-    def test_devices(self) -> None:
+    def test_device_is_written_to_as_it_is(self) -> None:
         """
         A device is written to as it is.
         """
@@ -92,7 +92,7 @@ class PrivateTests(SynchronousTestCase):
             self.write(mode)
         self.assertEqual(self.path.stat().st_mode, before)
 
-    def test_other_errors(self) -> None:
+    def test_whatever_else_is_in_the_way_is_told_as_it_is(self) -> None:
         """
         Whatever else is in the way is told as it is.
         """

@@ -169,7 +169,7 @@ class SameTests(ReplayCase):
     Nothing differs.
     """
 
-    def test_same(self) -> None:
+    def test_all_is_sent_as_it_was_macros_too_and_status_is_0(self) -> None:
         """
         All is sent as it was, macros too, and the status is 0.
         """
@@ -179,7 +179,7 @@ class SameTests(ReplayCase):
         self.assertEqual(self.sent(), "OMRLBEAQ" + "OMRLBEQ")
         self.assertIn(("D", b"Mi\0Q1\0"), self.seen)
 
-    def test_verbose(self) -> None:
+    def test_with_verbose_what_is_the_same_is_told_of_too(self) -> None:
         """
         With --verbose what is the same is told of, too.
         """
@@ -214,7 +214,7 @@ class DifferenceTests(ReplayCase):
     What differs is found, and told of.
     """
 
-    def test_edits(self) -> None:
+    def test_edits_are_compared_in_their_order_bodies_line_by_line(self) -> None:
         """
         Edits are compared in their order, bodies line by line.
         """
@@ -240,7 +240,7 @@ class DifferenceTests(ReplayCase):
         _, out, _ = self.replay({"E": now})
         self.assertIn("now REPLBODY 10 bytes, sha256 ", out)
 
-    def test_rules(self) -> None:
+    def test_what_is_not_to_be_compared_is_left_alone(self) -> None:
         """
         What is not to be compared is not: fields, parts of lines, the negotiation.
         """
@@ -251,7 +251,7 @@ class DifferenceTests(ReplayCase):
         self.assertEqual(self.differences(script, *options), [])
         self.assertEqual(len(self.differences(script)), 2)
 
-    def test_refused_message(self) -> None:
+    def test_when_message_is_refused_now_the_rest_of_it_is_not_sent(self) -> None:
         """
         When a message is refused now the rest of it is not sent; when it no longer is, it is ended.
         """
@@ -267,7 +267,7 @@ class DifferenceTests(ReplayCase):
         self.assertEqual(len(self.differences({})), 1)
         self.assertEqual(self.sent(), "OMUAMRLBEQ")
 
-    def test_refused_recipients(self) -> None:
+    def test_without_a_recipient_there_is_no_content(self) -> None:
         """
         Without a recipient there is no content; with one of two there is.
         """
@@ -279,7 +279,7 @@ class DifferenceTests(ReplayCase):
         self.assertEqual(len(self.differences({})), 1)
         self.assertEqual(self.sent(), "OMRRLEQ")
 
-    def test_standing_answers(self) -> None:
+    def test_connection_or_a_helo_that_is_refused_now_has_no_messages(self) -> None:
         """
         A connection or a HELO that is refused now has no messages; a new HELO is heard again.
         """
@@ -294,7 +294,7 @@ class DifferenceTests(ReplayCase):
         self.assertEqual(found[0], ("CONNECT x (address unknown)", ["CONTINUE"], ["SHUTDOWN"]))
         self.assertEqual(self.sent(), "OCQ")
 
-    def test_long_lines(self) -> None:
+    def test_command_is_named_in_a_few_words_however_long_it_is(self) -> None:
         """
         A command is named in a few words, however long it is.
         """
@@ -302,7 +302,7 @@ class DifferenceTests(ReplayCase):
         ((name, _, _),) = self.differences({"L": [("r", b"")]})
         self.assertEqual(name, f"HEADER X: {'y' * 54}...")
 
-    def test_hang_up(self) -> None:
+    def test_hanging_up_where_it_did_not_is_a_difference(self) -> None:
         """
         A milter that hangs up, or breaks the protocol, where it did not is a difference.
         """
@@ -322,7 +322,7 @@ class AgreementTests(ReplayCase):
     The milter asks for something else than it did.
     """
 
-    def test_declined(self) -> None:
+    def test_what_is_declined_now_is_not_sent_and_counts_as_continue(self) -> None:
         """
         What is declined now is not sent, and counts as CONTINUE; the negotiation differs.
         """
@@ -334,7 +334,7 @@ class AgreementTests(ReplayCase):
         self.assertEqual(found[0][2][2], "steps SMFIP_NOHDRS|SMFIP_NR_BODY")
         self.assertEqual(self.sent(), "OMRBEQ")
 
-    def test_asked_for(self) -> None:
+    def test_what_was_declined_then_and_is_not_now_cannot_be_sent(self) -> None:
         """
         What was declined then and is not now cannot be sent, which is noted; where no answer was
         given one is awaited.
@@ -348,7 +348,7 @@ class AgreementTests(ReplayCase):
         self.assertEqual(self.notes, ["the milter wants now what the record does not have: MAIL"])
         self.assertEqual(self.sent(), "ORLRLQ")
 
-    def test_leading_space(self) -> None:
+    def test_fields_are_sent_with_space_that_is_asked_for_now(self) -> None:
         """
         Fields are sent with the space that is asked for now, and edits compared without it.
         """
@@ -374,7 +374,7 @@ class AgreementTests(ReplayCase):
         self.differences({"O": [("O", agreement(c.SMFIP_RCPT_REJ))]})
         self.assertEqual(self.sent(), "OMRAQ")
 
-    def test_no_agreement(self) -> None:
+    def test_negotiation_that_failed_then_may_succeed_now(self) -> None:
         """
         A negotiation that failed then may succeed now.
         """
@@ -382,7 +382,7 @@ class AgreementTests(ReplayCase):
         self.assertEqual(len(self.differences({})), 1)
         self.assertEqual(self.differences({"O": [("!", b"")]}), [])
 
-    def test_too_large(self) -> None:
+    def test_what_is_too_large_for_what_is_agreed_now_is_not_sent(self) -> None:
         """
         What is too large for what is agreed now is not sent.
         """
@@ -397,7 +397,7 @@ class RecordTests(ReplayCase):
     Records of all sorts.
     """
 
-    def test_redacted(self) -> None:
+    def test_what_is_not_in_record_is_not_compared_and_the_rest_is(self) -> None:
         """
         What is not in the record is not compared, and the rest is.
         """
@@ -407,7 +407,7 @@ class RecordTests(ReplayCase):
         (_, old, new), *_ = self.differences({"E": [*edits, ("c", b"")]})
         self.assertEqual([place for place, line in enumerate(old) if new[place] != line], [1])
 
-    def test_notes(self) -> None:
+    def test_where_the_record_ends_before_the_session_does_is_noted(self) -> None:
         """
         Where the record ends before the session does is noted.
         """
@@ -420,7 +420,7 @@ class RecordTests(ReplayCase):
         _, out, _ = self.replay(None, "-v")
         self.assertIn("connection 1: note: line 14: odd bytes", out)
 
-    def test_unusable(self) -> None:
+    def test_record_that_cannot_be_used_is_named_with_line(self) -> None:
         """
         A record that cannot be used is named, with the line, and the status is 3.
         """
@@ -439,7 +439,7 @@ class RecordTests(ReplayCase):
         self.record.unlink()
         self.assertIn("cannot read", self.replay()[2])
 
-    def test_partial(self) -> None:
+    def test_of_a_record_that_was_cut_what_there_is_can_be_played(self) -> None:
         """
         Of a record that was cut what there is can be played.
         """
@@ -450,7 +450,7 @@ class RecordTests(ReplayCase):
         self.assertEqual(self.replay(None, "--partial")[0], 0)
         self.assertEqual(self.sent(), "OMRQ")
 
-    def test_only(self) -> None:
+    def test_one_queue_id_picks_its_session(self) -> None:
         """
         One queue id picks its session.
         """
@@ -462,7 +462,7 @@ class RecordTests(ReplayCase):
         self.assertEqual(status, 3)
         self.assertIn("no session has the queue id 'Q3'", err)
 
-    def test_standard_input(self) -> None:
+    def test_record_may_come_through_a_pipe(self) -> None:
         """
         The record may come through a pipe.
         """
@@ -478,7 +478,7 @@ class CommandTests(ReplayCase):
     The command.
     """
 
-    def test_concurrency(self) -> None:
+    def test_several_sessions_at_a_time_are_told_of_in_order_of_record(self) -> None:
         """
         Several sessions at a time are told of in the order of the record.
         """
@@ -531,7 +531,7 @@ class CommandTests(ReplayCase):
         player.dataReceived(encode_packet(ord("c")) * 1000)
         self.assertEqual(player.heard, [])
 
-    def test_fail_fast(self) -> None:
+    def test_with_fail_fast_the_first_difference_is_the_last(self) -> None:
         """
         With --fail-fast the first difference is the last.
         """
@@ -559,7 +559,7 @@ class CommandTests(ReplayCase):
         self.assertEqual((status, out), (3, "2 sessions, 0 messages, no difference\n"))
         self.assertIn("cannot be reached: ", err)
 
-    def test_unreachable(self) -> None:
+    def test_milter_that_cannot_be_reached_is_named_and_status_is_3(self) -> None:
         """
         A milter that cannot be reached is named, and the status is 3.
         """
@@ -569,7 +569,7 @@ class CommandTests(ReplayCase):
             self.assertEqual(status, 3)
             self.assertIn(f"the milter at {self.socket} cannot be reached", err)
 
-    def test_wrong_arguments(self) -> None:
+    def test_arguments_that_make_no_sense_are_refused(self) -> None:
         """
         Arguments that make no sense are refused.
         """
@@ -582,7 +582,7 @@ class CommandTests(ReplayCase):
         self.assertEqual(status, 2)
         self.assertIn("no milter's address", err)
 
-    def test_interrupted(self) -> None:
+    def test_ctrl_c_ends_it_with_what_was_found_so_far(self) -> None:
         """
         Ctrl-C ends it, with what was found so far and the status 130.
         """
@@ -594,7 +594,7 @@ class CommandTests(ReplayCase):
         self.patch(replay, "run_reactor", interrupt)
         self.assertEqual(self.replay()[0], 130)
 
-    def test_broken_pipe(self) -> None:
+    def test_output_that_nobody_reads_ends_it_as_every_command(self) -> None:
         """
         Output that nobody reads ends it as every command.
         """

@@ -93,7 +93,7 @@ class ReportTests(SendCase):
     What is printed.
     """
 
-    def test_at_length(self) -> None:
+    def test_of_one_message_everything_is_told(self) -> None:
         """
         Of one message everything is told: edits, verdict, recipients, and what is different.
         """
@@ -122,7 +122,7 @@ class ReportTests(SendCase):
             self.assertIn(expected, lines)
         self.assertNotIn("Summary", lines)
 
-    def test_nothing_changed(self) -> None:
+    def test_where_nothing_is_changed_that_is_said_and_envelope_is_not_compared(self) -> None:
         """
         Where nothing is changed, that is said, and the envelope is not compared.
         """
@@ -130,7 +130,7 @@ class ReportTests(SendCase):
         self.assertIn("The message before and after\n  no difference\n", run.out)
         self.assertNotIn("The envelope", run.out)
 
-    def test_refused(self) -> None:
+    def test_refused_message_has_its_reply_each_line_of_it_and_no_difference(self) -> None:
         """
         A refused message has its reply, each line of it, and no difference.
         """
@@ -142,7 +142,7 @@ class ReportTests(SendCase):
         self.assertNotIn("before and after", run.out)
         self.assertIn("  as expected\n", self.send(BySubject, path, "--expect", "reject").out)
 
-    def test_quarantine(self) -> None:
+    def test_message_that_is_held_says_why(self) -> None:
         """
         A message that is held says why; it is not what "accept" expects.
         """
@@ -153,14 +153,14 @@ class ReportTests(SendCase):
         brief = self.send(Holder, "--brief").out
         self.assertEqual(brief, f"{self.message}: quarantine at eom, 1 edit looks odd\n")
 
-    def test_refused_recipient(self) -> None:
+    def test_recipient_that_was_refused_is_told_apart(self) -> None:
         """
         A recipient that was refused is told apart.
         """
         run = self.send(Picky, "--rcpt", "busy@example.com", "--rcpt", "b@example.com")
         self.assertIn("  refused   <busy@example.com>\n  accepted  <b@example.com>\n", run.out)
 
-    def test_brief(self) -> None:
+    def test_in_brief_a_message_has_one_line(self) -> None:
         """
         In brief a message has one line; several have a summary too, sorted by what they met.
         """
@@ -192,7 +192,7 @@ class ReportTests(SendCase):
         self.assertRegex(lines[10], r"^  latency      p50 [\d.]+ ms, p99 [\d.]+ ms, max [\d.]+ ms$")
         self.assertRegex(lines[11], r"^  rate         [\d.]+ messages/s$")
 
-    def test_quiet(self) -> None:
+    def test_quiet_leaves_one_line_for_all(self) -> None:
         """
         Quiet, all of it has one line, which begins with how it is.
         """
@@ -205,7 +205,7 @@ class ReportTests(SendCase):
         )
         self.assertTrue(self.send(Milter, "-q").out.startswith("OK: messages 1: accept 1; errors"))
 
-    def test_json(self) -> None:
+    def test_with_json_each_message_is_an_object_on_a_line(self) -> None:
         """
         With --json each message is an object on a line; a summary goes to standard error.
         """
@@ -260,7 +260,7 @@ class ReportTests(SendCase):
         (held,) = self.send(Holder, "--json", "--expect", "reject").rows
         self.assertEqual((held["quarantine"], held["expected"]), ("looks odd", False))
 
-    def test_save(self) -> None:
+    def test_delivered_messages_are_written_as_they_are_delivered(self) -> None:
         """
         Delivered messages are written as they are delivered; others are not.
         """
@@ -293,7 +293,7 @@ class ReportTests(SendCase):
         self.assertIn(f"cannot write {saved}: it is a symbolic link", run.err)
         self.assertEqual(other.read_text(), "kept")
 
-    def test_cannot_save(self) -> None:
+    def test_folder_that_cannot_be_made_is_named_and_status_is_2(self) -> None:
         """
         A folder that cannot be made is named, and the status is 2.
         """
@@ -308,7 +308,7 @@ class FailureTests(SendCase):
     Milters, messages and users that do not do as they should.
     """
 
-    def test_unreachable(self) -> None:
+    def test_when_nobody_listens_nothing_more_is_tried_and_the_status_is_3(self) -> None:
         """
         When nobody listens nothing more is tried, and the status is 3.
         """
@@ -317,7 +317,7 @@ class FailureTests(SendCase):
         (line,) = run.out.splitlines()
         self.assertIn(f"cannot connect to unix:{self.folder}/milter.sock: ", line)
 
-    def test_unusable(self) -> None:
+    def test_message_that_cannot_be_used_is_told_of_the_others_are_sent(self) -> None:
         """
         A message that cannot be used is told of, the others are sent, and the status is 2.
         """
@@ -331,7 +331,7 @@ class FailureTests(SendCase):
         self.assertEqual(lines[2], f"{self.message}: accept at eom")
         self.assertIn("  errors       0 of the milter, 2 unusable messages", lines)
 
-    def test_quiet_failure(self) -> None:
+    def test_quiet_the_first_error_is_in_the_line(self) -> None:
         """
         Quiet, the first error is in the line.
         """
@@ -339,7 +339,7 @@ class FailureTests(SendCase):
         self.assertTrue(run.out.startswith("UNUSABLE: messages 1"), run.out)
         self.assertIn(f"; first error: {self.folder}/none: is not a message", run.out)
 
-    def test_hangs_up(self) -> None:
+    def test_milter_that_hangs_up_at_any_command_is_told(self) -> None:
         """
         Whatever command a milter hangs up at, that is said of the message, and the status is 3.
         """
@@ -348,7 +348,7 @@ class FailureTests(SendCase):
             self.assertEqual(run.status, 3, letter)
             self.assertIn(": the milter closed the connection, awaited: ", run.out)
 
-    def test_garbage(self) -> None:
+    def test_answer_that_is_none_is_told_whatever_command_it_follows(self) -> None:
         """
         What is no answer is said so, whatever command it follows; the status is 3.
         """
@@ -359,7 +359,7 @@ class FailureTests(SendCase):
                 self.assertEqual(run.status, 3, (letter, answer))
                 self.assertRegex(run.out, ": the milter (sent|answered) ")
 
-    def test_goes_on(self) -> None:
+    def test_milter_that_fails_is_tried_again_for_the_next_message(self) -> None:
         """
         A milter that fails is tried again for the next message.
         """
@@ -368,7 +368,7 @@ class FailureTests(SendCase):
         self.assertEqual((run.status, factory.connections), (3, 3))
         self.assertIn("  errors       3 of the milter, 0 unusable messages\n", run.out)
 
-    def test_late(self) -> None:
+    def test_milter_that_does_not_answer_in_time_has_failed(self) -> None:
         """
         A milter that does not answer in time has failed.
         """
@@ -376,7 +376,7 @@ class FailureTests(SendCase):
         self.assertEqual(run.status, 3)
         self.assertIn(": the milter was silent for 0.05 s, awaited: MAIL\n", run.out)
 
-    def test_max_time(self) -> None:
+    def test_when_time_is_over_what_is_being_done_is_given_up(self) -> None:
         """
         When the time is over what is being done is given up, and nothing more is begun.
         """
@@ -394,13 +394,13 @@ class FailureTests(SendCase):
         run = self.send(ScriptFactory({"Q": ...}), "--max-time", "0.1", "--brief")
         self.assertEqual((run.status, run.out), (0, f"{self.message}: accept at eom\n"))
 
-    def test_enough_time(self) -> None:
+    def test_who_is_done_in_time_leaves_no_timer_behind(self) -> None:
         """
         Who is done in time leaves no timer behind.
         """
         self.assertEqual(self.send(Milter, "--max-time", "60", "-b").status, 0)
 
-    def test_interrupt(self) -> None:
+    def test_ctrl_c_prints_summary_of_what_was_done_and_status_is_130(self) -> None:
         """
         Ctrl-C prints the summary of what was done, and the status is 130.
         """
@@ -426,7 +426,7 @@ class FailureTests(SendCase):
         self.assertIn("  messages     2: accept 2\n", run.out)
         self.assertIn("  interrupted  what was not done by then is not counted\n", run.out)
 
-    def test_interrupt_quiet(self) -> None:
+    def test_quiet_line_begins_with_the_interruption(self) -> None:
         """
         Quiet, the line begins with it.
         """
@@ -461,7 +461,7 @@ class FailureTests(SendCase):
         self.assertEqual(run.status, 130)
         self.assertTrue(run.out.startswith("INTERRUPTED: messages 0; "), run.out)
 
-    def test_broken_pipe(self) -> None:
+    def test_when_nobody_reads_output_any_more_command_ends_with_that_error(self) -> None:
         """
         When nobody reads the output any more, the command ends with that error.
         """
@@ -473,7 +473,7 @@ class FailureTests(SendCase):
         for words in (("--json",), ("--brief",), ("--quiet",)):
             self.assertRaises(BrokenPipeError, self.send, Milter, *words, out=Closed())
 
-    def test_full_disk(self) -> None:
+    def test_output_that_cannot_be_written_is_said_on_standard_error(self) -> None:
         """
         Output that cannot be written is said on standard error, and the status is 2.
         """
@@ -533,7 +533,7 @@ class SessionTests(SendCase):
         ]
         return dict(zip(strings[::2], strings[1::2], strict=True))
 
-    def test_defaults(self) -> None:
+    def test_without_options_there_is_outsider_and_message_has_its_own_envelope(self) -> None:
         """
         Without options there is an outsider, and the message has its own envelope.
         """
@@ -562,7 +562,7 @@ class SessionTests(SendCase):
         for letter in "TNBE":
             self.assertEqual(self.macros(factory, letter), {b"i": b"SEND000001"})
 
-    def test_queue_id(self) -> None:
+    def test_as_with_postfix_queue_id_is_there_when_recipient_has_been_accepted(self) -> None:
         """
         As with Postfix, the queue id is there when a recipient has been accepted, not before.
         """
@@ -580,7 +580,7 @@ class SessionTests(SendCase):
         self.send(Curious, *people, "--repeat", "2", "--reuse", "-q")
         self.assertEqual(seen, [None, None, None, "SEND000001", None, None, None, "SEND000002"])
 
-    def test_sendmail(self) -> None:
+    def test_sendmails_session_has_other_macros(self) -> None:
         """
         Sendmail's session has other macros, and no ABORT behind a message that came to its end.
         """
@@ -599,7 +599,7 @@ class SessionTests(SendCase):
         factory = self.heard(self.write("m", b"A: b\n\n"), "--flavour", "sendmail")
         self.assertEqual(self.macros(factory, "E")[b"{msg_id}"], b"")
 
-    def test_client(self) -> None:
+    def test_client_has_an_address_of_any_family_or_none(self) -> None:
         """
         The client has an address of either version, a UNIX socket's, or none that is known.
         """
@@ -617,7 +617,7 @@ class SessionTests(SendCase):
         self.assertEqual(self.payloads(factory, "C"), [b"host\x004\0\x19192.0.2.25\0"])
         self.assertEqual(self.payloads(factory, "H"), [b"me\0"])
 
-    def test_envelope(self) -> None:
+    def test_sender_recipients_and_esmtp_arguments_may_be_given(self) -> None:
         """
         Sender, recipients and ESMTP arguments may be given; brackets are added.
         """
@@ -628,7 +628,7 @@ class SessionTests(SendCase):
             self.payloads(factory, "R"), [b"<c@d>\0NOTIFY=NEVER\0", b"<e@f>\0NOTIFY=NEVER\0"]
         )
 
-    def test_null_sender(self) -> None:
+    def test_empty_sender_is_the_null_sender(self) -> None:
         """
         An empty sender is the null sender.
         """
@@ -650,7 +650,7 @@ class SessionTests(SendCase):
         mail = self.macros(factory, "M")
         self.assertEqual((mail[b"{auth_type}"], mail[b"{auth_authen}"]), (b"PLAIN", b"joe"))
 
-    def test_macros(self) -> None:
+    def test_macro_is_sent_where_it_is_asked_for(self) -> None:
         """
         A macro is sent where it is asked for; one for a stage is sent there, in any case.
         """
@@ -664,7 +664,7 @@ class SessionTests(SendCase):
         self.assertEqual(self.macros(factory, "E"), {b"i": b"END"})
         self.assertIn(b"Li\0ID\0{own}\x005\0", self.payloads(factory, "D"))
 
-    def test_leading_space(self) -> None:
+    def test_where_leading_space_was_agreed_milters_own_is_not_doubled(self) -> None:
         """
         Where the leading space was agreed, the milter's own is not doubled.
         """
@@ -680,7 +680,7 @@ class SessionTests(SendCase):
         out = self.send(Spaced).out
         self.assertIn("+X-One: 1\n+X-Two:2\n", out)
 
-    def test_flavour(self) -> None:
+    def test_edits_are_made_by_the_rules_of_the_mta_that_is_played(self) -> None:
         """
         Edits are made by the rules of the MTA that is played: a field that is added goes to the end
         of Postfix's header, and in front of the first of its name in Sendmail's.
@@ -715,7 +715,7 @@ class ManyTests(SendCase):
         ids = {p[2:].split(b"\0")[1] for each, p in factory.heard if p.startswith(b"Ei\0")}
         self.assertEqual(len(ids), 3)
 
-    def test_reuse(self) -> None:
+    def test_with_reuse_messages_share_one_connection(self) -> None:
         """
         With --reuse they share one.
         """
@@ -725,7 +725,7 @@ class ManyTests(SendCase):
         self.assertEqual(factory.letters, "OCH" + 4 * "MRTLLLLNBEA" + "Q")
         self.assertEqual([row["number"] for row in run.rows], [1, 2, 3, 4])
 
-    def test_refused_session(self) -> None:
+    def test_session_that_is_refused_at_beginning_refuses_each_of_its_messages(self) -> None:
         """
         A session that is refused at the beginning refuses each of its messages.
         """
@@ -734,7 +734,7 @@ class ManyTests(SendCase):
         self.assertEqual([row["stage"] for row in run.rows], ["helo", "helo"])
         self.assertEqual((run.status, factory.letters), (0, "OCHQ"))
 
-    def test_421(self) -> None:
+    def test_after_421_with_which_mta_hangs_up_there_is_new_session(self) -> None:
         """
         After a 421, with which an MTA hangs up, there is a new session.
         """
@@ -748,7 +748,7 @@ class ManyTests(SendCase):
         self.assertEqual((run.status, len(seen)), (0, 2))
         self.assertIn(": tempfail at eom 421 4.3.2 not now\n", run.out)
 
-    def test_concurrency(self) -> None:
+    def test_as_many_messages_are_played_at_once_as_was_asked_for(self) -> None:
         """
         As many messages are played at once as was asked for, and no more.
         """
@@ -775,7 +775,7 @@ class ManyTests(SendCase):
         self.assertTrue(run.out.startswith("OK: messages 6: accept 6; "), run.out)
         self.assertEqual(max(most), 3)
 
-    def test_progress(self) -> None:
+    def test_long_run_says_on_terminal_how_far_it_has_come(self) -> None:
         """
         A long run says on a terminal how far it has come, and takes that away at its end.
         """
@@ -792,7 +792,7 @@ class ManyTests(SendCase):
         self.assertRegex(text, r"^\r\x1b\[K\d messages, 0 errors, [\d.]+/s\r\x1b\[K")
         self.assertTrue(text.endswith("\r\x1b[K"))
 
-    def test_no_progress(self) -> None:
+    def test_progress_is_not_shown_where_standard_error_is_no_terminal(self) -> None:
         """
         Nothing of the kind where standard error is no terminal, or results pass by on one.
         """
@@ -808,7 +808,7 @@ class ArgumentTests(SendCase):
     Arguments that are wrong.
     """
 
-    def test_wrong(self) -> None:
+    def test_each_wrong_value_is_named_with_what_was_expected(self) -> None:
         """
         Each wrong value is named, with what was expected, and the status is 2.
         """
@@ -835,7 +835,7 @@ class ArgumentTests(SendCase):
             self.assertEqual(end.code, 2)
             self.assertIn(complaint, err.getvalue())
 
-    def test_streams(self) -> None:
+    def test_by_default_the_streams_are_those_of_the_process(self) -> None:
         """
         By default the streams are the process's.
         """

@@ -60,7 +60,7 @@ class ReadTests(FolderCase):
     Files, mailboxes and folders.
     """
 
-    def test_message(self) -> None:
+    def test_file_is_a_message_byte_for_byte(self) -> None:
         """
         A file is a message, byte for byte.
         """
@@ -68,7 +68,7 @@ class ReadTests(FolderCase):
         path = self.write("m.eml", data)
         self.assertEqual(list(read_messages([path])), [Source(path, data)])
 
-    def test_mbox(self) -> None:
+    def test_file_that_begins_with_a_from_line_is_an_mbox(self) -> None:
         """
         A file that begins with a From line is an mbox: its messages come without the marks of it,
         and a line "From ..." inside a paragraph does not end one.
@@ -97,7 +97,7 @@ class ReadTests(FolderCase):
         self.assertEqual(found[1].data, b"Subject: two\r\n\r\n")
         self.assertTrue(found[2].data.endswith(b"at the end\r\n"))
 
-    def test_maildir(self) -> None:
+    def test_folder_with_new_and_cur_is_a_maildir(self) -> None:
         """
         A folder with "new" and "cur" is a Maildir; what is in "tmp" is not read, nor are dot files.
         """
@@ -106,7 +106,7 @@ class ReadTests(FolderCase):
         names = [Path(one.name).name for one in read_messages([str(self.folder)])]
         self.assertEqual(names, ["z", "a:2,S", "b:2,S"])
 
-    def test_folder(self) -> None:
+    def test_another_folder_has_message_files_in_it(self) -> None:
         """
         Another folder has message files in it; folders in it are not entered.
         """
@@ -115,7 +115,7 @@ class ReadTests(FolderCase):
         names = [Path(one.name).name for one in read_messages([str(self.folder)])]
         self.assertEqual(names, ["1.eml", "2.eml"])
 
-    def test_standard_input(self) -> None:
+    def test_dash_is_standard_input_a_message_or_an_mbox(self) -> None:
         """
         A dash is standard input, a message or an mbox.
         """
@@ -131,7 +131,7 @@ class ReadTests(FolderCase):
         (found,) = read_messages(["-"])
         self.assertEqual(found.error, "cannot be read: standard input is closed")
 
-    def test_errors(self) -> None:
+    def test_missing_empty_or_odd_file_is_an_error_and_the_rest_is_read(self) -> None:
         """
         What is not there, is empty or is not a message is given as an error, and the rest is read.
         """
@@ -174,7 +174,7 @@ class EnvelopeTests(SynchronousTestCase):
     Sender and recipients, from the message.
     """
 
-    def test_sender(self) -> None:
+    def test_from_line_is_the_first_place_to_look_for_the_sender(self) -> None:
         """
         The From line counts first, then Return-Path, Sender, From; without any there is none.
         """
@@ -190,7 +190,7 @@ class EnvelopeTests(SynchronousTestCase):
         marked = Source("", b"".join(fields), b"From mark@example.org now\n")
         self.assertEqual(marked.sender(), "<mark@example.org>")
 
-    def test_null_sender(self) -> None:
+    def test_empty_return_path_is_that_of_a_bounce(self) -> None:
         """
         An empty Return-Path is that of a bounce, and a mark without an address is none.
         """
@@ -199,7 +199,7 @@ class EnvelopeTests(SynchronousTestCase):
         for mark in (b"From \n", b"From - Mon Nov 23 01:00:00 2026\n"):
             self.assertEqual(Source("", data, mark).sender(), "<>")
 
-    def test_recipients(self) -> None:
+    def test_delivered_to_counts_first_then_to_cc_and_bcc_each_address_once(self) -> None:
         """
         Delivered-To counts first, then To, Cc and Bcc, each address once; or it is the postmaster.
         """
@@ -215,7 +215,7 @@ class EnvelopeTests(SynchronousTestCase):
         for nobody in (b"X: y\n\n", b"To: undisclosed-recipients:;\n\n"):
             self.assertEqual(Source("", nobody).recipients(), ["<postmaster>"])
 
-    def test_odd_bytes(self) -> None:
+    def test_bytes_that_are_not_utf_8_survive(self) -> None:
         """
         Bytes that are not UTF-8 survive; a NUL does not.
         """
@@ -223,14 +223,14 @@ class EnvelopeTests(SynchronousTestCase):
         self.assertEqual(source.recipients(), ["<caf\udce9@example.com>"])
         self.assertEqual(source.sender(), "<ab@example.org>")
 
-    def test_field(self) -> None:
+    def test_first_field_of_a_name_counts_in_any_case(self) -> None:
         """
         The first field of a name counts, in any case; without one it is empty.
         """
         source = Source("", b"MESSAGE-id: <1>\nMessage-Id: <2>\n\n")
         self.assertEqual((source.field(b"message-id"), source.field(b"x")), (" <1>", ""))
 
-    def test_brackets(self) -> None:
+    def test_brackets_are_added_where_there_are_none(self) -> None:
         """
         Brackets are added where there are none.
         """
@@ -239,7 +239,7 @@ class EnvelopeTests(SynchronousTestCase):
             ["<a@b>", "<a@b>", "<>", "<>"],
         )
 
-    def test_control_characters(self) -> None:
+    def test_address_with_control_character_in_it_is_not_believed(self) -> None:
         """
         An address with a control character in it is not believed, as no MTA gives one to a milter.
         """
@@ -264,7 +264,7 @@ class GrowthTests(FolderCase):
     Work that grows with the messages, and not with its square.
     """
 
-    def test_read(self) -> None:
+    def test_envelope_is_read_in_linear_time_whatever_the_lines(self) -> None:
         """
         Whatever lines a file has, reading it and its envelope takes no longer than they are many.
         """

@@ -26,7 +26,7 @@ class DifferenceTests(SynchronousTestCase):
         tell_difference(Page(stream, {}), before, after)
         return stream.getvalue().splitlines()[2:]
 
-    def test_header_alone(self) -> None:
+    def test_where_header_alone_is_different_body_is_not_looked_at(self) -> None:
         """
         Where the header alone is different the body is not looked at, however long it is.
         """

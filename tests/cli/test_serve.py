@@ -43,7 +43,7 @@ class ServeCommandTests(SynchronousTestCase):
         said = (result.stdout + result.stderr).decode().replace(str(self.folder), "")
         self.assertEqual((result.returncode, said), (status, expected))
 
-    def test_sample(self) -> None:
+    def test_configuration_in_examples_deploy_is_good(self) -> None:
         """
         The configuration in examples/deploy is good.
         """
@@ -53,7 +53,7 @@ class ServeCommandTests(SynchronousTestCase):
         )  # fmt: skip
         self.assertEqual((result.returncode, result.stdout), (0, b"the configuration is good\n"))
 
-    def test_bad_file(self) -> None:
+    def test_every_mistake_in_a_file_is_told_at_once_with_its_line(self) -> None:
         """
         Every mistake in a file is told at once, with its line.
         """
@@ -69,7 +69,7 @@ class ServeCommandTests(SynchronousTestCase):
             "--check-config",
         )
 
-    def test_milters(self) -> None:
+    def test_what_cannot_be_a_milter_is_named(self) -> None:
         """
         What cannot be a milter is named.
         """
@@ -85,7 +85,7 @@ class ServeCommandTests(SynchronousTestCase):
             "--milter=mine:other",
         )
 
-    def test_occupied(self) -> None:
+    def test_does_not_serve_where_another_listens(self) -> None:
         """
         Where another listens it does not, be it a port or a UNIX socket; the status is 3.
         """
@@ -110,7 +110,7 @@ class ServeCommandTests(SynchronousTestCase):
                     "--milter=mine:Milter",
                 )
 
-    def test_plugin(self) -> None:
+    def test_twist_knows_the_service_and_its_wrong_options_are_told(self) -> None:
         """
         ``twist`` knows the service, and its wrong options are told.
         """

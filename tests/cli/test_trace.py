@@ -121,7 +121,7 @@ class CommandTests(TraceCase):
     The whole command.
     """
 
-    def test_lines(self) -> None:
+    def test_each_packet_has_its_line_with_the_queue_id(self) -> None:
         """
         Each packet has its line, with the queue id as soon as it is known.
         """
@@ -160,7 +160,7 @@ class CommandTests(TraceCase):
         self.assertEqual(len(session.packets), len(packets))
         self.assertEqual(self.record.stat().st_mode & 0o777, 0o600)
 
-    def test_record_modes(self) -> None:
+    def test_file_that_is_there_is_not_overwritten(self) -> None:
         """
         A file that is there is not overwritten, added to if it is a record, and lost with --force.
         """
@@ -231,7 +231,7 @@ class CommandTests(TraceCase):
             self.assertEqual(status, 2)
             self.assertIn("it does not end as a record does", err)
 
-    def test_full_disk(self) -> None:
+    def test_record_that_cannot_be_written_is_complained_of_and_mail_goes_on(self) -> None:
         """
         A record that cannot be written is complained of, and mail goes on.
         """
@@ -240,7 +240,7 @@ class CommandTests(TraceCase):
         self.assertEqual(status, 1)
         self.assertIn("not complete: No space left", err)
 
-    def test_arguments(self) -> None:
+    def test_addresses_that_are_none_or_the_same_are_refused(self) -> None:
         """
         Addresses that are none, or the same, are refused; so is a kind that cannot be redacted.
         """
@@ -251,7 +251,7 @@ class CommandTests(TraceCase):
         self.assertRaises(ValueError, trace.redact_kinds, "body,everything")
         self.assertEqual(trace.redact_kinds("body, addresses"), ("body", "addresses"))
 
-    def test_cannot_listen(self) -> None:
+    def test_why_it_cannot_listen_is_said_and_the_status_is_3(self) -> None:
         """
         Why it cannot listen is said, and the status is 3.
         """
@@ -278,7 +278,7 @@ class CommandTests(TraceCase):
             self.assertEqual((status, listen in err), (3, True), err)
             self.assertIn(word, err)
 
-    def test_reasons(self) -> None:
+    def test_socket_of_another_twisted_program_is_in_use(self) -> None:
         """
         A socket that another Twisted program listens on is one that is in use.
         """
@@ -287,7 +287,7 @@ class CommandTests(TraceCase):
         error = CannotListenError(None, self.listen, OSError(errno.EACCES, "no"))
         self.assertIn("may not make a socket in", cannot_listen(self.listen, error))
 
-    def test_broken_pipe(self) -> None:
+    def test_when_nobody_reads_the_output_any_more_the_trace_ends(self) -> None:
         """
         When nobody reads the output any more the trace ends.
         """
@@ -296,7 +296,7 @@ class CommandTests(TraceCase):
         with os.fdopen(writing, "w") as stream:
             self.assertRaises(BrokenPipeError, self.run_trace, play=self.wait, out=stream)
 
-    def test_output_fails(self) -> None:
+    def test_output_that_fails_ends_the_trace_with_a_word_why(self) -> None:
         """
         Output that fails ends the trace, with a word why.
         """
@@ -337,7 +337,7 @@ class ViewTests(SynchronousTestCase):
         self.assertEqual(self.out.getvalue().count("EOH"), 1)
         self.assertIn("BODYEOB", self.out.getvalue())
 
-    def test_garbage(self) -> None:
+    def test_bytes_that_are_not_milter_protocol_are_reported_once(self) -> None:
         """
         Bytes that are not milter protocol are reported once, and the other side is still decoded.
         """
@@ -351,7 +351,7 @@ class ViewTests(SynchronousTestCase):
         self.assertIn("(the MTA reset)", text)
         self.assertEqual(self.kept.getvalue().count('"type": "undecoded"'), 1)
 
-    def test_cut_packet(self) -> None:
+    def test_packet_that_breaks_off_is_noted_with_a_record_or_without(self) -> None:
         """
         A packet that breaks off is noted, with a record or without.
         """
@@ -364,7 +364,7 @@ class ViewTests(SynchronousTestCase):
         self.view.closed(1, "milter")
         self.assertEqual(self.out.getvalue().count("then the end"), 2)
 
-    def test_too_long(self) -> None:
+    def test_packet_above_the_longest_of_the_protocol_is_none(self) -> None:
         """
         A packet of more than the protocol's longest is none, and is not waited for.
         """
@@ -373,7 +373,7 @@ class ViewTests(SynchronousTestCase):
         self.view.passed(1, True, b"\0\x10\0\1B")
         self.assertIn("not milter protocol: packet length 1048577", self.out.getvalue())
 
-    def test_linear(self) -> None:
+    def test_printing_and_recording_take_time_that_grows_with_the_size(self) -> None:
         """
         What is printed and recorded of a conversation takes a time that grows with its size: of
         many packets, behind a long queue id, too, and of one that comes in many pieces.
@@ -405,7 +405,7 @@ class ViewTests(SynchronousTestCase):
         for text in ("a", '\\"', "a@["):
             assert_linear(one("L", text), 2000)
 
-    def test_unreachable(self) -> None:
+    def test_missing_milter_is_shown_with_the_reason(self) -> None:
         """
         That the milter is not there is shown, with the reason.
         """
@@ -418,7 +418,7 @@ class OutletTests(SynchronousTestCase):
     Printing in a thread.
     """
 
-    def test_slow_reader(self) -> None:
+    def test_output_that_is_not_read_does_not_hold_anybody_up(self) -> None:
         """
         Output that is not read does not hold anybody up: it is dropped, and counted.
         """
@@ -470,7 +470,7 @@ class OutletTests(SynchronousTestCase):
         self.assertIn(slow.getvalue().count("123456"), (1, 2))
         self.assertIn("lines were not printed in time", slow.getvalue())
 
-    def test_file(self) -> None:
+    def test_stream_with_descriptor_is_written_to_by_that_in_its_encoding(self) -> None:
         """
         A stream with a descriptor is written to by that, in its encoding.
         """

@@ -87,7 +87,7 @@ class RecordTests(SynchronousTestCase):
 
     @STEADY
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 255), st.binary(max_size=40))))
-    def test_round_trip(self, packets: list[tuple[bool, int, bytes]]) -> None:
+    def test_every_byte_survives_the_record(self, packets: list[tuple[bool, int, bytes]]) -> None:
         """
         Every byte survives.
         """
@@ -96,7 +96,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([packet[1:] for packet in session.packets], packets)
         self.assertEqual((session.connection, session.line, session.closed_by), (1, 2, "mta"))
 
-    def test_format(self) -> None:
+    def test_lines_are_those_that_the_manual_describes(self) -> None:
         """
         The lines are those that the manual describes.
         """
@@ -116,7 +116,7 @@ class RecordTests(SynchronousTestCase):
             [line["type"] for line in lines], ["record", "open", "packet", "close", "end"]
         )
 
-    def test_several_recordings(self) -> None:
+    def test_recordings_may_stand_one_behind_the_other_each_with_its_own_numbers(self) -> None:
         """
         Recordings may stand one behind the other, each with its own numbers.
         """
@@ -126,7 +126,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(second.packets, [Packet(8, True, ord("H"), b"y\0")])
         self.assertEqual(second.redacted, frozenset(["addresses"]))
 
-    def test_undecoded(self) -> None:
+    def test_side_that_spoke_another_language_is_kept(self) -> None:
         """
         That a side spoke another language is kept.
         """
@@ -140,7 +140,7 @@ class RecordTests(SynchronousTestCase):
         (session,) = read(stream.text.encode().splitlines(True))
         self.assertEqual(session.undecoded, "line 3: is SMTP")
 
-    def test_full_disk(self) -> None:
+    def test_when_it_cannot_be_written_any_more_that_is_remembered(self) -> None:
         """
         When it cannot be written any more that is remembered, and nothing is raised.
         """
@@ -158,7 +158,7 @@ class RecordTests(SynchronousTestCase):
         recorder.end(0)
         self.assertEqual(recorder.failure, "No space left on device")
 
-    def test_every_cut(self) -> None:
+    def test_record_that_was_cut_wherever_is_refused(self) -> None:
         """
         A record that was cut, wherever, is refused, and read as far as it goes on demand.
         """
@@ -170,7 +170,7 @@ class RecordTests(SynchronousTestCase):
                 self.assertLessEqual(len(read(lines, partial=True)), 1)
         self.assertRaises(RecordError, read, [], partial=True)
 
-    def test_wrong_lines(self) -> None:
+    def test_badly_edited_record_is_named_with_the_number_of_its_line(self) -> None:
         """
         What was edited by hand, and badly, is named with the number of its line.
         """
@@ -202,7 +202,7 @@ class RecordTests(SynchronousTestCase):
                 read(lines)
             self.assertIn(expected, str(raised.exception))
 
-    def test_long_lines(self) -> None:
+    def test_line_that_is_too_long_for_any_packet_is_refused(self) -> None:
         """
         A line that is too long for any packet is refused, without being read to its end.
         """
@@ -228,7 +228,7 @@ class RecordTests(SynchronousTestCase):
             read(record(*[(True, "H", b"x\0")] * 30))
         self.assertEqual(len(read(short[:-2] + short, partial=True)), 2)
 
-    def test_linear(self) -> None:
+    def test_record_is_read_in_a_time_that_grows_with_its_size(self) -> None:
         """
         A record is read in a time that grows with its size.
         """
@@ -239,7 +239,7 @@ class RecordTests(SynchronousTestCase):
 
         assert_linear(many, 1000)
 
-    def test_is_end(self) -> None:
+    def test_only_a_whole_line_of_type_end_is_one(self) -> None:
         """
         Only a whole line of type end is one.
         """
@@ -254,7 +254,7 @@ class RedactionTests(SynchronousTestCase):
     What is private is not kept.
     """
 
-    def test_body(self) -> None:
+    def test_body_keeps_its_size_and_its_lines(self) -> None:
         """
         A body keeps its size and its lines.
         """
@@ -271,7 +271,7 @@ class RedactionTests(SynchronousTestCase):
         )
         self.assertEqual(Redactor([]).redact(True, ord("B"), b"text"), b"text")
 
-    def test_addresses(self) -> None:
+    def test_no_part_of_an_address_is_left_wherever_it_stands(self) -> None:
         """
         No part of an address is left, wherever it stands, and nothing else is gone.
         """
@@ -312,7 +312,7 @@ class RedactionTests(SynchronousTestCase):
             Redactor(KINDS).redact(True, ord("M"), b"ann@example.org\0"), b"@".join(ann)
         )
 
-    def test_likeness(self) -> None:
+    def test_address_that_milter_was_not_given_is_like_any_other(self) -> None:
         """
         An address that the milter was not given is like any other, as long as it is the same one.
         """
@@ -338,7 +338,7 @@ class RedactionTests(SynchronousTestCase):
         expected = [(one.start(), one.end(1), one.end()) for one in ADDRESS.finditer(text)]
         self.assertEqual(list(find_addresses(text)), expected)
 
-    def test_linear(self) -> None:
+    def test_addresses_are_looked_for_in_a_time_that_grows_with_text(self) -> None:
         """
         Addresses are looked for in a time that grows with the text, whatever it is made of.
         """

@@ -140,7 +140,7 @@ class BothEndsTests(SynchronousTestCase):
             ],
         )
 
-    def test_addresses(self) -> None:
+    def test_each_kind_of_address_arrives_as_the_object_it_was(self) -> None:
         """
         Each kind of address arrives as the object it was.
         """
@@ -303,7 +303,7 @@ class BothEndsTests(SynchronousTestCase):
         pair.flush()
         self.failureResultOf(result, PeerError)
 
-    def test_versions(self) -> None:
+    def test_with_each_version_of_protocol_milter_is_sent_what_that_version_has(self) -> None:
         """
         With each version of the protocol the milter is sent what that version has.
         """

@@ -66,7 +66,7 @@ class CommandTests(SynchronousTestCase):
         ("body", (b"",), None, b"\0\0\0\1B"),
     )  # fmt: skip
 
-    def test_bytes(self) -> None:
+    def test_command_is_written_as_mtas_write_it(self) -> None:
         """
         A command is written as MTAs write it, its macros in a packet in front of it.
         """

@@ -39,7 +39,7 @@ class OrderTests(SynchronousTestCase):
         codes = [self.successResultOf(result).letter for result in results]
         self.assertEqual(bytes(codes), b"crc")
 
-    def test_before_connected(self) -> None:
+    def test_commands_asked_for_before_there_is_connection_are_sent_once_there_is(self) -> None:
         """
         Commands asked for before there is a connection are sent once there is.
         """
@@ -163,7 +163,7 @@ class BreachTests(SynchronousTestCase):
             else:
                 self.assertIs(self.failureResultOf(awaited).value, error.value)
 
-    def test_everything_fails(self) -> None:
+    def test_all_that_waits_behind_command_that_was_answered_wrongly_fails_with_it(self) -> None:
         """
         All that waits behind the command that was answered wrongly fails with it.
         """
@@ -276,7 +276,7 @@ class EndTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(result))
         self.assertEqual(rig.clock.getDelayedCalls(), [])
 
-    def test_quit_grace(self) -> None:
+    def test_milter_that_does_not_close_after_quit_has_connection_closed_for_it(self) -> None:
         """
         A milter that does not close after QUIT has the connection closed for it.
         """

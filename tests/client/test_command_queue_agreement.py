@@ -46,7 +46,7 @@ class AgreementTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(getattr(rig.client, name)(*arguments)), NOTHING)
             self.assertEqual(rig.sent(), [])
 
-    def test_no_reply(self) -> None:
+    def test_command_that_needs_no_reply_is_sent_and_not_waited_for(self) -> None:
         """
         A command that needs no reply is sent and not waited for.
         """
@@ -59,7 +59,7 @@ class AgreementTests(SynchronousTestCase):
             self.assertNoResult(rig.client.end_of_message())
             self.assertEqual(rig.letters(), "E")
 
-    def test_old_versions(self) -> None:
+    def test_command_is_not_sent_to_milter_whose_version_does_not_have_it(self) -> None:
         """
         A command is not sent to a milter whose version does not have it.
         """

@@ -313,7 +313,7 @@ class MilterTests(SynchronousTestCase):
     A client and milters.
     """
 
-    def test_message(self) -> None:
+    def test_client_talks_to_milters_of_factory_and_each_side_learns_of_end(self) -> None:
         """
         A client talks to the milters of a factory, and each side learns of the end.
         """
@@ -341,7 +341,7 @@ class MilterTests(SynchronousTestCase):
         self.assertEqual(factory.connections, set())
         self.assertEqual(clock.getDelayedCalls(), [])
 
-    def test_refused(self) -> None:
+    def test_connection_that_factory_does_not_take_is_over_for_client_at_once(self) -> None:
         """
         A connection that the factory does not take is over for the client at once.
         """

@@ -41,7 +41,7 @@ class PlayTests(SynchronousTestCase):
         seen = rig.serve(script)
         return self.successResultOf(result), seen
 
-    def test_whole_message(self) -> None:
+    def test_commands_are_postfixs_each_with_its_macros_before_it(self) -> None:
         """
         The commands are Postfix's, each with its macros before it, ABORT after the end included.
         """
@@ -106,7 +106,7 @@ class PlayTests(SynchronousTestCase):
                 self.assertEqual(outcome.response, Response(code, ord(letter)))
                 self.assertEqual(outcome.accepted, letter == "a")
 
-    def test_untried_recipients(self) -> None:
+    def test_mta_accepts_recipients_once_a_milter_is_out_of_the_message(self) -> None:
         """
         Once a milter is out of the message the MTA accepts the other recipients by itself.
         """
@@ -336,7 +336,7 @@ class MacroTests(SynchronousTestCase):
         self.assertEqual(self.select(c.SMFIM_ENVFROM), {"i": "1", "{mail_addr}": "a"})
         self.assertEqual(self.select(c.SMFIM_EOM), {"i": "1"})
 
-    def test_lists(self) -> None:
+    def test_list_decides_alone_and_names_are_sent_as_it_writes_them(self) -> None:
         """
         A list decides alone, and names are sent as it writes them.
         """

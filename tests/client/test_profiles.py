@@ -37,7 +37,7 @@ class FlavourTests(SynchronousTestCase):
         error = self.assertRaises(ValueError, find_flavour, "exim")
         self.assertIn("'exim'", str(error))
 
-    def test_refusals(self) -> None:
+    def test_refusal_reads_as_that_mta_writes_it(self) -> None:
         """
         A refusal reads as that MTA writes it.
         """
@@ -73,7 +73,7 @@ class FlavourTests(SynchronousTestCase):
                 reply = find_flavour(name).refusal(stage, response, "<a>")
                 self.assertEqual(str(reply), expected, f"{name} {stage} {response}")
 
-    def test_macros(self) -> None:
+    def test_milters_list_counts_even_if_empty(self) -> None:
         """
         A milter's list counts; an empty one is none to Postfix and no macros to Sendmail.
         """

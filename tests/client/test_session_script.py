@@ -130,7 +130,7 @@ class MessageTests(SessionTestCase):
         self.assertTrue(answer.closes)
         self.assertEqual(self.say(script.data()), (answer, ""))
 
-    def test_unknown_command(self) -> None:
+    def test_unknown_command_is_not_shown_to_milters_out_of_a_message(self) -> None:
         """
         Milters that are out of a message are not asked about an unknown command in it, and what
         they answer to one can take them out of it.
@@ -255,7 +255,7 @@ class RefusedRecipientTests(SessionTestCase):
         self.assertIn(b"{rcpt_addr}\0no such user\0", seen[0][1])
         self.assertEqual(self.say(script.data())[1], "T")
 
-    def test_takes_out(self) -> None:
+    def test_milter_that_accepts_message_at_one_has_no_more_of_it(self) -> None:
         """
         A milter that accepts the message at one has no more of it.
         """

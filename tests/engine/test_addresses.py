@@ -34,20 +34,20 @@ class DecoderTests(SynchronousTestCase):
         b"\x00U": ("", None),
     }
 
-    def test_connect(self) -> None:
+    def test_smtp_clients_address_is_one_of_twisteds(self) -> None:
         """
         An SMTP client's address is one of Twisted's, or None when it is unknown.
         """
         decode = DECODERS[CONNECT_ROW.index]
         self.assertEqual({payload: decode(payload) for payload in self.ROWS}, self.ROWS)
 
-    def test_malformed_connect(self) -> None:
+    def test_malformed_connect_is_refused_here_too(self) -> None:
         """
         A malformed CONNECT is refused here too.
         """
         self.assertRaises(ProtocolError, DECODERS[CONNECT_ROW.index], b"host\x004\x00\x19x\x00")
 
-    def test_others(self) -> None:
+    def test_payload_of_every_other_command_is_read_as_its_row_says(self) -> None:
         """
         Every other command's payload is read as its row says.
         """
@@ -62,7 +62,7 @@ class DescriptionTests(SynchronousTestCase):
     Addresses are written for people.
     """
 
-    def test_addresses(self) -> None:
+    def test_internet_addresses_have_brackets_and_port(self) -> None:
         """
         Internet addresses have brackets and port, UNIX ones their path, and others what they say.
         """

@@ -75,7 +75,7 @@ class AwaitingTests(MilterTestMixin, SynchronousTestCase):
     """
 
     @in_loop
-    async def test_waits(self) -> None:
+    async def test_what_asyncios_own_functions_give_can_be_awaited(self) -> None:
         """
         What asyncio's own functions give can be awaited, and edits are made behind it.
         """
@@ -97,7 +97,7 @@ class AwaitingTests(MilterTestMixin, SynchronousTestCase):
             mta.finish()
 
     @in_loop
-    async def test_timeout(self) -> None:
+    async def test_asyncio_timeout_which_asks_for_its_task_works_from_first_step_on(self) -> None:
         """
         ``asyncio.timeout``, which asks for its task, works from the first step on.
         """
@@ -118,7 +118,7 @@ class AwaitingTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_deferreds(self) -> None:
+    async def test_coroutine_may_await_deferreds_too(self) -> None:
         """
         The same coroutine may await Deferreds: fired ones, later ones, and those that fail.
         """
@@ -201,7 +201,7 @@ class AwaitingTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_context(self) -> None:
+    async def test_what_a_coroutine_sets_in_its_context_it_finds_behind_await(self) -> None:
         """
         What a coroutine sets in its context it finds behind an await, and nobody else does.
         """
@@ -221,7 +221,7 @@ class AwaitingTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_failure(self) -> None:
+    async def test_exception_of_a_coroutine_is_logged_and_answered_by_on_error(self) -> None:
         """
         What a coroutine raises, at once or behind an await, is logged and answered by ``on_error``.
         """
@@ -270,7 +270,7 @@ class FutureTests(MilterTestMixin, SynchronousTestCase):
     """
 
     @in_loop
-    async def test_future(self) -> None:
+    async def test_result_of_future_there_already_or_come_later_is_answer(self) -> None:
         """
         The result of a Future, there already or come later, is the answer.
         """
@@ -287,7 +287,7 @@ class FutureTests(MilterTestMixin, SynchronousTestCase):
             mta.finish()
 
     @in_loop
-    async def test_task(self) -> None:
+    async def test_task_that_fails_is_a_failure_of_the_milter(self) -> None:
         """
         A Task that fails is a failure of the milter.
         """
@@ -301,7 +301,7 @@ class FutureTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_failed_future(self) -> None:
+    async def test_future_that_failed_before_it_is_returned_fails(self) -> None:
         """
         So is a Future that has failed before it is returned.
         """
@@ -313,7 +313,7 @@ class FutureTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_foreign_loop(self) -> None:
+    async def test_future_of_a_loop_that_does_not_run_is_an_error(self) -> None:
         """
         A Future of a loop that is not the one that runs is an error, which says so.
         """
@@ -359,7 +359,9 @@ class GivingUpTests(MilterTestMixin, SynchronousTestCase):
         return noticed
 
     @in_loop
-    async def test_connection_lost(self) -> None:
+    async def test_coroutine_gets_asyncios_cancellederror_where_it_waits_for_whatever_that_is(
+        self,
+    ) -> None:
         """
         The coroutine gets asyncio's CancelledError where it waits, for whatever that is.
         """
@@ -414,7 +416,7 @@ class GivingUpTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_finished_meanwhile(self) -> None:
+    async def test_coroutine_that_ended_in_its_first_step_is_not_disturbed(self) -> None:
         """
         A coroutine that has ended in its first step is not disturbed by what cancels its task.
         """
@@ -431,7 +433,7 @@ class GivingUpTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_too_late(self) -> None:
+    async def test_callback_that_is_late_is_cancelled_and_logged_as_late(self) -> None:
         """
         A callback that is late is cancelled, and logged as late.
         """
@@ -518,7 +520,7 @@ class NoLoopTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(mta.send(MESSAGE).verdict, c.SMFIS_REJECT)
         mta.finish()
 
-    def test_done_future(self) -> None:
+    def test_future_that_is_done_needs_no_loop(self) -> None:
         """
         A Future that is done needs no loop.
         """
@@ -564,7 +566,7 @@ class EverywhereTests(MilterTestMixin, SynchronousTestCase):
     """
 
     @in_loop
-    async def test_message_milter(self) -> None:
+    async def test_hooks_of_messagemilter_may_await_asyncios_and_return_its_futures(self) -> None:
         """
         Hooks of a `MessageMilter` may await asyncio's, and return its Futures.
         """
@@ -616,7 +618,7 @@ class EverywhereTests(MilterTestMixin, SynchronousTestCase):
         mta.finish()
 
     @in_loop
-    async def test_observers(self) -> None:
+    async def test_observer_is_told_of_callbacks_answer_once_when_it_has_come(self) -> None:
         """
         An observer is told of a callback's answer once, when it has come.
         """
@@ -648,7 +650,9 @@ class EverywhereTests(MilterTestMixin, SynchronousTestCase):
             mta.finish()
 
     @in_loop
-    async def test_life_cycle(self) -> None:
+    async def test_start_and_stop_of_factory_may_await_asyncios_and_return_its_futures(
+        self,
+    ) -> None:
         """
         ``start`` and ``stop`` of a factory may await asyncio's, and return its Futures.
         """
@@ -710,7 +714,7 @@ class EverywhereTests(MilterTestMixin, SynchronousTestCase):
         self.flushLoggedErrors()
 
     @in_loop
-    async def test_in_pieces(self) -> None:
+    async def test_body_in_smaller_pieces_waits_for_each(self) -> None:
         """
         A body shown in pieces, because another milter asked for larger ones, waits for each.
         """
@@ -779,7 +783,7 @@ class UnansweredTests(MilterTestMixin, SynchronousTestCase):
     """
 
     @in_loop
-    async def test_named(self) -> None:
+    async def test_callback_whose_future_is_not_done_is_named_at_the_end(self) -> None:
         """
         A callback whose Future is not done is named at the end.
         """

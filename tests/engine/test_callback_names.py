@@ -31,7 +31,7 @@ class NamingTests(SynchronousTestCase):
             type("Wrong", bases or (Milter,), members)
         return str(caught.exception)
 
-    def test_every_callback(self) -> None:
+    def test_each_real_name_is_taken_under_functions_of_any_kind(self) -> None:
         """
         Each real name is taken, under functions of any kind.
         """
@@ -39,7 +39,7 @@ class NamingTests(SynchronousTestCase):
             type("Right", (Milter,), {name: nothing})
             type("Right", (Milter,), {name: staticmethod(nothing)})
 
-    def test_not_callable(self) -> None:
+    def test_callback_that_nobody_could_call_is_refused_by_its_name(self) -> None:
         """
         A callback that nobody could call is refused, by its name; what gives one later is not.
         """
@@ -48,7 +48,7 @@ class NamingTests(SynchronousTestCase):
             self.assertEqual(words, f"Wrong.{name} is None, expected a function")
         type("Right", (Milter,), {"xxfi_helo": property(lambda self: nothing)})
 
-    def test_nearest(self) -> None:
+    def test_name_that_is_wrong_is_named_with_its_class(self) -> None:
         """
         A name that is wrong is named with its class, and the nearest that is right.
         """
@@ -65,20 +65,20 @@ class NamingTests(SynchronousTestCase):
             self.assertIn(f"Wrong.{wrong} ", words)
             self.assertIn(f"the nearest is {right}", words)
 
-    def test_mixin(self) -> None:
+    def test_wrong_name_in_mixin_is_found_where_milter_class_is_made(self) -> None:
         """
         A wrong name in a mixin is found where the milter class is made.
         """
         mixin = type("Mixin", (), {"xxfi_bdoy": nothing})
         self.assertIn("xxfi_body", self.refusal(mixin, Milter))
 
-    def test_other_names(self) -> None:
+    def test_names_that_do_not_begin_like_callbacks_are_the_users_own(self) -> None:
         """
         Names that do not begin like callbacks are the user's own.
         """
         type("Right", (Milter,), {"_xxfi_helper": nothing, "helper_xxfi_": 1, "smfi_own": nothing})
 
-    def test_noreply(self) -> None:
+    def test_noreply_is_for_callbacks_that_have_an_smfip_nr_flag(self) -> None:
         """
         `noreply` is for callbacks that have an SMFIP_NR_* flag.
         """
@@ -88,7 +88,7 @@ class NamingTests(SynchronousTestCase):
             self.assertIn(name, words)
             self.assertIn("noreply", words)
 
-    def test_flags(self) -> None:
+    def test_xxfi_flags_are_a_number_or_none(self) -> None:
         """
         `xxfi_flags` are a number or None.
         """

@@ -56,7 +56,7 @@ class CoroutineTests(ConversationTestCase):
         conversation.send(before)
         return conversation, conversation.send(last)
 
-    def test_waits(self) -> None:
+    def test_one_that_waits_is_answered_when_it_ends_at_every_stage(self) -> None:
         """
         One that waits is answered when it ends, at every stage.
         """
@@ -74,7 +74,7 @@ class CoroutineTests(ConversationTestCase):
             waits[1].callback(c.SMFIS_REJECT)
             self.assertEqual(conversation.written(), packet("r"), stage)
 
-    def test_raises(self) -> None:
+    def test_coroutine_that_raises_at_once_or_later_is_a_failed_callback(self) -> None:
         """
         One that raises, at once or later, is a failed callback with its own traceback.
         """
@@ -95,7 +95,7 @@ class CoroutineTests(ConversationTestCase):
         for failure, name in zip(self.failures(), ("at_once", "later"), strict=True):
             self.assertIn(name, failure.getTraceback())
 
-    def test_cancelled_task(self) -> None:
+    def test_what_a_cancelled_task_of_asyncio_raises_fails_the_callback(self) -> None:
         """
         What a cancelled task of asyncio's raises, which is no C{Exception}, fails the callback too.
         """
@@ -112,7 +112,7 @@ class CoroutineTests(ConversationTestCase):
             self.assertFalse(conversation.closed)
         self.assertEqual(len(self.failures()), 2)
 
-    def test_cancelled(self) -> None:
+    def test_when_the_mta_goes_it_is_cancelled_where_it_waits(self) -> None:
         """
         When the MTA goes, it is cancelled where it waits.
         """
@@ -130,7 +130,7 @@ class CoroutineTests(ConversationTestCase):
         self.assertEqual(seen, ["CancelledError"])
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_foreign_awaitables(self) -> None:
+    def test_future_is_no_answer_and_neither_is_coroutine_that_awaits_one(self) -> None:
         """
         A Future is no answer, and neither is a coroutine that awaits one.
         """
@@ -139,7 +139,7 @@ class CoroutineTests(ConversationTestCase):
         self.assertEqual(self.said("helo", lambda *_: loop.create_future())[1], packet("t"))
         self.assertEqual(len(self.failures()), 1)
 
-    def test_nested_results(self) -> None:
+    def test_deferred_within_a_deferred_of_a_coroutine_is_awaited(self) -> None:
         """
         A Deferred of a coroutine's making, and one of one.
         """
@@ -194,7 +194,7 @@ class PromiseTests(ConversationTestCase):
         self.assertEqual(names(cls.calls).count("body"), 1)
         self.assertEqual(conversation.letters(EOM), "c")
 
-    def test_failure(self) -> None:
+    def test_callback_that_fails_without_a_promised_answer_keeps_its_on_error(self) -> None:
         """
         A callback that fails where no answer was promised has its `on_error` kept.
         """
@@ -268,7 +268,7 @@ class IgnoredTests(ConversationTestCase):
                 self.assertEqual("4Id" in text, True)
                 self.events.clear()
 
-    def test_time(self) -> None:
+    def test_abort_that_takes_longer_than_its_milter_may_is_given_up(self) -> None:
         """
         An abort that takes longer than its milter may is given up, and the MTA heard again.
         """
@@ -278,7 +278,7 @@ class IgnoredTests(ConversationTestCase):
         self.assertEqual(conversation.written(), packet("c"))
         self.assertEqual(len(self.flushLoggedErrors(TimeoutError)), 1)
 
-    def test_two_aborts(self) -> None:
+    def test_next_message_waits_for_the_aborts_of_all_milters(self) -> None:
         """
         The next message waits for the aborts of all milters.
         """
@@ -314,7 +314,9 @@ class FailureTests(ConversationTestCase):
             self.assertEqual(conversation.letters(last), letter, (stage, code))
         self.flushLoggedErrors(ValueError)
 
-    def test_negotiation(self) -> None:
+    def test_negotiation_that_fails_is_answered_by_continue_or_accept(
+        self,
+    ) -> None:
         """
         A negotiation that fails: CONTINUE has it computed, ACCEPT does without the milter.
         """
@@ -338,7 +340,7 @@ class FailureTests(ConversationTestCase):
             self.assertEqual("helo" in names(cls.calls), code is c.SMFIS_CONTINUE)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 5)
 
-    def test_mta_connect(self) -> None:
+    def test_xxfi_mta_connect_that_fails_closes_unless_on_error_lets_it_pass(self) -> None:
         """
         An `xxfi_mta_connect` that fails closes, unless `on_error` lets it pass.
         """

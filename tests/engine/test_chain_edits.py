@@ -67,7 +67,7 @@ class OrderTests(SynchronousTestCase):
     What is sent as it was made, and what is left out.
     """
 
-    def test_as_made(self) -> None:
+    def test_edits_that_mean_the_same_to_one_filter_are_sent_as_made(self) -> None:
         """
         Edits that mean the same to one filter as to several are sent as they were made.
         """
@@ -76,7 +76,7 @@ class OrderTests(SynchronousTestCase):
         for flavour in ("postfix", "sendmail"):
             self.assertEqual(merged(flavour, one, two), one + two)
 
-    def test_undone(self) -> None:
+    def test_value_that_a_later_milter_changes_again_is_left_out(self) -> None:
         """
         A value that a later milter changes again is left out.
         """
@@ -84,7 +84,7 @@ class OrderTests(SynchronousTestCase):
         two: list[Edit] = [AddHeader("X", "1"), ChangeHeader(1, "b", "second")]
         self.assertEqual(merged("postfix", one, two), two)
 
-    def test_not_undone(self) -> None:
+    def test_other_field_deletion_or_earlier_edit_stays(self) -> None:
         """
         One of another field of the name, a deletion, or one before the count has moved stays.
         """
@@ -105,7 +105,7 @@ class OrderTests(SynchronousTestCase):
         far = ChangeHeader(9, "B", "x")
         self.assertEqual(merged("postfix", [far], [far]), [far, far])
 
-    def test_envelope(self) -> None:
+    def test_edits_of_the_envelope_are_sent_as_they_were_made(self) -> None:
         """
         Edits of the envelope are sent as they were made: only the MTA knows which spellings are one
         address, and what an address stands for.
@@ -116,7 +116,7 @@ class OrderTests(SynchronousTestCase):
         for flavour in ("postfix", "sendmail"):
             self.assertEqual(merged(flavour, first, second, third), first + second + third)
 
-    def test_body(self) -> None:
+    def test_last_body_counts_and_comes_last(self) -> None:
         """
         The last body counts, and comes last.
         """
@@ -161,7 +161,9 @@ class RewrittenTests(SynchronousTestCase):
         st.lists(st.lists(EDITS, max_size=4), max_size=3),
     )
     @settings(STEADY, max_examples=150)
-    def test_same_message(self, flavour: str, filters: list[list[Edit]]) -> None:
+    def test_one_filter_that_sends_the_result_comes_to_the_same_message(
+        self, flavour: str, filters: list[list[Edit]]
+    ) -> None:
         """
         Whatever several filters do, one that sends the result comes to the same message.
         """
@@ -172,7 +174,7 @@ class RewrittenTests(SynchronousTestCase):
             alone.apply(read(packet))
         self.assertEqual(alone.fields(), header.fields())
 
-    def test_packets(self) -> None:
+    def test_every_edit_is_written_as_it_is_read(self) -> None:
         """
         Every edit is written as it is read.
         """

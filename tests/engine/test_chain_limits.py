@@ -83,7 +83,7 @@ class KeptTests(ConversationTestCase):
             self.assertIn(option, str(failure.value))
         self.events.clear()
 
-    def test_header_fields(self) -> None:
+    def test_milter_is_shown_no_fields_of_a_message_with_too_many_bytes_of_them(self) -> None:
         """
         Of a message with more bytes of header fields than allowed, a milter that wants them is
         shown none: its ``on_error`` is its answer, at the end of the message.
@@ -133,7 +133,7 @@ class KeptTests(ConversationTestCase):
         conversation.send(MAIL, RCPT, DATA, HEADER, EOH, BODY)
         self.assertEqual(conversation.letters(EOM), "c")
 
-    def test_body(self) -> None:
+    def test_of_body_larger_than_allowed_milter_that_wants_it_is_shown_none(self) -> None:
         """
         Of a body larger than allowed, a milter that wants it is shown none.
         """
@@ -152,7 +152,7 @@ class KeptTests(ConversationTestCase):
             self.assertEqual(seen(other), ["header", "eom"])
             self.failed("max_body")
 
-    def test_new_body(self) -> None:
+    def test_next_milter_is_shown_a_body_put_in_that_can_be_kept(self) -> None:
         """
         Where an earlier milter puts in a body that can be kept, the next one is shown that.
         """
@@ -166,7 +166,7 @@ class KeptTests(ConversationTestCase):
         self.assertEqual(conversation.letters(EOM), "bc")
         self.assertIn(("body", b"new\r\n"), two.calls)
 
-    def test_recipients(self) -> None:
+    def test_recipient_beyond_number_allowed_is_answered_with_milters_on_error(self) -> None:
         """
         A recipient beyond the number allowed is answered with the milter's ``on_error``, which is
         told once for each message; one that was refused does not count.
@@ -187,7 +187,7 @@ class KeptTests(ConversationTestCase):
                 conversation.send(packet("A"))
                 self.failed("max_recipients")
 
-    def test_unlimited(self) -> None:
+    def test_none_is_no_limit(self) -> None:
         """
         None is no limit.
         """
@@ -197,7 +197,7 @@ class KeptTests(ConversationTestCase):
         conversation.send(MAIL, RCPT, RCPT, DATA, *(20 * [field(60_000)]), EOH, BODY)
         self.assertEqual(conversation.letters(EOM), "hc")
 
-    def test_options(self) -> None:
+    def test_options_are_checked_as_the_others_are(self) -> None:
         """
         The options are checked as the others are, and what they are is told.
         """
@@ -233,7 +233,7 @@ class DiskTests(ConversationTestCase):
     A body that the disk does not take, or give back.
     """
 
-    def test_disk_full(self) -> None:
+    def test_milter_that_needs_the_body_fails_when_the_disk_is_full(self) -> None:
         """
         A milter that needs the body fails when the disk is full; the connection goes on.
         """
@@ -281,7 +281,7 @@ class EditTests(ConversationTestCase):
     The edits of one milter.
     """
 
-    def test_edits(self) -> None:
+    def test_milter_whose_edits_of_one_message_have_more_bytes_than_allowed_fails(self) -> None:
         """
         A milter whose edits of one message have more bytes than allowed fails, in every merge; a
         new body does not count.
@@ -306,7 +306,7 @@ class EditTests(ConversationTestCase):
                     self.assertIn("max_edit_bytes", str(failure.check(LimitExceeded) and failure))
                 self.events.clear()
 
-    def test_body(self) -> None:
+    def test_milter_that_puts_in_too_large_a_body_fails(self) -> None:
         """
         So does one that puts in a body larger than allowed, in pieces or not.
         """
@@ -481,7 +481,7 @@ class PiecesTests(ConversationTestCase):
         conversation.send(MAIL, RCPT, DATA, *(count * [packet("L", b"X\0y\0")]), EOH)
         return conversation
 
-    def test_in_pieces(self) -> None:
+    def test_other_connections_have_their_turn_during_many_edits(self) -> None:
         """
         Other connections have their turn while one message with many edits is worked on.
         """
@@ -503,7 +503,7 @@ class PiecesTests(ConversationTestCase):
         conversation.clock.advance(1)
         self.assertEqual(conversation.clock.getDelayedCalls(), [])
 
-    def test_growth(self) -> None:
+    def test_as_many_edits_as_there_are_fields_cost_no_more_each(self) -> None:
         """
         As many edits as there are fields cost no more each when there are many.
         """

@@ -44,14 +44,14 @@ class OrderTests(SynchronousTestCase):
         dialogue.receive(command_packets(letters))
         return dialogue.called()
 
-    def test_ways(self) -> None:
+    def test_usual_dialogue_is_legal(self) -> None:
         """
         The usual dialogue is legal, and each of its commands leads to its state.
         """
         states = {state: Dialogue(way).state for state, way in WAYS.items()}
         self.assertEqual(states, {state: state for state in WAYS})
 
-    def test_matrix(self) -> None:
+    def test_each_command_in_each_state_gives_libmilters_calls(self) -> None:
         """
         Each command in each state gives libmilter's calls; U and K are served in all states.
         """
@@ -61,7 +61,7 @@ class OrderTests(SynchronousTestCase):
         }
         self.assertEqual(actual, {state: row.split() for state, row in MATRIX.items()})
 
-    def test_states_afterwards(self) -> None:
+    def test_accepted_command_leads_to_its_state_and_dropped_one_to_helo(self) -> None:
         """
         An accepted command leads to its state, a dropped one to HELO; U and D change none.
         """
@@ -87,7 +87,9 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(self._called("OCHM", "AAA"), "A")
         self.assertEqual(self._called("OCHMRTLNBE", "AA"), "")
 
-    def test_several_messages(self) -> None:
+    def test_messages_follow_each_other_without_reset_and_with_aborts_that_postfix_sends(
+        self,
+    ) -> None:
         """
         Messages follow each other without a reset, and with the ABORTs that Postfix sends.
         """
@@ -114,7 +116,7 @@ class OrderTests(SynchronousTestCase):
         """
         self.assertEqual(self._called("U", "OC"), "OC")
 
-    def test_quit_nc(self) -> None:
+    def test_after_quit_nc_new_connection_begins_without_negotiation_wherever_it_came(self) -> None:
         """
         After QUIT_NC a new connection begins without negotiation, wherever it came.
         """
@@ -123,7 +125,7 @@ class OrderTests(SynchronousTestCase):
             aborts = "A" if state in ("MAIL", "RCPT", "DATA", "HDRS", "EOHS", "BODY") else ""
             self.assertEqual(called, aborts + "KCHMRE", state)
 
-    def test_second_negotiation(self) -> None:
+    def test_second_optneg_is_dropped_and_a_connect_behind_it_too(self) -> None:
         """
         A second OPTNEG is dropped, and a CONNECT behind it too.
         """
@@ -135,7 +137,7 @@ class DroppedTests(ConversationTestCase):
     What is out of order is told of once.
     """
 
-    def test_dropped(self) -> None:
+    def test_what_was_dropped_first_is_logged_with_its_state(self) -> None:
         """
         What was dropped first is logged with the state it came in; further ones are not.
         """
@@ -153,7 +155,9 @@ class DroppedTests(ConversationTestCase):
         Dialogue("OCHM").receive(command_packet("T"))
         self.assertIn("DATA in state HELO", self.log_text())
 
-    def test_stray_abort(self) -> None:
+    def test_stray_abort_which_postfix_sends_after_each_message_is_dropped_without_note(
+        self,
+    ) -> None:
         """
         A stray ABORT, which Postfix sends after each message, is dropped without a note.
         """
@@ -214,7 +218,7 @@ class MessageTests(SynchronousTestCase):
     A milter is told of the end of a message that is open, and of no other.
     """
 
-    def test_in_message(self) -> None:
+    def test_message_is_open_from_its_first_command_on(self) -> None:
         """
         A message is open from its first command on, whichever of them that is.
         """
@@ -233,7 +237,7 @@ class MessageTests(SynchronousTestCase):
             dialogue = Dialogue(way + "E", declined=declined, eom=Waiting())
             self.assertEqual(dialogue.told(), "AQ")
 
-    def test_finish(self) -> None:
+    def test_final_answer_ends_the_message(self) -> None:
         """
         A final answer ends the message: the rest of it is dropped, the next one is served.
         """
@@ -284,7 +288,7 @@ class LastChunkTests(SynchronousTestCase):
     An end of message may bring the last chunk of the body.
     """
 
-    def test_two_calls(self) -> None:
+    def test_bodyeob_with_data_is_body_call_and_then_end_of_message(self) -> None:
         """
         BODYEOB with data is a body call, and then an end of message.
         """
@@ -338,7 +342,7 @@ class LastChunkTests(SynchronousTestCase):
         dialogue.receive(command_packets("MR"))
         self.assertEqual(dialogue.receive(command_packet("B")), b"\0\0\0\1c")
 
-    def test_illegal(self) -> None:
+    def test_bodyeob_with_data_that_is_illegal_ends_message_and_is_dropped_whole(self) -> None:
         """
         A BODYEOB with data that is illegal ends the message and is dropped whole.
         """

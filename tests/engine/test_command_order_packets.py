@@ -28,7 +28,7 @@ class BrokenPacketTests(ConversationTestCase):
         dialogue.receive(data)
         self.assertTrue(dialogue.closed, (letters, data))
 
-    def test_unknown_letters(self) -> None:
+    def test_packet_whose_letter_is_no_command_is_fatal_in_any_state(self) -> None:
         """
         A packet whose letter is no command is fatal in any state, with or without payload.
         """
@@ -37,7 +37,7 @@ class BrokenPacketTests(ConversationTestCase):
                 for way, payload in (("", b""), ("OCHMR", b"x\0")):
                     self._assert_fatal(way, encode_packet(letter, payload))
 
-    def test_empty_payload(self) -> None:
+    def test_commands_that_need_a_payload_are_fatal_without_it(self) -> None:
         """
         B C H L M O R U without payload are fatal where they are legal.
         """
@@ -101,7 +101,7 @@ class BrokenPacketTests(ConversationTestCase):
         for way in WAYS.values():
             self._assert_fatal(way, command_packet("D", b""))
 
-    def test_too_long(self) -> None:
+    def test_packet_that_is_too_long_is_fatal(self) -> None:
         """
         A packet that is too long is fatal, what came before it is not lost.
         """
@@ -110,7 +110,7 @@ class BrokenPacketTests(ConversationTestCase):
         self.assertEqual((answers, dialogue.called()), (b"\0\0\0\1c", "RAQ"))
         self.assertTrue(dialogue.closed)
 
-    def test_odd_lengths(self) -> None:
+    def test_length_of_0_or_below_is_a_command_without_payload(self) -> None:
         """
         A length of 0 and a negative one are a command without payload.
         """
@@ -225,7 +225,7 @@ class MacroTests(ConversationTestCase):
         dialogue.receive(command_packet("D", b"Mi\x001\x00") + command_packets("MREM"))
         self.assertEqual(dialogue.milter.smfi_getsymval("i"), "1")
 
-    def test_too_early(self) -> None:
+    def test_macros_for_data_that_come_before_mail_are_gone_after_it(self) -> None:
         """
         Macros for DATA that come before MAIL are gone after it.
         """
@@ -250,7 +250,7 @@ class StreamTests(ConversationTestCase):
     )
     LETTERS = "OCHMRTLNBEMRULNBBEMAMAQ"
 
-    def test_whole(self) -> None:
+    def test_many_commands_in_one_read_are_handled_one_after_the_other(self) -> None:
         """
         Many commands in one read are handled one after the other, each with its own payload.
         """
@@ -266,7 +266,7 @@ class StreamTests(ConversationTestCase):
         """
         self.assertEqual(calls_after("", byte_by_byte(self.STREAM)), calls_after("", [self.STREAM]))
 
-    def test_every_split(self) -> None:
+    def test_wherever_the_stream_is_cut_in_two_it_gives_the_same_calls(self) -> None:
         """
         Wherever the stream is cut in two, it gives the same calls.
         """

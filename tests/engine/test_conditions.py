@@ -96,7 +96,7 @@ class ReadyConditionTests(SynchronousTestCase):
     The conditions that are there to be used.
     """
 
-    def test_networks(self) -> None:
+    def test_client_in_knows_ipv4_ipv6_and_ipv4_written_as_ipv6(self) -> None:
         """
         ``client_in`` knows IPv4, IPv6 and IPv4 written as IPv6; what has no address is outside.
         """
@@ -114,7 +114,7 @@ class ReadyConditionTests(SynchronousTestCase):
             found = inside.evaluate(view(client=address), CONNECT_ROW)
             self.assertIs(found, expected, address)
 
-    def test_addresses(self) -> None:
+    def test_senders_match_by_address_domain_subdomain_or_local_part(self) -> None:
         """
         Patterns of senders are addresses, domains, subdomains, local parts or the empty sender.
         """
@@ -139,13 +139,13 @@ class ReadyConditionTests(SynchronousTestCase):
             found = recipient_matches(pattern).evaluate(view(recipient=(address,)), RCPT_ROW)
             self.assertIs(found, expected, (pattern, address))
 
-    def test_no_address(self) -> None:
+    def test_sender_that_is_not_there_matches_nothing(self) -> None:
         """
         A sender that is not there matches nothing.
         """
         self.assertIs(sender_matches("<>", "a@").evaluate(view(), MAIL_ROW), False)
 
-    def test_macros(self) -> None:
+    def test_log_in_tls_and_other_macros_are_looked_up(self) -> None:
         """
         Log-in, TLS and other macros are looked up; without a value any but the empty one will do.
         """
@@ -178,7 +178,7 @@ class ReadyConditionTests(SynchronousTestCase):
             self.assertEqual(condition.needs, {row})
             self.assertIs(condition.evaluate(view(), row), False)
 
-    def test_three_values(self) -> None:
+    def test_conditions_are_joined_as_soon_as_their_parts_allow_and_no_sooner(self) -> None:
         """
         Conditions are joined as soon as their parts allow, and no sooner.
         """
@@ -194,7 +194,7 @@ class ReadyConditionTests(SynchronousTestCase):
         for condition, expected in table:
             self.assertIs(condition.evaluate(view(), CONNECT_ROW), expected)
 
-    def test_functions_join(self) -> None:
+    def test_plain_function_joins_condition_from_either_side_as_one_that_knows_sender(self) -> None:
         """
         A plain function joins a condition from either side, as one that knows the sender.
         """
@@ -210,7 +210,7 @@ class ReadyConditionTests(SynchronousTestCase):
             self.assertIs(condition.evaluate(view(sender=("<>",)), MAIL_ROW), False)
             self.assertIs(condition.evaluate(view(), HELO_ROW), None)
 
-    def test_mistakes(self) -> None:
+    def test_what_cannot_be_a_condition_is_refused_where_it_is_made(self) -> None:
         """
         What cannot be a condition is refused where it is made.
         """
@@ -232,7 +232,7 @@ class ReadyConditionTests(SynchronousTestCase):
         ):
             self.assertRaises(TypeError, bad)
 
-    def test_no_waiting(self) -> None:
+    def test_condition_that_waits_is_a_mistake_and_said_to_be_one(self) -> None:
         """
         A condition that waits is a mistake, and said to be one.
         """
@@ -245,7 +245,7 @@ class ReadyConditionTests(SynchronousTestCase):
             error = self.assertRaises(TypeError, condition.evaluate, view(), CONNECT_ROW)
             self.assertIn("cannot wait", str(error))
 
-    def test_base(self) -> None:
+    def test_condition_of_nobodys_making_has_no_value(self) -> None:
         """
         A condition of nobody's making has no value.
         """
@@ -264,7 +264,7 @@ class NegotiationTests(SynchronousTestCase):
         _, _, steps = Conversation(behind(condition, made)).agree()
         return steps & DECLINED
 
-    def test_steps(self) -> None:
+    def test_steps_a_condition_looks_at_are_asked_for_besides(self) -> None:
         """
         The steps a condition looks at are asked for besides the milter's own; a message's
         beginning too, unless all is known at connect.
@@ -288,7 +288,7 @@ class NegotiationTests(SynchronousTestCase):
         for condition, asked in cases:
             self.assertEqual(self.declined(condition, only_body), no_body & ~asked)
 
-    def test_macros(self) -> None:
+    def test_macro_that_mtas_do_not_send_unasked_is_asked_for(self) -> None:
         """
         A macro that MTAs do not send unasked is asked for, in the milter's own list or a new one.
         """
@@ -319,7 +319,7 @@ class NegotiationTests(SynchronousTestCase):
             )
             self.assertEqual(len(payload), 12)
 
-    def test_retired(self) -> None:
+    def test_milter_that_is_out_since_its_negotiation_failed_asks_for_nothing(self) -> None:
         """
         A milter that is out since its negotiation failed asks for nothing, and is only closed.
         """
@@ -364,7 +364,7 @@ class ShownTests(ConversationTestCase):
                 self.assertEqual(calls, [*SPEAKING, "close"], (merge, at))
                 self.assertEqual(self.answers, "c" * 9)
 
-    def test_never(self) -> None:
+    def test_whenever_condition_turns_out_false_milter_sees_nothing_at_all(self) -> None:
         """
         Whenever a condition turns out false, the milter sees nothing at all.
         """
@@ -373,7 +373,7 @@ class ShownTests(ConversationTestCase):
                 session = CONNECT + HELO + MESSAGE + MAIL + RCPT + DATA + UNKNOWN + ABORT + QUIT
                 self.assertEqual(self.shown(~always(at), session, merge=merge), [], (merge, at))
 
-    def test_skips(self) -> None:
+    def test_milter_that_is_not_shown_a_message_does_without_its_body(self) -> None:
         """
         A milter that is not shown a message does without its body.
         """
@@ -381,7 +381,7 @@ class ShownTests(ConversationTestCase):
         conversation = started(behind(~always("connect"), made))
         self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE), "cccccccsc")
 
-    def test_each_message(self) -> None:
+    def test_what_depends_on_the_message_is_decided_for_each(self) -> None:
         """
         What depends on the message is decided for each; the connection is shown with the first.
         """
@@ -391,7 +391,7 @@ class ShownTests(ConversationTestCase):
         )
         self.assertEqual(calls, [*SPEAKING, *SPEAKING[2:]])
 
-    def test_new_connection(self) -> None:
+    def test_after_quit_nc_all_is_decided_anew(self) -> None:
         """
         After QUIT_NC all is decided anew, and closed is what was shown.
         """
@@ -402,7 +402,7 @@ class ShownTests(ConversationTestCase):
         )
         self.assertEqual(calls, [*SPEAKING, "close", "connect", "close"])
 
-    def test_recipients(self) -> None:
+    def test_milter_is_shown_the_recipients_that_match(self) -> None:
         """
         A milter is shown the recipients that match, and the message from the first of them on.
         """
@@ -415,14 +415,14 @@ class ShownTests(ConversationTestCase):
         self.assertEqual(names(made.calls), expected)
         self.assertEqual({call[1][0] for call in made.calls[3:5]}, {"<r@example.net>"})
 
-    def test_no_recipient(self) -> None:
+    def test_message_to_nobody_that_matches_is_not_shown(self) -> None:
         """
         A message to nobody that matches is not shown.
         """
         session = CONNECT + HELO + MAIL + OTHER_RCPT + DATA + HEADER + EOH + BODY + EOM
         self.assertEqual(self.shown(recipient_matches("example.net"), session), [])
 
-    def test_undecided_recipients(self) -> None:
+    def test_undecided_recipients_are_shown_when_they_are_decided(self) -> None:
         """
         Recipients that are not decided upon are shown when they are, at DATA or in its place.
         """
@@ -457,7 +457,7 @@ class ShownTests(ConversationTestCase):
         conversation.send(CONNECT + MAIL, macros("T", b"{own}", b"1") + DATA + EOM)
         self.assertEqual(names(made.calls), ["envfrom", "eom"])
 
-    def test_helo_again(self) -> None:
+    def test_client_that_says_helo_again_is_looked_at_again(self) -> None:
         """
         A client that says HELO again is looked at again; nothing is lost or told twice.
         """
@@ -471,7 +471,7 @@ class ShownTests(ConversationTestCase):
             names(made.calls), ["connect", "unknown", "helo", "unknown", "helo", "unknown"]
         )
 
-    def test_unknown_commands(self) -> None:
+    def test_unknown_commands_are_shown_in_their_place(self) -> None:
         """
         Unknown commands are shown in their place; what is answered to them late is for nobody.
         """
@@ -493,7 +493,7 @@ class ShownTests(ConversationTestCase):
         calls = self.shown(always("connect"), CONNECT + HELO + MAIL + ABORT + QUIT)
         self.assertEqual(calls, ["connect", "helo", "envfrom", "abort", "close"])
 
-    def test_without_callbacks(self) -> None:
+    def test_milter_that_lacks_last_callbacks_does_without_them_here_too(self) -> None:
         """
         A milter with neither end of message nor abort nor close does without them here, too.
         """
@@ -544,7 +544,7 @@ class LateAnswerTests(ConversationTestCase):
     What becomes of an answer that is given late.
     """
 
-    def test_rejected_sender(self) -> None:
+    def test_sender_rejected_late_is_rejected_for_each_recipient_that_matches(self) -> None:
         """
         A sender rejected late is rejected for each recipient that matches, and for no other.
         """
@@ -566,7 +566,7 @@ class LateAnswerTests(ConversationTestCase):
         conversation.send(ABORT + QUIT)
         self.assertEqual(names(made.calls), ["connect", "helo", "envfrom", "close"])
 
-    def test_rejected_connection(self) -> None:
+    def test_connection_rejected_late_is_rejected_with_each_of_its_messages(self) -> None:
         """
         A connection rejected late is rejected with each of its messages, without another call.
         """
@@ -578,7 +578,7 @@ class LateAnswerTests(ConversationTestCase):
             self.assertEqual(answers, "ccrcrc")
             self.assertEqual(names(made.calls), ["connect"])
 
-    def test_accepted_connection(self) -> None:
+    def test_connection_accepted_late_is_accepted_with_each_of_its_messages(self) -> None:
         """
         A connection accepted late is accepted with each of its messages.
         """
@@ -589,7 +589,7 @@ class LateAnswerTests(ConversationTestCase):
             self.assertEqual(answers, "cccaca", merge)
             self.assertEqual(names(made.calls), ["connect", "helo"])
 
-    def test_at_data(self) -> None:
+    def test_what_is_known_at_data_only_ends_the_message_there(self) -> None:
         """
         What is known at DATA only ends the message there.
         """
@@ -613,14 +613,14 @@ class LateAnswerTests(ConversationTestCase):
         self.assertEqual(conversation.letters(MAIL + RCPT + DATA), "ccr")
         self.assertEqual(names(made.calls)[-2:], ["envfrom", "envrcpt"])
 
-    def test_discarded_recipient(self) -> None:
+    def test_late_discard_of_recipient_is_about_message_as_it_always_is(self) -> None:
         """
         A late DISCARD of a recipient is about the message, as it always is.
         """
         conversation = started(behind(always("data"), full(envrcpt=c.SMFIS_DISCARD)))
         self.assertEqual(conversation.letters(CONNECT + HELO + MAIL + RCPT + DATA), "ccccd")
 
-    def test_silence(self) -> None:
+    def test_milter_that_promised_not_to_answer_may_say_so_late(self) -> None:
         """
         A milter that promised not to answer may say so late.
         """
@@ -630,7 +630,7 @@ class LateAnswerTests(ConversationTestCase):
         self.assertEqual(names(made.calls), ["connect", "helo", "envfrom"])
         self.assertEqual(self.failures(), [])
 
-    def test_failure(self) -> None:
+    def test_callback_that_fails_late_is_logged_with_its_own_name(self) -> None:
         """
         A callback that fails late is logged with its own name, and ``on_error`` is answered.
         """
@@ -646,7 +646,7 @@ class LateAnswerTests(ConversationTestCase):
             self.assertEqual(len(self.failures()), 1)
             self.assertIn("failed in xxfi_connect", self.log_text())
 
-    def test_illegal_code(self) -> None:
+    def test_code_that_is_not_legal_where_it_was_late_is_failure_too(self) -> None:
         """
         A code that is not legal where it was late is a failure, too.
         """
@@ -654,7 +654,7 @@ class LateAnswerTests(ConversationTestCase):
         self.assertEqual(conversation.letters(CONNECT + HELO + MAIL), "cct")
         self.assertEqual(len(self.failures()), 1)
 
-    def test_no_edits(self) -> None:
+    def test_callback_shown_late_even_at_end_of_message_may_make_no_edits(self) -> None:
         """
         A callback shown late, even at the end of the message, may make no edits; the end may.
         """
@@ -673,7 +673,7 @@ class LateAnswerTests(ConversationTestCase):
         self.assertEqual(conversation.letters(CONNECT + MAIL + RCPT + EOM), "ccchc")
         self.assertEqual(outcomes, ["WrongStage", "edited"])
 
-    def test_deferred(self) -> None:
+    def test_late_callbacks_may_wait(self) -> None:
         """
         Late callbacks may wait: the MTA waits with them, and the next one is called after that.
         """
@@ -693,7 +693,7 @@ class LateAnswerTests(ConversationTestCase):
             self.assertEqual(conversation.letters(QUIT), "c")
             self.assertEqual(names(made.calls)[-2:], ["eom", "close"])
 
-    def test_cancelled(self) -> None:
+    def test_when_another_milter_ends_message_what_is_late_waits_for_next_one(self) -> None:
         """
         When another milter ends the message, what is late waits for the next one.
         """
@@ -712,7 +712,7 @@ class LateAnswerTests(ConversationTestCase):
         answers.fire()
         self.assertEqual(conversation.letters(), "c")
 
-    def test_timeout(self) -> None:
+    def test_milters_time_counts_for_what_is_late_and_what_is_now_together(self) -> None:
         """
         The milter's time counts for what is late and what is now together.
         """
@@ -726,7 +726,7 @@ class LateAnswerTests(ConversationTestCase):
         self.assertEqual(slow.cancelled, 1)
         self.assertEqual(len(self.failures()), 1)
 
-    def test_end_cancelled(self) -> None:
+    def test_connection_lost_at_end_of_message_is_told_by_abort_and_close(self) -> None:
         """
         A connection lost while the end of a message waits is told by abort and close.
         """
@@ -737,7 +737,7 @@ class LateAnswerTests(ConversationTestCase):
         conversation.drop()
         self.assertEqual(names(made.calls)[-3:], ["eom", "abort", "close"])
 
-    def test_end_fails(self) -> None:
+    def test_message_whose_end_fails_is_over_for_the_milter(self) -> None:
         """
         A message whose end fails is over for the milter.
         """
@@ -769,7 +769,7 @@ class FailingConditionTests(ConversationTestCase):
         made = full()
         return made, started(behind(known_at(at)(fail), made, on_error=on_error))
 
-    def test_in_message(self) -> None:
+    def test_failed_condition_is_logged_once_and_milter_sees_nothing(self) -> None:
         """
         It is the milter's failure, logged once a message, and the milter sees nothing.
         """
@@ -797,7 +797,7 @@ class FailingConditionTests(ConversationTestCase):
             self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
             self.assertEqual(made.calls, [])
 
-    def test_at_connect(self) -> None:
+    def test_what_fails_at_connect_stands_for_all_of_the_connection(self) -> None:
         """
         What fails at connect stands for all of the connection.
         """
@@ -808,7 +808,7 @@ class FailingConditionTests(ConversationTestCase):
         self.assertEqual(len(self.failures()), 1)
         self.assertEqual(made.calls, [])
 
-    def test_going_on(self) -> None:
+    def test_with_on_error_smfis_continue_mail_passes_without_the_milter(self) -> None:
         """
         With ``on_error=SMFIS_CONTINUE`` mail passes without the milter.
         """
@@ -860,7 +860,9 @@ class PropertyTests(SynchronousTestCase):
         st.sampled_from(["helo", "envfrom", "envrcpt", "data"]),
         st.sampled_from(MERGES),
     )
-    def test_late(self, pieces: list[bytes], at: str, merge: str) -> None:
+    def test_milter_decided_late_has_seen_the_same_in_the_end(
+        self, pieces: list[bytes], at: str, merge: str
+    ) -> None:
         """
         One that learns late that all is its own has seen the same in the end.
         """

@@ -58,7 +58,7 @@ class OrderTests(ConversationTestCase):
     One command at a time.
     """
 
-    def test_everything_waits(self) -> None:
+    def test_every_waiting_callback_is_answered_as_if_it_did_not_wait(self) -> None:
         """
         With every callback waiting, the same is called and answered as with none.
         """
@@ -80,7 +80,7 @@ class OrderTests(ConversationTestCase):
             self.assertEqual(slow.calls, quick.calls, merge)
             self.assertTrue(conversation.closed)
 
-    def test_fired_already(self) -> None:
+    def test_deferreds_that_have_fired_already_change_nothing_either_many_in_one_read(self) -> None:
         """
         Deferreds that have fired already change nothing either, many in one read.
         """
@@ -256,7 +256,7 @@ class EndTests(ConversationTestCase):
                     self.check_ends(cls, in_message)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_milter_closes(self) -> None:
+    def test_milter_may_close_the_connection_in_any_callback(self) -> None:
         """
         A milter may close the connection in any callback; nothing is said after that.
         """
@@ -396,7 +396,7 @@ class MembershipTests(ConversationTestCase):
     Who is on the connection.
     """
 
-    def test_too_late(self) -> None:
+    def test_once_the_mta_has_begun_to_talk_no_milter_can_be_added(self) -> None:
         """
         Once the MTA has begun to talk no milter can be added.
         """
@@ -404,14 +404,14 @@ class MembershipTests(ConversationTestCase):
         with self.assertRaises(RuntimeError):
             conversation.protocol.addMilter(Milter(None, conversation.protocol))
 
-    def test_no_milter(self) -> None:
+    def test_what_is_no_milter_cannot_be_added(self) -> None:
         """
         What is no milter cannot be added.
         """
         with self.assertRaises(TypeError):
             Conversation(Milter).protocol.addMilter("x")
 
-    def test_nobody(self) -> None:
+    def test_without_any_milter_everything_is_declined(self) -> None:
         """
         Without any milter everything is declined, and what comes all the same continued.
         """
@@ -472,7 +472,7 @@ class DroppedTests(ConversationTestCase):
     Commands out of order.
     """
 
-    def test_logged_once(self) -> None:
+    def test_first_command_that_is_dropped_is_logged_with_mtas_address(self) -> None:
         """
         The first command that is dropped is logged, with the MTA's address; the rest are not.
         """
@@ -483,7 +483,7 @@ class DroppedTests(ConversationTestCase):
         self.assertEqual(len(said), 1)
         self.assertIn("192.0.2.25", self.log_text())
 
-    def test_stray_aborts(self) -> None:
+    def test_aborts_between_messages_are_everyday_life_and_not_worth_a_word(self) -> None:
         """
         ABORTs between messages are everyday life, and not worth a word.
         """
@@ -514,7 +514,7 @@ class ProgressTests(ConversationTestCase):
             conversation.clock.advance(20)
             self.assertEqual(conversation.written(), b"")
 
-    def test_off(self) -> None:
+    def test_with_none_it_never_goes_out(self) -> None:
         """
         With None it never goes out.
         """
@@ -524,7 +524,7 @@ class ProgressTests(ConversationTestCase):
             conversation.clock.pump([10] * 10)
             self.assertEqual(conversation.written(), b"")
 
-    def test_by_hand(self) -> None:
+    def test_progress_sent_by_hand_goes_out_behind_earlier_answers(self) -> None:
         """
         One sent by hand goes out behind the answers that were made before it in the same read.
         """
@@ -551,7 +551,7 @@ class NoHeaderTests(ConversationTestCase):
     Messages without header fields.
     """
 
-    def test_answered(self) -> None:
+    def test_body_and_end_behind_data_are_answered_whatever_is_wanted(self) -> None:
         """
         Body and end of message behind DATA are answered, whatever is wanted of the content.
         """

@@ -19,7 +19,7 @@ class FlagTests(ContextCase):
     An edit needs its flag in what this milter asked for.
     """
 
-    def test_each_flag(self) -> None:
+    def test_function_works_with_its_own_flag_only(self) -> None:
         """
         With only its own flag a function works; with all others and without its own it does not.
         """
@@ -37,7 +37,7 @@ class FlagTests(ContextCase):
         table = {row.function.removeprefix("smfi_"): row.flag for row in ACTIONS.values()}
         self.assertEqual(table, FLAGS | {"progress": 0})
 
-    def test_message(self) -> None:
+    def test_error_names_function_flag_it_needs_and_those_that_there_are(self) -> None:
         """
         The error names the function, the flag it needs and those that there are.
         """
@@ -60,7 +60,7 @@ class StageTests(ContextCase):
     Edits and progress belong to the end of the message, symbol lists to negotiation.
     """
 
-    def test_edits(self) -> None:
+    def test_outside_xxfi_eom_no_edit_is_made(self) -> None:
         """
         Outside xxfi_eom no edit is made, and the error names the function and the right place.
         """
@@ -70,7 +70,7 @@ class StageTests(ContextCase):
             self.assertTrue(str(error).startswith(f"smfi_{function}() works in xxfi_eom"), error)
         self.assertEqual((self.context.outbox, self.context.bodies), ([], 0))
 
-    def test_progress(self) -> None:
+    def test_progress_goes_out_at_once_in_xxfi_eom_and_not_at_all_elsewhere(self) -> None:
         """
         Progress goes out at once in xxfi_eom, and not at all elsewhere.
         """
@@ -100,7 +100,7 @@ class StageTests(ContextCase):
         self.assertEqual((self.context.outbox, self.context.bodies), ([], 0))
         self.assertRaises(WrongStage, self.context.addheader, "N", "v")
 
-    def test_new_context(self) -> None:
+    def test_context_that_has_not_negotiated_can_do_nothing_yet(self) -> None:
         """
         A context that has not negotiated can do nothing yet.
         """
@@ -116,7 +116,7 @@ class ReplyTests(ContextCase):
     The text of C{smfi_setreply} is kept until it is used, or its message ends.
     """
 
-    def test_stored(self) -> None:
+    def test_last_call_wins_be_it_of_one_line_or_several(self) -> None:
         """
         The last call wins, one line or several.
         """
@@ -134,7 +134,7 @@ class ReplyTests(ContextCase):
         self.assertRaises(ValueNotSendable, self.context.setmlreply, "550", None)
         self.assertEqual(self.context.reply, b"550 a")
 
-    def test_taken(self) -> None:
+    def test_5xx_text_goes_with_reject_a_4xx_one_with_tempfail(self) -> None:
         """
         A 5xx text goes with REJECT, a 4xx one with TEMPFAIL; with any other code it stays.
         """
@@ -147,7 +147,7 @@ class ReplyTests(ContextCase):
                 self.assertEqual(self.context.take_reply(code), text if fits else None)
                 self.assertEqual(self.context.reply, None if fits else text)
 
-    def test_used_once(self) -> None:
+    def test_text_that_was_used_is_gone(self) -> None:
         """
         A text that was used is gone: the next recipient gets the bare answer.
         """
@@ -163,7 +163,7 @@ class ReplyTests(ContextCase):
         self.context.end_message()
         self.assertEqual(self.context.take_reply(c.SMFIS_REJECT), None)
 
-    def test_any_stage(self) -> None:
+    def test_reply_can_be_set_in_any_callback_and_needs_no_flag(self) -> None:
         """
         A reply can be set in any callback and needs no flag.
         """
@@ -186,7 +186,7 @@ class SymbolListTests(ContextCase):
         self.context.editing = False
         self.context.negotiating = True
 
-    def test_stages(self) -> None:
+    def test_each_stage_can_have_a_list_an_empty_one_too(self) -> None:
         """
         Each stage can have a list, an empty one too; no flag is needed.
         """
@@ -198,7 +198,7 @@ class SymbolListTests(ContextCase):
             6: b"i {m6}",
         })  # fmt: skip
 
-    def test_refused(self) -> None:
+    def test_other_stages_and_what_is_no_list_are_refused(self) -> None:
         """
         Other stages and what is no list are refused.
         """
@@ -225,7 +225,7 @@ class SymbolListTests(ContextCase):
         error = self.assertRaises(WrongStage, self.context.setsymlist, 0, "i")
         self.assertIn("xxfi_negotiate", str(error))
 
-    def test_no_edits(self) -> None:
+    def test_negotiation_is_no_time_for_edits_or_progress(self) -> None:
         """
         Negotiation is no time for edits or progress.
         """
@@ -238,7 +238,7 @@ class MacroTests(ContextCase):
     C{smfi_getsymval} looks into the macros of the connection.
     """
 
-    def test_names(self) -> None:
+    def test_name_may_be_text_or_bytes(self) -> None:
         """
         A name may be text or bytes; what is unknown, or has no name, is None.
         """
@@ -247,14 +247,14 @@ class MacroTests(ContextCase):
                 ("\udcff", "byte"), ("i", None), (b"i", None), ("", None), (b"", None)]  # fmt: skip
         self.assertEqual([(name, self.context.getsymval(name)) for name, _ in rows], rows)
 
-    def test_no_text(self) -> None:
+    def test_name_that_is_no_text_is_refused(self) -> None:
         """
         A name that is no text is refused.
         """
         for name in (None, 5, ["j"]):
             self.assertRaises(ValueNotSendable, self.context.getsymval, name)
 
-    def test_any_stage(self) -> None:
+    def test_macros_can_be_looked_up_in_any_callback(self) -> None:
         """
         Macros can be looked up in any callback.
         """

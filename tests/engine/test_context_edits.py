@@ -52,7 +52,7 @@ class PacketTests(ContextCase):
         ("replacebody", b""): b"\x00\x00\x00\x01b",
     }  # fmt: skip
 
-    def test_packets(self) -> None:
+    def test_bytes_are_libmilters_for_text_and_for_bytes(self) -> None:
         """
         The bytes are libmilter's, for text and for bytes, with and without optional arguments.
         """
@@ -61,7 +61,7 @@ class PacketTests(ContextCase):
             {row: [packet] for row, packet in self.ROWS.items()},
         )
 
-    def test_order(self) -> None:
+    def test_edits_are_given_in_the_order_in_which_they_were_made(self) -> None:
         """
         Edits are given in the order in which they were made, the pieces of a new body in a row
         behind the others.
@@ -73,7 +73,7 @@ class PacketTests(ContextCase):
         self.assertEqual(letters, [b"h", b"i", b"m", b"+", b"2", b"-", b"e", b"q", b"b", b"b"])
         self.assertEqual([packet[5:] for packet in edits[-2:]], [b"new\r\n", b"more"])
 
-    def test_folding(self) -> None:
+    def test_whatever_line_ends_a_header_value_has_it_is_one_field(self) -> None:
         """
         Whatever line ends a header value has, it is one field.
         """
@@ -95,7 +95,9 @@ class PacketTests(ContextCase):
                 (packet,) = self.call(*call)
                 self.assertTrue(packet.endswith(b"N\0" + sent + b"\0"), (call, packet))
 
-    def test_names(self) -> None:
+    def test_name_of_a_header_field_is_printable_ascii_without_blanks_and_colons(
+        self,
+    ) -> None:
         """
         Nothing but printable ASCII without blanks and colons is a header field's name.
         """
@@ -111,7 +113,7 @@ class PacketTests(ContextCase):
                     result = self.call(*call)
                     self.assertEqual(result is ValueNotSendable, not fine, call)
 
-    def test_take_edits(self) -> None:
+    def test_edits_are_given_up_once(self) -> None:
         """
         Edits are given up once.
         """
@@ -126,7 +128,7 @@ class BodyTests(ContextCase):
     A new body is cut into packets.
     """
 
-    def test_split(self) -> None:
+    def test_body_is_cut_into_packets_of_65535_bytes(self) -> None:
         """
         A body is cut into packets of 65535 bytes; exactly so many are one packet.
         """
@@ -140,7 +142,7 @@ class BodyTests(ContextCase):
             self.assertEqual({packet[4:5] for packet in packets}, {b"b"})
             self.assertEqual(b"".join(packet[5:] for packet in packets), body)
 
-    def test_count(self) -> None:
+    def test_each_call_counts_once_however_many_packets_it_takes(self) -> None:
         """
         Each call counts once, however many packets it takes.
         """
@@ -148,7 +150,7 @@ class BodyTests(ContextCase):
         self.context.replacebody(b"")
         self.assertEqual((self.context.bodies, len(self.context.outbox)), (2, 5))
 
-    def test_buffers(self) -> None:
+    def test_bytearray_and_a_memoryview_are_bodies_too(self) -> None:
         """
         A bytearray and a memoryview are bodies too, and later changes of them are not sent.
         """
@@ -158,7 +160,7 @@ class BodyTests(ContextCase):
         buffer[0] = ord("X")
         self.assertEqual(self.context.outbox, [b"\0\0\0\4babc"] * 2)
 
-    def test_pieces(self) -> None:
+    def test_iterable_of_pieces_and_a_file_are_one_body(self) -> None:
         """
         An iterable of pieces, and a file, are one body: it is cut as if it had come in one.
         """
@@ -201,7 +203,7 @@ class BodyTests(ContextCase):
         self.context.replacebody([b"x" * 100_000])
         self.assertRaises(LimitExceeded, self.context.replacebody, b"x")
 
-    def test_forgotten_await(self) -> None:
+    def test_coroutine_in_place_of_a_value_is_told_to_lack_an_await(self) -> None:
         """
         Of a coroutine that stands where a value belongs it is said that an await is missing.
         """
@@ -221,7 +223,7 @@ class BodyTests(ContextCase):
             self.assertIn("(an await is missing)", str(error))
             given.close()
 
-    def test_no_body(self) -> None:
+    def test_what_is_no_body_is_refused(self) -> None:
         """
         What is no body is refused: a number is not a length here.
         """
@@ -239,7 +241,7 @@ class RefusedValueTests(ContextCase):
     NO_VALUES = (None, 5, ["x"], "\ud800", "a\rb", "a\r", "a\r\r\nb", "a\0b", b"\r X-Evil: 1")
     NO_INDEX = (-1, 0x80000000, None, "1", 1.0, True)
 
-    def test_header_names(self) -> None:
+    def test_header_name_is_not_empty_and_has_no_cr_lf_or_nul(self) -> None:
         """
         A header name is not empty and has no CR, LF or NUL.
         """
@@ -248,7 +250,7 @@ class RefusedValueTests(ContextCase):
             self.assert_refused("insheader", [(0, name, "v")])
             self.assert_refused("chgheader", [(name, 1, "v"), (name, 1, None)])
 
-    def test_header_values(self) -> None:
+    def test_header_value_has_no_nul_and_no_cr_that_no_lf_follows(self) -> None:
         """
         A header value has no NUL, and no CR that no LF follows.
         """
@@ -258,14 +260,14 @@ class RefusedValueTests(ContextCase):
             if value is not None:
                 self.assert_refused("chgheader", [("N", 1, value)])
 
-    def test_header_indexes(self) -> None:
+    def test_header_index_is_number_from_0_to_2147483647_and_no_truth_value(self) -> None:
         """
         A header index is a number from 0 to 2147483647, and no truth value.
         """
         self.assert_refused("insheader", [(index, "N", "v") for index in self.NO_INDEX])
         self.assert_refused("chgheader", [("N", index, "v") for index in self.NO_INDEX])
 
-    def test_addresses(self) -> None:
+    def test_address_is_not_empty_and_has_no_cr_lf_or_nul(self) -> None:
         """
         An address is not empty and has no CR, LF or NUL.
         """
@@ -275,7 +277,7 @@ class RefusedValueTests(ContextCase):
             self.assert_refused("addrcpt_par", [(address, None), (address, "NOTIFY=NEVER")])
             self.assert_refused("chgfrom", [(address, None), (address, "RET=HDRS")])
 
-    def test_esmtp_arguments(self) -> None:
+    def test_esmtp_arguments_may_be_empty_or_missing(self) -> None:
         """
         ESMTP arguments may be empty or missing, but have no CR, LF or NUL.
         """
@@ -283,13 +285,13 @@ class RefusedValueTests(ContextCase):
             self.assert_refused("addrcpt_par", [("<p@example.net>", args)])
             self.assert_refused("chgfrom", [("<p@example.net>", args)])
 
-    def test_reasons(self) -> None:
+    def test_reason_is_not_empty_and_has_no_cr_lf_or_nul(self) -> None:
         """
         A reason is not empty and has no CR, LF or NUL.
         """
         self.assert_refused("quarantine", [(reason,) for reason in (*self.NO_STRINGS, "", b"")])
 
-    def test_messages(self) -> None:
+    def test_error_says_what_was_wrong_with_which_value(self) -> None:
         """
         The error says what was wrong with which value.
         """
@@ -314,7 +316,7 @@ class SizeTests(ContextCase):
     A packet's payload has at most 65535 bytes.
     """
 
-    def test_largest(self) -> None:
+    def test_names_values_nuls_and_index_may_be_exactly_65535_bytes_together(self) -> None:
         """
         Names, values, NULs and index may be exactly 65535 bytes together, and not one more.
         """
@@ -346,7 +348,7 @@ class SizeTests(ContextCase):
         self.assertEqual(len(self.call("addheader", "N", "x" * 262140)[0]), 262148)
         self.assertIs(self.call("addheader", "N", "x" * 262141), ValueNotSendable)
 
-    def test_message(self) -> None:
+    def test_error_says_how_long_it_was_and_how_long_it_may_be(self) -> None:
         """
         The error says how long it was and how long it may be.
         """
@@ -359,7 +361,7 @@ class LeadingSpaceTests(ContextCase):
     Where another milter makes the MTA leave blanks alone, this one's values get theirs.
     """
 
-    def test_added(self) -> None:
+    def test_blank_is_put_before_each_header_value_an_empty_one_included(self) -> None:
         """
         A blank is put before each header value, an empty one included.
         """

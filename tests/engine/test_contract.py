@@ -122,7 +122,7 @@ class NameTests(ConversationTestCase):
     Section 1: names.
     """
 
-    def test_reexports(self) -> None:
+    def test_four_classes_are_what_their_modules_define(self) -> None:
         """
         The four classes are what their modules define.
         """
@@ -134,7 +134,7 @@ class NameTests(ConversationTestCase):
         self.assertIs(yatxmilter.MilterProtocol, protocol.MilterProtocol)
         self.assertIs(yatxmilter.MilterProtocolFactory, protocol.MilterProtocolFactory)
 
-    def test_interfaces(self) -> None:
+    def test_milters_and_factories_keep_their_interfaces(self) -> None:
         """
         Milters and factories keep their interfaces.
         """
@@ -143,7 +143,9 @@ class NameTests(ConversationTestCase):
         verifyObject(IMilterFactory, factory)
         verifyObject(IMilter, Milter(factory, protocol))
 
-    def test_return_codes(self) -> None:
+    def test_milter_returncodes_are_members_of_constants_print_names_and_equal_numbers(
+        self,
+    ) -> None:
         """
         `Milter.ReturnCodes` are the members of the constants, print names and equal numbers.
         """
@@ -163,7 +165,7 @@ class NameTests(ConversationTestCase):
             self.assertEqual(member, number)
             self.assertIn(name, str(member))
 
-    def test_first_example(self) -> None:
+    def test_factory_of_a_default_milter_serves_a_connection(self) -> None:
         """
         A factory of the default milter, given no options, serves a connection.
         """
@@ -187,7 +189,7 @@ class CallbackTests(ConversationTestCase):
     Section 2: callbacks, their arguments and results.
     """
 
-    def test_arguments(self) -> None:
+    def test_each_callback_gets_what_the_table_says(self) -> None:
         """
         Each callback gets what the table says.
         """
@@ -212,7 +214,7 @@ class CallbackTests(ConversationTestCase):
             ],
         )
 
-    def test_addresses(self) -> None:
+    def test_clients_address_is_one_of_twisteds_or_none(self) -> None:
         """
         The client's address is one of Twisted's, or None.
         """
@@ -227,7 +229,7 @@ class CallbackTests(ConversationTestCase):
             started(cls).send(packet("C", payload))
             self.assertEqual(cls.calls, [("connect", "h", address)])
 
-    def test_bytes_survive(self) -> None:
+    def test_any_byte_of_a_header_comes_back_as_it_was(self) -> None:
         """
         Any byte of a header comes back as it was when it is written again.
         """
@@ -263,7 +265,7 @@ class CallbackTests(ConversationTestCase):
             ):
                 self.assertEqual(answered(stage, answer), "r", stage)
 
-    def test_legal_codes(self) -> None:
+    def test_each_code_that_is_legal_in_a_callback_is_sent(self) -> None:
         """
         Each code that is legal in a callback is sent, each that is not is the milter's bug.
         """
@@ -275,7 +277,7 @@ class CallbackTests(ConversationTestCase):
                     self.assertEqual(bool(self.failures()), not legal)
                     self.events.clear()
 
-    def test_nonsense(self) -> None:
+    def test_answer_that_means_nothing_is_the_milters_bug(self) -> None:
         """
         NOREPLY without a promise, ALL_OPTS, unknown numbers and other things are the milter's bug.
         """
@@ -286,7 +288,7 @@ class CallbackTests(ConversationTestCase):
                     self.assertEqual(len(self.failures()), 1)
                     self.events.clear()
 
-    def test_ignored_results(self) -> None:
+    def test_what_abort_and_close_return_is_ignored_whatever_it_is(self) -> None:
         """
         What abort and close return is ignored, whatever it is.
         """
@@ -319,7 +321,7 @@ class AskedForTests(ConversationTestCase):
     Section 2: only what a class overrides is asked for.
     """
 
-    def test_each_callback(self) -> None:
+    def test_overriding_a_callback_clears_its_smfip_no_flag(self) -> None:
         """
         Overriding a callback clears its SMFIP_NO* flag; wanting the body asks for SKIP as well.
         """
@@ -330,13 +332,13 @@ class AskedForTests(ConversationTestCase):
                 expected |= c.SMFIP_SKIP
             self.assertEqual(conversation.agree(), (6, 0x1FF, expected), stage)
 
-    def test_nothing_overridden(self) -> None:
+    def test_milter_without_callbacks_declines_all_steps_and_may_use_every_action(self) -> None:
         """
         A milter without callbacks declines all steps and may use every action.
         """
         self.assertEqual(Conversation(Milter).agree(), (6, 0x1FF, DECLINED))
 
-    def test_inherited(self) -> None:
+    def test_what_a_parent_of_the_users_own_overrides_counts(self) -> None:
         """
         What a parent of the user's own overrides counts.
         """
@@ -346,7 +348,7 @@ class AskedForTests(ConversationTestCase):
 
         self.assertEqual(Conversation(Child).agree(), (6, 0x1FF, c.SMFIP_SKIP))
 
-    def test_flags(self) -> None:
+    def test_xxfi_flags_are_the_actions_asked_for(self) -> None:
         """
         `xxfi_flags` are the actions asked for; the default is what the MTA offers.
         """
@@ -354,7 +356,7 @@ class AskedForTests(ConversationTestCase):
         self.assertEqual(Conversation(milter(xxfi_flags=0)).agree()[1], 0)
         self.assertEqual(Conversation(Milter).agree(actions=0x13)[1], 0x13)
 
-    def test_noreply(self) -> None:
+    def test_callback_decorated_with_noreply_asks_for_smfip_nr_flag_of_its_stage(self) -> None:
         """
         A callback decorated with `noreply` asks for the SMFIP_NR_* flag of its stage.
         """
@@ -364,7 +366,7 @@ class AskedForTests(ConversationTestCase):
             _, _, steps = conversation.agree()
             self.assertEqual(steps & ~c.SMFIP_SKIP, expected, stage)
 
-    def test_noreply_answers(self) -> None:
+    def test_none_and_noreply_in_callback_that_promised_no_reply_write_nothing(self) -> None:
         """
         None and NOREPLY in a callback that promised no reply write nothing.
         """
@@ -413,7 +415,7 @@ class NegotiateTests(ConversationTestCase):
         payload = found[0][1]
         return tuple(int.from_bytes(payload[i : i + 4], "big") for i in (0, 4, 8))
 
-    def test_results(self) -> None:
+    def test_each_legal_result_of_xxfi_negotiate_is_taken_in_each_form(self) -> None:
         """
         Each legal result of `xxfi_negotiate`, in each form.
         """
@@ -445,7 +447,7 @@ class NegotiateTests(ConversationTestCase):
         self.assertEqual(self.agreed(c.SMFIS_CONTINUE, xxfi_flags=1)[1], 1)
         self.assertEqual(self.agreed(c.SMFIS_ALL_OPTS, xxfi_flags=1)[1], 0x1FF)
 
-    def test_nonsense(self) -> None:
+    def test_any_other_result_or_an_error_fails_the_negotiation(self) -> None:
         """
         Anything else, an error included, fails the negotiation.
         """
@@ -472,7 +474,7 @@ class NegotiateTests(ConversationTestCase):
         Conversation(cls).agree(steps=0x1FFFFF, actions=0x3F)
         self.assertEqual(cls.calls, [("negotiate", 0x3F, 0x1FFFFF)])
 
-    def test_not_offered(self) -> None:
+    def test_asking_for_action_or_step_that_is_not_offered_closes(self) -> None:
         """
         Asking for an action or step that is not offered closes, and the log names milter and flag.
         """
@@ -499,7 +501,9 @@ class NamingTests(ConversationTestCase):
     Section 2: a misspelt callback does not pass silently.
     """
 
-    def test_misspelt(self) -> None:
+    def test_callback_that_does_not_exist_raises_typeerror_which_names_nearest_real_one(
+        self,
+    ) -> None:
         """
         A callback that does not exist raises TypeError, which names the nearest real one.
         """
@@ -514,7 +518,7 @@ class NamingTests(ConversationTestCase):
             self.assertIn(wrong, str(caught.exception))
             self.assertIn(right, str(caught.exception).replace(wrong, ""))
 
-    def test_old_names(self) -> None:
+    def test_spellings_of_0_1_1_work_and_are_called_deprecated(self) -> None:
         """
         The spellings of 0.1.1 work and are called deprecated.
         """
@@ -534,14 +538,14 @@ class NamingTests(ConversationTestCase):
             self.assertEqual(seen, [argument])
             self.assertIn(DeprecationWarning, [warning.category for warning in caught])
 
-    def test_name(self) -> None:
+    def test_xxfi_name_is_that_of_the_class_unless_it_is_set(self) -> None:
         """
         `xxfi_name` is the class's name unless it is set.
         """
         self.assertEqual(milter("Special").xxfi_name, "Special")
         self.assertEqual(milter("Special", xxfi_name="other").xxfi_name, "other")
 
-    def test_constructor(self) -> None:
+    def test_milter_keeps_factory_and_protocol_that_it_was_built_with(self) -> None:
         """
         A milter keeps the factory and the protocol that it was built with.
         """
@@ -569,7 +573,7 @@ class StateTests(ConversationTestCase):
         conversation.connect()
         self.assertEqual(len(cls.made), 2)
 
-    def test_mta_connect(self) -> None:
+    def test_xxfi_mta_connect_comes_first_xxfi_mta_close_last_each_once(self) -> None:
         """
         `xxfi_mta_connect` comes first, `xxfi_mta_close` last, each once.
         """
@@ -626,7 +630,7 @@ class FunctionTests(ConversationTestCase):
         self.assertEqual(last, ("c", b""))
         return raised[0] if raised else sent
 
-    def test_packets(self) -> None:
+    def test_each_function_writes_libmilters_packet_from_text_and_from_bytes(self) -> None:
         """
         Each function writes libmilter's packet, from text and from bytes.
         """
@@ -682,7 +686,7 @@ class FunctionTests(ConversationTestCase):
                     f"{flags[flag]} is not in {error}",
                 )
 
-    def test_bad_values(self) -> None:
+    def test_what_the_protocol_cannot_carry_is_refused_and_nothing_is_sent(self) -> None:
         """
         What the protocol cannot carry is refused, and nothing is sent.
         """
@@ -734,7 +738,7 @@ class FunctionTests(ConversationTestCase):
         self.assertEqual(len(self.done("smfi_insheader", 0, "X", 65528 * "y")), 1)
         self.assertIsInstance(self.done("smfi_insheader", 0, "X", 65529 * "y"), UsageError)
 
-    def test_wrong_stage(self) -> None:
+    def test_edits_and_progress_are_for_xxfi_eom_only_and_the_error_says_so(self) -> None:
         """
         Edits and progress are for `xxfi_eom` only, and the error says so.
         """
@@ -775,7 +779,7 @@ class FunctionTests(ConversationTestCase):
         error = self.done("smfi_setsymlist", c.SMFIM_CONNECT, "i")
         self.assertIn("xxfi_negotiate", str(error))
 
-    def test_symbol_list(self) -> None:
+    def test_symbol_list_is_refused_for_no_stage(self) -> None:
         """
         A symbol list is refused for no stage, and a second time for the same.
         """
@@ -794,7 +798,7 @@ class FunctionTests(ConversationTestCase):
         self.assertEqual(payload[12:], b"\0\0\0\5i\0")
         self.assertEqual(len(raised), 3)
 
-    def test_set_reply(self) -> None:
+    def test_text_of_a_reply_goes_with_the_code_of_its_class(self) -> None:
         """
         The text of a reply goes with the code of its class.
         """
@@ -828,7 +832,7 @@ class FunctionTests(ConversationTestCase):
 
         self.assertEqual(at_eom(eom), [("y", b"450-4.0.0 a\r\n450 4.0.0 b\0")])
 
-    def test_macros(self) -> None:
+    def test_smfi_getsymval_finds_macros_in_text_and_none_when_there_is_none(self) -> None:
         """
         `smfi_getsymval` finds macros in text, and None when there is none.
         """
@@ -840,7 +844,7 @@ class FunctionTests(ConversationTestCase):
         started(full(envfrom=envfrom)).send(macros("M", b"i", b"4Xyz", b"{x_y}", b"\xff"), MAIL)
         self.assertEqual(found, ["4Xyz", "4Xyz", "\udcff", None, None])
 
-    def test_version(self) -> None:
+    def test_smfi_version_is_libmilters_version(self) -> None:
         """
         `smfi_version` is libmilter's version.
         """
@@ -854,7 +858,7 @@ class FactoryTests(ConversationTestCase):
     Section 3: factories.
     """
 
-    def test_build_milter(self) -> None:
+    def test_build_milter_is_called_once_for_each_connection_with_its_protocol(self) -> None:
         """
         `build_milter` is called once for each connection, with its protocol, and may be overridden.
         """
@@ -872,7 +876,7 @@ class FactoryTests(ConversationTestCase):
         conversation.connect()
         self.assertEqual(len(asked), 2)
 
-    def test_several_factories(self) -> None:
+    def test_factories_serve_the_next_connections_in_order(self) -> None:
         """
         A factory, an iterable of them, and more added later serve the next connection in order.
         """
@@ -890,7 +894,7 @@ class FactoryTests(ConversationTestCase):
         self.assertEqual([made.xxfi_name for made in many.milters], ["One", "Two"])
         many.connectionLost(None)
 
-    def test_add_milter(self) -> None:
+    def test_milter_added_before_negotiation_takes_part(self) -> None:
         """
         A milter added before negotiation takes part.
         """
@@ -900,7 +904,7 @@ class FactoryTests(ConversationTestCase):
         conversation.agree()
         self.assertEqual(conversation.letters(EOM), "r")
 
-    def test_bad_options(self) -> None:
+    def test_bad_value_of_option_is_refused_when_factory_is_made_and_named(self) -> None:
         """
         A bad value of an option is refused when the factory is made, and named.
         """
@@ -935,7 +939,7 @@ class FactoryTests(ConversationTestCase):
             with self.assertRaises((TypeError, ValueError)):
                 MilterFactory(*args, **options)
 
-    def test_not_factories(self) -> None:
+    def test_what_is_no_milter_factory_is_refused(self) -> None:
         """
         What is no milter factory is refused.
         """
@@ -943,7 +947,7 @@ class FactoryTests(ConversationTestCase):
             with self.assertRaises((TypeError, ValueError)):
                 MilterProtocolFactory(wrong)
 
-    def test_max_connections(self) -> None:
+    def test_with_max_connections_one_more_is_closed_without_a_milter(self) -> None:
         """
         With `max_connections` one more is closed without a milter, until another has gone.
         """
@@ -963,7 +967,7 @@ class FactoryTests(ConversationTestCase):
         conversation.connect()
         self.assertEqual(conversation.letters(offer()), "O")
 
-    def test_name(self) -> None:
+    def test_factorys_name_stands_for_the_milters_in_logs(self) -> None:
         """
         A factory's `name` stands for the milter's in logs.
         """
@@ -1020,7 +1024,7 @@ class WaitingTests(ConversationTestCase):
         waiting.fire()
         self.assertEqual(cls.made[0].smfi_getsymval("i"), "2")
 
-    def test_one_write(self) -> None:
+    def test_commands_that_came_in_one_read_are_answered_in_one_write(self) -> None:
         """
         Commands that came in one read are answered in one write.
         """
@@ -1030,7 +1034,7 @@ class WaitingTests(ConversationTestCase):
         conversation.send(CONNECT + HELO + MESSAGE)
         self.assertEqual(writes, [9 * packet("c")])
 
-    def test_pause(self) -> None:
+    def test_too_much_input_while_an_answer_is_awaited_pauses_the_transport(self) -> None:
         """
         Too much input while an answer is awaited pauses the transport until it is there.
         """
@@ -1049,7 +1053,7 @@ class WaitingTests(ConversationTestCase):
         self.assertEqual(conversation.transport.producerState, "producing")
         self.assertEqual(len(parse(conversation.written())), count + 1)
 
-    def test_progress(self) -> None:
+    def test_mta_hears_of_progress_while_end_of_message_takes_long(self) -> None:
         """
         While the end of a message takes long, the MTA hears of progress at the given pace.
         """
@@ -1076,7 +1080,7 @@ class WaitingTests(ConversationTestCase):
         conversation.clock.pump([1] * 100)
         self.assertEqual(conversation.written(), b"")
 
-    def test_disconnect(self) -> None:
+    def test_when_the_mta_goes_what_is_awaited_is_cancelled(self) -> None:
         """
         When the MTA goes, what is awaited is cancelled, and the ends are called once, in order.
         """
@@ -1095,7 +1099,7 @@ class WaitingTests(ConversationTestCase):
             self.assertEqual(names(cls.calls), [stage, *ends], stage)
             self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_disconnect_between(self) -> None:
+    def test_without_a_message_open_there_is_nothing_to_abort(self) -> None:
         """
         Without a message open there is nothing to abort.
         """
@@ -1107,7 +1111,7 @@ class WaitingTests(ConversationTestCase):
             conversation.drop()
             self.assertEqual(names(cls.calls), ["close", "mta_close"], before)
 
-    def test_timeout(self) -> None:
+    def test_mta_that_is_silent_for_timeout_seconds_is_given_up(self) -> None:
         """
         An MTA that is silent for `timeout` seconds is given up; every byte starts the time anew.
         """
@@ -1139,7 +1143,7 @@ class WaitingTests(ConversationTestCase):
         conversation.clock.advance(2)
         self.assertTrue(conversation.closed)
 
-    def test_default_timeout(self) -> None:
+    def test_by_default_an_mta_is_given_libmilters_7210_seconds(self) -> None:
         """
         By default an MTA is given libmilter's 7210 seconds.
         """
@@ -1161,7 +1165,7 @@ class ErrorTests(ConversationTestCase):
         """
         raise ValueError("bug")
 
-    def test_on_error(self) -> None:
+    def test_failed_callback_is_answered_by_on_error(self) -> None:
         """
         A callback that raises, fails, answers nonsense or is late is answered by `on_error`.
         """
@@ -1189,7 +1193,7 @@ class ErrorTests(ConversationTestCase):
                     self.assertEqual(len(self.failures()), 1, (stage, kind))
                     self.events.clear()
 
-    def test_log(self) -> None:
+    def test_log_has_one_entry_with_traceback_milter_stage_and_queue_id(self) -> None:
         """
         The log has one entry, with traceback, milter, stage and queue id.
         """
@@ -1263,7 +1267,7 @@ class ErrorTests(ConversationTestCase):
         self.assertTrue(failure.check(UsageError))
         self.assertIn("in envfrom", failure.getTraceback())
 
-    def test_factory_raises(self) -> None:
+    def test_milter_that_cannot_be_built_is_answered_for_by_on_error(self) -> None:
         """
         A milter that cannot be built is answered for by `on_error`; the server goes on.
         """
@@ -1375,7 +1379,7 @@ class DifferenceTests(ConversationTestCase):
         conversation.drop()
         self.assertEqual(names(cls.calls)[-2:], ["abort", "close"])
 
-    def test_quit_nc(self) -> None:
+    def test_quit_nc_closes_and_begins_a_new_connection_as_agreed(self) -> None:
         """
         QUIT_NC in any state: abort if in a message, close, then a new connection as agreed.
         """
@@ -1506,7 +1510,7 @@ class DifferenceTests(ConversationTestCase):
         waiting.fire()
         self.assertEqual(writes[1:], [packet("h", b"X\0y\0") + packet("q", b"why\0") + packet("c")])
 
-    def test_abort_once(self) -> None:
+    def test_xxfi_abort_is_called_with_a_message_open_only_and_once(self) -> None:
         """
         `xxfi_abort` is called with a message open only, and once.
         """

@@ -96,7 +96,7 @@ class SequenceTests(ConversationTestCase):
         self.assertEqual(chain(*both).letters(MESSAGE), 7 * "c")
         self.assertEqual(order, 4 * ["One"] + 4 * ["Two"])
 
-    def test_negative_answers(self) -> None:
+    def test_negative_answer_ends_the_chain(self) -> None:
         """
         A negative answer ends the chain: those behind it are not called.
         """
@@ -114,7 +114,7 @@ class SequenceTests(ConversationTestCase):
             self.assertEqual(said, letter, stage)
             self.assertNotIn(stage, names(two.calls), stage)
 
-    def test_accept(self) -> None:
+    def test_accept_takes_its_own_milter_out_of_the_message(self) -> None:
         """
         ACCEPT takes its own milter out of the message; its fellows go on, and it is back next time.
         """
@@ -137,7 +137,7 @@ class SequenceTests(ConversationTestCase):
             self.assertEqual(conversation.letters(CONNECT, HELO, MESSAGE, MESSAGE), 16 * "c")
             self.assertEqual(names(one.calls)[-1], stage)
 
-    def test_all_accept(self) -> None:
+    def test_when_all_have_accepted_the_mta_is_told_so(self) -> None:
         """
         When all have accepted the MTA is told so.
         """
@@ -146,7 +146,7 @@ class SequenceTests(ConversationTestCase):
         both = [full(eom=c.SMFIS_ACCEPT) for _ in range(2)]
         self.assertEqual(chain(*both).letters(MESSAGE), "cccccca")
 
-    def test_recipients(self) -> None:
+    def test_recipient_that_one_refuses_is_not_shown_to_those_behind_it(self) -> None:
         """
         A recipient that one refuses is not shown to those behind it; the message goes on.
         """
@@ -166,7 +166,7 @@ class SequenceTests(ConversationTestCase):
             # At the end of the message the first has finished with it.
             self.assertEqual(counts, [int(stage == "data"), 0, 1], stage)
 
-    def test_disconnect(self) -> None:
+    def test_what_is_awaited_is_cancelled_when_the_mta_goes(self) -> None:
         """
         When the MTA goes, what is awaited is cancelled; those in the message are told, once.
         """
@@ -185,7 +185,7 @@ class SequenceTests(ConversationTestCase):
             self.assertEqual("abort" in names(milters[0].calls), in_message, stage)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_errors(self) -> None:
+    def test_milter_that_fails_is_answered_for_by_its_on_error(self) -> None:
         """
         A milter that fails is answered for by its `on_error`, and the rest of the chain goes on.
         """
@@ -202,7 +202,7 @@ class SequenceTests(ConversationTestCase):
             self.assertIn(stage, names(two.calls))
             self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1, stage)
 
-    def test_time(self) -> None:
+    def test_each_milter_has_its_own_time(self) -> None:
         """
         Each milter has its own time.
         """
@@ -215,7 +215,7 @@ class SequenceTests(ConversationTestCase):
         self.assertIn("eom", names(two.calls))
         self.flushLoggedErrors(TimeoutError)
 
-    def test_skip(self) -> None:
+    def test_skip_is_a_milters_own(self) -> None:
         """
         SKIP is a milter's own.
         """
@@ -227,7 +227,7 @@ class SequenceTests(ConversationTestCase):
         self.assertEqual(seen(one, "body"), [(body,)])
         self.assertEqual(b"".join(chunk for (chunk,) in seen(two, "body")), 2 * body)
 
-    def test_text(self) -> None:
+    def test_text_is_the_deciders(self) -> None:
         """
         The text is the decider's.
         """
@@ -245,7 +245,7 @@ class EditTests(ConversationTestCase):
     What the next milter sees.
     """
 
-    def test_headers(self) -> None:
+    def test_next_milter_sees_headers_as_one_before_it_has_left_them(self) -> None:
         """
         The next milter sees headers as the one before it has left them.
         """
@@ -268,7 +268,7 @@ class EditTests(ConversationTestCase):
             [("X-Top", "inserted"), ("Subject", "changed"), ("To", "t"), ("X-New", "added")],
         )
 
-    def test_body(self) -> None:
+    def test_next_milter_sees_body_of_one_before_it_and_may_replace_it(self) -> None:
         """
         The next milter sees the body of the one before it, and may replace it: no conflict.
         """
@@ -286,7 +286,7 @@ class EditTests(ConversationTestCase):
         self.assertEqual(seen(two, "body"), [(b"first\r\n",)])
         self.assertEqual(seen(three, "body"), [(b"second\r\n",)])
 
-    def test_empty_body(self) -> None:
+    def test_body_that_is_replaced_by_nothing_is_no_body_for_next(self) -> None:
         """
         A body that is replaced by nothing is no body for the next, and one packet for the MTA.
         """
@@ -300,7 +300,7 @@ class EditTests(ConversationTestCase):
         self.assertEqual(conversation.packets(EOM), [("b", b""), ("c", b"")])
         self.assertEqual(seen(two, "body"), [])
 
-    def test_one_write(self) -> None:
+    def test_all_edits_go_out_in_one_write_with_the_answer(self) -> None:
         """
         All edits go out in one write, with the answer.
         """
@@ -395,7 +395,7 @@ class EditTests(ConversationTestCase):
         self.assertEqual(conversation.letters(packet("E", b"more")), "c")
         self.assertEqual(b"".join(chunk for (chunk,) in seen(two, "body")), b"Hello\r\nmore")
 
-    def test_large_body(self) -> None:
+    def test_body_larger_than_memory_comes_out_as_it_went_in(self) -> None:
         """
         A body larger than memory is meant for comes out as it went in.
         """
@@ -409,7 +409,7 @@ class EditTests(ConversationTestCase):
         self.assertEqual(found, b"".join(pieces))
         self.assertLessEqual(max(len(chunk) for (chunk,) in seen(two, "body")), 65535)
 
-    def test_quarantine(self) -> None:
+    def test_as_postfix_does_those_behind_milter_that_quarantines_do_not_see_content(self) -> None:
         """
         As Postfix does, those behind a milter that quarantines do not see the content.
         """
@@ -469,7 +469,7 @@ class EditTests(ConversationTestCase):
             [("h", b"X\0a\0"), ("m", b"\0\0\0\2X\0b\0")],
         )
 
-    def test_envelope(self) -> None:
+    def test_edits_of_the_envelope_are_all_told_in_the_order_made(self) -> None:
         """
         Edits of the envelope are all told, in the order made: what a later one undoes is for the
         MTA to know.
@@ -496,7 +496,7 @@ class EditTests(ConversationTestCase):
             self.assertEqual(chain(cls, full()).letters(MESSAGE), 7 * "c")
             self.assertEqual(names(cls.calls), [wanted])
 
-    def test_symbols(self) -> None:
+    def test_list_of_macros_for_connect_tells_the_mtas_apart(self) -> None:
         """
         A list of macros for connect has the one that tells the MTA from its fellow.
         """
@@ -563,14 +563,14 @@ class KeptTests(ConversationTestCase):
             self.assertEqual(conversation.letters(last), "", stage)
             self.assertEqual(conversation.letters(MAIL, MAIL), "tt", stage)
 
-    def test_unknown(self) -> None:
+    def test_one_given_at_unknown_command_is_about_nothing_else_and_dropped(self) -> None:
         """
         One given at an unknown command is about nothing else, and dropped.
         """
         conversation = chain(full("One", quiet=("unknown",), unknown=c.SMFIS_REJECT))
         self.assertEqual(conversation.letters(UNKNOWN, MAIL), "c")
 
-    def test_quiet_content(self) -> None:
+    def test_content_that_is_not_answered_is_taken_in_all_the_same(self) -> None:
         """
         Content that is not answered is taken in all the same.
         """

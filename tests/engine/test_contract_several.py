@@ -67,7 +67,7 @@ class NegotiationTests(ConversationTestCase):
         """
         return Conversation(*(asking(steps) for steps in wanted)).agree(steps=offered)[2]
 
-    def test_version(self) -> None:
+    def test_version_is_the_lower_of_the_mtas_and_6(self) -> None:
         """
         The version is the lower of the MTA's and 6.
         """
@@ -77,7 +77,7 @@ class NegotiationTests(ConversationTestCase):
                 agreed,
             )
 
-    def test_actions(self) -> None:
+    def test_actions_are_the_union_and_each_milter_may_use_its_own_only(self) -> None:
         """
         Actions are the union, and each milter may use its own only.
         """
@@ -97,7 +97,7 @@ class NegotiationTests(ConversationTestCase):
         self.assertEqual(len(refused), 1)
         self.assertIn("SMFIF_QUARANTINE", refused[0])
 
-    def test_declined(self) -> None:
+    def test_step_is_declined_where_every_milter_declined_it(self) -> None:
         """
         A step is declined where every milter declined it; none is called for what it declined.
         """
@@ -108,7 +108,7 @@ class NegotiationTests(ConversationTestCase):
         self.assertEqual(names(one.calls), ["negotiate"])
         self.assertEqual(names(two.calls), ["negotiate", "helo"])
 
-    def test_no_reply(self) -> None:
+    def test_no_reply_is_agreed_where_every_milter_asked_for_it(self) -> None:
         """
         No reply is agreed where every milter that wants the step asked for it, and it is offered.
         """
@@ -126,7 +126,7 @@ class NegotiationTests(ConversationTestCase):
         conversation = started(one, two)
         self.assertEqual(conversation.letters(MAIL, RCPT, DATA, HEADER), "cccc")
 
-    def test_skip(self) -> None:
+    def test_skip_is_agreed_when_offered_and_wanted(self) -> None:
         """
         SKIP is agreed when offered and wanted, and sent when all who want the body have skipped.
         """
@@ -156,7 +156,7 @@ class NegotiationTests(ConversationTestCase):
         self.assertEqual(names(one.calls).count("body"), 1)
         self.assertEqual(names(two.calls).count("body"), 2)
 
-    def test_refused_recipients(self) -> None:
+    def test_recipients_that_mta_refused_are_shown_to_those_who_asked_for_them(self) -> None:
         """
         Recipients that the MTA refused are shown to those who asked for them.
         """
@@ -169,7 +169,7 @@ class NegotiationTests(ConversationTestCase):
         self.assertEqual(names(one.calls).count("envrcpt"), 2)
         self.assertEqual(names(two.calls).count("envrcpt"), 1)
 
-    def test_leading_space(self) -> None:
+    def test_one_that_did_not_ask_for_leading_spaces_sees_none(self) -> None:
         """
         One that did not ask for leading spaces sees none, and need not write any.
         """
@@ -216,7 +216,7 @@ class NegotiationTests(ConversationTestCase):
         conversation.send(MAIL, RCPT)
         self.assertEqual(conversation.packets(EOM)[0], ("m", b"\0\0\0\1X\0\0"))
 
-    def test_data_size(self) -> None:
+    def test_largest_size_asked_for_and_offered_is_agreed(self) -> None:
         """
         The largest size asked for and offered; one that did not ask gets chunks of 65,535 bytes.
         """
@@ -236,7 +236,7 @@ class NegotiationTests(ConversationTestCase):
         self.assertEqual([len(chunk) for chunk in chunks[1]], [65535, 65535, 65535, 8195])
         self.assertEqual(b"".join(chunks[1]), body)
 
-    def test_symbol_lists(self) -> None:
+    def test_symbol_lists_are_a_union_in_the_order_first_asked(self) -> None:
         """
         Symbol lists are a union in first-asked order; default names stay where one relies on them.
         """
@@ -258,7 +258,7 @@ class NegotiationTests(ConversationTestCase):
         self.assertEqual(symbols[0], b"{client_port}")
         self.assertLessEqual({b"j", b"_", b"{daemon_name}"}, set(symbols))
 
-    def test_failures(self) -> None:
+    def test_what_one_asks_for_and_is_not_offered_closes_and_is_logged(self) -> None:
         """
         What one milter asks for and is not offered, or its REJECT, closes; the log names it.
         """
@@ -291,7 +291,7 @@ class BothMergesTests(ConversationTestCase):
     Section 5: what holds for all merges.
     """
 
-    def test_continue(self) -> None:
+    def test_at_every_step_all_are_called_in_order(self) -> None:
         """
         At every step all are called, in order, and all continues make a CONTINUE.
         """
@@ -324,7 +324,7 @@ class BothMergesTests(ConversationTestCase):
             answers[order[-1]].fire()
             self.assertEqual(conversation.written(), packet("c"))
 
-    def test_recipients(self) -> None:
+    def test_reject_and_tempfail_of_recipient_are_about_that_recipient_alone(self) -> None:
         """
         REJECT and TEMPFAIL of a recipient are about that recipient alone.
         """
@@ -388,7 +388,7 @@ class BothMergesTests(ConversationTestCase):
             )
             self.assertEqual(conversation.packets(HELO), [("y", b"550 5.7.1 two\0")])
 
-    def test_unknown(self) -> None:
+    def test_answer_to_an_unknown_command_ends_nothing(self) -> None:
         """
         An answer to an unknown command ends nothing.
         """
@@ -398,7 +398,7 @@ class BothMergesTests(ConversationTestCase):
             self.assertEqual(conversation.letters(MAIL, UNKNOWN, RCPT, EOM), "crcc")
             self.assertNotIn("abort", names(one.calls) + names(two.calls))
 
-    def test_disconnect(self) -> None:
+    def test_when_the_mta_goes_all_that_is_awaited_is_cancelled(self) -> None:
         """
         When the MTA goes, all that is awaited is cancelled, and all ends are called once.
         """
@@ -413,7 +413,7 @@ class BothMergesTests(ConversationTestCase):
                 self.assertEqual(names(cls.calls)[-3:], ["abort", "close", "mta_close"])
                 self.assertEqual(names(cls.calls).count("abort"), 1)
 
-    def test_same_arguments(self) -> None:
+    def test_what_one_milter_does_to_its_argv_does_not_show_in_anothers(self) -> None:
         """
         What one milter does to its argv does not show in another's.
         """
@@ -433,7 +433,7 @@ class FirstTests(ConversationTestCase):
     Section 5: ``merge="first"``, the default.
     """
 
-    def test_every_code(self) -> None:
+    def test_first_answer_other_than_continue_is_the_answer(self) -> None:
         """
         The first answer that is no continue is the answer, ACCEPT included.
         """
@@ -443,7 +443,7 @@ class FirstTests(ConversationTestCase):
             decides = two if one is CONTINUE else one
             self.assertEqual(conversation.letters(EOH), LETTERS[decides])
 
-    def test_stops_calling(self) -> None:
+    def test_first_answer_at_once_keeps_others_from_being_called(self) -> None:
         """
         A first answer given at once keeps those behind it from being called for that step.
         """
@@ -451,7 +451,7 @@ class FirstTests(ConversationTestCase):
         self.assertEqual(started(one, two).letters(HELO), "r")
         self.assertEqual(names(two.calls), [])
 
-    def test_late_answers(self) -> None:
+    def test_first_that_answers_decides_the_others_are_cancelled(self) -> None:
         """
         The first that answers decides, the others are cancelled, and what they say is dropped.
         """
@@ -492,7 +492,7 @@ class StrictestTests(ConversationTestCase):
 
     ORDER = (DISCARD, REJECT, TEMPFAIL, CONTINUE)
 
-    def test_every_pair(self) -> None:
+    def test_strictest_answer_is_discard_then_reject_then_tempfail_then_continue(self) -> None:
         """
         DISCARD over REJECT over TEMPFAIL over CONTINUE; two ACCEPTs accept.
         """
@@ -565,7 +565,7 @@ class EditTests(ConversationTestCase):
 
         return milter(name, eom=eom, **members)
 
-    def test_order(self) -> None:
+    def test_edits_come_in_the_milters_order_whichever_finished_first(self) -> None:
         """
         Edits come in the milters' order, whichever finished first, in one write with the answer.
         """
@@ -613,7 +613,7 @@ class EditTests(ConversationTestCase):
             self.assertEqual(conversation.letters(EOM), "r")
             self.assertEqual(conversation.letters(EOM), "c")
 
-    def test_two_bodies(self) -> None:
+    def test_two_milters_that_replace_body_tempfail_and_log_names_both(self) -> None:
         """
         Two milters that replace the body: TEMPFAIL, and the log names both.
         """
@@ -631,7 +631,7 @@ class EditTests(ConversationTestCase):
             self.assertIn("Beta", self.log_text())
             self.assertNotIn("Gamma", self.log_text())
 
-    def test_one_body(self) -> None:
+    def test_one_milter_may_replace_body_in_as_many_pieces_as_it_likes(self) -> None:
         """
         One milter may replace the body, in as many pieces as it likes.
         """
@@ -652,7 +652,7 @@ class EditTests(ConversationTestCase):
             conversation = started(self.editor("X"), self.editor("Y", code=ACCEPT), merge=merge)
             self.assertEqual(conversation.letters(EOM), "hhhh" + letter)
 
-    def test_unfinished_edits(self) -> None:
+    def test_edits_of_one_still_at_work_are_lost_at_anothers_accept(self) -> None:
         """
         When another's ACCEPT ends the message, the edits of one that was still at work are lost.
         """

@@ -87,7 +87,7 @@ class NegotiatedTests(ConversationTestCase):
         """
         return Conversation(*milters).agree(steps=offered)[2] & ~DECLINED
 
-    def test_rejected_recipients(self) -> None:
+    def test_smfip_rcpt_rej_is_asked_for_where_it_is_offered(self) -> None:
         """
         SMFIP_RCPT_REJ is asked for where it is offered; the class, and those that inherit the
         callback, are shown refused recipients; others are not.
@@ -104,7 +104,7 @@ class NegotiatedTests(ConversationTestCase):
         self.assertEqual(self.steps(Accepted), 0)
         self.assertEqual(self.steps(Rejected, offered=0x7F), 0)
 
-    def test_leading_space(self) -> None:
+    def test_smfip_hdr_leadspc_is_asked_for_where_it_is_offered(self) -> None:
         """
         SMFIP_HDR_LEADSPC is asked for where it is offered, and values come as they are.
         """
@@ -130,7 +130,7 @@ class NegotiatedTests(ConversationTestCase):
         ((_, payload),) = Conversation(*milters).packets(offer())
         return payload[12:]
 
-    def test_symlist(self) -> None:
+    def test_macros_of_the_stage_are_asked_for(self) -> None:
         """
         The macros of the stage are asked for; names that stand there twice are asked for once.
         """
@@ -170,7 +170,7 @@ class NegotiatedTests(ConversationTestCase):
         own = negotiating(None, (c.SMFIM_HELO, "{b}"), (c.SMFIM_CONNECT, "j"))
         self.assertEqual(self.lists(own), b"\0\0\0\0j\0\0\0\0\1{b}\0")
 
-    def test_all_options(self) -> None:
+    def test_smfis_all_opts_asks_for_what_the_decorators_need_as_well(self) -> None:
         """
         SMFIS_ALL_OPTS asks for what the decorators need as well; an explicit answer is exact.
         """
@@ -181,7 +181,7 @@ class NegotiatedTests(ConversationTestCase):
             negotiate = {"xxfi_negotiate": lambda *_, answer=answer: answer}
             self.assertEqual(self.steps(type("All", (Rejected,), negotiate)), steps)
 
-    def test_together(self) -> None:
+    def test_decorators_stand_above_each_other_in_any_order_and_on_static_methods(self) -> None:
         """
         Decorators stand above each other in any order, and on static methods.
         """
@@ -225,7 +225,7 @@ class NegotiatedTests(ConversationTestCase):
         self.assertEqual(self.steps(plain), c.SMFIP_RCPT_REJ)
         self.assertEqual(self.steps(Late), c.SMFIP_HDR_LEADSPC)
 
-    def test_many_macros(self) -> None:
+    def test_more_than_50_macros_of_a_stage_are_told(self) -> None:
         """
         What goes beyond the 50 macros of a stage that Sendmail sends is told, once, and asked for.
         """
@@ -255,7 +255,7 @@ class PlacesTests(SynchronousTestCase):
             type("Wrong", (base,), members)
         return str(caught.exception)
 
-    def test_places(self) -> None:
+    def test_each_decorator_is_for_its_own_callbacks(self) -> None:
         """
         Each decorator is for its own callbacks; the error names both, and what it is for.
         """
@@ -279,14 +279,14 @@ class PlacesTests(SynchronousTestCase):
             word = getattr(decorator, "__name__", "").replace("mark", "symlist")
             self.assertIn(f"@{word}", words)
 
-    def test_not_markable(self) -> None:
+    def test_what_can_keep_no_mark_is_refused_where_the_decorator_stands(self) -> None:
         """
         What can keep no mark is refused where the decorator stands.
         """
         self.assertIn("expected a function", str(self.assertRaises(TypeError, noreply, len)))
         self.assertIn("", str(self.assertRaises(TypeError, leading_space, None)))
 
-    def test_symlist_names(self) -> None:
+    def test_each_macro_is_one_letter_or_a_name_in_braces(self) -> None:
         """
         Each macro is one letter, or a name in braces, in a text of its own.
         """
@@ -298,7 +298,7 @@ class PlacesTests(SynchronousTestCase):
             error = self.assertRaises(TypeError, symlist, wrong_type)
             self.assertIn("expected names of macros", str(error))
 
-    def test_hooks(self) -> None:
+    def test_in_messagemilter_they_stand_above_hooks_where_that_makes_sense(self) -> None:
         """
         In a `MessageMilter` they stand above hooks, where that makes sense.
         """
@@ -316,7 +316,7 @@ class HookTests(ConversationTestCase):
     The hooks of a `MessageMilter`.
     """
 
-    def test_hooks(self) -> None:
+    def test_macros_are_asked_for_at_the_stage_of_the_hook(self) -> None:
         """
         Macros are asked for at the hook's stage, and the hook is shown refused recipients, which
         are no recipients of the message.
@@ -421,7 +421,7 @@ class IndexTests(SynchronousTestCase):
     Header fields of a name are counted from 1.
     """
 
-    def test_zero(self) -> None:
+    def test_to_change_field_0_is_an_error(self) -> None:
         """
         To change field 0 is an error; to insert at place 0 is not.
         """
@@ -447,7 +447,7 @@ class SignatureTests(SynchronousTestCase):
     A callback that cannot be called with its arguments is refused when the class is made.
     """
 
-    def test_wrong(self) -> None:
+    def test_error_gives_signature_that_there_is_and_one_that_is_expected(self) -> None:
         """
         The error gives the signature that there is and the one that is expected.
         """
@@ -472,7 +472,7 @@ class SignatureTests(SynchronousTestCase):
         )
         self.assertIn("expected recipient(self, msg, rcpt)", str(error))
 
-    def test_right(self) -> None:
+    def test_whatever_can_be_called_is_taken(self) -> None:
         """
         Whatever can be called is taken: more arguments with defaults, any arguments, wrappers that
         change them, partial functions, methods of every kind, and what does not tell.
@@ -518,7 +518,7 @@ class ForeignNameTests(SynchronousTestCase):
         "negotiate": (1, "xxfi_negotiate"),
     }  # fmt: skip
 
-    def test_refused(self) -> None:
+    def test_each_of_pymilters_names_is_told_with_libmilters(self) -> None:
         """
         Each of pymilter's names is told with libmilter's.
         """
@@ -530,7 +530,7 @@ class ForeignNameTests(SynchronousTestCase):
         error = self.assertRaises(TypeError, type, "Old", (Milter,), members)
         self.assertIn("xxfi_envfrom for envfrom, xxfi_envrcpt for envrcpt", str(error))
 
-    def test_helpers(self) -> None:
+    def test_callbacks_of_pymilters_names_are_helpers_beside_ours(self) -> None:
         """
         In a class that has a callback of ours, its own or inherited, they are helpers; so are
         those that do not take pymilter's arguments, or are no functions.

@@ -29,7 +29,7 @@ class MilterTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.milter = Milter("factory", "protocol")
 
-    def test_interface(self) -> None:
+    def test_milter_keeps_the_interface_with_docstrings(self) -> None:
         """
         It keeps the interface, with a docstring on every callback.
         """
@@ -38,7 +38,7 @@ class MilterTests(SynchronousTestCase):
         for name in CALLBACKS:
             self.assertTrue(inspect.getdoc(getattr(Milter, name)), name)
 
-    def test_callbacks_continue(self) -> None:
+    def test_every_callback_that_has_result_says_continue_the_others_nothing(self) -> None:
         """
         Every callback that has a result says CONTINUE, the others nothing.
         """
@@ -78,7 +78,7 @@ class MilterTests(SynchronousTestCase):
                     name,
                 )
 
-    def test_names(self) -> None:
+    def test_class_is_named_after_itself_unless_it_or_parent_has_been_named(self) -> None:
         """
         A class is named after itself, unless it or a parent has been named.
         """
@@ -90,7 +90,7 @@ class MilterTests(SynchronousTestCase):
             ["Milter", "Plain", "special", "special"],
         )
 
-    def test_own_constructor(self) -> None:
+    def test_subclass_that_does_not_call_its_parents_constructor_works(self) -> None:
         """
         A subclass that does not call its parent's constructor works.
         """
@@ -110,7 +110,7 @@ class NoReplyTests(SynchronousTestCase):
     The mark of `noreply`.
     """
 
-    def test_mark(self) -> None:
+    def test_function_itself_is_marked_and_given_back(self) -> None:
         """
         The function itself is marked and given back; no other is.
         """
@@ -128,14 +128,14 @@ class MilterFactoryTests(SynchronousTestCase):
     `MilterFactory`.
     """
 
-    def test_interface(self) -> None:
+    def test_factory_keeps_the_interface(self) -> None:
         """
         It keeps the interface.
         """
         verifyClass(IMilterFactory, MilterFactory)
         verifyObject(IMilterFactory, MilterFactory())
 
-    def test_options(self) -> None:
+    def test_options_are_what_they_were_given_or_the_defaults(self) -> None:
         """
         Options are what they were given, or the defaults.
         """
@@ -158,7 +158,7 @@ class MilterFactoryTests(SynchronousTestCase):
 
         self.assertEqual(started(Own()).letters(EOM), "c")
 
-    def test_any_callable(self) -> None:
+    def test_what_takes_factory_and_protocol_and_gives_a_milter_will_do(self) -> None:
         """
         What takes factory and protocol and gives a milter will do.
         """
@@ -210,7 +210,7 @@ class DuckTests(SynchronousTestCase):
     A milter that only provides `IMilter`.
     """
 
-    def test_works(self) -> None:
+    def test_milter_is_asked_for_what_it_has_and_gets_the_functions(self) -> None:
         """
         It is asked for what it has, and gets libmilter's functions from the protocol.
         """

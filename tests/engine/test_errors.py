@@ -32,7 +32,7 @@ class HierarchyTests(SynchronousTestCase):
     Errors form two families: the MTA's fault and the milter's fault.
     """
 
-    def test_bases(self) -> None:
+    def test_each_error_has_the_bases_that_are_promised(self) -> None:
         """
         Each error has the bases that are promised, and no error is missing from the promise.
         """
@@ -60,7 +60,7 @@ class HierarchyTests(SynchronousTestCase):
             self.assertFalse(issubclass(getattr(errors, name), errors.ProtocolError), name)
         self.assertFalse(issubclass(errors.ProtocolError, errors.UsageError))
 
-    def test_value_error(self) -> None:
+    def test_value_that_cannot_be_sent_is_valueerror_too_and_keeps_its_explanation(self) -> None:
         """
         A value that cannot be sent is a ValueError too, and keeps its explanation.
         """

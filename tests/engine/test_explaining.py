@@ -26,7 +26,7 @@ class RightNameTests(ConversationTestCase):
         self.assertEqual(len(self.failures()), 1)
         return self.log_text().splitlines()
 
-    def test_functions(self) -> None:
+    def test_functions_of_pymilter_are_told_with_their_names_here(self) -> None:
         """
         Each function that pymilter has, and a misspelt one of ours, is told with its name here,
         whether anything is answered or not.
@@ -54,7 +54,7 @@ class RightNameTests(ConversationTestCase):
                 self.assertIn("Wrong failed in " + callback, text)
                 self.assertIn(f"no attribute '{name}'; here it is {right}", failure)
 
-    def test_others(self) -> None:
+    def test_attributes_of_other_objects_are_told_as_they_are(self) -> None:
         """
         Names that are nobody's, and attributes of other objects, are told as they are.
         """

@@ -183,14 +183,14 @@ class CutTests(ConversationTestCase):
         for place in range(0, len(STREAM) + 1, stride):
             self.play(kind, STREAM[:place], errors[place % 3], **options)
 
-    def test_sync(self) -> None:
+    def test_with_answers_at_once(self) -> None:
         """
         With answers at once.
         """
         self.cut_everywhere(Sync)
         self.assertEqual(self.failures(), [])
 
-    def test_deferred(self) -> None:
+    def test_with_deferreds_that_have_fired(self) -> None:
         """
         With Deferreds that have fired.
         """
@@ -206,14 +206,14 @@ class CutTests(ConversationTestCase):
                 self.cut_everywhere(kind, stride=23, name=name)
         self.assertEqual(self.failures(), [])
 
-    def test_coroutines(self) -> None:
+    def test_with_coroutines_that_do_not_wait(self) -> None:
         """
         With coroutines that do not wait.
         """
         self.cut_everywhere(Coroutine)
         self.assertEqual(self.failures(), [])
 
-    def test_failing(self) -> None:
+    def test_milter_that_fails_in_every_callback_answers_on_error(self) -> None:
         """
         With a milter that fails in every callback: nothing but its own failures is logged.
         """
@@ -221,7 +221,7 @@ class CutTests(ConversationTestCase):
         kinds = {failure.type for failure in self.failures()}
         self.assertEqual(kinds, {RuntimeError})
 
-    def test_no_reference(self) -> None:
+    def test_nothing_holds_milter_or_its_connection_when_connection_has_gone(self) -> None:
         """
         Nothing holds a milter, or its connection, when the connection has gone.
         """
@@ -254,7 +254,7 @@ class ShareTests(ConversationTestCase):
             mta = Conversation(first, second)
             self.assertEqual(mta.letters(offer() + MAIL + RCPT), "Occ", stage)
 
-    def test_early_verdict(self) -> None:
+    def test_when_one_that_came_early_ends_round_those_behind_it_are_cancelled(self) -> None:
         """
         When the one that came early ends the round, those behind it are cancelled.
         """
@@ -267,7 +267,7 @@ class ShareTests(ConversationTestCase):
         self.assertEqual(mta.letters(MAIL), "r")
         self.assertEqual(late.cancelled, 1)
 
-    def test_early_refusal(self) -> None:
+    def test_milter_that_refuses_early_while_connecting_ends_the_connection(self) -> None:
         """
         The same while connecting: who refuses early ends the connection.
         """
@@ -397,7 +397,7 @@ class SocketTests(TestCase):
                 found += piece
         return found.count(b"\0\0\0\1c")
 
-    async def test_slow_reader(self) -> None:
+    async def test_one_that_reads_in_small_pieces_gets_all_in_order(self) -> None:
         """
         One that reads in small pieces gets all, in order.
         """

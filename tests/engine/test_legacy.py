@@ -45,7 +45,7 @@ class OldNamesTests(SynchronousTestCase):
             self.assertIs(warning.category, DeprecationWarning)
         return cls, [str(warning.message) for warning in caught]
 
-    def test_warning(self) -> None:
+    def test_one_warning_for_each_old_name_says_the_new_one(self) -> None:
         """
         One warning for each old name says the new one, and points at the user's line.
         """
@@ -62,7 +62,7 @@ class OldNamesTests(SynchronousTestCase):
         self.assertEqual(warning.filename, __file__)
         self.assertIs(vars(Old)["xxfi_envfrom"], vars(Old)["xxfi_env_from"])
 
-    def test_both_names(self) -> None:
+    def test_where_class_has_both_names_libmilters_counts_without_warning(self) -> None:
         """
         Where a class has both names libmilter's counts, without a warning.
         """
@@ -70,7 +70,7 @@ class OldNamesTests(SynchronousTestCase):
         self.assertEqual(said, [])
         self.assertEqual(started(cls).letters(MAIL), "t")
 
-    def test_inherited(self) -> None:
+    def test_subclass_inherits_and_may_override_under_either_name(self) -> None:
         """
         A subclass inherits, and may override under either name.
         """
@@ -85,7 +85,7 @@ class OldNamesTests(SynchronousTestCase):
         self.assertEqual(said, [])
         self.assertEqual(started(modern).letters(MAIL), "t")
 
-    def test_mixin(self) -> None:
+    def test_old_name_in_a_mixin_counts_too(self) -> None:
         """
         An old name in a mixin counts too.
         """
@@ -102,7 +102,7 @@ class OldNamesTests(SynchronousTestCase):
         """
         self.assertEqual(self.made(xxfi_envfrom=new, xxfi_envrcpt=new)[1], [])
 
-    def test_other_classes(self) -> None:
+    def test_class_that_has_neither_name_is_left_as_it_is(self) -> None:
         """
         A class that has neither name is left as it is.
         """
@@ -111,7 +111,7 @@ class OldNamesTests(SynchronousTestCase):
         take_old_names(plain)
         self.assertEqual(dict(vars(plain)), before)
 
-    def test_four_items(self) -> None:
+    def test_list_of_four_from_xxfi_negotiate_is_understood(self) -> None:
         """
         The list of four that `xxfi_negotiate` returned in 0.1.1 is understood.
         """
@@ -124,7 +124,7 @@ class NamesTests(SynchronousTestCase):
     The classes of names.
     """
 
-    def test_on_milter(self) -> None:
+    def test_milter_has_them_as_attributes(self) -> None:
         """
         `Milter` has them as attributes.
         """
@@ -132,7 +132,7 @@ class NamesTests(SynchronousTestCase):
         self.assertIs(Milter.NetworkTypes, NetworkTypes)
         self.assertIs(Milter.NegotiateFlags, NegotiateFlags)
 
-    def test_network_types(self) -> None:
+    def test_families_are_the_letters_of_the_wire(self) -> None:
         """
         The families are the letters of the wire.
         """
@@ -141,7 +141,7 @@ class NamesTests(SynchronousTestCase):
             value = getattr(NetworkTypes, name)
             self.assertEqual(value if isinstance(value, str) else chr(value), letter)
 
-    def test_negotiate_flags(self) -> None:
+    def test_each_flag_is_one_bit_no_two_the_same(self) -> None:
         """
         Each flag is one bit, no two the same.
         """

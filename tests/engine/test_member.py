@@ -48,7 +48,7 @@ class WantedTests(SynchronousTestCase):
     `wanted_callbacks`.
     """
 
-    def test_overridden(self) -> None:
+    def test_milter_wants_the_callbacks_that_differ_on_class_or_instance(self) -> None:
         """
         Of a `Milter` those that differ, on the class, on a parent or on the instance.
         """
@@ -61,7 +61,7 @@ class WantedTests(SynchronousTestCase):
         plain.xxfi_helo = lambda helohost: None  # type: ignore[method-assign]
         self.assertEqual(wanted_callbacks(plain, Milter), {"xxfi_helo"})
 
-    def test_others(self) -> None:
+    def test_of_anything_else_those_that_it_has(self) -> None:
         """
         Of anything else those that it has.
         """
@@ -90,7 +90,7 @@ class RequestTests(SynchronousTestCase):
     What a milter asks for.
     """
 
-    def test_answers(self) -> None:
+    def test_each_answer_of_xxfi_negotiate_is_request_refusal_or_nonsense(self) -> None:
         """
         Each answer of `xxfi_negotiate` is a request, a refusal, or nonsense.
         """
@@ -136,7 +136,7 @@ class RequestTests(SynchronousTestCase):
             member(made).computed_request(OFFER)
         self.assertIn("'5'", str(caught.exception))
 
-    def test_names(self) -> None:
+    def test_name_of_the_factory_comes_before_those_of_milter_and_class(self) -> None:
         """
         The factory's name comes before the milter's, and that before its class's.
         """
@@ -170,7 +170,7 @@ class PiecesTests(SynchronousTestCase):
         """
         return [len(call[1]) for call in cls.calls if call[0] == "body"]
 
-    def test_pieces(self) -> None:
+    def test_milter_sees_pieces_and_is_waited_for_between_them(self) -> None:
         """
         It sees them in pieces, and is waited for between them.
         """
@@ -183,7 +183,7 @@ class PiecesTests(SynchronousTestCase):
             self.assertEqual(conversation.letters(packet("B", 150000 * b"x")), "c")
             self.assertEqual(self.sizes(small), [65535, 65535, 18930])
 
-    def test_small_chunk(self) -> None:
+    def test_chunk_that_is_small_enough_stays_in_one_piece(self) -> None:
         """
         A chunk that is small enough stays in one piece.
         """
@@ -200,7 +200,7 @@ class PiecesTests(SynchronousTestCase):
             self.assertEqual(conversation.letters(packet("B", 150000 * b"x")), letter)
             self.assertEqual(self.sizes(small), [65535])
 
-    def test_waits(self) -> None:
+    def test_next_piece_comes_when_the_last_is_answered(self) -> None:
         """
         The next piece comes when the last is answered; when the MTA goes, none comes.
         """

@@ -260,7 +260,7 @@ class EqualityTests(SynchronousTestCase):
     A chain, and as many filters.
     """
 
-    def test_random(self) -> None:
+    def test_each_milter_of_a_chain_is_called_as_a_filter_by_itself(self) -> None:
         """
         Each milter of a chain is called as it would be as a filter by itself, with the edits of
         those before it, and the MTA is told the same.
@@ -381,7 +381,7 @@ class FlavourTests(ConversationTestCase):
         found = conversation.packets(EOM)[:-1]
         return found, [call[1:] for call in two.calls if call[0] == "header"]
 
-    def test_counts(self) -> None:
+    def test_sendmail_is_told_to_change_the_second_field(self) -> None:
         """
         Sendmail is told to change the second field, since it counts the deleted one for a filter.
         """
@@ -472,7 +472,7 @@ class PayloadTests(ConversationTestCase):
     What cannot be read.
     """
 
-    def test_broken_content(self) -> None:
+    def test_header_that_cannot_be_read_ends_the_connection(self) -> None:
         """
         A header that cannot be read ends the connection; all were in the message.
         """
@@ -484,7 +484,7 @@ class PayloadTests(ConversationTestCase):
             for one in milters:
                 self.assertEqual(names(one.calls)[-2:], ["abort", "close"], merge)
 
-    def test_broken_connect(self) -> None:
+    def test_before_any_message_nobody_is_told_of_one(self) -> None:
         """
         Before any message nobody is told of one.
         """
@@ -520,7 +520,7 @@ class FairnessTests(ConversationTestCase):
         """
         return sum(len(call[1]) for one in milters for call in one.calls if call[0] == "body")
 
-    def test_turns(self) -> None:
+    def test_after_some_megabytes_the_reactor_has_its_turn(self) -> None:
         """
         After some megabytes the reactor has its turn; in the end all have been given all.
         """

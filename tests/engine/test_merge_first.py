@@ -87,7 +87,7 @@ class KeptTests(ConversationTestCase):
             said = parse(conversation.send(MAIL + RCPT + DATA + HEADER + EOH + EOM))
             self.assertIn(("y", b"550 5.7.1 kept\0"), said, merge)
 
-    def test_aborts(self) -> None:
+    def test_one_who_gave_it_is_not_told_of_end_of_message(self) -> None:
         """
         The one who gave it is not told of the end of the message; the others are, once.
         """
@@ -103,7 +103,7 @@ class KeptTests(ConversationTestCase):
                 self.assertEqual(names(one.calls).count("abort"), 0, (merge, ends))
                 self.assertEqual(names(two.calls).count("abort"), 1, (merge, ends))
 
-    def test_several_votes(self) -> None:
+    def test_among_several_answers_kept_first_takes_first_and_strictest_strictest(self) -> None:
         """
         Among several answers kept, first takes the first and strictest the strictest.
         """
@@ -129,7 +129,7 @@ class KeptTests(ConversationTestCase):
         self.assertEqual(conversation.send(HELO), b"")
         self.assertEqual(parse(conversation.send(MAIL)), [("y", b"550 Two\0")])
 
-    def test_accept(self) -> None:
+    def test_accept_where_no_answer_was_promised_ends_it_for_all(self) -> None:
         """
         An ACCEPT where no answer was promised ends it for all, or for its own milter alone.
         """
@@ -146,7 +146,7 @@ class KeptTests(ConversationTestCase):
             said = conversation.letters(HEADER + EOH + BODY + EOM)
             self.assertIn("a", said, merge)
 
-    def test_unknown(self) -> None:
+    def test_at_an_unknown_command_it_is_about_nothing_else_and_dropped(self) -> None:
         """
         At an unknown command it is about nothing else, and dropped.
         """
@@ -155,7 +155,7 @@ class KeptTests(ConversationTestCase):
             conversation = started(*both, merge=merge)
             self.assertEqual(conversation.letters(UNKNOWN, MAIL, UNKNOWN, RCPT, EOM), "ccc")
 
-    def test_last_chunk(self) -> None:
+    def test_final_answer_to_a_body_in_end_of_message_counts_at_once(self) -> None:
         """
         A body's final answer counts at once when its chunk came in the end of message.
         """
@@ -256,7 +256,7 @@ class StrictestTests(ConversationTestCase):
     Corners of ``merge="strictest"``.
     """
 
-    def test_late_votes(self) -> None:
+    def test_answers_that_come_late_are_all_counted_in_any_order(self) -> None:
         """
         Answers that come late are all counted, in any order.
         """
@@ -297,7 +297,7 @@ class StrictestTests(ConversationTestCase):
         conversation = started(one, two, merge="strictest")
         self.assertEqual(conversation.letters(MAIL, RCPT, DATA, EOH, BODY), "ccccs")
 
-    def test_broken_payload(self) -> None:
+    def test_payload_that_cannot_be_read_ends_connection_under_any_merge(self) -> None:
         """
         A payload that cannot be read ends the connection under any merge.
         """
@@ -361,7 +361,7 @@ class CancelledTests(ConversationTestCase):
     Cancellers with minds of their own.
     """
 
-    def test_hangs_up(self) -> None:
+    def test_canceller_that_closes_the_connection_does_no_further_harm(self) -> None:
         """
         A canceller that closes the connection when its time is over does no further harm.
         """

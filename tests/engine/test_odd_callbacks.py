@@ -243,7 +243,7 @@ class StageTests(OddTestCase):
     Each odd thing, at each stage, in each merge.
     """
 
-    def test_every_stage(self) -> None:
+    def test_on_error_is_the_answer_with_one_line_in_the_log(self) -> None:
         """
         ``on_error`` is the answer, with one line in the log; the next command is answered too.
         """
@@ -315,7 +315,7 @@ class OtherTests(OddTestCase):
     Odd things done elsewhere than where the MTA waits for an answer.
     """
 
-    def test_ends(self) -> None:
+    def test_where_the_answer_is_ignored_there_is_one_line(self) -> None:
         """
         Where the answer is ignored there is one line, and the other milter is told all the same;
         what an ignored answer is does not matter.
@@ -337,7 +337,7 @@ class OtherTests(OddTestCase):
                     self.flushLoggedErrors()
                     self.assert_gone(conversation, one, two)
 
-    def test_beginning(self) -> None:
+    def test_connection_that_milter_fails_to_welcome_or_to_negotiate_is_closed(self) -> None:
         """
         A connection that a milter fails to welcome, or to negotiate, is closed: with one line, and
         the other milter is told of its end.
@@ -360,7 +360,7 @@ class OtherTests(OddTestCase):
                 self.flushLoggedErrors()
                 self.assert_gone(conversation, one, two)
 
-    def test_conditions(self) -> None:
+    def test_condition_that_raises_is_the_milters_failure(self) -> None:
         """
         A condition that raises, or gives what cannot be looked at, is the milter's failure: one
         line, and ``on_error``.
@@ -394,7 +394,7 @@ class OtherTests(OddTestCase):
         self.assertEqual(conversation.letters(MAIL), "t")
         self.assertEqual(len(self.failures()), 1)
 
-    def test_building(self) -> None:
+    def test_milter_that_cannot_be_built_whatever_that_raises_is_answered_for(self) -> None:
         """
         A milter that cannot be built, whatever that raises, is answered for; what its factory is
         called does not matter.
@@ -437,7 +437,7 @@ class OtherTests(OddTestCase):
             self.assertEqual(len(self.failures()), 1)
             self.events.clear()
 
-    def test_names(self) -> None:
+    def test_name_that_is_no_text_is_left_out_of_account(self) -> None:
         """
         A name that is no text, or cannot be had, is left out of account: the class's counts.
         """
@@ -464,7 +464,7 @@ class OtherTests(OddTestCase):
             self.flushLoggedErrors()
             self.events.clear()
 
-    def test_flags(self) -> None:
+    def test_flags_that_cannot_be_had_fail_the_negotiation(self) -> None:
         """
         Flags that cannot be had fail the negotiation; with CONTINUE, and nothing else to go by, it
         goes on without the milter.
@@ -491,7 +491,7 @@ class OtherTests(OddTestCase):
             self.events.clear()
             self.assertEqual(conversation.factory.connections, set())
 
-    def test_cancellers(self) -> None:
+    def test_deferred_whose_canceller_raises_is_given_up_like_any_other(self) -> None:
         """
         A Deferred whose canceller raises is given up like any other.
         """
@@ -509,7 +509,7 @@ class OtherTests(OddTestCase):
             self.events.clear()
             self.assert_gone(conversation, other)
 
-    def test_shadow(self) -> None:
+    def test_milter_in_shadow_fails_by_itself(self) -> None:
         """
         A milter in shadow fails by itself.
         """
@@ -529,7 +529,7 @@ class OtherTests(OddTestCase):
             self.flushLoggedErrors()
             self.assert_gone(conversation, one, two)
 
-    def test_counted(self) -> None:
+    def test_with_metrics_each_is_counted_and_answered_all_the_same(self) -> None:
         """
         With metrics each is counted, and answered, all the same.
         """
@@ -681,7 +681,7 @@ class QuitTests(ConversationTestCase):
             conversation.protocol.connectionLost(Failure(CancelledError()))
         self.assertEqual(conversation.factory.connections, set())
 
-    def test_quit(self) -> None:
+    def test_close_that_exits_does_not_keep_the_others_from_theirs(self) -> None:
         """
         A close that exits does not keep the others from theirs.
         """
@@ -697,7 +697,7 @@ class DescribedTests(SynchronousTestCase):
     What odd values look like in an error.
     """
 
-    def test_one_line(self) -> None:
+    def test_value_is_told_on_one_line_of_bounded_length(self) -> None:
         """
         A value is told on one line of bounded length, or by its class.
         """

@@ -60,7 +60,7 @@ class OptionTests(SynchronousTestCase):
     What may be given, is checked when it is given.
     """
 
-    def test_good(self) -> None:
+    def test_codes_replies_disconnect_and_mappings_are_taken(self) -> None:
         """
         Codes, replies, DISCONNECT, and mappings, whose stages have any of their names.
         """
@@ -90,7 +90,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(on_error_option("on_error", answers), answers)
         self.assertEqual(MilterFactory(on_error={}).on_error, {"default": c.SMFIS_TEMPFAIL})
 
-    def test_bad(self) -> None:
+    def test_any_other_value_is_refused_by_its_name(self) -> None:
         """
         Anything else is refused, by its name and value, with what was meant where that is clear.
         """
@@ -115,7 +115,7 @@ class OptionTests(SynchronousTestCase):
             self.assertIn(words, str(error), value)
             self.assertRaises(ValueError, RemoteMilterFactory, "inet:1@x", on_error=value)
 
-    def test_reply(self) -> None:
+    def test_reply_is_checked_as_smfi_setreply_does(self) -> None:
         """
         A reply is checked as `smfi_setreply` does; its code is that of its class.
         """
@@ -129,13 +129,13 @@ class OptionTests(SynchronousTestCase):
         for arguments in (("250",), ("451", "4"), ("451", None, "a\nb"), (451,)):
             self.assertRaises(ValueNotSendable, Reply, *arguments)
 
-    def test_disconnect(self) -> None:
+    def test_disconnect_says_what_it_is(self) -> None:
         """
         DISCONNECT says what it is.
         """
         self.assertEqual((repr(DISCONNECT), str(DISCONNECT)), ("DISCONNECT", "DISCONNECT"))
 
-    def test_lets_pass(self) -> None:
+    def test_mail_passes_where_all_that_is_answered_is_continue_or_accept(self) -> None:
         """
         Mail passes where all that is answered is CONTINUE or ACCEPT.
         """
@@ -150,7 +150,7 @@ class OptionTests(SynchronousTestCase):
         ):
             self.assertEqual(lets_pass(on_error_option("on_error", value)), passes, value)
 
-    def test_served(self) -> None:
+    def test_in_the_file_of_serve_there_are_words_for_all_of_it(self) -> None:
         """
         In the file of ``serve`` there are words for all of it.
         """
@@ -176,7 +176,7 @@ class AnswerTests(ConversationTestCase):
     What the MTA hears.
     """
 
-    def test_text(self) -> None:
+    def test_text_of_a_reply_goes_with_its_code(self) -> None:
         """
         A reply's text goes with its code, at each stage and in each merge, and the log has it.
         """
@@ -193,7 +193,7 @@ class AnswerTests(ConversationTestCase):
                 self.flushLoggedErrors()
                 self.events.clear()
 
-    def test_by_stage(self) -> None:
+    def test_each_stage_has_its_own_answer_those_that_are_not_named_default(self) -> None:
         """
         Each stage has its own answer, those that are not named the default.
         """
@@ -213,7 +213,7 @@ class AnswerTests(ConversationTestCase):
                 self.assertEqual(conversation.letters(last), expected, (merge, stage))
         self.flushLoggedErrors()
 
-    def test_late(self) -> None:
+    def test_callback_that_is_late_is_answered_for_like_one_that_raises(self) -> None:
         """
         A callback that is late is answered for like one that raises.
         """
@@ -285,7 +285,7 @@ class AnswerTests(ConversationTestCase):
         self.assertEqual(conversation.packets(MAIL), [("t", b"")])
         self.flushLoggedErrors()
 
-    def test_not_built(self) -> None:
+    def test_milter_that_cannot_be_built_is_answered_for_at_connect(self) -> None:
         """
         A milter that cannot be built is answered for at connect, or by a closed connection.
         """
@@ -304,7 +304,7 @@ class AnswerTests(ConversationTestCase):
         self.assertEqual(names(other.calls), ["mta_connect", "close", "mta_close"])
         self.assertEqual(len(self.failures()), 3)
 
-    def test_negotiation(self) -> None:
+    def test_negotiation_that_fails_is_closed_with_a_text_too(self) -> None:
         """
         A negotiation that fails is closed with a text too, which no MTA could be told.
         """
@@ -343,7 +343,7 @@ class AnswerTests(ConversationTestCase):
         self.assertEqual(conversation.written(), packet("y", WORDS))
         self.flushLoggedErrors()
 
-    def test_remote(self) -> None:
+    def test_remote_milter_that_cannot_be_reached_is_answered_for(self) -> None:
         """
         A remote milter that cannot be reached is answered for in the same ways: with a text, by
         stage, and by a closed connection as soon as it is missed.
@@ -405,7 +405,7 @@ class AnswerTests(ConversationTestCase):
         self.assertTrue(conversation.closed)
         self.flushLoggedErrors()
 
-    def test_shadow(self) -> None:
+    def test_what_milter_in_shadow_would_have_been_answered_for_with_is_told(self) -> None:
         """
         What a milter in shadow would have been answered for with is told.
         """
@@ -448,7 +448,7 @@ class EditTests(ConversationTestCase):
     Edits of an ``xxfi_eom`` that fails.
     """
 
-    def test_table(self) -> None:
+    def test_edits_stand_where_the_message_passes(self) -> None:
         """
         They stand where the message passes, whatever the merge and the way it fails.
         """
@@ -488,7 +488,7 @@ class EditTests(ConversationTestCase):
                     self.assertEqual(said, letters, (merge, eom.__name__, on_error))
         self.flushLoggedErrors()
 
-    def test_late(self) -> None:
+    def test_one_that_is_late_has_its_edits_stand_too(self) -> None:
         """
         One that is late has its edits stand too.
         """
@@ -511,7 +511,7 @@ class ServerTests(SynchronousTestCase):
     ``on_error`` of an SMTP server.
     """
 
-    def test_reply(self) -> None:
+    def test_text_of_a_reply_is_told_to_the_client(self) -> None:
         """
         A reply's text is told to the client when the milters cannot be asked at all; a milter's
         own too, and DISCONNECT leaves the word to the server.
@@ -540,7 +540,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(said(failing, on_error=TEXT)[0], line)
         self.flushLoggedErrors()
 
-    def test_no_disconnect(self) -> None:
+    def test_server_with_no_mta_behind_it_refuses_disconnect(self) -> None:
         """
         There is no MTA behind the server that could decide.
         """
@@ -555,7 +555,7 @@ class FallbackTests(SynchronousTestCase):
     What is told of an answer.
     """
 
-    def test_described(self) -> None:
+    def test_code_is_told_as_it_is_and_text_with_its_code(self) -> None:
         """
         A code is told as it is, a text with its code, a disconnect by its name.
         """
@@ -569,7 +569,7 @@ class UnknownTests(ConversationTestCase):
     Where no message is meant.
     """
 
-    def test_unknown(self) -> None:
+    def test_unknown_command_that_fails_with_text_is_answered_with_it(self) -> None:
         """
         An unknown command that fails with a text is answered with it, and the message goes on.
         """

@@ -36,7 +36,7 @@ class CoroutineTests(SynchronousTestCase):
         result = run_coroutine(coroutine)
         return self.successResultOf(result) if isinstance(result, Deferred) else result
 
-    def test_never_waits(self) -> None:
+    def test_one_that_does_not_wait_gives_its_result_no_deferred(self) -> None:
         """
         One that does not wait gives its result, no Deferred, even if it awaits what is there.
         """
@@ -90,7 +90,7 @@ class CoroutineTests(SynchronousTestCase):
 
         self.assertEqual(self.result(adding()), 5000)
 
-    def test_raises_later(self) -> None:
+    def test_what_a_coroutine_raises_after_waiting_fails_the_deferred(self) -> None:
         """
         What it raises after waiting fails the Deferred.
         """
@@ -122,7 +122,7 @@ class CoroutineTests(SynchronousTestCase):
         wait.errback(Failure(asyncio.CancelledError()))
         self.assertEqual(self.successResultOf(result), "caught")
 
-    def test_forgotten(self) -> None:
+    def test_one_that_nobody_can_wake_any_more_ends_without_a_word(self) -> None:
         """
         One that nobody can wake any more ends without a word.
         """
@@ -166,7 +166,7 @@ class CoroutineTests(SynchronousTestCase):
         wait.errback(KeyError("x"))
         self.assertEqual(self.successResultOf(result), "caught")
 
-    def test_cancelled(self) -> None:
+    def test_cancelling_it_cancels_what_it_awaits(self) -> None:
         """
         To cancel it cancels what it awaits; it may clean up, and even answer.
         """
@@ -193,7 +193,7 @@ class CoroutineTests(SynchronousTestCase):
         second.cancel()
         self.assertEqual(self.successResultOf(second), "all the same")
 
-    def test_context_variables(self) -> None:
+    def test_what_it_sets_is_its_own_and_lasts_over_its_waits(self) -> None:
         """
         What it sets is its own, and lasts over its waits.
         """
@@ -249,7 +249,7 @@ class PendingTests(SynchronousTestCase):
         self.assertEqual(self.settled, [5])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_comes(self) -> None:
+    def test_result_that_comes_is_settled_once_and_its_time_out_forgotten(self) -> None:
         """
         A result that comes is settled once, and its time-out forgotten.
         """
@@ -260,7 +260,7 @@ class PendingTests(SynchronousTestCase):
         self.assertEqual(self.settled, [7])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_fails(self) -> None:
+    def test_failure_is_a_result_and_reported_by_nobody_else(self) -> None:
         """
         A failure is a result, and reported by nobody else.
         """
@@ -271,7 +271,7 @@ class PendingTests(SynchronousTestCase):
         del deferred
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_late(self) -> None:
+    def test_when_its_time_is_over_it_is_cancelled(self) -> None:
         """
         When its time is over it is cancelled, and the result is a TimeoutError that says so.
         """
@@ -296,7 +296,7 @@ class PendingTests(SynchronousTestCase):
         (result,) = self.settled
         result.trap(TimeoutError)
 
-    def test_cancelled(self) -> None:
+    def test_one_that_is_cancelled_is_never_settled_whatever_comes_of_it(self) -> None:
         """
         One that is cancelled is never settled, whatever comes of it.
         """
@@ -318,7 +318,7 @@ class PendingTests(SynchronousTestCase):
         deferred.callback("too late")
         self.assertEqual(self.settled, [])
 
-    def test_broken_canceller(self) -> None:
+    def test_canceller_that_raises_is_logged_with_milters_name_and_stops_nothing(self) -> None:
         """
         A canceller that raises is logged with the milter's name, and stops nothing.
         """

@@ -185,7 +185,7 @@ class SaidInACallbackTests(ConversationTestCase):
     Bytes arrive while a callback runs.
     """
 
-    def test_order(self) -> None:
+    def test_commands_said_in_a_callback_come_behind_what_was_read(self) -> None:
         """
         They come behind what was read already, cut or whole, and are answered with it.
         """
@@ -222,7 +222,7 @@ class OddLengthTests(ConversationTestCase):
     Packets in one read whose lengths are unusual.
     """
 
-    def test_between_others(self) -> None:
+    def test_length_of_0_is_packet_without_payload_also_in_middle_of_read(self) -> None:
         """
         A length of 0 is a packet without payload, also in the middle of a read.
         """

@@ -76,7 +76,7 @@ class TextTests(ConversationTestCase):
                     conversation.send(MAIL)
                     self.assertEqual(conversation.packets(RCPT), BARE, about)
 
-    def test_new_connection(self) -> None:
+    def test_is_gone_with_its_smtp_connection_on_socket_that_serves_several(self) -> None:
         """
         It is gone with its SMTP connection, on a socket that serves several.
         """

@@ -30,7 +30,7 @@ class CheckCodeTests(SynchronousTestCase):
     What a callback returns is read as one of its legal return codes.
     """
 
-    def test_legal(self) -> None:
+    def test_each_legal_code_is_accepted_as_member_or_as_libmilters_number(self) -> None:
         """
         Each legal code is accepted, as a member or as libmilter's number, and comes as a member.
         """
@@ -39,14 +39,14 @@ class CheckCodeTests(SynchronousTestCase):
                 for value in (code, int(code)):
                     self.assertIs(check_code(row, value), code)
 
-    def test_none(self) -> None:
+    def test_none_means_continue_in_every_callback(self) -> None:
         """
         None means CONTINUE in every callback.
         """
         for row in CALLBACK_STEPS:
             self.assertIs(check_code(row, None), c.SMFIS_CONTINUE)
 
-    def test_illegal_codes(self) -> None:
+    def test_codes_that_are_illegal_at_their_stage_are_refused(self) -> None:
         """
         DISCARD at connect and helo, SKIP but at body, ACCEPT and DISCARD at unknown are refused.
         """
@@ -66,7 +66,7 @@ class CheckCodeTests(SynchronousTestCase):
         expected["xxfi_unknown"] = nowhere | {"SKIP", "DISCARD", "ACCEPT"}
         self.assertEqual(refused, expected)
 
-    def test_nonsense(self) -> None:
+    def test_what_is_no_return_code_is_refused(self) -> None:
         """
         What is no return code is refused: truth values, texts, other numbers, objects.
         """
@@ -88,7 +88,7 @@ class CheckCodeTests(SynchronousTestCase):
             ):
                 self.assertIs(outcome(check_code, row, value), ReturnCodeError, repr(value))
 
-    def test_message(self) -> None:
+    def test_error_names_callback_what_it_returned_and_all_it_may_return(self) -> None:
         """
         The error names the callback, what it returned, and all it may return.
         """
@@ -105,7 +105,7 @@ class FallbackTests(SynchronousTestCase):
     A failed callback answers with C{on_error}, or with what is nearest to it.
     """
 
-    def test_codes(self) -> None:
+    def test_tempfail_stands_for_discard_where_that_is_illegal(self) -> None:
         """
         Where DISCARD is illegal TEMPFAIL stands for it, where ACCEPT is, CONTINUE.
         """
@@ -118,7 +118,7 @@ class FallbackTests(SynchronousTestCase):
                     expected = c.SMFIS_CONTINUE
                 self.assertIs(fallback(row, code), expected, f"{code} at {row.callback}")
 
-    def test_negotiation(self) -> None:
+    def test_in_negotiation_on_error_is_taken_as_it_is(self) -> None:
         """
         In negotiation, which has answers of its own, it is C{on_error} as it is.
         """
@@ -131,7 +131,7 @@ class ReachTests(SynchronousTestCase):
     How far an answer reaches.
     """
 
-    def test_ends_message(self) -> None:
+    def test_final_answer_ends_message_but_of_recipient_only_accept_does(self) -> None:
         """
         A final answer ends the message, but of a recipient only ACCEPT does, and none at unknown.
         """
@@ -152,7 +152,7 @@ class ResponseTests(SynchronousTestCase):
     Answers have libmilter's letters.
     """
 
-    def test_bare(self) -> None:
+    def test_without_a_text_an_answer_is_its_letter_alone(self) -> None:
         """
         Without a text an answer is its letter alone.
         """
@@ -164,7 +164,7 @@ class ResponseTests(SynchronousTestCase):
         })  # fmt: skip
         self.assertEqual((CONTINUE_PACKET, SKIP_PACKET), (b"\0\0\0\1c", b"\0\0\0\1s"))
 
-    def test_with_text(self) -> None:
+    def test_with_a_text_it_is_replycode_the_text_and_a_nul(self) -> None:
         """
         With a text it is REPLYCODE, the text and a NUL.
         """

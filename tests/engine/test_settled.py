@@ -36,7 +36,7 @@ class SettledTests(SynchronousTestCase):
     The second connection with the same offer and the same milters.
     """
 
-    def test_same_answer(self) -> None:
+    def test_is_answered_as_first_one_and_its_milter_may_do_the_same(self) -> None:
         """
         It is answered as the first one, and its milter may do the same.
         """
@@ -52,7 +52,7 @@ class SettledTests(SynchronousTestCase):
             self.assertEqual(conversation.letters(HELO, MAIL, RCPT, packet("E")), "ccchc")
         self.assertEqual(agreed, 3 * [(6, c.SMFIF_ADDHDRS, DECLINED & ~c.SMFIP_NOHELO)])
 
-    def test_other_offer(self) -> None:
+    def test_another_offer_is_settled_by_itself(self) -> None:
         """
         Another offer is settled by itself.
         """
@@ -78,7 +78,7 @@ class SettledTests(SynchronousTestCase):
         actions = [Conversation(Varying).agree()[1] for _ in range(3)]
         self.assertEqual(actions, [1, 0x10, 0x1FF])
 
-    def test_changed_class(self) -> None:
+    def test_callback_that_class_is_given_later_is_asked_for_from_then_on(self) -> None:
         """
         A callback that a class is given later is asked for from then on; one that it loses is not.
         """
@@ -89,7 +89,7 @@ class SettledTests(SynchronousTestCase):
         self.assertEqual(conversation.agree()[2], DECLINED & ~c.SMFIP_NOHELO & ~c.SMFIP_NORCPT)
         self.assertEqual(conversation.letters(MAIL, RCPT), "cr")
 
-    def test_changed_callback(self) -> None:
+    def test_callback_given_in_the_middle_of_a_connection_is_called(self) -> None:
         """
         A callback that a class or a milter is given in the middle of a connection is the one that
         is called.
@@ -124,7 +124,7 @@ class SettledTests(SynchronousTestCase):
             Conversation(cls).agree()
         self.assertEqual(names(cls.calls), ["negotiate", "negotiate"])
 
-    def test_broken_offer(self) -> None:
+    def test_offer_that_is_too_short_closes_connection_whatever_was_settled_before(self) -> None:
         """
         An offer that is too short closes the connection, whatever was settled before.
         """
@@ -134,7 +134,7 @@ class SettledTests(SynchronousTestCase):
         conversation.send(packet("O", b"\0\0\0\6\0\0\1\xff"))
         self.assertTrue(conversation.closed)
 
-    def test_bounded(self) -> None:
+    def test_mta_that_offers_something_else_each_time_fills_no_memory(self) -> None:
         """
         An MTA that offers something else each time, or at great length, does not fill the memory.
         """
@@ -184,7 +184,7 @@ class NeededTests(SynchronousTestCase):
             waiting.fire()
             self.assertEqual(conversation.written(), b"\0\0\0\1c")
 
-    def test_unreadable_helo(self) -> None:
+    def test_helo_without_its_nul_is_dropped_without_an_answer(self) -> None:
         """
         A HELO without its NUL is dropped without an answer, however many milters there are.
         """

@@ -69,7 +69,7 @@ class OptionTests(SynchronousTestCase):
     The option, and what it gives.
     """
 
-    def test_values(self) -> None:
+    def test_is_a_yes_or_no(self) -> None:
         """
         It is a yes or no; what counts is there with a yes only.
         """
@@ -96,7 +96,7 @@ class OptionTests(SynchronousTestCase):
         self.assertTrue(long.endswith("... (1002 characters))"), long)
         self.assertLess(len(long), 300)
 
-    def test_report(self) -> None:
+    def test_report_says_in_a_word_how_a_message_ended(self) -> None:
         """
         A report says in a word how a message ended.
         """
@@ -124,7 +124,7 @@ class VerdictTests(ConversationTestCase):
         conversation = started(full("Real"), factory)
         return factory, conversation.letters(*pieces)
 
-    def test_accepted(self) -> None:
+    def test_shadow_milter_sees_all_and_the_mta_gets_real_answers_only(self) -> None:
         """
         It sees all; its edits are logged and counted, and the MTA gets the real answers only.
         """
@@ -149,7 +149,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(tally(factory).verdicts, {c.SMFIS_ACCEPT: 1})
         self.assertEqual(tally(factory).edited, 1)
 
-    def test_rejected(self) -> None:
+    def test_after_its_own_answer_to_message_it_sees_no_more_of_that(self) -> None:
         """
         After its own answer to a message it sees no more of that; the next one it sees again.
         """
@@ -165,7 +165,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(tally(factory).verdicts, {c.SMFIS_REJECT: 2})
         self.assertEqual({one["reply"] for one in self.reports()}, {"550 5.7.1 no"})
 
-    def test_recipients(self) -> None:
+    def test_recipients_it_would_have_refused_are_told_of_with_message(self) -> None:
         """
         Recipients it would have refused are told of with the message, which goes on.
         """
@@ -187,7 +187,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(tally(factory).verdicts, {c.SMFIS_DISCARD: 1})
         self.assertEqual(names(made.calls), ["connect", "helo", "envfrom", "envrcpt"])
 
-    def test_connection(self) -> None:
+    def test_answer_to_connect_is_its_answer_to_each_message(self) -> None:
         """
         What it would have said to the connection is its answer to each message of that.
         """
@@ -200,7 +200,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(names(made.calls).count("envfrom"), 0)
         self.assertEqual(self.reports()[0]["stage"], "xxfi_connect")
 
-    def test_unknown_command(self) -> None:
+    def test_answer_to_an_unknown_command_is_about_no_message(self) -> None:
         """
         An answer to an unknown command is about no message.
         """
@@ -210,7 +210,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(answers, "ccccc")
         self.assertEqual(tally(factory).verdicts, {c.SMFIS_CONTINUE: 1})
 
-    def test_undecided(self) -> None:
+    def test_message_that_ends_before_its_answer_is_undecided(self) -> None:
         """
         A message that ends before its answer is undecided, and told by ``xxfi_abort``.
         """
@@ -232,7 +232,7 @@ class VerdictTests(ConversationTestCase):
         )
         self.assertEqual(tally(factory).undecided, 2)
 
-    def test_failures(self) -> None:
+    def test_its_failures_are_logged_under_a_name_that_says_so(self) -> None:
         """
         Its failures are logged under a name that says so, and count as what would be answered.
         """
@@ -262,7 +262,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(tally(factory).verdicts, {c.SMFIS_CONTINUE: 1})
         self.assertEqual(tally(factory).edited, 1)
 
-    def test_not_built(self) -> None:
+    def test_if_it_cannot_even_be_built_the_mta_does_not_hear_of_that(self) -> None:
         """
         If it cannot even be built the MTA does not hear of that, either.
         """
@@ -286,7 +286,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE), "t")
         self.assertEqual(len(self.failures()), 1)
 
-    def test_two(self) -> None:
+    def test_two_shadow_milters_know_nothing_of_one_another(self) -> None:
         """
         Two of them know nothing of one another.
         """
@@ -299,7 +299,7 @@ class VerdictTests(ConversationTestCase):
         self.assertEqual(tally(factories[0]).verdicts, {c.SMFIS_REJECT: 1})
         self.assertEqual(tally(factories[1]).verdicts, {})
 
-    def test_behind_condition(self) -> None:
+    def test_milter_in_shadow_may_have_a_condition_too(self) -> None:
         """
         A milter in shadow may have a condition, too; other mail is neither logged nor counted.
         """
@@ -342,7 +342,7 @@ class AgreementTests(ConversationTestCase):
     What is asked of the MTA for its sake.
     """
 
-    def test_steps(self) -> None:
+    def test_steps_that_it_wants_are_asked_for_without_an_answer(self) -> None:
         """
         Steps that it wants are asked for, without an answer; actions and other options are not.
         """
@@ -356,7 +356,7 @@ class AgreementTests(ConversationTestCase):
         self.assertEqual(silent, c.SMFIP_NR_HELO | c.SMFIP_NR_BODY)
         self.assertFalse(steps & c.SMFIP_SKIP)
 
-    def test_macros(self) -> None:
+    def test_macros_that_it_asks_for_are_asked_for(self) -> None:
         """
         Macros that it asks for are asked for.
         """
@@ -371,7 +371,7 @@ class AgreementTests(ConversationTestCase):
         ((_, payload),) = conversation.packets(offer())
         self.assertIn(b"{own} i {msg_id}", payload)
 
-    def test_refusal(self) -> None:
+    def test_if_it_refuses_the_connection_it_is_out_of_it(self) -> None:
         """
         If it refuses the connection it is out of it, and the MTA does not notice.
         """
@@ -383,7 +383,7 @@ class AgreementTests(ConversationTestCase):
         self.assertEqual(names(made.calls), ["negotiate", "close"])
         self.assertIn("(shadow) refuses the connection", self.log_text())
 
-    def test_slow_negotiation(self) -> None:
+    def test_if_it_takes_its_time_to_negotiate_nobody_waits(self) -> None:
         """
         If it takes its time to negotiate nobody waits; what comes meanwhile waits for it.
         """
@@ -399,7 +399,7 @@ class AgreementTests(ConversationTestCase):
         slow.fire()
         self.assertEqual(names(made.calls), ["mta_connect", "negotiate", "connect", "helo"])
 
-    def test_other_options(self) -> None:
+    def test_what_real_milters_asked_for_in_the_protocol_is_not_shown(self) -> None:
         """
         What real milters asked for in the protocol does not show: it sees what it asked for.
         """
@@ -412,7 +412,7 @@ class AgreementTests(ConversationTestCase):
         conversation.send(MAIL + RCPT + DATA + packet("L", b"Subject\0 hi\0"))
         self.assertEqual(made.calls[-1], ("header", "Subject", "hi"))
 
-    def test_never_negotiated(self) -> None:
+    def test_mta_that_does_not_negotiate_leaves_it_out(self) -> None:
         """
         An MTA that does not negotiate leaves it out.
         """
@@ -439,7 +439,7 @@ class RemoteTests(SynchronousTestCase):
         answers = conversation.letters(CONNECT + HELO, *[MAIL, RCPT, DATA, HEADER, EOH, BODY, EOM])
         return conversation, answers
 
-    def test_shadow(self) -> None:
+    def test_remote_milter_in_shadow_sees_message_and_its_answer_is_only_counted(self) -> None:
         """
         A remote milter in shadow sees the message, and its answer is only counted.
         """
@@ -454,7 +454,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(names(made.calls), SPEAKING)
         self.assertEqual(tally(conversation.standing).verdicts, {c.SMFIS_REJECT: 1})
 
-    def test_condition(self) -> None:
+    def test_remote_milter_may_join_late(self) -> None:
         """
         A remote milter may join late; it gets the macros of their time with what it missed.
         """
@@ -463,7 +463,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(answers[:4], "cccr")
         self.assertEqual(names(made.calls)[:4], SPEAKING[:4])
 
-    def test_other_mail(self) -> None:
+    def test_of_mail_that_is_not_its_own_a_remote_milter_sees_nothing(self) -> None:
         """
         Of mail that is not its own a remote milter sees nothing.
         """
@@ -499,7 +499,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual(backlog.size, 0)
         return dropped, left
 
-    def test_drop(self) -> None:
+    def test_one_message_is_dropped_up_to_its_last_command(self) -> None:
         """
         One message is dropped, up to its last command or what cannot belong to it any more;
         the macros of what follows stay, and what is still to come of it is dropped as it comes.
@@ -538,7 +538,7 @@ class PaceTests(ConversationTestCase):
         conversation.clock.advance(0)
         self.assertEqual(names(made.calls), ["connect"])
 
-    def test_behind(self) -> None:
+    def test_real_answers_do_not_wait_for_it(self) -> None:
         """
         The real answers do not wait for it, and it goes through all in order.
         """
@@ -553,7 +553,7 @@ class PaceTests(ConversationTestCase):
         slow.fire()
         self.assertEqual(tally(factory).verdicts, {c.SMFIS_REJECT: 1, c.SMFIS_CONTINUE: 1})
 
-    def test_connection_gone(self) -> None:
+    def test_when_the_connection_is_gone_it_may_finish(self) -> None:
         """
         When the connection is gone it may finish; only then is it told.
         """
@@ -570,7 +570,7 @@ class PaceTests(ConversationTestCase):
         conversation.clock.advance(0)
         self.assertEqual(conversation.clock.getDelayedCalls(), [])
 
-    def test_slow_close(self) -> None:
+    def test_shadow_milter_is_told_once_that_the_connection_is_gone(self) -> None:
         """
         It is told once that the connection is gone, however long its ``xxfi_close`` takes.
         """
@@ -602,7 +602,7 @@ class PaceTests(ConversationTestCase):
             self.assertEqual(names(made.calls)[-1], "close")
             self.assertEqual(conversation.clock.getDelayedCalls(), [])
 
-    def test_cut_off(self) -> None:
+    def test_what_waits_is_bounded(self) -> None:
         """
         What waits is bounded: if it is too far behind, the message it is at is taken from it.
         """
@@ -653,7 +653,7 @@ class PaceTests(ConversationTestCase):
         self.assertEqual(slow.cancelled, 0)
         self.assertNotIn("header", names(made.calls))
 
-    def test_malformed(self) -> None:
+    def test_what_cannot_be_read_ends_its_conversation_with_real_one_said_once(self) -> None:
         """
         What cannot be read ends its conversation with the real one, said once.
         """
@@ -694,7 +694,7 @@ class PropertyTests(SynchronousTestCase):
         st.sampled_from(("first", "strictest", "chain")),
         st.booleans(),
     )
-    def test_same_bytes(
+    def test_bytes_to_the_mta_are_the_same_with_it_and_without(
         self, pieces: list[str], answers: Any, secret: Any, merge: str, first: bool
     ) -> None:
         """

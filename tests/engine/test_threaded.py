@@ -84,7 +84,7 @@ class ThreadTests(MilterTestMixin, TestCase):
             self.assertEqual(sent.delivered.values("X-Elsewhere"), ["True", "True"])
             self.assertEqual(str(sent.refused["<b@example.com>"]), "550 5.1.1 no example.com")
 
-    async def test_context(self) -> None:
+    async def test_has_a_copy_of_the_callers_context(self) -> None:
         """
         It has a copy of the caller's context.
         """
@@ -99,7 +99,7 @@ class ThreadTests(MilterTestMixin, TestCase):
         sent = await self.milter_mta(Working).send(MESSAGE)
         self.assertEqual(sent.delivered.values("X-Number"), ["5"])
 
-    async def test_failure(self) -> None:
+    async def test_what_it_raises_is_the_milters_failure(self) -> None:
         """
         What it raises is the milter's failure.
         """
@@ -113,7 +113,7 @@ class ThreadTests(MilterTestMixin, TestCase):
         with self.expect_milter_errors(mta, "nothing there"):
             self.assertEqual((await mta.send(MESSAGE)).verdict, c.SMFIS_TEMPFAIL)
 
-    async def test_late(self) -> None:
+    async def test_callback_that_is_late_is_answered_for(self) -> None:
         """
         A callback that is late is answered for; what it does after that is refused, and its result
         is dropped.
@@ -191,7 +191,7 @@ class ThreadTests(MilterTestMixin, TestCase):
         await deferToThread(lambda: None)
         self.assertEqual(called, [])
 
-    async def test_hook(self) -> None:
+    async def test_hook_of_a_messagemilter_may_be_one(self) -> None:
         """
         A hook of a `MessageMilter` may be one; what it says of the message counts.
         """
@@ -211,7 +211,7 @@ class NoReactorTests(SynchronousTestCase):
     In the kit, where no reactor runs.
     """
 
-    def test_thread(self) -> None:
+    def test_test_kit_runs_it_in_a_thread_of_its_own(self) -> None:
         """
         It runs in a thread of the kit's, and who looks at the answer waits for it.
         """
@@ -229,7 +229,7 @@ class NoReactorTests(SynchronousTestCase):
         self.assertEqual(sent.transaction.progress, 1)
         mta.finish()
 
-    def test_end_waits(self) -> None:
+    def test_end_of_the_test_waits_for_it_as_well(self) -> None:
         """
         The end of the test waits for it as well.
         """
@@ -252,7 +252,7 @@ class NoReactorTests(SynchronousTestCase):
         gate.opened.set()
         mta.finish()
 
-    def test_asyncio(self) -> None:
+    def test_in_a_test_of_asyncios_the_answer_can_be_awaited(self) -> None:
         """
         In a test of asyncio's the answer can be awaited.
         """
@@ -269,7 +269,7 @@ class NoReactorTests(SynchronousTestCase):
         asyncio.run(test())
         mta.finish()
 
-    def test_coroutine(self) -> None:
+    def test_coroutine_function_which_cannot_run_in_a_thread_is_refused(self) -> None:
         """
         A coroutine function, which cannot run in a thread, is refused; so is what is no function.
         """
@@ -289,7 +289,7 @@ class ReactorTests(ConversationTestCase, TestCase):
 
     timeout = 60
 
-    async def test_pool(self) -> None:
+    async def test_conversation_waits_while_the_reactor_turns(self) -> None:
         """
         The conversation waits while the reactor turns; the thread is one of the pool's.
         """
@@ -313,7 +313,7 @@ class ReactorTests(ConversationTestCase, TestCase):
         self.assertEqual(conversation.letters(), "r")
         self.assertIn("PoolThread", names[0])
 
-    async def test_no_milter(self) -> None:
+    async def test_callback_of_something_that_is_on_no_connection_runs_in_thread_too(self) -> None:
         """
         A callback of something that is on no connection runs in a thread, too.
         """
@@ -321,7 +321,7 @@ class ReactorTests(ConversationTestCase, TestCase):
         call: Any = threaded(lambda self: threading.get_ident())
         self.assertNotEqual(await call(None), here)
 
-    def test_served(self) -> None:
+    def test_pool_is_that_of_the_reactor_that_serves_the_connection(self) -> None:
         """
         It is the pool of the reactor that serves the connection.
         """

@@ -31,7 +31,7 @@ class ThreadTests(ContextCase):
     All functions, in the right thread and in the wrong one.
     """
 
-    def test_refused(self) -> None:
+    def test_each_is_refused_with_what_to_use_instead(self) -> None:
         """
         Each is refused, says what to use instead, and changes nothing.
         """
@@ -47,7 +47,7 @@ class ThreadTests(ContextCase):
         self.assertEqual((context.outbox, context.reply, context.symbol_lists), ([], None, {}))
         self.assertEqual(self.progressed, 0)
 
-    def test_allowed(self) -> None:
+    def test_in_the_connections_own_thread_each_works(self) -> None:
         """
         In the connection's own thread each works.
         """
@@ -81,7 +81,7 @@ class ServedThreadTests(SynchronousTestCase):
         self.assertEqual(elsewhere(serve), [])
         self.assertEqual((said, symbols), (["cchc"], ["1"]))
 
-    def test_test_kit(self) -> None:
+    def test_in_test_kit_milter_that_forgets_itself_is_told_of_it(self) -> None:
         """
         In the test kit a milter that forgets itself is told of it.
         """

@@ -134,7 +134,7 @@ class ProgramTests(ProgramTestCase):
     The example as it is started.
     """
 
-    async def test_signs(self) -> None:
+    async def test_signs_in_its_own_thread(self) -> None:
         """
         It signs in its thread.
         """

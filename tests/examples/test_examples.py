@@ -448,7 +448,7 @@ class SmtpServerTests(ExampleTestCase):
 
     example = "smtp_server.py"
 
-    async def test_server(self) -> None:
+    async def test_message_is_in_the_maildir_as_the_milter_has_left_it(self) -> None:
         """
         The message is in the maildir as the milter has left it; what the milter refuses is not.
         """

@@ -38,7 +38,7 @@ class LifeTests(TestCase):
         with mock.patch.dict(os.environ, {"GREYLIST_STORE": f"sqlite:///{self.path}"}):
             self.greylist: Any = self.example["make"]()
 
-    def test_options(self) -> None:
+    def test_in_file_of_serve_store_and_all_else_may_be_given(self) -> None:
         """
         In the file of ``serve`` the store and all else may be given; what is wrong is named.
         """

@@ -75,7 +75,7 @@ class RecipientCheckerTests(MilterTestMixin, SynchronousTestCase):
             self.assertEqual(self.reply(answer), "250 2.1.5 Ok")
         self.assertEqual(self.resolver.asked, [b"mail.example"] * 2)
 
-    def test_refused(self) -> None:
+    def test_domain_that_takes_no_mail_is_refused_for_good(self) -> None:
         """
         A domain that is not there, or takes no mail (RFC 7505), is refused for good.
         """

@@ -134,14 +134,14 @@ class SideBySideTests(ProgramTestCase):
         folder = self.program().folder
         self.check(await self.outcomes(folder, *yatxmilter(), f"unix:{folder}/socket"))
 
-    async def test_pymilter(self) -> None:
+    async def test_program_with_pymilter_does_the_same(self) -> None:
         """
         So does the one with pymilter.
         """
         folder = self.program().folder
         self.check(await self.outcomes(folder, *pymilter(), f"unix:{folder}/socket"))
 
-    async def test_libmilter(self) -> None:
+    async def test_program_in_c_does_the_same(self) -> None:
         """
         So does the one in C.
         """

@@ -83,7 +83,7 @@ class ReplayTests(MilterTestMixin, SynchronousTestCase):
         self.file = Path(folder.name, "mail.jsonl")
         record(self.file, Tagger, offer(), CONNECT, HELO, NAMED, MESSAGE, NAMED, MESSAGE, QUIT)
 
-    def test_same(self) -> None:
+    def test_same_milter_does_the_same_again(self) -> None:
         """
         The same milter does the same: sessions and messages are counted, and nothing differs.
         """
@@ -92,7 +92,7 @@ class ReplayTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(replayed.differences, [])
         replayed.check()
 
-    def test_different(self) -> None:
+    def test_what_another_milter_does_differently_is_told(self) -> None:
         """
         What another milter does differently is told, with what it was and what it is.
         """
@@ -105,7 +105,7 @@ class ReplayTests(MilterTestMixin, SynchronousTestCase):
         failure = self.assertRaises(MilterTestFailure, replayed.check)
         self.assertIn("looked at 4QID", str(failure))
 
-    def test_negotiation(self) -> None:
+    def test_negotiation_that_differs_is_told(self) -> None:
         """
         So is what it negotiates, before any message; and a note says what the record does not have.
         """
@@ -116,7 +116,7 @@ class ReplayTests(MilterTestMixin, SynchronousTestCase):
         replayed = self.milter_mta(curious).replay(self.file, negotiation=False)
         self.assertEqual(replayed.differences, [])
 
-    def test_rules(self) -> None:
+    def test_fields_that_are_ignored_and_what_mask_matches_make_no_difference(self) -> None:
         """
         Fields that are ignored, and what a mask matches, make no difference.
         """
@@ -124,7 +124,7 @@ class ReplayTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(mta.replay(self.file, ignore=["x-tag"]).differences, [])
         self.assertEqual(mta.replay(self.file, mask=["seen|looked at"]).differences, [])
 
-    def test_waiting(self) -> None:
+    def test_milter_that_waits_for_something_is_named(self) -> None:
         """
         A milter that waits for something is named; one that works in a thread is waited for.
         """
@@ -142,7 +142,7 @@ class ReplayTests(MilterTestMixin, SynchronousTestCase):
         self.assertIn("waiting for Waiting.xxfi_eom()", str(failure))
         later.callback(c.SMFIS_CONTINUE)
 
-    def test_no_record(self) -> None:
+    def test_file_that_is_no_record_is_refused_by_its_name(self) -> None:
         """
         A file that is no record, or has no session, is refused by its name; one that was cut too,
         unless that is allowed.
@@ -159,7 +159,7 @@ class ReplayTests(MilterTestMixin, SynchronousTestCase):
         error = self.assertRaises(ValueError, mta.replay, empty)
         self.assertIn("no session is in the record", str(error))
 
-    def test_cannot_play(self) -> None:
+    def test_what_goes_wrong_with_the_playing_itself_is_raised(self) -> None:
         """
         What goes wrong with the playing itself is raised.
         """

@@ -76,7 +76,7 @@ class LookingTests(MilterTestMixin, SynchronousTestCase):
     A milter that knows the MTA it is tested with.
     """
 
-    def test_from_within(self) -> None:
+    def test_may_look_at_the_mta_in_a_callback(self) -> None:
         """
         It may look at the MTA in a callback.
         """
@@ -112,7 +112,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
     Messages sent whole.
     """
 
-    def test_delivered(self) -> None:
+    def test_message_is_delivered_as_the_milters_have_made_it(self) -> None:
         """
         A message is delivered as the milters have made it, and can be looked at in any form.
         """
@@ -161,7 +161,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
             self.assertEqual(sent.delivered.recipients, (Path(A), *added, *tail))
             self.assertEqual(sent.delivered.sender, Path("<last@example.com>", ("RET=HDRS",)))
 
-    def test_arguments(self) -> None:
+    def test_esmtp_arguments_are_what_the_milter_is_called_with(self) -> None:
         """
         ESMTP arguments are what the milter is called with.
         """
@@ -263,7 +263,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         mta.send(b"Subject: no body\n\n")
         self.assertEqual(seen, [65535])
 
-    def test_leading_space(self) -> None:
+    def test_milter_that_asks_for_blank_after_colon_gets_it_and_writes_it(self) -> None:
         """
         A milter that asks for the blank after the colon gets it, and writes it.
         """
@@ -297,7 +297,7 @@ class MessageTests(MilterTestMixin, SynchronousTestCase):
         self.assertIn(Call("Looker", "xxfi_header", ("X-Tag", "yes")), mta.calls)
         self.assertEqual([type(one) for one in mta.milters], [Tagger, Looker])
 
-    def test_bad_arguments(self) -> None:
+    def test_unknown_flavour_and_message_without_recipients_are_mistakes_of_tests(self) -> None:
         """
         An unknown flavour and a message without recipients are mistakes of the test's.
         """
@@ -433,7 +433,7 @@ class SessionTests(MilterTestMixin, SynchronousTestCase):
             session.mail(A)
             self.assertEqual(session.data().reply.code, 554)
 
-    def test_reset(self) -> None:
+    def test_rset_aborts_message_with_no_message_milter_hears_nothing_of_it(self) -> None:
         """
         RSET aborts a message; with no message the milter hears nothing of it.
         """
@@ -564,7 +564,7 @@ class WaitingTests(MilterTestMixin, SynchronousTestCase):
     Milters that take their time.
     """
 
-    def test_waiting(self) -> None:
+    def test_mta_waits_for_a_deferred_and_says_for_which(self) -> None:
         """
         The MTA waits for a Deferred and says for which; the test fires it and lets time pass.
         """
@@ -640,7 +640,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         for part in ("Broken", "xxfi_eom", "KeyError: 'nobody'", "test_testing.py"):
             self.assertIn(part, text)
 
-    def test_illegal_code(self) -> None:
+    def test_return_code_that_is_illegal_at_its_stage_fails_the_test(self) -> None:
         """
         So does a return code that is illegal at its stage, and one against a promise.
         """
@@ -657,7 +657,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         mta.send(MESSAGE)
         self.assertIn("promised not to answer", self.failure(mta))
 
-    def test_never_answered(self) -> None:
+    def test_deferred_that_never_fires_fails_the_test(self) -> None:
         """
         So does a Deferred that has not fired at the end.
         """
@@ -681,7 +681,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(mta.send(MESSAGE).verdict, c.SMFIS_REJECT)
         self.assertIn("KeyError: 'no such thing'", self.failure(mta))
 
-    def test_left_open(self) -> None:
+    def test_session_that_was_not_ended_fails_the_test(self) -> None:
         """
         So does a session that was not ended.
         """
@@ -699,7 +699,7 @@ class FailureTests(MilterTestMixin, SynchronousTestCase):
         self.assertEqual(len(errors), 1)
         mta.finish()
 
-    def test_expected_otherwise(self) -> None:
+    def test_has_to_come_and_to_be_the_one_that_was_expected(self) -> None:
         """
         It has to come, and to be the one that was expected.
         """

@@ -70,7 +70,7 @@ class PluginTests(SynchronousTestCase):
             )
         return result.stdout + result.stderr
 
-    def test_fixture(self) -> None:
+    def test_fixture_makes_mtas_and_test_whose_milter_fails_unexpectedly_fails(self) -> None:
         """
         The fixture makes MTAs, and a test whose milter fails unexpectedly fails.
         """
@@ -79,7 +79,7 @@ class PluginTests(SynchronousTestCase):
         self.assertIn("Milter Broken failed in xxfi_eom", output)
         self.assertIn("KeyError", output)
 
-    def test_replay(self) -> None:
+    def test_record_fixture_fails_the_test_with_what_is_different(self) -> None:
         """
         The other fixture plays a record, and fails the test with what is different.
         """
@@ -90,7 +90,7 @@ class PluginTests(SynchronousTestCase):
         self.assertIn("1 failed, 1 passed", output)
         self.assertIn("now ADDHEADER X-Tag: looked at 4QID", output)
 
-    def test_lazy(self) -> None:
+    def test_tests_without_the_plugin_do_not_import_the_library(self) -> None:
         """
         Tests that do not use it are not made to import the library, nor Twisted.
         """

@@ -192,10 +192,10 @@ DIFFERENCES = {
 }
 
 OTHER_ROWS = {
-    "limits": "tests.protocol.test_limits.IdleTests.test_strikes",
+    "limits": "tests.protocol.test_limits.IdleTests.test_mta_that_is_silent_so_long_is_hung_up_on",
     "the spelling of addresses": "tests.cli.test_mistakes.MistakeTests.test_spelling_of_postfix",
     "a function in another thread than that of the connection": (
-        "tests.engine.test_threads.ThreadTests.test_refused"
+        "tests.engine.test_threads.ThreadTests.test_each_is_refused_with_what_to_use_instead"
     ),
 }
 """

@@ -128,7 +128,9 @@ class TestDrawnCases(ComparedTestCase):
 
     @given(st.data())
     @_STEADY
-    def test_misused(self, data: st.DataObject) -> None:
+    def test_cases_drawn_from_misused_profile_show_no_difference_but_those_in_table(
+        self, data: st.DataObject
+    ) -> None:
         """
         Cases drawn from the misused profile show no difference but those in the table.
         """
@@ -136,7 +138,9 @@ class TestDrawnCases(ComparedTestCase):
 
     @given(st.data())
     @_STEADY
-    def test_hostile(self, data: st.DataObject) -> None:
+    def test_cases_drawn_from_hostile_profile_show_no_difference_but_those_in_table(
+        self, data: st.DataObject
+    ) -> None:
         """
         Cases drawn from the hostile profile show no difference but those in the table.
         """
@@ -174,7 +178,7 @@ class TestDeliberateDifferences(ComparedTestCase):
     The table of differences, and what the libraries do.
     """
 
-    def test_rows(self) -> None:
+    def test_each_row_about_a_conversation_has_a_case_that_shows_it(self) -> None:
         """
         For each row of the manual that is about one conversation there is a case that shows it.
         """
@@ -187,7 +191,7 @@ class TestDeliberateDifferences(ComparedTestCase):
                 self.assertTrue(comparison.deliberate, row)
                 self.assertIn(name, reasons(case), row)
 
-    def test_examples(self) -> None:
+    def test_each_row_has_a_case_in_which_the_two_libraries_differ(self) -> None:
         """
         For each row there is a case in which the two libraries differ, for that reason alone.
         """
@@ -273,7 +277,9 @@ class TestComparison(ComparedTestCase):
         for change in (drop, swap, alter):
             self.assertNotEqual(self._problems(change), [])
 
-    def test_moment_counts(self) -> None:
+    def test_answer_that_comes_before_or_after_another_callback_than_libmilters_is_seen(
+        self,
+    ) -> None:
         """
         An answer that comes before or after another callback than libmilter's is seen.
         """

@@ -57,7 +57,7 @@ class ReadingTests(SynchronousTestCase):
     Addresses of a raw value.
     """
 
-    def test_in_order(self) -> None:
+    def test_names_quotes_comments_routes_and_groups_are_read(self) -> None:
         """
         Names, quotes, comments, routes, blanks around dots and groups are read as RFC 5322 says.
         """
@@ -88,7 +88,7 @@ class ReadingTests(SynchronousTestCase):
         self.assertIsNone(value.address)
         self.assertEqual(read("<a@b>").address, Address("", "a", "b"))
 
-    def test_encoded(self) -> None:
+    def test_encoded_words_in_names_and_comments_are_decoded(self) -> None:
         """
         Encoded words in names and comments are decoded, and never make another structure.
         """
@@ -168,7 +168,7 @@ class ReadingTests(SynchronousTestCase):
 
     @STEADY
     @given(PIECES)
-    def test_any(self, raw: str) -> None:
+    def test_whatever_comes_is_read(self, raw: str) -> None:
         """
         Whatever comes is read; it can be set with a text in front, as one field that shows it so.
         """
@@ -180,7 +180,7 @@ class ReadingTests(SynchronousTestCase):
         bare = str.maketrans("", "", ' "\t\\')
         self.assertEqual(read(again).translate(bare), f"[x] {value}".translate(bare))
 
-    def test_linear(self) -> None:
+    def test_takes_time_linear_in_the_length(self) -> None:
         """
         It takes time linear in the length.
         """
@@ -214,7 +214,7 @@ class WritingTests(SynchronousTestCase):
     @given(DISPLAY)
     @example("Müller, Jörg")
     @example("=?utf-8?q?x?=")
-    def test_names(self, name: str) -> None:
+    def test_name_that_is_set_is_what_independent_reader_shows_law_3(self, name: str) -> None:
         """
         A name that is set is what an independent reader shows (law 3).
         """
@@ -222,7 +222,7 @@ class WritingTests(SynchronousTestCase):
         shown = shown_names(write_field("From", text))
         self.assertIn(shown, (text, f"{name} <a@example.com>"))
 
-    def test_looks(self) -> None:
+    def test_names_phrases_and_comments_are_encoded_as_such(self) -> None:
         """
         Names, phrases and comments are encoded as such; ASCII stays as it is.
         """
@@ -246,7 +246,7 @@ class WritingTests(SynchronousTestCase):
         ):
             self.assertEqual(write_field("To", text), expected)
 
-    def test_objects(self) -> None:
+    def test_address_objects_of_either_library_can_be_set(self) -> None:
         """
         Address objects, ours and those of the standard library, can be set, alone and in lists.
         """
@@ -266,7 +266,7 @@ class WritingTests(SynchronousTestCase):
             self.assertIn("header To", str(error))
         self.assertRaises(ValueError, write_field, "Subject", Address())
 
-    def test_refused(self) -> None:
+    def test_address_that_is_not_ascii_is_refused_by_name_of_its_field(self) -> None:
         """
         An address that is not ASCII is refused by the name of its field, unless it was read.
         """
@@ -275,7 +275,7 @@ class WritingTests(SynchronousTestCase):
             self.assertIn("header Cc", str(error))
             self.assertEqual(write_field("Cc", f"x, {text}", text).replace("\n", ""), f"x, {text}")
 
-    def test_linear(self) -> None:
+    def test_takes_time_linear_in_the_length(self) -> None:
         """
         It takes time linear in the length.
         """

@@ -69,7 +69,7 @@ class SpoolTests(SynchronousTestCase):
         spool.replace([b""])
         self.assertEqual(list(spool.chunks(100)), [])
 
-    def test_line_ends(self) -> None:
+    def test_new_body_is_shown_with_line_ends_that_mta_gives_it(self) -> None:
         """
         A new body is shown with the line ends that the MTA gives it.
         """

@@ -114,7 +114,7 @@ class HeaderTests(SynchronousTestCase):
             self.header(ChangeHeader(1, "Received", "x"), message=message), "Received: x|A: 1"
         )
 
-    def test_leading_space(self) -> None:
+    def test_with_smfip_hdr_leadspc_the_milters_value_is_taken_as_it_is(self) -> None:
         """
         With SMFIP_HDR_LEADSPC the milter's value is taken as it is, else a blank is put before it.
         """
@@ -131,7 +131,7 @@ class HeaderTests(SynchronousTestCase):
             "A: 1|B: 2|A: 3|X: a| b|\tc|\tBcc: d",
         )
 
-    def test_any_byte(self) -> None:
+    def test_bytes_that_are_not_utf_8_come_out_as_they_came_in(self) -> None:
         """
         Bytes that are not UTF-8 come out as they came in.
         """

@@ -164,7 +164,7 @@ class MessageTests(SynchronousTestCase):
         recipients.refuse(refused)
         self.assertEqual((len(recipients), recipients.edits()), (1, []))
 
-    def test_missing(self) -> None:
+    def test_removing_one_that_is_not_there_is_an_error(self) -> None:
         """
         To remove one that is not there is an error that names some of those that are.
         """

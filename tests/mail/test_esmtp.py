@@ -16,7 +16,7 @@ class ParsingTests(SynchronousTestCase):
     A mapping of keywords to values.
     """
 
-    def test_arguments(self) -> None:
+    def test_keywords_are_in_capitals_in_order(self) -> None:
         """
         Keywords are in capitals, in order; one without a value has None; the first of two counts.
         """
@@ -34,14 +34,14 @@ class ParsingTests(SynchronousTestCase):
         self.assertEqual(table_of(parse_esmtp, table), table)
         self.assertEqual(list(parse_esmtp(["<>", "b", "A"])), ["B", "A"])
 
-    def test_text(self) -> None:
+    def test_text_whose_letters_would_be_taken_for_arguments_is_refused(self) -> None:
         """
         A text, whose letters would be taken for arguments, is refused.
         """
         error = self.assertRaises(TypeError, parse_esmtp, "SIZE=1")
         self.assertIn("expected the list", str(error))
 
-    def test_growth(self) -> None:
+    def test_what_a_client_sends_takes_time_linear_in_its_size(self) -> None:
         """
         What a client sends takes time linear in its size.
         """

@@ -81,14 +81,14 @@ class AnyFieldTests(SynchronousTestCase):
 
     @STEADY
     @given(NAMES, st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200))
-    def test_ascii(self, name: str, text: str) -> None:
+    def test_ascii_is_encoded_in_no_field(self, name: str, text: str) -> None:
         """
         In no field ASCII is encoded, but for text without structure that looks encoded (law 4).
         """
         if "=?" not in text and not name.endswith("ate"):
             self.assertEqual(write_field(name, text).replace("\n", ""), text)
 
-    def test_for_machines(self) -> None:
+    def test_ids_addresses_of_web_tokens_and_results_are_shown_as_they_are(self) -> None:
         """
         Ids, addresses of the web, tokens and results are shown as they are, and never encoded.
         """
@@ -103,7 +103,7 @@ class AnyFieldTests(SynchronousTestCase):
             self.assertEqual(unfolded(raw), value)
             self.assertEqual(read_field(name, raw), value)
 
-    def test_comments(self) -> None:
+    def test_comment_may_be_in_any_language_what_is_around_it_not(self) -> None:
         """
         A comment may be in any language, what is around it not.
         """
@@ -118,7 +118,7 @@ class AnyFieldTests(SynchronousTestCase):
         )
         self.assertEqual(read_field("List-Id", "=?utf-8?q?Gr=C3=B6=C3=9Fe?= <a>"), "Größe <a>")
 
-    def test_refused(self) -> None:
+    def test_values_that_no_field_can_carry_are_refused_by_its_name(self) -> None:
         """
         Line ends, NUL, surrogates and what is no text are refused by the name of the field.
         """
@@ -145,7 +145,7 @@ class AnyFieldTests(SynchronousTestCase):
         self.assertEqual(write_field("X-Old", str(value)), "=?utf-8?q?=C3=A1rv=C3=ADz?=")
         self.assertEqual(shown("=?utf-8?q?=C3=A1rv=C3=ADz?="), "árvíz")
 
-    def test_linear(self) -> None:
+    def test_takes_time_linear_in_the_length_for_each_kind(self) -> None:
         """
         It takes time linear in the length, for each kind.
         """
@@ -168,7 +168,7 @@ class DateTests(SynchronousTestCase):
     Dates.
     """
 
-    def test_read(self) -> None:
+    def test_dates_are_read_in_all_forms_of_rfc_5322(self) -> None:
         """
         Dates are read in all forms of RFC 5322; what is none is none.
         """
@@ -196,7 +196,7 @@ class DateTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(read_date, table), table)
 
-    def test_written(self) -> None:
+    def test_datetime_can_be_set_and_date_that_was_read_in_whatever_form(self) -> None:
         """
         A ``datetime`` can be set, and a date that was read in whatever form.
         """
@@ -220,7 +220,7 @@ class ParameterTests(SynchronousTestCase):
     Parameters.
     """
 
-    def test_read(self) -> None:
+    def test_quotes_comments_rfc_2231_and_what_is_broken(self) -> None:
         """
         Quotes, comments, RFC 2231, and what is broken.
         """
@@ -248,7 +248,7 @@ class ParameterTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(params, table), table)
 
-    def test_types(self) -> None:
+    def test_type_that_cannot_be_read_counts_as_text_plain(self) -> None:
         """
         A type is one, or counts as text/plain (RFC 2045, section 5.2), with a defect.
         """
@@ -269,7 +269,7 @@ class ParameterTests(SynchronousTestCase):
         )
         self.assertEqual(value.params, value.params)
 
-    def test_small_kinds(self) -> None:
+    def test_ids_transfer_encodings_and_versions_are_read(self) -> None:
         """
         Ids, transfer encodings and versions.
         """
@@ -288,7 +288,9 @@ class ParameterTests(SynchronousTestCase):
 
     @STEADY
     @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=120))
-    def test_written(self, name: str) -> None:
+    def test_files_name_in_any_language_is_read_back_also_by_standard_library(
+        self, name: str
+    ) -> None:
         """
         A file's name in any language is read back, also by the standard library.
         """
@@ -303,13 +305,13 @@ class ParameterTests(SynchronousTestCase):
             theirs["Content-Disposition"] = unfolded(raw)
             self.assertEqual(theirs.get_filename(), name)
 
-    def test_without_quotes(self) -> None:
+    def test_value_need_not_be_in_quotes_to_be_written(self) -> None:
         """
         A value need not be in quotes to be written.
         """
         self.assertEqual(write_field("Content-Type", "a/b; x= é"), "a/b; x*=utf-8''%C3%A9")
 
-    def test_not_written(self) -> None:
+    def test_what_is_not_ascii_and_no_parameter_is_refused(self) -> None:
         """
         What is not ASCII and no parameter is refused, unless it was read.
         """

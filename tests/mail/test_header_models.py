@@ -52,7 +52,7 @@ class BothTests(SynchronousTestCase):
     What the two have in common.
     """
 
-    def test_flavours(self) -> None:
+    def test_there_are_two_flavours_and_no_third(self) -> None:
         """
         There are two flavours, and no third.
         """
@@ -61,7 +61,7 @@ class BothTests(SynchronousTestCase):
         with self.assertRaisesRegex(ValueError, "'exim'"):
             header_model("exim", leading_space=False)
 
-    def test_untouched(self) -> None:
+    def test_what_comes_in_is_shown_to_the_next_filter_in_the_same_way(self) -> None:
         """
         What comes in is shown to the next filter in the same way, hidden fields are not.
         """
@@ -81,7 +81,7 @@ class BothTests(SynchronousTestCase):
             self.assertEqual(shown(header), "A:1")
             self.assertEqual(header.fields(), [Field(b"A", b"1")])
 
-    def test_other_edits(self) -> None:
+    def test_edits_of_anything_else_leave_the_header_alone(self) -> None:
         """
         Edits of anything else leave the header alone.
         """
@@ -92,7 +92,7 @@ class BothTests(SynchronousTestCase):
             header.apply(ReplaceBody(b"x"))
             self.assertEqual(header.state(), before)
 
-    def test_folds(self) -> None:
+    def test_new_line_of_value_that_has_no_blank_in_front_gets_tab(self) -> None:
         """
         A new line of a value that has no blank in front gets a tab.
         """
@@ -101,7 +101,7 @@ class BothTests(SynchronousTestCase):
             header.apply(AddHeader("X", "a\nb\n c"))
             self.assertEqual(shown(header), "X:a\n\tb\n c")
 
-    def test_copies(self) -> None:
+    def test_copy_goes_its_own_way(self) -> None:
         """
         A copy goes its own way.
         """
@@ -111,7 +111,7 @@ class BothTests(SynchronousTestCase):
             twin.apply(ChangeHeader(1, "A", "2"))
             self.assertEqual((shown(header), shown(twin)), ("A:1", "A:2"))
 
-    def test_finds(self) -> None:
+    def test_field_is_found_by_name_in_any_case_and_number(self) -> None:
         """
         A field is found by its name in any case and its number, 0 being 1.
         """
@@ -146,13 +146,13 @@ class PostfixTests(SynchronousTestCase):
             header.apply(edit)
         return shown(header)
 
-    def test_add(self) -> None:
+    def test_field_is_added_at_the_end(self) -> None:
         """
         A field is added at the end.
         """
         self.assertEqual(self.edited(AddHeader("A", "x")), "A:1|B:2|a:3|A:x")
 
-    def test_insert(self) -> None:
+    def test_index_counts_lines_the_mtas_own_received_included(self) -> None:
         """
         The index counts lines, the MTA's own Received included.
         """
@@ -161,14 +161,14 @@ class PostfixTests(SynchronousTestCase):
             edit = InsertHeader(index, "X", "x")
             self.assertEqual(self.edited(edit, start=("A: 1", "B: 2")), expected, str(index))
 
-    def test_change(self) -> None:
+    def test_name_gets_its_new_spelling(self) -> None:
         """
         The name gets its new spelling; what is not there is added at the end.
         """
         self.assertEqual(self.edited(ChangeHeader(2, "A", "x")), "A:1|B:2|A:x")
         self.assertEqual(self.edited(ChangeHeader(3, "A", "x")), "A:1|B:2|a:3|A:x")
 
-    def test_delete(self) -> None:
+    def test_what_is_behind_a_deleted_field_moves_up_at_once(self) -> None:
         """
         What is behind a deleted field moves up at once.
         """
@@ -176,7 +176,7 @@ class PostfixTests(SynchronousTestCase):
         self.assertEqual(self.edited(*both), "B:2")
         self.assertEqual(self.edited(ChangeHeader(3, "A", "")), "A:1|B:2|a:3")
 
-    def test_own(self) -> None:
+    def test_mtas_own_received_is_out_of_reach(self) -> None:
         """
         The MTA's own Received is out of reach, also when something has been put above it, which
         is shown to the next filter.
@@ -209,7 +209,7 @@ class SendmailTests(SynchronousTestCase):
             header.apply(edit)
         return shown(header)
 
-    def test_add(self) -> None:
+    def test_field_is_added_before_first_of_its_name_or_at_end(self) -> None:
         """
         A field is added before the first of its name, or at the end.
         """
@@ -225,7 +225,7 @@ class SendmailTests(SynchronousTestCase):
         self.assertEqual(self.edited(date, AddHeader("date", "y"))[:12], "date:y|Date:")
         self.assertEqual(self.edited(AddHeader("Received", "x"))[:12], "Received:x|A")
 
-    def test_insert(self) -> None:
+    def test_index_counts_slots_of_the_mtas_own_fields_but_the_first(self) -> None:
         """
         The index counts the slots of the MTA's own fields, the first one not.
         """
@@ -234,7 +234,7 @@ class SendmailTests(SynchronousTestCase):
         self.assertEqual(self.edited(InsertHeader(9, "X", "x")), "A:1|X:x|B:2|a:3")
         self.assertEqual(self.edited(InsertHeader(99, "X", "x")), "A:1|B:2|a:3|X:x")
 
-    def test_change(self) -> None:
+    def test_name_keeps_its_spelling(self) -> None:
         """
         The name keeps its spelling; what is not there is added before the first of its name.
         """
@@ -253,7 +253,7 @@ class SendmailTests(SynchronousTestCase):
         )
         self.assertEqual(self.edited(ChangeHeader(2, "Date", ""), start=start), "A:1|Date:2")
 
-    def test_delete(self) -> None:
+    def test_deleted_field_goes_on_being_counted_by_its_filter(self) -> None:
         """
         A deleted field goes on being counted by its filter, and can be brought back.
         """
@@ -262,7 +262,7 @@ class SendmailTests(SynchronousTestCase):
         self.assertEqual(self.edited(first, ChangeHeader(2, "A", "")), "B:2")
         self.assertEqual(self.edited(first, ChangeHeader(1, "A", "x")), "A:x|B:2|a:3")
 
-    def test_next_filter(self) -> None:
+    def test_filter_that_is_sent_the_header_counts_only_what_it_sees(self) -> None:
         """
         A filter that is sent the header counts only what it sees; a slot it does not see is
         filled by what it adds.
@@ -320,7 +320,7 @@ class EditsFromTests(SynchronousTestCase):
             header.apply(edit)
         return header.edits_from(first)
 
-    def test_sendmail_emptied(self) -> None:
+    def test_deleted_field_that_is_made_anew_without_value_is_inserted(self) -> None:
         """
         A field that one filter deleted and the next made anew without a value is inserted: to
         change it to nothing would be to delete it.
@@ -358,7 +358,9 @@ class EditsFromTests(SynchronousTestCase):
 
     @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
     @settings(STEADY, max_examples=150)
-    def test_sendmail(self, filters: list[list[Edit]], leading_space: bool) -> None:
+    def test_whatever_filters_have_made_of_sendmails_header_one_can_make_it_too(
+        self, filters: list[list[Edit]], leading_space: bool
+    ) -> None:
         """
         Whatever filters have made of Sendmail's header, one can make it, too.
         """
@@ -366,7 +368,9 @@ class EditsFromTests(SynchronousTestCase):
 
     @given(st.lists(st.lists(EDITS, max_size=4), max_size=3), st.booleans())
     @settings(STEADY, max_examples=150)
-    def test_postfix(self, filters: list[list[Edit]], leading_space: bool) -> None:
+    def test_whatever_filters_have_made_of_postfixs_header_one_can_make_it_too(
+        self, filters: list[list[Edit]], leading_space: bool
+    ) -> None:
         """
         Whatever filters have made of Postfix's header, one can make it, too.
         """
@@ -495,7 +499,7 @@ class ManyTests(SynchronousTestCase):
 
         return prepare
 
-    def test_growth(self) -> None:
+    def test_edit_of_any_kind_costs_no_more_when_there_are_many_fields(self) -> None:
         """
         An edit of any kind costs no more when there are many fields and edits.
         """
@@ -526,7 +530,7 @@ class LongTests(SynchronousTestCase):
         [(_, shown)] = header.shown()
         return [len(line) for line in shown.split("\n")]
 
-    def test_beginning(self) -> None:
+    def test_first_60_000_octets_of_a_field_are_shown(self) -> None:
         """
         The first 60,000 octets of a field are shown, its name, colon and blank included, and no
         part of a line that begins in the last tenth of them. All of it stays in the message.
@@ -599,7 +603,7 @@ class PieceTests(SynchronousTestCase):
         self.assertEqual(pieces, [0, 2, 0])
         self.assertTrue(shown(header).endswith("|a:1999|b:y|b:z"))
 
-    def test_given_up(self) -> None:
+    def test_what_is_begun_and_not_done_is_done_when_it_is_needed(self) -> None:
         """
         What is begun and not done is done when it is needed.
         """

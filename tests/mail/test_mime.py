@@ -67,7 +67,7 @@ class FindingTests(SynchronousTestCase):
         self.assertEqual([part.defects for part in (root, inner, file)], [[], [], []])
         self.assertEqual(file.get("content-DISPOSITION"), file.get("Content-Disposition"))
 
-    def test_message(self) -> None:
+    def test_message_in_a_message_has_its_own_parts(self) -> None:
         """
         A message in a message has its own parts; one that is encoded has none.
         """
@@ -185,7 +185,7 @@ class FindingTests(SynchronousTestCase):
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 self.assertEqual([part.octets for part in parts(data)][1], b"x")  # type: ignore[arg-type]
 
-    def test_content(self) -> None:
+    def test_transfer_encodings_are_taken_off(self) -> None:
         """
         Transfer encodings are taken off; what is broken in them is left out.
         """
@@ -198,7 +198,7 @@ class FindingTests(SynchronousTestCase):
         ):
             self.assertEqual(decode_content(octets, encoding), expected)
 
-    def test_linear(self) -> None:
+    def test_takes_time_linear_in_the_length(self) -> None:
         """
         It takes time linear in the length.
         """

@@ -85,7 +85,7 @@ class OrderedTests(SynchronousTestCase):
             self.change(made, plain, kind, at, how)
         self.compare(made, plain, [0, 1, 5, size // 2, size, size + 60])
 
-    def test_all_removed(self) -> None:
+    def test_others_can_be_put_in_after_all_of_many_were_removed(self) -> None:
         """
         When all items of many have been removed, from either end, others can be put in.
         """
@@ -100,7 +100,7 @@ class OrderedTests(SynchronousTestCase):
                 self.change(made, plain, kind, 1, False)
             self.compare(made, plain, [0, 1, 2, 3])
 
-    def test_first_behind(self) -> None:
+    def test_first_item_behind_something_is_found_if_there_is_one(self) -> None:
         """
         The first item behind something is found, if there is one.
         """
@@ -111,7 +111,7 @@ class OrderedTests(SynchronousTestCase):
                 here = made.place(item)
                 self.assertIs(made.first(lambda other: made.place(other) > here), after)  # noqa: B023
 
-    def test_growth(self) -> None:
+    def test_insertions_at_the_same_place_cost_no_more_each(self) -> None:
         """
         Insertions at the same place, at any, cost no more each when there are many.
         """

@@ -83,7 +83,7 @@ class GrowthTests(SynchronousTestCase):
     Work that grows with the message, and not with its square.
     """
 
-    def test_split(self) -> None:
+    def test_many_lines_of_a_field_do_not_make_a_header_dear(self) -> None:
         """
         Neither many lines of one field nor many of anything else make a header dear.
         """
@@ -95,7 +95,7 @@ class GrowthTests(SynchronousTestCase):
 
             assert_linear(prepare, 2000)
 
-    def test_from_lines(self) -> None:
+    def test_lines_of_a_mailbox_do_not_make_a_header_dear(self) -> None:
         """
         Nor do lines of a mailbox, and names without end.
         """

@@ -130,7 +130,7 @@ class ReadingTests(SynchronousTestCase):
         self.assertNotRegex(value, "[\r\n\0]")
         encode_text(value, 10)
 
-    def test_linear(self) -> None:
+    def test_takes_time_linear_in_the_length_whatever_stands_in_it(self) -> None:
         """
         It takes time linear in the length, whatever stands in it.
         """
@@ -210,7 +210,7 @@ class WritingTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(lambda text: encode_text(text, 9), table), table)
 
-    def test_octets(self) -> None:
+    def test_raw_octets_that_were_read_go_out_again_as_they_were(self) -> None:
         """
         Raw octets that were read go out again as they were; so do words that were raw UTF-8.
         """
@@ -222,7 +222,7 @@ class WritingTests(SynchronousTestCase):
         )
         self.assertEqual(raw_words(None), frozenset())
 
-    def test_linear(self) -> None:
+    def test_takes_time_linear_in_the_length(self) -> None:
         """
         It takes time linear in the length.
         """

@@ -165,14 +165,14 @@ class BlockTests(SynchronousTestCase):
     No block escapes the tests below.
     """
 
-    def test_languages(self) -> None:
+    def test_every_block_has_a_language_that_is_run_here(self) -> None:
         """
         Every block has a language that is run here.
         """
         wrong = [block.place for block in all_blocks() if block.language not in LANGUAGES]
         self.assertEqual(wrong, [])
 
-    def test_fences(self) -> None:
+    def test_every_fence_of_three_backticks_is_one_of_pair_that_tests_see(self) -> None:
         """
         Every fence of three backticks is one of a pair that the tests see.
         """
@@ -181,7 +181,7 @@ class BlockTests(SynchronousTestCase):
             fences = len(re.findall(r"^ *```", text, re.MULTILINE))
             self.assertEqual(fences, 2 * len(FENCE.findall(text)), page.name)
 
-    def test_links(self) -> None:
+    def test_links_that_sphinx_does_not_see_lead_to_files(self) -> None:
         """
         Links of the pages outside the manual, which Sphinx does not see, lead to files.
         """
@@ -196,7 +196,7 @@ class PythonTests(SynchronousTestCase):
     Python that does its work and is done.
     """
 
-    def test_python(self) -> None:
+    def test_blocks_of_each_page_run_one_after_the_other(self) -> None:
         """
         The blocks of each page run one after the other, and print what the page says.
         """
@@ -245,7 +245,7 @@ class ProgramTests(ProgramTestCase):
     Python that runs until it is stopped.
     """
 
-    async def test_programs(self) -> None:
+    async def test_each_one_is_a_milter(self) -> None:
         """
         Each one is a milter: it negotiates, lets a harmless message pass, and ends when it is told.
         """
@@ -255,7 +255,7 @@ class ProgramTests(ProgramTestCase):
             outcome = await self.play(block, "<sender@client.example>")
             self.assertTrue(outcome.accepted, f"{block.place}: {outcome}")
 
-    async def test_first_milter(self) -> None:
+    async def test_readmes_first_milter_does_what_the_readme_says_of_it(self) -> None:
         """
         The README's first milter does what the README says of it.
         """
@@ -265,7 +265,7 @@ class ProgramTests(ProgramTestCase):
         outcome = await self.play(first, "<sender@client.example>")
         self.assertEqual(outcome.edits, (AddHeader("X-Milter", "seen"),))
 
-    async def test_clients(self) -> None:
+    async def test_each_program_that_plays_the_mta_gets_what_the_page_says(self) -> None:
         """
         Each program that plays the MTA gets from the milter before it what the page says.
         """
@@ -317,7 +317,7 @@ class ShellTests(SynchronousTestCase):
     Commands for the shell.
     """
 
-    def test_commands(self) -> None:
+    def test_commands_of_the_page_succeed(self) -> None:
         """
         The commands succeed; the two that set up a clone are left to the test below.
         """
@@ -343,7 +343,7 @@ class ShellTests(SynchronousTestCase):
                 },
             )
 
-    def test_setting_up(self) -> None:
+    def test_two_commands_of_the_readme_work_in_a_fresh_clone(self) -> None:
         """
         The two commands of the README work in a fresh clone.
 
@@ -370,7 +370,7 @@ class MtaConfigurationTests(SynchronousTestCase):
     Configuration of the MTAs, read by the MTAs.
     """
 
-    def test_main_cf(self) -> None:
+    def test_postfix_knows_each_parameter_and_takes_its_value_as_it_stands_there(self) -> None:
         """
         Postfix knows each parameter and takes its value as it stands there.
         """
@@ -388,7 +388,7 @@ class MtaConfigurationTests(SynchronousTestCase):
             got = [re.sub(r"\s+", " ", line) for line in output.splitlines()]
             self.assertEqual([line for line in wanted if line not in got], [], block.place)
 
-    def test_sendmail_mc(self) -> None:
+    def test_m4_macros_of_sendmail_make_lines_in_sendmail_cf(self) -> None:
         """
         Sendmail's m4 macros make of each setting the lines in sendmail.cf that it is for.
         """
@@ -444,7 +444,7 @@ class SeveralMiltersPageTests(SynchronousTestCase):
     The page about several milters.
     """
 
-    def test_merges(self) -> None:
+    def test_each_way_to_merge_answers_that_there_is_has_its_row(self) -> None:
         """
         Each way to merge answers that there is has its row, and no other has one.
         """

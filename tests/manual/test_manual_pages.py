@@ -136,7 +136,7 @@ class SearchIndexTests(SynchronousTestCase):
         "dkim": "examples",
     }
 
-    def test_words(self) -> None:
+    def test_words_that_readers_look_for_lead_to_page_that_is_about_them(self) -> None:
         """
         The words that readers look for lead to the page that is about them.
         """
@@ -216,19 +216,19 @@ class ManualPagesTests(SynchronousTestCase):
                 wrong.clear()
         self.assertEqual(found, {})
 
-    def test_phone(self) -> None:
+    def test_nothing_is_missing_or_cut_at_the_width_of_a_phone(self) -> None:
         """
         At the width of a phone nothing is missing or cut, and no page is wider than the window.
         """
         self.look_at_all(PHONE)
 
-    def test_desk(self) -> None:
+    def test_nothing_is_missing_or_cut_at_the_width_of_a_desk(self) -> None:
         """
         At the width of a desk nothing is missing or cut, and no page is wider than the window.
         """
         self.look_at_all(DESK)
 
-    def test_search(self) -> None:
+    def test_who_types_a_word_into_the_search_gets_pages(self) -> None:
         """
         Who types a word into the search gets pages, and the first one has the word.
         """
@@ -245,7 +245,7 @@ class ManualPagesTests(SynchronousTestCase):
         self.assertIn("quarantine", page.inner_text("article").lower())
         self.assertEqual(wrong, [])
 
-    def test_copy(self) -> None:
+    def test_each_block_of_code_has_a_button_that_copies_it(self) -> None:
         """
         Each block of code has a button that copies it.
         """
@@ -258,7 +258,7 @@ class ManualPagesTests(SynchronousTestCase):
         )
         self.assertEqual(wrong, [])
 
-    def test_repository(self) -> None:
+    def test_each_page_has_a_link_to_the_repository(self) -> None:
         """
         Each page has a link to the repository.
         """
@@ -267,7 +267,7 @@ class ManualPagesTests(SynchronousTestCase):
             page.goto(self.address + name)
             self.assertTrue(page.locator('a[href^="https://github.com/"]').count(), name)
 
-    def test_dark(self) -> None:
+    def test_pictures_have_other_colours_in_the_dark(self) -> None:
         """
         Pictures have other colours in the dark.
         """

@@ -39,7 +39,7 @@ class NavigationTests(SynchronousTestCase):
     The list of pages.
     """
 
-    def test_groups(self) -> None:
+    def test_every_page_is_in_one_of_four_groups(self) -> None:
         """
         There are four groups, and every page of docs/ is in one of them.
         """
@@ -49,7 +49,7 @@ class NavigationTests(SynchronousTestCase):
         written = [path.stem for path in DOCS.glob("*.md") if path.stem != "index"]
         self.assertEqual(sorted(p for p in listed if "/" not in p), sorted(written))
 
-    def test_number(self) -> None:
+    def test_there_are_no_more_pages_than_a_reader_can_choose_from(self) -> None:
         """
         There are no more pages than a reader can choose from.
         """
@@ -57,7 +57,7 @@ class NavigationTests(SynchronousTestCase):
         pages = [p for each in groups.values() for p in each if not p.startswith("reference/")]
         self.assertLessEqual(len(pages), MOST_PAGES, pages)
 
-    def test_first_page(self) -> None:
+    def test_first_page_begins_with_how_to_install_and_with_code(self) -> None:
         """
         The first page begins with how to install and with code, then come the ways in, then the
         picture.
@@ -76,21 +76,21 @@ class ReadmeTests(SynchronousTestCase):
 
     text = (ROOT / "README.md").read_text("utf-8")
 
-    def test_beginning(self) -> None:
+    def test_readme_says_in_two_sentences_what_this_is(self) -> None:
         """
         It says in two sentences what this is and for whom; then comes the code.
         """
         words = " ".join(self.text.partition("```python")[0].splitlines()[1:]).strip()
         self.assertEqual(len(re.findall(r"\.(?: |$)", words)), 2, words)
 
-    def test_links(self) -> None:
+    def test_readme_is_not_a_wall_of_links(self) -> None:
         """
         It is not a wall of links: there are fewer than one for two lines.
         """
         lines = [line for line in self.text.splitlines() if line.strip()]
         self.assertLess(2 * self.text.count("]("), len(lines))
 
-    def test_extras(self) -> None:
+    def test_each_extra_that_users_need_has_its_row(self) -> None:
         """
         Each extra that users need has its row, and no other has one.
         """
@@ -107,7 +107,7 @@ class GeneratedTests(SynchronousTestCase):
     What is generated and kept in the repository.
     """
 
-    def test_performance(self) -> None:
+    def test_page_about_performance_and_readme_show_figures_of_result_file(self) -> None:
         """
         The page about performance and the README show the figures of the result file.
         """
@@ -122,7 +122,7 @@ class GeneratedTests(SynchronousTestCase):
                 copy.read_text("utf-8"), path.read_text("utf-8"), "python -m benchmarks.report"
             )
 
-    def test_result_file(self) -> None:
+    def test_result_file_that_is_read_and_written_again_is_the_same(self) -> None:
         """
         A result file that is read and written again is the same.
         """
@@ -130,7 +130,7 @@ class GeneratedTests(SynchronousTestCase):
         Recorded.load(RESULT).save(copy)
         self.assertEqual(copy.read_text("utf-8"), RESULT.read_text("utf-8"))
 
-    def test_too_little(self) -> None:
+    def test_result_file_without_the_scenarios_of_the_answer_is_refused(self) -> None:
         """
         A result file without the scenarios of the answer is refused.
         """
@@ -153,7 +153,7 @@ class GeneratedTests(SynchronousTestCase):
         with self.assertRaisesRegex(ValueError, "no row"):
             render(recorded, page, readme)
 
-    def test_man_pages(self) -> None:
+    def test_man_pages_have_the_texts_that_help_shows(self) -> None:
         """
         The man pages have the texts that --help shows.
         """
@@ -163,7 +163,7 @@ class GeneratedTests(SynchronousTestCase):
         for name, text in made.items():
             self.assertEqual(there[name], text, "python docs/man.py")
 
-    def test_man_options(self) -> None:
+    def test_each_command_has_man_page_and_each_of_its_options_is_there(self) -> None:
         """
         Each command has a man page, and each of its options is there.
         """
@@ -174,7 +174,7 @@ class GeneratedTests(SynchronousTestCase):
             for option in parser._option_string_actions:
                 self.assertIn(f"\\fB{option}\\fR".replace("-", "\\-"), page, name)
 
-    def test_reference(self) -> None:
+    def test_reference_has_a_page_for_each_public_module(self) -> None:
         """
         The reference has a page for each public module, and each of its names is there.
         """

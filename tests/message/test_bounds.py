@@ -95,7 +95,7 @@ class BoundTests(MessageTestCase):
         self.assertEqual(len(self.played(c.SMFIS_CONTINUE, octets, max_header_bytes=51)[2]), 0)
         self.assertEqual(len(self.played(c.SMFIS_CONTINUE, octets, max_header_bytes=50)[2]), 1)
 
-    def test_body(self) -> None:
+    def test_of_a_body_that_is_let_pass_no_more_is_kept(self) -> None:
         """
         So it is with a body; of one that is let pass no more is kept.
         """

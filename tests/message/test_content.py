@@ -158,7 +158,7 @@ class ValueTests(SynchronousTestCase):
         self.assertFalse(raw.startswith("\n"))
         self.assertEqual(encode_value("X", ""), "")
 
-    def test_refused(self) -> None:
+    def test_what_would_be_another_field_or_none_is_refused(self) -> None:
         """
         What would be another field, or none, is refused by name and value.
         """
@@ -216,7 +216,7 @@ class HeadersTests(SynchronousTestCase):
         self.header["C"] = "c"
         self.assertEqual(listed(self.header), [("A", "new"), ("B", "2"), ("C", "c")])
 
-    def test_same(self) -> None:
+    def test_field_set_to_value_that_it_has_stays_encoded_as_it_is(self) -> None:
         """
         A field set to the value that it has stays encoded as it is.
         """
@@ -335,7 +335,7 @@ class BodyTests(SynchronousTestCase):
         msg.sender = "<a@example.com>"
         self.assertEqual(msg.edits("postfix"), [])
 
-    def test_refused(self) -> None:
+    def test_what_is_no_body_message_address_or_reason_is_refused(self) -> None:
         """
         What is no body, no message, no address and no reason is refused.
         """

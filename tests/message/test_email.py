@@ -234,7 +234,7 @@ class WritingTests(SynchronousTestCase):
         report = message_from_bytes(b"Content-Type: message/delivery-status\n\nA: 1\n\nB: 2\n\n")
         self.assertEqual(write_email(report)[1], b"A: 1\r\n\r\nB: 2\r\n\r\n")
 
-    def test_refused(self) -> None:
+    def test_what_is_several_fields_or_no_message_is_refused(self) -> None:
         """
         What is several fields, or no message that can be written, is refused.
         """
@@ -308,7 +308,7 @@ class LargeTests(TestCase):
         msg._received.max_email = 10_000
         return msg
 
-    def test_refused(self) -> None:
+    def test_above_a_size_the_object_is_not_made_in_between(self) -> None:
         """
         Above a size the object is not made in between: the error says what to do.
         """

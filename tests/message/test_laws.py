@@ -199,7 +199,7 @@ class LawTests(MilterTestMixin, SynchronousTestCase):
         for (name, value), (other, raw) in zip(values, wanted, strict=True):
             self.assertEqual((name, value.replace(b"\r", b"")), (other, raw))
 
-    def test_examples(self) -> None:
+    def test_examples_that_rewrite_mail_take_all_of_it(self) -> None:
         """
         The examples that rewrite mail take all of it: none is put off.
         """

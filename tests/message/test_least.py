@@ -118,7 +118,7 @@ class LeastEditsTests(SynchronousTestCase):
 
     @STEADY
     @given(FIELDS, STEPS, FLAVOURS, st.sampled_from(["c", "i", "ci", ""]))
-    def test_permitted(
+    def test_edits_of_permitted_kinds_are_sent_with_these_alone(
         self, old: Fields, steps: list[tuple[str, str, str]], flavour: str, allowed: str
     ) -> None:
         """
@@ -134,7 +134,7 @@ class LeastEditsTests(SynchronousTestCase):
 
     @STEADY
     @given(FIELDS, STEPS, FLAVOURS, st.sampled_from(["c", "i", "ci", ""]))
-    def test_too_many(
+    def test_headers_too_long_to_compare_give_a_right_result_all_the_same(
         self, old: Fields, steps: list[tuple[str, str, str]], flavour: str, allowed: str
     ) -> None:
         """

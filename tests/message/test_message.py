@@ -191,7 +191,7 @@ class HookTests(MessageTestCase):
 
         self.assertTrue(self.play(self.begin(Door)).accepted)
 
-    def test_clients(self) -> None:
+    def test_client_without_an_ip_address_has_none(self) -> None:
         """
         A client without an IP address has none; one that was never shown is unknown.
         """
@@ -580,7 +580,7 @@ class EditTests(MessageTestCase):
             ),
         )
 
-    def test_sendmail(self) -> None:
+    def test_for_sendmail_places_are_counted_as_sendmail_counts(self) -> None:
         """
         For Sendmail places are counted as Sendmail counts.
         """
@@ -698,7 +698,7 @@ class EditTests(MessageTestCase):
             ),
         )
 
-    def test_not_offered(self) -> None:
+    def test_what_mta_did_not_offer_is_refused_where_author_wants_it(self) -> None:
         """
         What the MTA did not offer is refused where the author wants it, by its name.
         """

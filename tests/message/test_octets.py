@@ -67,7 +67,7 @@ class OctetsTests(SynchronousTestCase):
                 self.octets(look, message)
                 self.assertEqual(seen, [header, message, message, message[3:7], header])
 
-    def test_with_edits(self) -> None:
+    def test_edits_are_in_the_octets(self) -> None:
         """
         Edits are in it. A field that is set back to what it was has its white space again.
         """
@@ -161,7 +161,7 @@ class AskedForTests(MessageTestCase):
     What is asked of the MTA.
     """
 
-    def test_leading_space(self) -> None:
+    def test_white_space_behind_the_colon_is_asked_for_where_it_is_offered(self) -> None:
         """
         White space behind the colon is asked for where it is offered and header fields are wanted.
         """

@@ -31,7 +31,7 @@ class Negotiation(MtaTestCase):
     ``xxfi_negotiate`` and its failures.
     """
 
-    def test_offer(self) -> None:
+    def test_milter_sees_what_the_mta_offers(self) -> None:
         """
         A milter sees what the MTA offers.
         """
@@ -39,7 +39,7 @@ class Negotiation(MtaTestCase):
         self.deliver()
         self.assertEqual(self.milter.arguments("xxfi_negotiate"), [(ACTIONS, STEPS)])
 
-    def test_all_options(self) -> None:
+    def test_smfis_all_opts_takes_all_actions_and_gets_all_callbacks(self) -> None:
         """
         SMFIS_ALL_OPTS takes all actions and gets all callbacks.
         """
@@ -62,19 +62,21 @@ class Negotiation(MtaTestCase):
         self.milter.wait("xxfi_close")
         self.assertEqual(self.milter.order(), ["negotiate", "close"])
 
-    def test_reject(self) -> None:
+    def test_smfis_reject_in_xxfi_negotiate_closes_the_connection(self) -> None:
         """
         SMFIS_REJECT in xxfi_negotiate closes the connection.
         """
         self.check_failure("REJECT")
 
-    def test_too_much(self) -> None:
+    def test_milter_that_asks_for_action_that_is_not_offered_closes_connection(self) -> None:
         """
         A milter that asks for an action that is not offered closes the connection.
         """
         self.check_failure(("agree", 0x200, 0))
 
-    def test_connection_refused(self) -> None:
+    def test_reject_in_xxfi_mta_connect_closes_connection_before_anything_is_negotiated(
+        self,
+    ) -> None:
         """
         REJECT in xxfi_mta_connect closes the connection before anything is negotiated.
         """
@@ -124,7 +126,7 @@ class SymbolLists(MtaTestCase):
         self.deliver()
         return [value for _, value in self.milter.arguments("smfi_getsymval")]
 
-    def test_asked_for(self) -> None:
+    def test_macros_asked_for_at_a_stage_come_at_that_stage(self) -> None:
         """
         Macros asked for at a stage come at that stage.
         """
@@ -168,7 +170,7 @@ class Steps(MtaTestCase):
     What the protocol step flags change.
     """
 
-    def test_skip(self) -> None:
+    def test_skip_in_xxfi_body_means_no_more_of_the_body(self) -> None:
         """
         SKIP in xxfi_body means no more of the body.
         """
@@ -178,7 +180,7 @@ class Steps(MtaTestCase):
         self.assertEqual(len(self.milter.arguments("xxfi_body")), 1)
         self.assertEqual(len(self.milter.arguments("xxfi_eom")), 1)
 
-    def test_no_skip(self) -> None:
+    def test_without_skip_the_whole_body_comes_in_pieces(self) -> None:
         """
         Without SKIP the whole body comes, in pieces.
         """
@@ -186,7 +188,7 @@ class Steps(MtaTestCase):
         self.deliver(MESSAGE + LONG_BODY)
         self.assertGreater(len(self.milter.arguments("xxfi_body")), 4)
 
-    def test_noreply(self) -> None:
+    def test_callbacks_that_promise_no_answer_are_called_all_the_same(self) -> None:
         """
         Callbacks that promise not to answer are called all the same, and the message passes.
         """
@@ -222,7 +224,7 @@ class Steps(MtaTestCase):
         self.assertReply(self.send(), self.traits.content_reject)
         self.assertEqual(len(self.milter.arguments("xxfi_header", milter="silent")), 8)
 
-    def test_refused_recipients(self) -> None:
+    def test_with_smfip_rcpt_rej_milter_is_shown_recipients_that_mta_refuses(self) -> None:
         """
         With SMFIP_RCPT_REJ the milter is shown recipients that the MTA refuses.
         """
@@ -276,7 +278,7 @@ class Steps(MtaTestCase):
         ("smfi_addheader", "X-Tab", "\ttab"),
     ]
 
-    def test_leading_space(self) -> None:
+    def test_with_smfip_hdr_leadspc_header_values_have_their_blanks_both_ways(self) -> None:
         """
         With SMFIP_HDR_LEADSPC header values have their blanks, both ways.
         """

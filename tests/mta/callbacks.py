@@ -20,14 +20,14 @@ class Callbacks(MtaTestCase):
     What a milter gets to see.
     """
 
-    def test_untouched(self) -> None:
+    def test_message_left_alone_is_delivered_byte_by_byte_as_sent(self) -> None:
         """
         A message that a milter looks at and leaves alone is delivered byte by byte as sent.
         """
         self.load(script())
         self.assertEqual(self.deliver().without_trace(), MESSAGE)
 
-    def test_untouched_tcp(self) -> None:
+    def test_is_no_different_over_tcp(self) -> None:
         """
         It is no different over TCP.
         """
@@ -36,7 +36,7 @@ class Callbacks(MtaTestCase):
         self.milter.wait("xxfi_close")
         self.assertEqual(self.milter.order(), [*WHOLE, "close"])
 
-    def test_order(self) -> None:
+    def test_callbacks_of_one_message_come_in_order_and_connections_end_is_told(self) -> None:
         """
         The callbacks of one message come in order, and the connection's end is told.
         """
@@ -47,7 +47,7 @@ class Callbacks(MtaTestCase):
         self.assertEqual(order, ["mta_connect", *WHOLE, "close", "mta_close"])
         self.assertEqual(self.milter.order(milter="milter"), [])
 
-    def test_arguments(self) -> None:
+    def test_each_callbacks_arguments_are_what_the_client_said(self) -> None:
         """
         Each callback's arguments are what the client said.
         """
@@ -73,7 +73,7 @@ class Callbacks(MtaTestCase):
             arguments("xxfi_body"), [(MESSAGE.partition(b"\r\n\r\n")[2].decode("latin-1"),)]
         )
 
-    def test_header_arguments(self) -> None:
+    def test_header_values_come_without_the_blank_after_the_colon(self) -> None:
         """
         Header values come without the blank after the colon; folds and octets are kept.
         """
@@ -99,7 +99,7 @@ class Callbacks(MtaTestCase):
         delivery = self.deliver()
         self.assertEqual(delivery.values("X-Copy"), delivery.values("X-Octets"))
 
-    def test_null_sender(self) -> None:
+    def test_null_sender_is_an_address_of_two_brackets(self) -> None:
         """
         The null sender is an address of two brackets.
         """
@@ -107,7 +107,7 @@ class Callbacks(MtaTestCase):
         self.assertEqual(self.deliver(MESSAGE, "<>").sender.address, "<>")
         self.assertEqual(self.milter.arguments("xxfi_envfrom"), [(["<>"],)])
 
-    def test_empty_body(self) -> None:
+    def test_message_without_body_has_no_xxfi_body(self) -> None:
         """
         A message without body has no xxfi_body.
         """
@@ -116,7 +116,7 @@ class Callbacks(MtaTestCase):
         self.milter.wait("xxfi_close")
         self.assertEqual(self.milter.order(), [*WHOLE[:7], "eom", "close"])
 
-    def test_macros(self) -> None:
+    def test_smfi_getsymval_gives_the_macros_that_the_mta_sends_by_default(self) -> None:
         """
         smfi_getsymval gives the macros that the MTA sends by default.
         """
@@ -140,7 +140,7 @@ class Callbacks(MtaTestCase):
         self.assertEqual(self.deliver().values("X-Added"), [b"value"])
         self.assertEqual(self.milter.order(), ["header", "eom"])
 
-    def test_unknown_command(self) -> None:
+    def test_command_that_mta_does_not_know_is_shown_and_transaction_goes_on(self) -> None:
         """
         A command that the MTA does not know is shown, and the transaction goes on.
         """
@@ -181,14 +181,14 @@ class Callbacks(MtaTestCase):
         self.assertReply(client.message(MESSAGE), 250)
         client.quit()
 
-    def test_unknown_reject(self) -> None:
+    def test_refusal_of_unknown_command_takes_place_of_mtas_own(self) -> None:
         """
         A refusal of an unknown command takes the place of the MTA's own.
         """
         self.check_unknown("REJECT")
         self.assertReply(self.unknown_reply, 550)
 
-    def test_unknown_reply(self) -> None:
+    def test_custom_reply_to_unknown_command_takes_place_of_mtas_own(self) -> None:
         """
         A custom reply to an unknown command takes the place of the MTA's own.
         """
@@ -202,7 +202,7 @@ class Callbacks(MtaTestCase):
         self.check_unknown(("smfi_setmlreply", "554", "5.5.1", "Not", "this"), "REJECT")
         self.assertReply(self.unknown_reply, 554, "5.5.1 Not", "5.5.1 this")
 
-    def test_unknown_tempfail(self) -> None:
+    def test_tempfail_for_an_unknown_command_makes_it_a_temporary_failure(self) -> None:
         """
         TEMPFAIL for an unknown command makes it a temporary failure.
         """
@@ -220,7 +220,7 @@ class Submission(MtaTestCase):
         b"\r\nlocal body\r\n"
     )
 
-    def test_command_line(self) -> None:
+    def test_mail_from_the_command_line_is_filtered_where_the_mta_does_so(self) -> None:
         """
         Mail from the command line is filtered where the MTA does so.
         """

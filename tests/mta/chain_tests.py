@@ -77,57 +77,57 @@ class Equality(SynchronousTestCase):
         cases = list(table(self.mta.partition(",")[0])[part])
         return random.Random(part).sample(cases, min(SIZES[part], len(cases)))
 
-    def test_pairs(self) -> None:
+    def test_two_editors_in_a_row_come_to_the_same(self) -> None:
         """
         Two editors in a row come to the same.
         """
         self.assertNoDifference(self.some("pairs"))
 
-    def test_messages(self) -> None:
+    def test_no_difference_on_messages_that_lack_fields_or_a_body(self) -> None:
         """
         They do on messages that lack fields, or a body, or have blanks and octets.
         """
         self.assertNoDifference(self.some("messages"))
 
-    def test_bodies(self) -> None:
+    def test_body_with_any_line_ends_is_shown_and_delivered_alike(self) -> None:
         """
         A body with any line ends is shown to the next milter, and delivered, alike.
         """
         self.assertNoDifference(self.some("bodies"))
 
-    def test_envelopes(self) -> None:
+    def test_senders_and_recipients_come_to_the_same_however_spelled(self) -> None:
         """
         Senders and recipients come to the same, however they are spelled, and whatever they stand
         for.
         """
         self.assertNoDifference(self.some("envelopes"))
 
-    def test_long_fields(self) -> None:
+    def test_next_milter_sees_of_long_field_what_mta_shows_of_it(self) -> None:
         """
         The next milter sees of a long field what the MTA shows of it.
         """
         self.assertNoDifference(self.some("long fields"))
 
-    def test_declined(self) -> None:
+    def test_declined_parts_are_not_learned_at_the_end_of_message(self) -> None:
         """
         Those that declined a part of the message learn no more of its end, nor of recipients that
         they were not shown, than they would as filters.
         """
         self.assertNoDifference(self.some("declined"))
 
-    def test_answers(self) -> None:
+    def test_any_answer_at_any_stage_has_the_same_effect(self) -> None:
         """
         Any answer at any stage, by any of three, has the same effect.
         """
         self.assertNoDifference(self.some("answers"))
 
-    def test_abilities(self) -> None:
+    def test_abilities_of_milters_make_no_difference(self) -> None:
         """
         SKIP, leading blanks, missing callbacks, Deferreds and coroutines make no difference.
         """
         self.assertNoDifference(self.some("abilities"))
 
-    def test_generated(self) -> None:
+    def test_milters_made_at_random_make_no_difference(self) -> None:
         """
         Neither do milters made at random.
         """

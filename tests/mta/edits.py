@@ -29,7 +29,7 @@ class Headers(MtaTestCase):
     Header fields added, inserted, changed and deleted.
     """
 
-    def test_add(self) -> None:
+    def test_smfi_addheader_puts_field_of_new_name_at_end_of_header(self) -> None:
         """
         smfi_addheader puts a field of a new name at the end of the header.
         """
@@ -39,7 +39,7 @@ class Headers(MtaTestCase):
         self.assertEqual(delivery.values("X-Added"), [b"value"])
         self.assertEqual(delivery.body, MESSAGE.partition(b"\r\n\r\n")[2])
 
-    def test_add_existing(self) -> None:
+    def test_smfi_addheader_leaves_fields_of_the_same_name_alone(self) -> None:
         """
         smfi_addheader leaves fields of the same name alone.
         """
@@ -48,14 +48,14 @@ class Headers(MtaTestCase):
         old = [b"one", b"two", b"three"]
         self.assertEqual(values, [*old, b"four"] if self.traits.adds_at_end else [b"four", *old])
 
-    def test_add_folded(self) -> None:
+    def test_value_with_folds_is_delivered_with_folds(self) -> None:
         """
         A value with folds is delivered with folds.
         """
         self.load(script(xxfi_eom=[("smfi_addheader", "X-Added", "one\n\ttwo\n  three")]))
         self.assertEqual(self.deliver().values("X-Added"), [b"one\r\n\ttwo\r\n  three"])
 
-    def test_add_octets(self) -> None:
+    def test_text_of_8_bits_goes_out_as_utf_8_if_given_as_str(self) -> None:
         """
         8-bit text goes out as UTF-8 if given as str, and as it is if given as bytes.
         """
@@ -65,7 +65,7 @@ class Headers(MtaTestCase):
         self.assertEqual(delivery.values("X-Str"), [b"\xc3\xa4"])
         self.assertEqual(delivery.values("X-Bytes"), [b"\xe4\xff"])
 
-    def test_insert_top(self) -> None:
+    def test_smfi_insheader_at_index_0_comes_before_mtas_own_received_field(self) -> None:
         """
         smfi_insheader at index 0 comes before the MTA's own Received field.
         """
@@ -80,7 +80,9 @@ class Headers(MtaTestCase):
         names = [name for name, _ in self.deliver().fields]
         self.assertEqual(names[:3], ["Received", "X-Top", "From"])
 
-    def test_insert_middle(self) -> None:
+    def test_smfi_insheader_at_higher_index_comes_between_messages_fields_as_mta_counts(
+        self,
+    ) -> None:
         """
         smfi_insheader at a higher index comes between the message's fields, as the MTA counts.
         """
@@ -91,14 +93,14 @@ class Headers(MtaTestCase):
             expected = [*HEADERS[:position], "X-Middle", *HEADERS[position:]]
             self.assertEqual(self.deliver().names(), expected)
 
-    def test_insert_end(self) -> None:
+    def test_smfi_insheader_at_an_index_beyond_the_end_appends(self) -> None:
         """
         smfi_insheader at an index beyond the end appends.
         """
         self.load(script(xxfi_eom=[("smfi_insheader", 1000, "X-Last", "value")]))
         self.assertEqual(self.deliver().names(), [*HEADERS, "X-Last"])
 
-    def test_insert_several(self) -> None:
+    def test_fields_inserted_at_index_0_end_up_in_reverse_order(self) -> None:
         """
         Fields inserted at index 0 end up in reverse order.
         """
@@ -107,7 +109,7 @@ class Headers(MtaTestCase):
         names = [name for name, _ in self.deliver().fields][:4]
         self.assertEqual(names, ["X-Top-3", "X-Top-2", "X-Top-1", "Received"])
 
-    def test_change(self) -> None:
+    def test_smfi_chgheader_changes_one_field_in_its_place(self) -> None:
         """
         smfi_chgheader changes one field, in its place.
         """
@@ -123,7 +125,7 @@ class Headers(MtaTestCase):
         self.load(script(xxfi_eom=[("smfi_chgheader", "X-Rep", 2, "changed")]))
         self.assertEqual(self.deliver(REPEATED).values("X-Rep"), [b"one", b"changed", b"three"])
 
-    def test_change_case(self) -> None:
+    def test_name_given_to_smfi_chgheader_is_found_whatever_its_case(self) -> None:
         """
         The name given to smfi_chgheader is found whatever its case.
         """
@@ -131,21 +133,21 @@ class Headers(MtaTestCase):
         names = self.deliver().names()
         self.assertEqual(names[2], "SUBJECT" if self.traits.respells else "Subject")
 
-    def test_change_absent(self) -> None:
+    def test_smfi_chgheader_adds_a_field_that_is_not_there(self) -> None:
         """
         smfi_chgheader adds a field that is not there.
         """
         self.load(script(xxfi_eom=[("smfi_chgheader", "X-New", 1, "value")]))
         self.assertEqual(self.deliver().values("X-New"), [b"value"])
 
-    def test_delete(self) -> None:
+    def test_smfi_chgheader_with_none_deletes_one_field(self) -> None:
         """
         smfi_chgheader with None deletes one field.
         """
         self.load(script(xxfi_eom=[("smfi_chgheader", "X-Rep", 2, None)]))
         self.assertEqual(self.deliver(REPEATED).values("X-Rep"), [b"one", b"three"])
 
-    def test_delete_all(self) -> None:
+    def test_all_fields_of_a_name_are_deleted_last_one_first(self) -> None:
         """
         All fields of a name are deleted with both MTAs when the last is deleted first.
         """
@@ -170,26 +172,26 @@ class Bodies(MtaTestCase):
         self.assertEqual(delivery.body, body)
         self.assertEqual(delivery.names(), HEADERS)
 
-    def test_short(self) -> None:
+    def test_new_body_takes_the_place_of_the_old_one(self) -> None:
         """
         A new body takes the place of the old one.
         """
         self.check(b"new body\r\n.\r\n..\r\n8 bits: \xff\r\n")
 
-    def test_empty(self) -> None:
+    def test_body_can_be_replaced_with_nothing(self) -> None:
         """
         A body can be replaced with nothing.
         """
         self.check(b"")
 
-    def test_long(self) -> None:
+    def test_body_longer_than_a_packet_arrives_whole(self) -> None:
         """
         A body longer than a packet arrives whole.
         """
         line = bytes(range(33, 127)) + b"\r\n"
         self.check(line * (200_000 // len(line)))
 
-    def test_pieces(self) -> None:
+    def test_what_several_calls_of_smfi_replacebody_give_is_put_together(self) -> None:
         """
         What several calls of smfi_replacebody give is put together.
         """
@@ -214,7 +216,7 @@ class Envelope(MtaTestCase):
         paths = [path for each in self.sink.deliveries for path in each.recipients]
         return {path.address: " ".join(path.args) for path in paths}
 
-    def test_add_recipient(self) -> None:
+    def test_smfi_addrcpt_adds_a_recipient(self) -> None:
         """
         smfi_addrcpt adds a recipient.
         """
@@ -244,7 +246,7 @@ class Envelope(MtaTestCase):
         )
         self.assertEqual(set(addresses), {"<one@sink.example>", "<new@sink.example>"})
 
-    def test_remove_recipient(self) -> None:
+    def test_smfi_delrcpt_removes_a_recipient(self) -> None:
         """
         smfi_delrcpt removes a recipient.
         """
@@ -254,7 +256,7 @@ class Envelope(MtaTestCase):
         )
         self.assertEqual(set(addresses), {"<one@sink.example>", "<three@sink.example>"})
 
-    def test_redirect(self) -> None:
+    def test_all_recipients_can_be_replaced_by_another_one(self) -> None:
         """
         All recipients can be replaced by another one.
         """
@@ -265,7 +267,7 @@ class Envelope(MtaTestCase):
         )
         self.assertEqual(set(addresses), {"<new@sink.example>"})
 
-    def test_change_sender(self) -> None:
+    def test_smfi_chgfrom_changes_the_envelope_sender(self) -> None:
         """
         smfi_chgfrom changes the envelope sender.
         """
@@ -289,7 +291,7 @@ class Envelope(MtaTestCase):
         self.assertEqual(sender.address, "<other@client.example>")
         self.assertLessEqual({"RET=HDRS", "ENVID=changed"}, set(sender.args))
 
-    def test_quarantine(self) -> None:
+    def test_smfi_quarantine_keeps_an_accepted_message_from_being_delivered(self) -> None:
         """
         smfi_quarantine keeps an accepted message from being delivered.
         """
@@ -332,35 +334,35 @@ class Together(MtaTestCase):
         recipients = {p.address for each in self.sink.deliveries for p in each.recipients}
         self.assertEqual(recipients, {"<rcpt@sink.example>", "<new@sink.example>"})
 
-    def test_continue(self) -> None:
+    def test_edits_of_all_kinds_are_made_with_continue(self) -> None:
         """
         Edits of all kinds are made with CONTINUE.
         """
         self.load(script(xxfi_eom=[*self.EDITS, "CONTINUE"]))
         self.check_all()
 
-    def test_accept(self) -> None:
+    def test_edits_of_all_kinds_are_made_with_accept(self) -> None:
         """
         Edits of all kinds are made with ACCEPT.
         """
         self.load(script(xxfi_eom=[*self.EDITS, "ACCEPT"]))
         self.check_all()
 
-    def test_coroutine(self) -> None:
+    def test_edits_of_all_kinds_are_made_by_a_coroutine(self) -> None:
         """
         Edits of all kinds are made by a coroutine.
         """
         self.load(script(how="coroutine", xxfi_eom=[*self.EDITS]))
         self.check_all()
 
-    def test_progress(self) -> None:
+    def test_smfi_progress_before_the_edits_does_not_disturb_them(self) -> None:
         """
         smfi_progress before the edits does not disturb them.
         """
         self.load(script(xxfi_eom=[("smfi_progress",), *self.EDITS]))
         self.check_all()
 
-    def test_reject(self) -> None:
+    def test_edits_of_a_message_that_is_refused_are_without_effect(self) -> None:
         """
         Edits of a message that is refused are without effect.
         """
@@ -368,7 +370,7 @@ class Together(MtaTestCase):
         self.assertReply(self.send(), self.traits.content_reject)
         self.assertNothingDelivered()
 
-    def test_twenty_megabytes(self) -> None:
+    def test_message_of_20_mb_passes_through_untouched(self) -> None:
         """
         A message of 20 MB passes through untouched, and the milter gets all of it.
         """

@@ -22,7 +22,7 @@ class Slow(MtaTestCase):
     Milters that take their time.
     """
 
-    def test_progress(self) -> None:
+    def test_slow_end_of_message_is_kept_alive_by_progress_messages(self) -> None:
         """
         A slow end of message is kept alive by progress messages that come by themselves.
         """
@@ -41,7 +41,7 @@ class Slow(MtaTestCase):
         delivery = self.deliver(door="brief")
         self.assertEqual(delivery.names()[-2:], ["X-Quick", "X-Added"])
 
-    def test_no_progress(self) -> None:
+    def test_mta_gives_up_without_progress_messages(self) -> None:
         """
         Without them the MTA gives up; the milter is told, and its late answer does no harm.
         """
@@ -60,7 +60,7 @@ class Slow(MtaTestCase):
         self.milter.wait("xxfi_close")
         self.assertEqual(self.milter.order()[-3:], ["envrcpt", "abort", "close"])
 
-    def test_milter_timeout(self) -> None:
+    def test_callback_that_outlasts_its_factorys_timeout_is_answered_for(self) -> None:
         """
         A callback that takes longer than its factory's timeout is answered in its place.
         """
@@ -103,7 +103,7 @@ class Broken(MtaTestCase):
         self.assertReply(self.send(), self.traits.content_reject)
         self.milter.wait_log("a bug in the milter")
 
-    def test_goes_on(self) -> None:
+    def test_after_failure_next_message_of_session_is_filtered_as_ever(self) -> None:
         """
         After a failure the next message of the session is filtered as ever.
         """
@@ -155,46 +155,46 @@ class Dead(MtaTestCase):
         client.quit()
         return ".", 250
 
-    def test_at_mail(self) -> None:
+    def test_milter_that_dies_at_mail_makes_it_a_temporary_failure(self) -> None:
         """
         A milter that dies at MAIL makes it a temporary failure.
         """
         self.assertEqual(self.die_at("xxfi_envfrom", "unix"), ("MAIL", 451))
 
-    def test_at_recipient(self) -> None:
+    def test_milter_that_dies_at_rcpt_makes_it_a_temporary_failure(self) -> None:
         """
         A milter that dies at RCPT makes it a temporary failure.
         """
         self.assertEqual(self.die_at("xxfi_envrcpt", "inet"), ("RCPT", 451))
 
-    def test_at_data(self) -> None:
+    def test_milter_that_dies_at_data_makes_it_a_temporary_failure(self) -> None:
         """
         A milter that dies at DATA makes it a temporary failure.
         """
         self.assertEqual(self.die_at("xxfi_data", "unix"), ("DATA", 451))
 
-    def test_at_end(self) -> None:
+    def test_milter_that_dies_at_end_of_message_makes_it_temporary_failure(self) -> None:
         """
         A milter that dies at the end of the message makes it a temporary failure.
         """
         self.assertEqual(self.die_at("xxfi_eom", "unix"), (".", 451))
         self.assertNothingDelivered()
 
-    def test_default_reject(self) -> None:
+    def test_where_the_mta_is_told_to_refuse_then_it_does(self) -> None:
         """
         Where the MTA is told to refuse then, it does.
         """
         self.assertEqual(self.die_at("xxfi_eom", "reject"), (".", self.traits.default_reject))
         self.assertNothingDelivered()
 
-    def test_default_accept(self) -> None:
+    def test_without_the_milter_the_message_is_delivered_as_it_was(self) -> None:
         """
         Where the MTA is told to do without the milter, the message is delivered as it was.
         """
         self.assertEqual(self.die_at("xxfi_eom", "accept"), (".", 250))
         self.assertEqual(self.sink.wait()[0].without_trace(), MESSAGE)
 
-    def test_not_running(self) -> None:
+    def test_milter_that_does_not_run_is_temporary_failure_until_it_runs_again(self) -> None:
         """
         A milter that does not run is a temporary failure until it runs again.
         """

@@ -16,7 +16,7 @@ class Sessions(MtaTestCase):
     Sessions, as the milter sees them.
     """
 
-    def test_several_messages(self) -> None:
+    def test_three_messages_in_session_are_three_messages_on_one_connection_to_milter(self) -> None:
         """
         Three messages in a session are three messages on one connection to the milter.
         """
@@ -33,7 +33,7 @@ class Sessions(MtaTestCase):
         self.assertEqual(self.milter.order(), [*WHOLE[:2], *WHOLE[2:] * 3, "close"])
         self.assertEqual(len({event.connection for event in self.milter.events()}), 1)
 
-    def test_pipelining(self) -> None:
+    def test_client_that_does_not_wait_for_replies_is_served_as_any_other(self) -> None:
         """
         A client that does not wait for replies is served as any other.
         """
@@ -124,7 +124,7 @@ class Sessions(MtaTestCase):
         self.assertEqual(self.milter.order().count("abort"), 1)
         self.assertEqual(len(self.milter.arguments("xxfi_eom")), 1)
 
-    def test_reset(self) -> None:
+    def test_rset_in_transaction_aborts_message_and_next_one_is_filtered(self) -> None:
         """
         RSET in a transaction aborts the message, and the next one is filtered.
         """
@@ -151,7 +151,7 @@ class Sessions(MtaTestCase):
         self.milter.wait("xxfi_close")
         self.assertEqual(self.milter.order(), [*WHOLE, "close"])
 
-    def test_helo_again(self) -> None:
+    def test_ehlo_in_a_transaction_aborts_the_message(self) -> None:
         """
         EHLO in a transaction aborts the message.
         """

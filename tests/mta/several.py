@@ -45,7 +45,7 @@ class First(MtaTestCase):
         self.load(script("One", xxfi_eom=[("wait", 0.3), edit]), adding("Two", how="deferred"))
         self.assertEqual(self.deliver().names()[-2:], ["X-One", "X-Two"])
 
-    def test_second_refuses(self) -> None:
+    def test_first_refusal_is_the_answer_with_its_own_text(self) -> None:
         """
         The first refusal is the answer, with its own text; the fellow's message is aborted.
         """
@@ -54,7 +54,7 @@ class First(MtaTestCase):
         self.assertEqual(self.ending("One"), ["connect", "helo", "envfrom", "abort", "close"])
         self.assertEqual(self.ending("Two"), ["connect", "helo", "envfrom", "close"])
 
-    def test_first_refuses(self) -> None:
+    def test_after_an_answer_at_once_the_other_milter_is_not_called(self) -> None:
         """
         After an answer given at once the other milter is not called for that step.
         """
@@ -64,7 +64,7 @@ class First(MtaTestCase):
             self.ending("Two"), ["connect", "helo", "envfrom", "envrcpt", "abort", "close"]
         )
 
-    def test_quicker_refuses(self) -> None:
+    def test_of_two_slow_milters_the_quicker_one_decides(self) -> None:
         """
         Of two milters that take their time, the quicker one decides, and the other is cancelled.
         """
@@ -85,7 +85,7 @@ class First(MtaTestCase):
         self.sink.wait()
         self.assertEqual(self.ending("Two")[-2:], ["abort", "close"])
 
-    def test_recipient_refused(self) -> None:
+    def test_refused_recipient_ends_no_milters_message(self) -> None:
         """
         A refused recipient ends no milter's message.
         """
@@ -124,7 +124,7 @@ class First(MtaTestCase):
         self.assertEqual(len(self.milter.arguments("xxfi_body", milter="One")), 1)
         self.assertGreater(len(self.milter.arguments("xxfi_body", milter="Two")), 4)
 
-    def test_two_bodies(self) -> None:
+    def test_two_milters_that_both_replace_the_body_are_a_conflict(self) -> None:
         """
         Two milters that both replace the body are a conflict: a temporary failure, and logged.
         """
@@ -217,7 +217,7 @@ class Chain(MtaTestCase):
         self.assertEqual(delivery.values("Subject"), [b"Changed"])
         self.assertEqual(delivery.body, b"body of two\r\n")
 
-    def test_envelope(self) -> None:
+    def test_envelope_is_edited_by_one_after_the_other(self) -> None:
         """
         The envelope is edited by one after the other: the second can undo what the first did.
         """
@@ -273,7 +273,7 @@ class Chain(MtaTestCase):
         self.assertEqual(names[:1] + names[-2:], ["X-Top", "X-One", "X-Two"])
         self.assertNotIn("X-Other", names)
 
-    def test_slow_both(self) -> None:
+    def test_two_slow_milters_are_kept_alive_by_progress_messages(self) -> None:
         """
         Two that take their time one after the other are kept alive by progress messages.
         """
@@ -286,7 +286,7 @@ class Chain(MtaTestCase):
         )
         self.assertEqual(self.deliver(door="brief").names()[-2:], ["X-One", "X-Two"])
 
-    def test_refusal_ends(self) -> None:
+    def test_refusal_of_the_first_ends_the_chain(self) -> None:
         """
         A refusal of the first ends the chain.
         """

@@ -98,14 +98,14 @@ class Symptoms(MtaTestCase):
             yield
             thread.join()
 
-    def test_not_there(self) -> None:
+    def test_address_at_which_nobody_listens_is_told(self) -> None:
         """
         Nobody listens.
         """
         with self.logged("The milter is not there"):
             self.send(door="example")
 
-    def test_socket(self) -> None:
+    def test_socket_is_not_there_is_another_users_or_is_left_over(self) -> None:
         """
         The socket is not there, is another user's, or is left over.
         """
@@ -125,21 +125,21 @@ class Symptoms(MtaTestCase):
                 self.milter.kill()
                 self.send()
 
-    def test_closes(self) -> None:
+    def test_what_listens_closes_the_connection_without_a_word(self) -> None:
         """
         What listens closes the connection without a word.
         """
         with self.serve(b""), self.logged("The milter closes at once"):
             self.send(door="example")
 
-    def test_no_milter(self) -> None:
+    def test_smtp_server_is_taken_for_a_milter(self) -> None:
         """
         An SMTP server is taken for a milter.
         """
         with self.serve(b"220 mail.example.com ESMTP\r\n"), self.logged("It is no milter"):
             self.send(door="example")
 
-    def test_slow(self) -> None:
+    def test_callback_takes_longer_than_mta_waits_before_and_at_end_of_message(self) -> None:
         """
         A callback takes longer than the MTA waits, before and at the end of the message.
         """
@@ -148,7 +148,7 @@ class Symptoms(MtaTestCase):
                 self.load(script(**{callback: [("hang",)]}))
                 self.send(door="brief")
 
-    def test_died(self) -> None:
+    def test_milter_dies_while_its_answer_to_a_message_is_awaited(self) -> None:
         """
         The milter dies while its answer to a message is awaited.
         """
@@ -163,7 +163,7 @@ class Symptoms(MtaTestCase):
             self.milter.kill()
             self.assertEqual(client.reply().code, 451)
 
-    def test_temporary(self) -> None:
+    def test_callback_raises_an_exception(self) -> None:
         """
         A callback raises an exception.
         """
@@ -172,7 +172,7 @@ class Symptoms(MtaTestCase):
             self.send()
         self.milter.wait_log("a bug")
 
-    def test_decisions(self) -> None:
+    def test_milter_refuses_discards_and_holds_mail(self) -> None:
         """
         The milter refuses, discards and holds mail.
         """

@@ -342,7 +342,7 @@ class DeploymentTests(SynchronousTestCase):
         self.here.begin()
         self.assertIn("X-External: yes", self.here.send())
 
-    def test_logrotate(self) -> None:
+    def test_service_writes_to_the_new_file_of_logrotate(self) -> None:
         """
         Where the service writes a file, logrotate makes a new one, and the signal that it sends has
         the service write to that.
@@ -360,7 +360,7 @@ class DeploymentTests(SynchronousTestCase):
         os.kill(self.here.main_pid, signal.SIGHUP)
         wait_until(lambda: file.exists() and "eload" in file.read_text(), "the new file")
 
-    def test_exit_statuses(self) -> None:
+    def test_statuses_in_the_table_are_those_of_the_service(self) -> None:
         """
         The statuses in the page's table are those of the service, and the one for which systemd
         leaves it is that of a wrong configuration.
@@ -389,7 +389,7 @@ class DeploymentTests(SynchronousTestCase):
             self.assertIn(said, service.log.read_text())
             self.assertIn(f"| {status} |", page)
 
-    def test_verify(self) -> None:
+    def test_systemd_finds_nothing_wrong_with_units_and_programs_that_they_start(self) -> None:
         """
         systemd finds nothing wrong with the units, and the programs that they start.
         """
@@ -398,7 +398,7 @@ class DeploymentTests(SynchronousTestCase):
         said += self.analyze("verify", "/" + socket)
         self.assertNotIn("yatxmilter", said)
 
-    def test_hardening(self) -> None:
+    def test_by_systemds_own_reckoning_service_is_exposed_to_less_than_page_says(self) -> None:
         """
         By systemd's own reckoning the service is exposed to less than the page says.
         """

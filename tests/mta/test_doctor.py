@@ -241,7 +241,7 @@ class PostfixTests(RealCase):
         except Disconnected:
             return 0
 
-    def test_each_kind(self) -> None:
+    def test_what_doctor_says_of_each_kind_and_what_postfix_does_with_it(self) -> None:
         """
         What doctor says of each kind, and what Postfix does with it.
         """
@@ -286,7 +286,7 @@ class PostfixTests(RealCase):
         wrong_ones = {door: row for door, row in found.items() if row != expected[door]}
         self.assertEqual(wrong_ones, {})
 
-    def test_shutdown(self) -> None:
+    def test_default_action_that_this_postfix_does_not_know_is_an_error(self) -> None:
         """
         A default action that this Postfix does not know is an error.
         """
@@ -357,7 +357,7 @@ class SendmailTests(RealCase):
 
     mta_class = KindsOfSendmail
 
-    def test_each_kind(self) -> None:
+    def test_findings_of_doctor_are_those_of_sendmail_when_it_starts(self) -> None:
         """
         What doctor says of each filter, and of which ones Sendmail complains when it starts.
         """
@@ -414,7 +414,7 @@ class PageTests(RealCase):
 
     mta_class = Postfix
 
-    def test_example(self) -> None:
+    def test_pages_configuration_gets_the_findings_that_the_page_shows(self) -> None:
         """
         The page's configuration gets the findings that the page shows.
         """

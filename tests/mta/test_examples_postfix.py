@@ -195,7 +195,7 @@ class DeployedExampleTests(_PostfixCase):
         self.assertTrue(dkim.verify(data, dnsfunc=lambda name, timeout=5: record), data)
         self.assertNotIn(b"archive", delivery.data)
 
-    def test_authentication_results(self) -> None:
+    def test_mail_from_outside_has_the_results_on_top(self) -> None:
         """
         Mail from outside has the results on top; a forged field of ours is gone, from inside, too.
         """

@@ -44,7 +44,7 @@ class _Examples(HostCase):
         self.assertFalse(dkim.verify(data + b"more\r\n", dnsfunc=lambda name, timeout=5: record))
         self.assertNotIn("Traceback", self.log.read_text())
 
-    def test_archive(self) -> None:
+    def test_archive_gets_the_message_which_does_not_tell_of_it(self) -> None:
         """
         The archive gets the message, which does not tell of it.
         """

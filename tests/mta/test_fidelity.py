@@ -26,13 +26,13 @@ class FidelityTests(SynchronousTestCase):
         wrong = {name: found[name] for name in found if bool(found[name]) != (name in expected)}
         self.assertEqual(wrong, {})
 
-    def test_postfix(self) -> None:
+    def test_as_postfix_the_kit_does_what_postfix_does(self) -> None:
         """
         As Postfix the kit does what Postfix does.
         """
         self.check(Postfix)
 
-    def test_sendmail(self) -> None:
+    def test_as_sendmail_the_kit_does_what_sendmail_does(self) -> None:
         """
         As Sendmail the kit does what Sendmail does.
         """

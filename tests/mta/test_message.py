@@ -144,7 +144,7 @@ class _Messages(HostCase):
         recipients = [path.address for path in delivery.recipients]
         self.assertEqual(recipients, [f"<{address}>" for address in left["recipients"]])
 
-    def test_delivered(self) -> None:
+    def test_header_body_and_envelope_are_delivered_as_milter_has_left_them(self) -> None:
         """
         Header, body and envelope are delivered as the milter has left them.
         """
@@ -167,7 +167,7 @@ class PostfixTests(_Messages):
 
     mta_class = Postfix
 
-    def test_long_fields(self) -> None:
+    def test_message_with_the_longest_possible_fields_is_accepted(self) -> None:
         """
         A message whose fields are as long as they can be, and are read one after the other, is
         accepted, and so is the mail of others meanwhile.

@@ -169,7 +169,7 @@ class CallbackTests(MiltertestCase):
         self.run_script("connect_unknown")
         self.assertEqual(self.milter.arguments("xxfi_connect"), [("localhost", None)])
 
-    def test_tcp(self) -> None:
+    def test_all_is_the_same_over_tcp(self) -> None:
         """
         All is the same over TCP.
         """
@@ -241,7 +241,7 @@ class NegotiationTests(MiltertestCase):
         self.run_script("negotiate", script(only=["xxfi_helo", "xxfi_close"], flags=SMFIF_ADDHDRS))
         self.assertEqual(self.milter.order(), ["helo", "close"])
 
-    def test_old_mta(self) -> None:
+    def test_with_an_mta_of_protocol_version_2_nothing_newer_is_asked_for(self) -> None:
         """
         With an MTA of protocol version 2 nothing newer is asked for.
         """

@@ -140,13 +140,13 @@ class MtaTests(SynchronousTestCase):
         self.assertEqual({name: lines for name, lines in found.items() if lines}, {})
         bench.milter.take_log()
 
-    def test_postfix(self) -> None:
+    def test_behind_postfix_it_does_the_same_on_both(self) -> None:
         """
         Behind Postfix it does the same on both.
         """
         self.check(Postfix)
 
-    def test_sendmail(self) -> None:
+    def test_behind_sendmail_it_does_the_same_on_both(self) -> None:
         """
         Behind Sendmail it does the same on both.
         """

@@ -337,13 +337,13 @@ class SuiteTests(SynchronousTestCase):
         self.assertEqual(done.returncode, 0, done.stderr[-3000:])
         return done.stderr
 
-    def test_own_package(self) -> None:
+    def test_suite_passes_with_pymilters_package_on_our_module(self) -> None:
         """
         It passes with pymilter's package on our module.
         """
         self.assertIn("OK", self.run_suite(own_package=True))
 
-    def test_our_package(self) -> None:
+    def test_suite_passes_with_our_package(self) -> None:
         """
         It passes with our package, and those parts of pymilter's that are not ours to have.
         """

@@ -265,7 +265,7 @@ class _OpenDkimTests:
         self.assertIn("Ready, listening on", ready)
         self.assertEqual([line for line in messages if "#info" not in line], [])
 
-    def test_serve(self: Any) -> None:
+    def test_file_of_serve_puts_opendkim_behind_a_milter_of_ours(self: Any) -> None:
         """
         A file of ``serve`` puts OpenDKIM behind a milter of ours: it signs what that has edited.
         """

@@ -31,7 +31,7 @@ class ServedTests(LoadCase):
             *("--milter=marking:Marking", *words),
         )
 
-    def test_reload(self) -> None:
+    def test_sighup_puts_nothing_off(self) -> None:
         """
         SIGHUP puts nothing off: messages come through the old milter, then through the new one.
         """
@@ -45,7 +45,7 @@ class ServedTests(LoadCase):
         self.assertEqual(self.under_load(act).put_off, 0)
         self.assertEqual({mark.split()[0] for mark in self.marks()}, {"one", "two"})
 
-    def test_restart(self) -> None:
+    def test_sigterm_lets_messages_in_progress_end(self) -> None:
         """
         SIGTERM lets messages in progress end, those in between are put off by Postfix, and all
         come through once it runs again.
@@ -61,7 +61,7 @@ class ServedTests(LoadCase):
         self.under_load(act)
         self.assertEqual(len({mark.split()[1] for mark in self.marks()}), 2)
 
-    def test_worker_killed(self) -> None:
+    def test_mail_of_a_killed_worker_is_put_off_to_the_next_worker(self) -> None:
         """
         When a worker is killed in the middle of messages Postfix puts those off, the next worker
         has them, and nobody else notices.

@@ -137,7 +137,7 @@ class _Scenarios(TraceCase):
             [(["REPLYCODE 550 5.7.1 not here"], ["TEMPFAIL"])],
         )
 
-    def test_redacted(self) -> None:
+    def test_record_without_bodies_and_addresses_has_none_of_them(self) -> None:
         """
         A record without bodies and addresses has none of them, and can be played all the same.
         """

@@ -70,7 +70,7 @@ class _LateTransportTests(_Case):
     The transport of a connection.
     """
 
-    async def test_never(self) -> None:
+    async def test_connection_that_nobody_asks_for_its_transport_has_none(self) -> None:
         """
         A connection that nobody asks for its transport has none, from its beginning to its end.
         """
@@ -144,7 +144,7 @@ class _LateTransportTests(_Case):
         transport.write(b"x")
         self.assertEqual(self.descriptors(), before - 1)
 
-    async def test_paused(self) -> None:
+    async def test_transport_made_while_nothing_is_read_does_not_begin_to_read(self) -> None:
         """
         One that is made while nothing is read does not begin to read.
         """
@@ -178,7 +178,7 @@ class _LateTransportTests(_Case):
         protocol.go_on()
         self.assertEqual(protocol._served.events, 0)
 
-    async def test_replaced(self) -> None:
+    async def test_transport_that_was_put_in_its_place_is_one_that_is_given(self) -> None:
         """
         A transport that was put in its place is the one that is given.
         """
@@ -206,7 +206,7 @@ class _PortTests(_Case):
             self.port.reactor = reactor
             self.port.startReading()
 
-    async def test_first(self) -> None:
+    async def test_first_connection_of_a_port_has_its_transport(self) -> None:
         """
         The first connection of a port has its transport, those that come later need none.
         """
@@ -229,7 +229,7 @@ class _PortTests(_Case):
             await self.served(mta)
         self.assertEqual(len(self.factory.connections), 5)
 
-    async def test_many(self) -> None:
+    async def test_more_than_are_accepted_in_one_turn_are_all_served(self) -> None:
         """
         More than are accepted in one turn are all served.
         """
@@ -244,7 +244,7 @@ class _PortTests(_Case):
         for mta in clients:
             await self.until(lambda mta=mta: mta.letters() == "c")
 
-    async def test_closed(self) -> None:
+    async def test_closed_port_takes_no_connection_any_more(self) -> None:
         """
         A port that is closed takes no connection any more; those that there are go on.
         """
@@ -278,7 +278,7 @@ class _PortTests(_Case):
         self.assertEqual((len(closing), len(self.factory.connections)), (1, 2))
         await self.served(clients[0])
 
-    async def test_paused(self) -> None:
+    async def test_port_that_is_not_read_from_leaves_connections_waiting_until_it_is(self) -> None:
         """
         A port that is not read from leaves connections waiting until it is.
         """
@@ -292,7 +292,7 @@ class _PortTests(_Case):
         self.port.startReading()
         await self.served(mta)
 
-    async def test_again(self) -> None:
+    async def test_port_that_listens_again_after_its_end_accepts_as_before(self) -> None:
         """
         A port that listens again after its end accepts as before.
         """
@@ -306,7 +306,9 @@ class _PortTests(_Case):
         await self.served(mta)
         self.assertIsNone(protocol._served.made)
 
-    async def test_reactor_ends(self) -> None:
+    async def test_when_reactor_loses_its_descriptors_ports_and_connections_are_lost_each_once(
+        self,
+    ) -> None:
         """
         When the reactor loses its descriptors, ports and connections are lost, each once.
         """
@@ -328,7 +330,7 @@ class _PortTests(_Case):
         for mta, _ in ends:
             await self.over(mta)
 
-    async def test_other_protocols(self) -> None:
+    async def test_factorys_protocols_that_are_no_milters_have_transports_of_reactors(self) -> None:
         """
         A factory's protocols that are no milters have transports of the reactor's, as always.
         """
@@ -349,7 +351,9 @@ class _PortTests(_Case):
         self.assertEqual(mta.received, b"echo")
         self.assertEqual(found, [(self.port.transport, reactor)])
 
-    async def test_ordinary_path(self) -> None:
+    async def test_where_fast_path_is_turned_off_later_connections_have_transports_of_reactors(
+        self,
+    ) -> None:
         """
         Where the fast path is turned off, later connections have transports of the reactor's.
         """
@@ -360,7 +364,9 @@ class _PortTests(_Case):
         self.assertIs(protocol.transport.reactor, reactor)
         await self.served(mta)
 
-    async def test_wrapped(self) -> None:
+    async def test_port_and_connections_of_a_wrapping_factory_are_the_reactors(
+        self,
+    ) -> None:
         """
         Connections behind a factory that wraps them are the reactor's, and so is the port.
         """
@@ -370,7 +376,7 @@ class _PortTests(_Case):
         await self.served(mta)
         self.assertIs(self.port.reactor, reactor)
 
-    async def test_not_adopted(self) -> None:
+    async def test_port_with_way_of_its_own_to_accept_connections_is_left_alone(self) -> None:
         """
         A port with a way of its own to accept connections is left alone; so is one that is closed.
         """
@@ -397,7 +403,7 @@ class _ErrorTests(_Case):
     What goes wrong while a connection is accepted.
     """
 
-    async def test_no_descriptors(self) -> None:
+    async def test_without_descriptors_connections_are_closed_by_the_reserved_one(self) -> None:
         """
         Where no descriptor is left, connections are closed by means of the one that Twisted has
         in reserve, which is logged; when there are some again, connections are served again.
@@ -443,7 +449,7 @@ class _ErrorTests(_Case):
             self.assertEqual(mta.received, b"")
         self.assertEqual(self.descriptors(), before)
 
-    async def test_not_built(self) -> None:
+    async def test_error_in_buildprotocol_is_logged_and_its_connection_closed(self) -> None:
         """
         An error in C{buildProtocol} is logged, and its connection closed; others come after it.
         """
@@ -455,7 +461,7 @@ class _ErrorTests(_Case):
         mta, _ = await self.mta()
         await self.served(mta)
 
-    async def test_not_begun(self) -> None:
+    async def test_error_while_a_connection_begins_is_logged(self) -> None:
         """
         An error while a connection begins is logged; it is closed, and does not count.
         """
@@ -472,7 +478,7 @@ class _ErrorTests(_Case):
         self.assertEqual((self.factory.connections, self.factory.admission.count), (set(), 0))
         self.assertEqual(self.reasons(), [ConnectionLost] * 2)
 
-    async def test_too_many(self) -> None:
+    async def test_one_that_is_refused_is_closed_at_once(self) -> None:
         """
         One that is refused is closed at once.
         """
@@ -484,7 +490,7 @@ class _ErrorTests(_Case):
         mta, _ = await self.mta()
         await self.served(mta)
 
-    async def test_write_fails(self) -> None:
+    async def test_answer_to_a_peer_that_has_gone_ends_its_connection(self) -> None:
         """
         An answer to a peer that has gone ends its connection, after what it has said.
         """
@@ -496,7 +502,7 @@ class _ErrorTests(_Case):
         self.assertEqual(len(self.reasons()), 1)
         self.assertEqual(names(self.milter.calls)[-1], "mta_close")
 
-    async def test_hang_up(self) -> None:
+    async def test_connection_of_which_system_says_that_it_is_lost(self) -> None:
         """
         A connection of which the system says that it is lost, and nothing can be read, is lost.
         """
@@ -553,7 +559,7 @@ class ShareTests(_Case, TestCase):
         adopt_port(connection_set(reactor), self.port)
         return share
 
-    async def test_left(self) -> None:
+    async def test_connection_left_to_others_is_not_looked_at_for_a_moment(self) -> None:
         """
         A connection that is left to others is not looked at for a moment, and is taken when it is
         still there then.
@@ -566,7 +572,7 @@ class ShareTests(_Case, TestCase):
         await self.mta()
         self.assertEqual((share.asked[3:], share.taken), ([2], 3))
 
-    async def test_paused(self) -> None:
+    async def test_port_paused_or_closed_while_it_leaves_a_connection_stays_so(self) -> None:
         """
         A port that is paused, or closed, while it leaves a connection does not come back by itself.
         """
@@ -604,7 +610,7 @@ class AddressTests(_Case, TestCase):
     Where a connection comes from.
     """
 
-    async def test_named(self) -> None:
+    async def test_address_of_unix_client_that_has_name_is_that_name(self) -> None:
         """
         The address of a UNIX client that has a name is that name; of others there is none.
         """
@@ -620,7 +626,7 @@ class AddressTests(_Case, TestCase):
         self.assertEqual(named.peer, UNIXAddress(self.address + ".client"))
         self.assertEqual(named.transport.getPeer(), named.peer)
 
-    async def test_ipv6(self) -> None:
+    async def test_ipv6_client_has_the_address_that_its_transport_shows(self) -> None:
         """
         An IPv6 client has the address that its transport shows.
         """
@@ -647,7 +653,9 @@ class LifeTests(_Case, TestCase):
     A factory and its ports.
     """
 
-    async def test_two_factories(self) -> None:
+    async def test_connections_of_several_factories_are_one_descriptor_for_the_reactor(
+        self,
+    ) -> None:
         """
         Connections of several factories, and their ports, are one descriptor for the reactor.
         """
@@ -664,7 +672,7 @@ class LifeTests(_Case, TestCase):
             protocol.transport.loseConnection()
         await self.until(lambda: not first.connections)
 
-    def test_without_factory(self) -> None:
+    def test_connection_that_was_built_by_no_factory_has_defaults(self) -> None:
         """
         A connection that was built by no factory has the defaults, and no connection yet.
         """

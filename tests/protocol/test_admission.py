@@ -40,13 +40,13 @@ class AllowTests(SynchronousTestCase):
         refusal = "its address is not allowed"
         self.assertEqual(found, {**dict.fromkeys(yes), **dict.fromkeys(no, refusal)})
 
-    def test_any(self) -> None:
+    def test_without_it_anybody_may_connect(self) -> None:
         """
         Without it anybody may connect.
         """
         self.assert_allowed(None, [v4("192.0.2.1"), v6("2001:db8::1"), UNIX, None], [])
 
-    def test_ipv4(self) -> None:
+    def test_ipv4_network_lets_its_addresses_in_to_the_last(self) -> None:
         """
         An IPv4 network lets its addresses in, to the last, as IPv4 and as IPv4 mapped to IPv6.
         """
@@ -56,7 +56,7 @@ class AllowTests(SynchronousTestCase):
             [v4("192.0.2.7"), v4("192.0.2.12"), v6("::ffff:192.0.2.12"), v6("::192.0.2.9")],
         )
 
-    def test_ipv6(self) -> None:
+    def test_ipv6_network_lets_its_addresses_in_with_a_scope_or_without(self) -> None:
         """
         An IPv6 network lets its addresses in, with a scope or without.
         """
@@ -66,7 +66,7 @@ class AllowTests(SynchronousTestCase):
             [v6("2001:db8:0:1::"), v6("fec0::1%eth0"), v4("192.0.2.1")],
         )
 
-    def test_single_addresses(self) -> None:
+    def test_address_alone_is_a_network_of_one(self) -> None:
         """
         An address alone is a network of one; networks of C{ipaddress} are taken as they are.
         """
@@ -76,19 +76,19 @@ class AllowTests(SynchronousTestCase):
             [v4("192.0.2.2"), v6("::2")],
         )
 
-    def test_unix(self) -> None:
+    def test_unix_sockets_are_not_concerned(self) -> None:
         """
         UNIX sockets are not concerned; what has no address at all is not let in.
         """
         self.assert_allowed(["127.0.0.1"], [UNIX, UNIXAddress(None)], [None, v4("a name")])
 
-    def test_nobody(self) -> None:
+    def test_empty_list_lets_nobody_in_but_by_unix_sockets(self) -> None:
         """
         An empty list lets nobody in but by UNIX sockets.
         """
         self.assert_allowed([], [UNIX], [v4("127.0.0.1"), v6("::1")])
 
-    def test_bad_values(self) -> None:
+    def test_what_is_no_network_is_refused_by_its_value(self) -> None:
         """
         What is no network is refused by its value; so is a lone string, whose letters are none.
         """
@@ -108,7 +108,7 @@ class CountTests(SynchronousTestCase):
     C{max_connections=} and C{max_connections_per_peer=}.
     """
 
-    def test_in_all(self) -> None:
+    def test_connections_from_wherever_have_a_limit(self) -> None:
         """
         There may be so many connections, from wherever, and one more when one has gone.
         """
@@ -124,7 +124,7 @@ class CountTests(SynchronousTestCase):
         admission.leave(v6("::1"))
         self.assertEqual(admission.refusal(UNIX), None)
 
-    def test_per_peer(self) -> None:
+    def test_connections_from_one_address_have_a_limit(self) -> None:
         """
         There may be so many from one address, whatever the port; others are not concerned.
         """
@@ -140,7 +140,7 @@ class CountTests(SynchronousTestCase):
         admission.leave(v4("192.0.2.1"))
         self.assertEqual(admission.refusal(v4("192.0.2.1")), None)
 
-    def test_mapped_peer(self) -> None:
+    def test_ipv4_address_counts_the_same_on_a_socket_for_both_kinds(self) -> None:
         """
         An IPv4 address counts the same on a socket for both kinds.
         """
@@ -159,7 +159,7 @@ class CountTests(SynchronousTestCase):
         admission.enter(UNIX)
         self.assertEqual(admission.refusal(UNIX), None)
 
-    def test_forgets(self) -> None:
+    def test_of_peers_that_have_gone_nothing_is_kept(self) -> None:
         """
         Of peers that have gone nothing is kept.
         """
@@ -170,7 +170,7 @@ class CountTests(SynchronousTestCase):
             admission.leave(v4(f"192.0.2.{number}"))
         self.assertEqual(len(admission._by_peer), 0)
 
-    def test_bad_values(self) -> None:
+    def test_numbers_that_are_no_limit_are_refused_by_their_name(self) -> None:
         """
         Numbers that are no limit are refused by their name.
         """
@@ -187,7 +187,7 @@ class FactoryTests(ConversationTestCase):
     What a factory does with it.
     """
 
-    def test_refused(self) -> None:
+    def test_one_connection_too_many_gets_no_protocol(self) -> None:
         """
         A connection too many gets no protocol, no milter is built, and the log says why.
         """
@@ -202,7 +202,7 @@ class FactoryTests(ConversationTestCase):
         mta.drop()
         self.assertNotEqual(mta.factory.buildProtocol(v4("192.0.2.9")), None)
 
-    def test_not_allowed(self) -> None:
+    def test_connection_from_elsewhere_gets_no_protocol(self) -> None:
         """
         So does one from elsewhere.
         """
@@ -210,7 +210,7 @@ class FactoryTests(ConversationTestCase):
         self.assertEqual(factory.buildProtocol(v4("192.0.2.9")), None)
         self.assertIn("[192.0.2.9]:1: its address is not allowed", self.log_text())
 
-    def test_per_peer(self) -> None:
+    def test_one_too_many_from_a_peer_gets_no_protocol(self) -> None:
         """
         So does one too many from a peer, whose own are still served.
         """

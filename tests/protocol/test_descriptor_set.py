@@ -43,7 +43,7 @@ class _ServiceTests(PathCase):
     Sessions, and how they end.
     """
 
-    async def test_session(self) -> None:
+    async def test_session_is_answered_on_path_that_was_asked_for(self) -> None:
         """
         A session is answered, on the path that was asked for, and ends as the MTA says.
         """
@@ -64,7 +64,7 @@ class _ServiceTests(PathCase):
             await self.port.stopListening()
             self.assertNotIn(connections, reactor.getReaders())
 
-    async def test_peer_closes(self) -> None:
+    async def test_mta_that_goes_away_has_gone(self) -> None:
         """
         An MTA that goes away has gone: the milter is told so, once.
         """
@@ -76,7 +76,7 @@ class _ServiceTests(PathCase):
         self.assertEqual(names(self.milter.calls)[-3:], ["abort", "close", "mta_close"])
         self.assertEqual(len(self.reasons()), 1)
 
-    async def test_half_closed(self) -> None:
+    async def test_mta_that_closes_its_half_is_taken_for_one_that_has_gone(self) -> None:
         """
         An MTA that closes its half is taken for one that has gone, after what it has sent.
         """
@@ -89,7 +89,7 @@ class _ServiceTests(PathCase):
         self.assertEqual(names(self.milter.calls)[-4], "envfrom")
         self.assertEqual(self.reasons(), [ConnectionDone])
 
-    async def test_half_closeable(self) -> None:
+    async def test_protocol_that_knows_of_halves_is_told_and_can_still_write(self) -> None:
         """
         A protocol that knows of halves is told, and can still write.
         """
@@ -107,7 +107,7 @@ class _ServiceTests(PathCase):
         await self.gone()
         self.assertEqual(told, ["read"])
 
-    async def test_aborted(self) -> None:
+    async def test_connection_that_callback_aborts_is_lost_once_for_that_reason(self) -> None:
         """
         A connection that a callback aborts is lost once, for that reason, and answers no more.
         """
@@ -122,7 +122,7 @@ class _ServiceTests(PathCase):
         await self.over(mta)
         self.assertEqual(self.reasons(), [ConnectionAborted])
 
-    async def test_refused(self) -> None:
+    async def test_connection_that_a_milter_refuses_at_once_is_closed(self) -> None:
         """
         A connection that a milter refuses at once is closed.
         """
@@ -133,7 +133,7 @@ class _ServiceTests(PathCase):
         await self.gone()
         self.assertEqual(mta.received, b"")
 
-    async def test_idle(self) -> None:
+    async def test_one_that_is_silent_for_too_long_is_closed(self) -> None:
         """
         One that is silent for too long is closed.
         """
@@ -172,7 +172,7 @@ class _BackPressureTests(PathCase):
         """
         return full(eom=lambda milter: milter.smfi_replacebody(b"x" * 3_000_000))
 
-    async def test_slow_reader(self) -> None:
+    async def test_one_that_reads_in_small_pieces_gets_all_in_order(self) -> None:
         """
         One that reads in small pieces gets all, in order, and what it said meanwhile is answered.
         """
@@ -186,7 +186,7 @@ class _BackPressureTests(PathCase):
         self.assertEqual("".join(letter for letter, _ in found).replace("b", ""), "cccc")
         self.assertEqual(b"".join(data for _, data in found), b"x" * 3_000_000)
 
-    async def test_steady_reader(self) -> None:
+    async def test_peer_that_reads_something_within_the_limit_may_go_on(self) -> None:
         """
         As long as it reads something within each span of the time limit it may go on.
         """
@@ -205,7 +205,7 @@ class _BackPressureTests(PathCase):
         self.assertGreater(spans, 2)
         self.assertTrue(protocol.transport.connected)
 
-    async def test_stops_reading(self) -> None:
+    async def test_one_that_reads_nothing_for_that_time_is_cut_off(self) -> None:
         """
         One that reads nothing for that time is cut off.
         """
@@ -250,7 +250,7 @@ class _BackPressureTests(PathCase):
         self.assertEqual(mta.received[-6:], b"\0\0\0\1c!")
         self.assertEqual(mta.received.count(b"x"), 3_000_000)
 
-    async def test_paused(self) -> None:
+    async def test_reading_is_paused_while_too_much_waits_for_a_milter(self) -> None:
         """
         Reading is paused while too much waits for a milter; one that vanishes then is lost after.
         """
@@ -468,7 +468,7 @@ class ResetTests(PathCase, TestCase):
 
     family = socket.AF_INET
 
-    async def test_silent(self) -> None:
+    async def test_one_that_is_reset_is_lost(self) -> None:
         """
         One that is reset is lost.
         """
@@ -505,7 +505,7 @@ class EndTests(PathCase, TestCase):
     The reactor ends, or a transport does what it does not do by itself.
     """
 
-    async def test_reactor_ends(self) -> None:
+    async def test_all_connections_are_lost_each_once(self) -> None:
         """
         All connections are lost, each once, also where one of them fails or ends another.
         """
@@ -530,7 +530,7 @@ class EndTests(PathCase, TestCase):
         self.assertEqual(self.reasons(), [ConnectionLost] * 4)
         self.assertEqual(self.factory.connections, set())
 
-    async def test_resumed(self) -> None:
+    async def test_being_told_to_go_on_without_a_stop_changes_nothing(self) -> None:
         """
         To be told to go on, without having been told to stop, changes nothing.
         """
@@ -587,7 +587,7 @@ class _OptionTests(PathCase):
     Options of sockets.
     """
 
-    async def test_no_delay(self) -> None:
+    async def test_tcp_does_not_wait_with_small_answers(self) -> None:
         """
         TCP does not wait with small answers; there is nothing to set on a UNIX socket.
         """
@@ -633,7 +633,7 @@ class _OptionTests(PathCase):
         self.assertEqual(len(waiting), 1)
         waiting[0].callback(SMFIS_CONTINUE)
 
-    async def test_aborted(self) -> None:
+    async def test_nothing_is_set_on_a_socket_that_was_closed(self) -> None:
         """
         Nothing is set on a socket that was closed.
         """

@@ -56,7 +56,7 @@ class _AdoptedTests(PathCase):
         await self.over(mta)
         self.assertEqual(mta.end, "closed")
 
-    async def test_connection(self) -> None:
+    async def test_connection_that_was_accepted_elsewhere_is_adopted(self) -> None:
         """
         A connection that was accepted elsewhere.
         """
@@ -75,7 +75,7 @@ class _AdoptedTests(PathCase):
         await self.over(mta)
         self.assertEqual((mta.letters(), mta.end), ("Occccccc", "closed"))
 
-    async def test_port(self) -> None:
+    async def test_port_that_was_opened_elsewhere_is_adopted(self) -> None:
         """
         A port that was opened elsewhere.
         """
@@ -84,7 +84,7 @@ class _AdoptedTests(PathCase):
         self.addCleanup(port.stopListening)
         await self.check_served()
 
-    async def test_systemd(self) -> None:
+    async def test_socket_that_systemd_has_opened_which_endpoint_finds_by_its_number(self) -> None:
         """
         A socket that systemd has opened, which the endpoint finds by its number.
         """

@@ -121,25 +121,25 @@ class ReactorTests(SynchronousTestCase):
             self.assertEqual(self.outcome(reactor, path), expected, path)
 
     @skipIf(not hasattr(select, "epoll"), "there is no epoll here")
-    def test_epoll(self) -> None:
+    def test_set_works_on_the_reactor_that_is_twisteds_own_choice(self) -> None:
         """
         On the reactor that is Twisted's own choice on Linux.
         """
         self.check("epollreactor")
 
-    def test_poll(self) -> None:
+    def test_set_works_on_a_reactor_that_uses_poll(self) -> None:
         """
         On one that uses poll.
         """
         self.check("pollreactor")
 
-    def test_select(self) -> None:
+    def test_set_works_on_a_reactor_that_uses_select(self) -> None:
         """
         On one that uses select.
         """
         self.check("selectreactor")
 
-    def test_asyncio(self) -> None:
+    def test_set_works_on_the_event_loop_of_asyncio(self) -> None:
         """
         On asyncio's event loop.
         """

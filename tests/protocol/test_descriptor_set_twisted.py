@@ -33,7 +33,7 @@ class LeftOutTests(SynchronousTestCase):
     if twisted_connections is None:
         skip = reason
 
-    def test_all_exist(self) -> None:
+    def test_each_test_that_is_left_out_is_one_that_twisted_has(self) -> None:
         """
         Each test that is left out is one that Twisted has.
         """

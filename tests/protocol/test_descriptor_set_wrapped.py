@@ -47,7 +47,7 @@ class WrapperTests(PathCase, TestCase):
         self.assertIsNone(protocol._served)
         return protocol
 
-    async def test_policies(self) -> None:
+    async def test_wrapped_factory_is_served(self) -> None:
         """
         A wrapped factory is served.
         """
@@ -56,7 +56,7 @@ class WrapperTests(PathCase, TestCase):
             self.listen(wrap(self.factory))
             await self.talk()
 
-    async def test_haproxy(self) -> None:
+    async def test_behind_haproxy_the_address_is_the_one_that_the_proxy_tells_of(self) -> None:
         """
         Behind C{haproxy:} the address is the one that the proxy tells of.
         """
@@ -69,7 +69,7 @@ class WrapperTests(PathCase, TestCase):
         protocol = await self.talk(b"PROXY TCP4 192.0.2.1 192.0.2.2 4000 8890\r\n")
         self.assertEqual(protocol.transport.getPeer().host, "192.0.2.1")
 
-    def test_not_adoptable(self) -> None:
+    def test_what_is_no_plain_connection_of_twisteds_is_not_adopted(self) -> None:
         """
         What is no plain connection of Twisted's is not adopted.
         """
@@ -114,7 +114,7 @@ class TLSTests(PathCase, TestCase):
         certificate.sign(key, "sha256")
         return CertificateOptions(privateKey=key, certificate=certificate), ClientContextFactory()
 
-    async def test_session(self) -> None:
+    async def test_session_over_tls_is_served_on_the_ordinary_path(self) -> None:
         """
         A session over TLS is served, on the ordinary path.
         """

@@ -65,7 +65,7 @@ class StateTests(DrainTestCase):
     What becomes of a connection.
     """
 
-    def test_no_connection(self) -> None:
+    def test_with_no_connection_there_is_nothing_to_wait_for_and_no_timer(self) -> None:
         """
         With no connection there is nothing to wait for, and no timer.
         """
@@ -74,7 +74,7 @@ class StateTests(DrainTestCase):
         self.assertEqual(self.drain(mta, 10), [None])
         self.assertEqual(mta.clock.getDelayedCalls(), [])
 
-    def test_idle(self) -> None:
+    def test_connection_between_messages_is_closed_at_once(self) -> None:
         """
         A connection between messages is closed at once, whether anything was said on it or not.
         """
@@ -94,7 +94,7 @@ class StateTests(DrainTestCase):
             self.assertEqual(names(tester.calls).count("close"), 1 + said.endswith(QUIT_NC))
             self.assertEqual(mta.clock.getDelayedCalls(), [])
 
-    def test_in_message(self) -> None:
+    def test_message_in_progress_is_finished_first(self) -> None:
         """
         A message in progress is finished first; then the connection is closed.
         """
@@ -117,7 +117,7 @@ class StateTests(DrainTestCase):
             self.assertEqual(mta.letters(said), answer)
             self.assertEqual((mta.closed, done), (True, [None]))
 
-    def test_awaited(self) -> None:
+    def test_at_each_stage_awaited_answer_is_given_before_connection_is_closed(self) -> None:
         """
         At each stage an awaited answer is given before the connection is closed.
         """
@@ -137,7 +137,7 @@ class StateTests(DrainTestCase):
             self.assertEqual((mta.closed, done), (True, [None]), stage)
             self.assertEqual(mta.clock.getDelayedCalls(), [], stage)
 
-    def test_negotiation(self) -> None:
+    def test_negotiation_that_is_awaited_is_answered_before_connection_is_closed(self) -> None:
         """
         A negotiation that is awaited is answered before the connection is closed.
         """
@@ -167,7 +167,7 @@ class TimeTests(DrainTestCase):
     When the time is over.
     """
 
-    def test_awaited(self) -> None:
+    def test_at_each_stage_the_awaited_answer_is_cancelled_in_time(self) -> None:
         """
         At each stage an awaited answer is cancelled, not a second too early; TEMPFAIL is given for
         it, once, and the connection closed.
@@ -211,7 +211,7 @@ class TimeTests(DrainTestCase):
             mta.clock.advance(10)
             self.assertEqual((mta.letters(), mta.closed, done), ("", True, [None]), said)
 
-    def test_last_chunk(self) -> None:
+    def test_body_chunk_in_bodyeob_is_owed_answer_of_end_of_message(self) -> None:
         """
         A body chunk in BODYEOB is owed the answer of the end of message, in a silent step too.
         """
@@ -242,7 +242,7 @@ class TimeTests(DrainTestCase):
         self.assertEqual((transport.aborted, done), (True, [None]))
         self.assertEqual(mta.clock.getDelayedCalls(), [])
 
-    def test_for_ever(self) -> None:
+    def test_without_a_time_out_it_waits_for_ever(self) -> None:
         """
         Without a time-out it waits for ever.
         """
@@ -252,7 +252,7 @@ class TimeTests(DrainTestCase):
         mta.clock.advance(10**6)
         self.assertEqual((mta.closed, done), (False, []))
 
-    def test_bad_time(self) -> None:
+    def test_time_out_that_is_none_is_refused(self) -> None:
         """
         A time-out that is none is refused, and connections are taken as before.
         """
@@ -279,7 +279,7 @@ class RepeatedTests(DrainTestCase):
         self.assertEqual(mta.factory.buildProtocol(PEER), None)
         self.assertIn("[192.0.2.25]:4242: it is shutting down", self.log_text())
 
-    def test_twice(self) -> None:
+    def test_each_call_has_its_deferred_and_its_time(self) -> None:
         """
         Each call has its Deferred and its time; the shorter one ends the connections.
         """
@@ -293,7 +293,7 @@ class RepeatedTests(DrainTestCase):
         self.assertEqual(mta.clock.getDelayedCalls(), [])
         self.assertEqual(self.drain(mta), [None])
 
-    def test_several_connections(self) -> None:
+    def test_is_done_when_the_last_connection_has_gone(self) -> None:
         """
         It is done when the last connection has gone.
         """
@@ -308,7 +308,7 @@ class RepeatedTests(DrainTestCase):
         first.dataReceived(packet("A"))
         self.assertEqual((first_transport.connected, done), (False, [None]))
 
-    def test_started_again(self) -> None:
+    def test_factory_that_is_started_again_takes_connections(self) -> None:
         """
         A factory that is started again takes connections; a drain before that does not end them.
         """

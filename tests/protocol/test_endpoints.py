@@ -53,7 +53,7 @@ class AddressTests(SynchronousTestCase):
     The same addresses for both ends.
     """
 
-    def test_client(self) -> None:
+    def test_client_connects_to_where_the_address_says(self) -> None:
         """
         A client connects to where the address says; on this machine when it names no host.
         """
@@ -78,7 +78,7 @@ class AddressTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(connected, expected), expected)
 
-    def test_server(self) -> None:
+    def test_milter_listens_where_the_address_says(self) -> None:
         """
         A milter listens where the address says; everywhere when it names no host.
         """
@@ -96,7 +96,7 @@ class AddressTests(SynchronousTestCase):
         }
         self.assertEqual(table_of(listening, expected), expected)
 
-    def test_bad_ones(self) -> None:
+    def test_what_is_no_address_is_refused_for_either_end(self) -> None:
         """
         What is no address is refused by a ValueError for either end, before there is a reactor.
         """
@@ -123,7 +123,7 @@ class AddressTests(SynchronousTestCase):
             " endpoint",
         )
 
-    def test_no_text(self) -> None:
+    def test_what_is_no_text_is_a_typeerror(self) -> None:
         """
         What is no text is a TypeError.
         """

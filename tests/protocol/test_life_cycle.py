@@ -773,7 +773,7 @@ class ReactorTests(TestCase):
                 continue
             self.fail("it listens")
 
-    async def test_service(self) -> None:
+    async def test_milterservice_starts_the_factory_and_stops_it_behind_the_drain(self) -> None:
         """
         A MilterService starts the factory, serves who waited for it, and stops it behind the drain.
         """

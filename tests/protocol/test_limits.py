@@ -45,7 +45,7 @@ class SizeTests(ConversationTestCase):
         self.assertEqual((mta.letters(sent), mta.closed), ("", True))
         self.assertIn(f"The MTA at {PEER} broke the milter protocol: {words}", self.log_text())
 
-    def test_packet(self) -> None:
+    def test_packet_of_65_535_bytes_is_taken(self) -> None:
         """
         A packet of 65,535 bytes is taken, one of a byte more is not waited for.
         """
@@ -87,7 +87,7 @@ class SizeTests(ConversationTestCase):
         mta = started(full(), max_macro_bytes=20)
         self.assert_broken(mta, packet("D", b"Cn\0" + b"v" * 17 + b"\0") + CONNECT, words)
 
-    def test_no_limit(self) -> None:
+    def test_without_limits_of_macros_packet_of_them_is_as_good_as_any(self) -> None:
         """
         Without limits of macros a packet of them is as good as any.
         """
@@ -100,7 +100,7 @@ class IdleTests(ConversationTestCase):
     C{timeout=}.
     """
 
-    def test_strikes(self) -> None:
+    def test_mta_that_is_silent_so_long_is_hung_up_on(self) -> None:
         """
         An MTA that is silent so long is hung up on, not a second earlier; the milters are told.
         """
@@ -117,7 +117,7 @@ class IdleTests(ConversationTestCase):
         )
         self.assertEqual(mta.clock.getDelayedCalls(), [])
 
-    def test_restarts(self) -> None:
+    def test_any_byte_counts_from_the_beginning_of_the_connection(self) -> None:
         """
         Any byte counts, from the beginning of the connection.
         """
@@ -148,7 +148,7 @@ class IdleTests(ConversationTestCase):
             mta.clock.pump([1])
             self.assertTrue(mta.closed)
 
-    def test_none(self) -> None:
+    def test_there_may_be_no_idle_limit(self) -> None:
         """
         There may be no limit.
         """
@@ -162,7 +162,7 @@ class CommandTimeTests(ConversationTestCase):
     C{command_timeout=}.
     """
 
-    def test_strikes(self) -> None:
+    def test_command_that_has_not_arrived_whole_in_that_time_ends_connection(self) -> None:
         """
         A command that has not arrived whole in that time ends the connection, however it trickles.
         """
@@ -180,7 +180,7 @@ class CommandTimeTests(ConversationTestCase):
         mta.clock.advance(0.1)
         self.assertTrue(mta.closed)
 
-    def test_exactly(self) -> None:
+    def test_strikes_at_that_time_and_not_before(self) -> None:
         """
         It strikes at that time and not before; between commands it does not count.
         """
@@ -189,7 +189,7 @@ class CommandTimeTests(ConversationTestCase):
         mta.send(MAIL[:7])
         self.assert_not_struck(mta, 30)
 
-    def test_whole(self) -> None:
+    def test_command_that_is_whole_in_time_has_no_effect_on_next(self) -> None:
         """
         A command that is whole in time has no effect on the next.
         """
@@ -201,7 +201,7 @@ class CommandTimeTests(ConversationTestCase):
         mta.send(RCPT[:3])
         self.assert_not_struck(mta, 30)
 
-    def test_stream(self) -> None:
+    def test_stream_of_commands_cut_in_their_middle_may_go_on_for_ever(self) -> None:
         """
         A stream of commands cut in their middle may go on for ever: each has its own time.
         """
@@ -213,7 +213,7 @@ class CommandTimeTests(ConversationTestCase):
         self.assertFalse(mta.closed)
         self.assert_not_struck(mta, 30)
 
-    def test_after_waiting(self) -> None:
+    def test_while_a_milter_is_waited_for_it_does_not_count(self) -> None:
         """
         While a milter is waited for it does not count; then what is missing has its time.
         """
@@ -260,7 +260,7 @@ class UnreadTests(ConversationTestCase):
             made.calls.clear()
         return mta, transport
 
-    def test_stops(self) -> None:
+    def test_nothing_is_called_or_written_until_it_reads_again(self) -> None:
         """
         No callback is called and nothing is written until it reads again; then all goes on.
         """
@@ -274,7 +274,7 @@ class UnreadTests(ConversationTestCase):
         mta.clock.advance(20)
         self.assertEqual(mta.transport.aborted, False)
 
-    def test_strikes(self) -> None:
+    def test_after_that_time_the_connection_is_cut_off_not_a_second_earlier(self) -> None:
         """
         After that time the connection is cut off, not a second earlier.
         """
@@ -290,7 +290,7 @@ class UnreadTests(ConversationTestCase):
         self.assertIn(f"The MTA at {PEER} did not read its answers", self.log_text())
         self.assertEqual(mta.clock.getDelayedCalls(), [])
 
-    def test_closing(self) -> None:
+    def test_transport_that_does_not_close_is_cut_off_after_that_time(self) -> None:
         """
         One that does not let itself be closed is cut off after that time.
         """
@@ -313,7 +313,7 @@ class UnreadTests(ConversationTestCase):
         mta.clock.advance(20)
         self.assertTrue(transport.aborted)
 
-    def test_stop_producing(self) -> None:
+    def test_nothing_more_is_called_when_the_transport_stops_producing(self) -> None:
         """
         When the transport says that it is about to be lost nothing more is called.
         """
@@ -340,7 +340,7 @@ class BufferTests(ConversationTestCase):
     C{max_buffered=}.
     """
 
-    def test_pauses(self) -> None:
+    def test_reading_is_paused_when_more_bytes_than_that_are_waiting(self) -> None:
         """
         Reading is paused when more bytes than that are waiting, and not at just as many.
         """
@@ -357,7 +357,7 @@ class BufferTests(ConversationTestCase):
         self.assertEqual(mta.letters(), "cccc")
         self.assertEqual(mta.transport.producerState, "producing")
 
-    def test_stays_paused(self) -> None:
+    def test_stays_paused_while_the_next_answer_is_awaited(self) -> None:
         """
         It stays paused while the next answer is awaited.
         """
@@ -370,7 +370,7 @@ class BufferTests(ConversationTestCase):
         waiting.fire(SMFIS_CONTINUE)
         self.assertEqual((mta.letters(), mta.transport.producerState), ("c", "producing"))
 
-    def test_not_read(self) -> None:
+    def test_mta_that_does_not_read_is_not_read_from_for_ever_either(self) -> None:
         """
         An MTA that does not read its answers is not read from for ever either.
         """

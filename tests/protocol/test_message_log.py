@@ -61,7 +61,7 @@ class LineTests(ConversationTestCase):
         ]
         self.assertEqual((len(told), found), (len(expected), list(expected)))
 
-    def test_accepted(self) -> None:
+    def test_passed_message_is_logged_with_its_edits_and_times(self) -> None:
         """
         A message that passes: who sent it to how many, the edits by kind, and the times.
         """
@@ -102,7 +102,7 @@ class LineTests(ConversationTestCase):
             {"accepted": 1, "edits": "2 addheader, 1 chgheader", "verdict": "continue"}
         )
 
-    def test_refused(self) -> None:
+    def test_message_that_is_refused_is_told_with_its_reason(self) -> None:
         """
         One that is refused: by whom, and with which text.
         """
@@ -118,7 +118,7 @@ class LineTests(ConversationTestCase):
                 {"verdict": "reject", "milter": "Two", "reply": "550 5.7.1 no\\u202ething"}
             )
 
-    def test_recipients(self) -> None:
+    def test_recipients_are_counted_by_what_they_were_answered(self) -> None:
         """
         Recipients are counted by what they were answered; a message whose every recipient was
         refused, or put off, is one that was, though the MTA aborts it.
@@ -138,7 +138,7 @@ class LineTests(ConversationTestCase):
         conversation.send(MAIL, RCPT, ABORT)
         self.assert_told({"accepted": 1, "verdict": "aborted", "milter": "nobody"})
 
-    def test_unfinished(self) -> None:
+    def test_message_that_another_one_cuts_off_is_told_with_its_own_sender(self) -> None:
         """
         A message that another one cuts off is told with its own sender, and one whose connection is
         lost is told, too.
@@ -151,7 +151,7 @@ class LineTests(ConversationTestCase):
         conversation.drop()
         self.assert_told({"sender": "<other@example.org>", "accepted": 1, "verdict": "aborted"})
 
-    def test_from_macros(self) -> None:
+    def test_what_the_mta_was_not_asked_for_is_told_from_its_macros(self) -> None:
         """
         What the MTA was not asked for is told from its macros; what cannot be read is unknown.
         """
@@ -162,7 +162,7 @@ class LineTests(ConversationTestCase):
         conversation.send(EOM)
         self.assert_told({"sender": "unknown", "client": "unknown", "queue_id": "unknown"})
 
-    def test_odd_client(self) -> None:
+    def test_client_whose_address_is_unknown_is_told_by_its_name(self) -> None:
         """
         A client whose address is unknown is told by its name.
         """
@@ -173,7 +173,7 @@ class LineTests(ConversationTestCase):
         conversation.send(packet("C", b"here\0"), EOM)
         self.assert_told({"client": "unknown"})
 
-    def test_late_answer(self) -> None:
+    def test_callback_that_is_answered_when_connection_has_gone_is_none_of_messages(self) -> None:
         """
         A callback that is answered when the connection has gone is none of a message's.
         """
@@ -184,7 +184,7 @@ class LineTests(ConversationTestCase):
         waiting.fire()
         self.assertEqual(len(self.told()), 1)
 
-    def test_nobody_reads(self) -> None:
+    def test_by_default_nothing_is_logged(self) -> None:
         """
         By default nothing is logged; what is no yes or no is refused.
         """
@@ -194,7 +194,7 @@ class LineTests(ConversationTestCase):
         self.assertEqual(self.told(), [])
         self.assertRaises(TypeError, MilterProtocolFactory, (), log_messages="yes")
 
-    def test_programs(self) -> None:
+    def test_program_that_runs_milters_has_logging_begin_once(self) -> None:
         """
         A program that runs milters has it begin, once, unless it was said not to.
         """

@@ -128,7 +128,7 @@ class OrderTests(SynchronousTestCase):
     What is told, and in which order.
     """
 
-    def test_whole_connection(self) -> None:
+    def test_connection_with_one_message_is_told_from_its_beginning_to_its_end(self) -> None:
         """
         A connection with one message is told from its beginning to its end, in the order of things.
         """
@@ -183,7 +183,7 @@ class OrderTests(SynchronousTestCase):
                 self.assertEqual(answers, ["xxfi_envrcpt", "xxfi_eom"])
                 self.assertEqual(told[-1][0], "connection_lost")
 
-    def test_all_answers(self) -> None:
+    def test_every_answer_is_told_in_a_word(self) -> None:
         """
         Every answer is told in a word, with its text where it has one.
         """
@@ -262,7 +262,7 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(observer.told[-1][-1], "tempfail")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-    def test_calls_alone(self) -> None:
+    def test_observer_of_calls_alone_is_told_of_each(self) -> None:
         """
         An observer of calls alone is told of each, whatever way the callback answers in.
         """
@@ -328,7 +328,7 @@ class OrderTests(SynchronousTestCase):
             told[-3:], [("xxfi_eom", "progress"), ("xxfi_eom", "discard"), ("discard",)]
         )
 
-    def test_aborted_messages(self) -> None:
+    def test_message_that_mta_aborts_quits_or_vanishes_in_is_aborted_once(self) -> None:
         """
         A message that the MTA aborts, leaves by QUIT_NC, quits in or vanishes in is aborted, once.
         """
@@ -349,7 +349,7 @@ class OrderTests(SynchronousTestCase):
                 end,
             )
 
-    def test_bytes(self) -> None:
+    def test_bytes_told_are_those_that_went_over_the_wire_both_ways(self) -> None:
         """
         The bytes told are those that went over the wire, both ways.
         """
@@ -413,7 +413,7 @@ class OrderTests(SynchronousTestCase):
         )
         self.flushLoggedErrors()
 
-    def test_shadow(self) -> None:
+    def test_milter_in_shadow_is_told_of_by_its_own_event_alone(self) -> None:
         """
         A milter in shadow is told of by its own event alone.
         """
@@ -520,7 +520,7 @@ class FaultTests(SynchronousTestCase):
         )
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-    def test_refused_connections(self) -> None:
+    def test_connection_that_is_not_taken_is_told_with_its_reason(self) -> None:
         """
         A connection that is not taken is told with its reason.
         """
@@ -533,7 +533,7 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual(address.host, "192.0.2.9")
         self.assertEqual(reason, "there are 1 connections already")
 
-    def test_failing_observer(self) -> None:
+    def test_observer_that_raises_costs_no_answer(self) -> None:
         """
         An observer that raises costs no answer, and each of its methods is logged once.
         """
@@ -571,7 +571,7 @@ class FaultTests(SynchronousTestCase):
             self.assertEqual(len(logged), len(EVENTS) - 4)
         self.assertEqual([event[2] for event in heard.told], ["accept"] * 3)
 
-    def test_odd_answers(self) -> None:
+    def test_what_is_no_answer_is_an_error_for_observers_too(self) -> None:
         """
         What is no answer, or does not let itself be looked at, is an error for observers too.
         """
@@ -611,7 +611,7 @@ class FactoryTests(SynchronousTestCase):
     Giving observers to a factory.
     """
 
-    def test_only_observers(self) -> None:
+    def test_what_does_not_provide_the_interface_is_refused_with_what_to_do(self) -> None:
         """
         What does not provide the interface is refused with what to do.
         """
@@ -655,7 +655,7 @@ class FactoryTests(SynchronousTestCase):
         self.assertEqual(order, ["a", "b"])
         self.assertEqual(len(observer.told), 1)
 
-    def test_any_provider(self) -> None:
+    def test_observer_need_not_be_a_milterobserver(self) -> None:
         """
         An observer need be no MilterObserver; a method that it has not is not missed.
         """
@@ -696,7 +696,7 @@ class KindTests(SynchronousTestCase):
     Errors have kinds.
     """
 
-    def test_kinds(self) -> None:
+    def test_each_error_says_in_a_word_what_kind_it_is(self) -> None:
         """
         Each error says in a word what kind it is.
         """
@@ -759,7 +759,7 @@ class CountingTests(SynchronousTestCase):
         client.mail("<a@example.org>")
         server.connections[0].flush()
 
-    def test_alone(self) -> None:
+    def test_one_that_counts_usual_answers_is_told_of_the_others_by_themselves(self) -> None:
         """
         One that counts usual answers is told of the others by themselves.
         """
@@ -769,7 +769,7 @@ class CountingTests(SynchronousTestCase):
             (counting.usual, counting.other), ([("Helo", "xxfi_helo")], [("Helo", "xxfi_envfrom")])
         )
 
-    def test_beside_others(self) -> None:
+    def test_other_observers_are_told_of_each_beside_it(self) -> None:
         """
         Beside it others are told of each; what it raises is logged and does no harm, alone or not.
         """
@@ -781,7 +781,7 @@ class CountingTests(SynchronousTestCase):
         self.assertEqual([event[3] for event in other.told], ["xxfi_helo", "xxfi_envfrom"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
-    def test_many_names(self) -> None:
+    def test_server_whose_milters_all_have_names_of_their_own_tells_of_each(self) -> None:
         """
         A server whose milters all have names of their own tells of each.
         """

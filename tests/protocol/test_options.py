@@ -53,7 +53,7 @@ class OptionTests(SynchronousTestCase):
                 self.assertIn("colour", str(caught.exception))
                 self.assertIn(repr(value), str(caught.exception))
 
-    def test_callable(self) -> None:
+    def test_class_must_implement_the_interface(self) -> None:
         """
         A class must implement the interface; any other callable is taken.
         """
@@ -62,7 +62,7 @@ class OptionTests(SynchronousTestCase):
             [(Milter, Milter), (build, build), (object, TypeError), ("x", TypeError)],
         )
 
-    def test_choice(self) -> None:
+    def test_choice_is_one_of_the_words_and_nothing_else(self) -> None:
         """
         One of the words, nothing else.
         """
@@ -71,7 +71,7 @@ class OptionTests(SynchronousTestCase):
             [("red", "red"), ("blue", "blue"), ("Red", ValueError), (None, ValueError)],
         )
 
-    def test_code(self) -> None:
+    def test_codes_that_can_be_answered_for_failure_are_taken(self) -> None:
         """
         The codes that can be answered for a failure, as members or numbers.
         """
@@ -90,7 +90,7 @@ class OptionTests(SynchronousTestCase):
         )
         self.assertIsInstance(code_option("colour", 1), ReturnCode)
 
-    def test_count(self) -> None:
+    def test_count_is_a_whole_number_from_1_or_none(self) -> None:
         """
         Whole numbers from 1, or None.
         """
@@ -107,19 +107,19 @@ class OptionTests(SynchronousTestCase):
             ],
         )
 
-    def test_limit(self) -> None:
+    def test_limit_is_a_count_and_none_is_never_reached(self) -> None:
         """
         As a count, and None is never reached.
         """
         self.check(limit_option, [(7, 7), (None, sys.maxsize), (0, ValueError), ("1", TypeError)])
 
-    def test_name(self) -> None:
+    def test_text_says_something_or_is_none(self) -> None:
         """
         A text that says something, or None.
         """
         self.check(name_option, [("x", "x"), (None, None), ("", TypeError), (1, TypeError)])
 
-    def test_seconds(self) -> None:
+    def test_seconds_are_a_time_of_more_than_none_or_no_limit(self) -> None:
         """
         A time of more than no seconds, or None.
         """

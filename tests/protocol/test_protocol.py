@@ -110,7 +110,7 @@ class TimeTests(ConversationTestCase):
         conversation.clock.advance(2)
         self.assertTrue(conversation.closed)
 
-    def test_no_limits(self) -> None:
+    def test_where_there_are_no_limits_nothing_is_ever_closed(self) -> None:
         """
         Where there are no limits nothing is ever closed, and no timer runs.
         """
@@ -129,7 +129,7 @@ class TimeTests(ConversationTestCase):
                 conversation.drop()
             self.assertEqual(conversation.clock.getDelayedCalls(), [])
 
-    def test_unread_answers(self) -> None:
+    def test_mta_that_does_not_read_is_cut_off_after_its_time(self) -> None:
         """
         An MTA that does not read is cut off after its time.
         """
@@ -179,7 +179,7 @@ class SpaceTests(ConversationTestCase):
     Limits of space.
     """
 
-    def test_stalled(self) -> None:
+    def test_while_the_mta_does_not_read_no_callback_is_called(self) -> None:
         """
         While the MTA does not read, no callback is called; then all is answered in order.
         """
@@ -212,7 +212,7 @@ class SpaceTests(ConversationTestCase):
         conversation.protocol.resumeProducing()
         self.assertEqual([letter for letter, _ in parse(conversation.written())], ["c"])
 
-    def test_stopped(self) -> None:
+    def test_when_transport_gives_up_nothing_more_is_called_until_connection_is_lost(self) -> None:
         """
         When the transport gives up, nothing more is called until the connection is lost.
         """
@@ -224,7 +224,9 @@ class SpaceTests(ConversationTestCase):
         conversation.drop()
         self.assertEqual(names(cls.calls), ["close"])
 
-    def test_buffer(self) -> None:
+    def test_more_than_max_buffered_bytes_waiting_pause_transport_afterwards_it_goes_on(
+        self,
+    ) -> None:
         """
         More than `max_buffered` bytes waiting pause the transport; afterwards it goes on.
         """
@@ -249,7 +251,7 @@ class SpaceTests(ConversationTestCase):
         conversation.protocol.resumeProducing()
         self.assertEqual(conversation.transport.producerState, "producing")
 
-    def test_macros(self) -> None:
+    def test_too_many_macros_for_one_stage_close_the_connection(self) -> None:
         """
         Too many macros for one stage, or too many bytes of them, close the connection.
         """
@@ -282,7 +284,7 @@ class NumberTests(ConversationTestCase):
             protocol.makeConnection(StringTransport(peerAddress=address))
         return protocol
 
-    def test_all(self) -> None:
+    def test_no_more_than_max_connections_at_once_who_is_refused_is_logged(self) -> None:
         """
         No more than `max_connections` at once; who is refused is logged.
         """
@@ -294,7 +296,7 @@ class NumberTests(ConversationTestCase):
         one.connectionLost()
         self.assertIsNot(self.accepted(factory, PEER), None)
 
-    def test_per_peer(self) -> None:
+    def test_connections_from_one_address_have_a_limit_of_their_own(self) -> None:
         """
         No more than `max_connections_per_peer` from one address; IPv4 in IPv6 is the same address.
         """
@@ -308,7 +310,7 @@ class NumberTests(ConversationTestCase):
         one.connectionLost()
         self.assertIsNot(self.accepted(factory, mapped), None)
 
-    def test_networks(self) -> None:
+    def test_with_allow_only_those_networks_may_come_and_unix_sockets(self) -> None:
         """
         With `allow` only those networks may come, and UNIX sockets.
         """
@@ -329,7 +331,7 @@ class NumberTests(ConversationTestCase):
             self.assertEqual(self.accepted(factory, address) is not None, expected, address)
         self.assertIs(self.accepted(factory, None), None)
 
-    def test_bad_networks(self) -> None:
+    def test_what_is_no_list_of_networks_is_refused_by_value(self) -> None:
         """
         What is no list of networks is refused, by value.
         """
@@ -358,7 +360,7 @@ class AloneTests(SynchronousTestCase):
     A protocol without a factory.
     """
 
-    def test_serves(self) -> None:
+    def test_has_the_default_options_and_the_milters_that_it_is_given(self) -> None:
         """
         It has the default options, and the milters that it is given.
         """
@@ -378,14 +380,14 @@ class DrainTests(ConversationTestCase):
     Coming to an end without losing mail.
     """
 
-    def test_nobody_there(self) -> None:
+    def test_without_connections_it_is_over_at_once(self) -> None:
         """
         Without connections it is over at once.
         """
         factory = MilterProtocolFactory((), reactor=Clock())
         self.successResultOf(factory.drain())
 
-    def test_idle(self) -> None:
+    def test_connections_without_a_message_are_closed_at_once(self) -> None:
         """
         Connections without a message are closed at once, and none is taken any more.
         """
@@ -451,7 +453,7 @@ class DrainTests(ConversationTestCase):
             self.assertEqual(conversation.written(), b"")
             self.assertTrue(conversation.closed)
 
-    def test_cut_off(self) -> None:
+    def test_connection_that_does_not_go_even_then_is_cut_off(self) -> None:
         """
         A connection that does not go even then is cut off.
         """
@@ -471,7 +473,7 @@ class DrainTests(ConversationTestCase):
         protocol.connectionLost()
         self.successResultOf(drained)
 
-    def test_twice(self) -> None:
+    def test_who_drains_twice_is_told_twice(self) -> None:
         """
         Who drains twice is told twice.
         """
@@ -483,7 +485,7 @@ class DrainTests(ConversationTestCase):
         self.successResultOf(second)
         self.assertEqual(conversation.clock.getDelayedCalls(), [])
 
-    def test_bad_time(self) -> None:
+    def test_what_is_no_time_is_refused(self) -> None:
         """
         What is no time is refused.
         """
@@ -549,7 +551,7 @@ class SocketTests(TestCase):
         self.assertEqual(factory.connections, set())
         return said
 
-    async def test_tcp(self) -> None:
+    async def test_large_session_over_tcp_is_answered_packet_for_packet(self) -> None:
         """
         A session over TCP, a large one, is answered packet for packet.
         """
@@ -561,7 +563,7 @@ class SocketTests(TestCase):
         )
         self.assertEqual(said, offer(c.SMFIP_SKIP) + 57 * packet("c"))
 
-    async def test_unix(self) -> None:
+    async def test_conversation_works_over_a_unix_socket(self) -> None:
         """
         And over a UNIX socket.
         """
@@ -573,7 +575,7 @@ class SocketTests(TestCase):
         )
         self.assertEqual(said, offer(c.SMFIP_SKIP) + 57 * packet("c"))
 
-    async def test_slow_reader(self) -> None:
+    async def test_mta_that_writes_and_does_not_read_is_stopped_by_back_pressure(self) -> None:
         """
         An MTA that writes and does not read is stopped by back pressure, and served when it reads.
         """
@@ -602,7 +604,7 @@ class SocketTests(TestCase):
         self.assertEqual(count, 20000)
         self.assertEqual(len(said), 17 + 20000 * 5)
 
-    async def test_service(self) -> None:
+    async def test_streamserverendpointservice_listens_with_the_factory(self) -> None:
         """
         A `StreamServerEndpointService` listens with it.
         """

@@ -86,7 +86,7 @@ class ProxiedTests(SynchronousTestCase):
         self.assertEqual(self.milters.admission.count, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_peer(self) -> None:
+    def test_in_either_version_of_protocol_milter_sees_mtas_address(self) -> None:
         """
         In either version of the protocol the milter sees the MTA's address, and HAProxy's where
         that speaks for itself; in one piece with the first command or before it.
@@ -102,7 +102,7 @@ class ProxiedTests(SynchronousTestCase):
                 self.lose()
                 self.assertEqual(self.calls, [peer, "close"])
 
-    def test_lost_before(self) -> None:
+    def test_no_milter_hears_of_connection_that_ends_before_its_peer_is_known(self) -> None:
         """
         No milter hears of a connection that ends before its peer is known.
         """
@@ -112,7 +112,7 @@ class ProxiedTests(SynchronousTestCase):
         self.lose()
         self.assertEqual(self.calls, [])
 
-    def test_silent(self) -> None:
+    def test_who_says_nothing_is_cut_off_after_time_that_command_may_take(self) -> None:
         """
         Who says nothing is cut off after the time that a command may take.
         """
@@ -122,7 +122,7 @@ class ProxiedTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnected)
         self.lose()
 
-    def test_no_header(self) -> None:
+    def test_who_is_not_haproxy_is_not_listened_to(self) -> None:
         """
         Who is not HAProxy is not listened to.
         """
@@ -131,7 +131,7 @@ class ProxiedTests(SynchronousTestCase):
         self.lose()
         self.assertEqual(self.calls, [])
 
-    def test_refused(self) -> None:
+    def test_milter_that_turns_mta_away_gets_nothing_of_what_it_says(self) -> None:
         """
         A milter that turns the MTA away gets nothing of what it says.
         """
@@ -186,7 +186,7 @@ class ProxiedTests(SynchronousTestCase):
         self.assertEqual(self.calls, [])
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_unix_peers(self) -> None:
+    def test_haproxy_may_have_been_connected_to_by_a_unix_socket(self) -> None:
         """
         HAProxy may have been connected to by a UNIX socket, whatever its name is.
         """
@@ -218,7 +218,7 @@ class ProxiedTests(SynchronousTestCase):
         self.protocol.wrappedProtocol._protocol = Failing()
         self.assertRaises(ZeroDivisionError, self.protocol.dataReceived, V1 + OFFER)
 
-    def test_they_count(self) -> None:
+    def test_connections_that_have_not_said_the_line_count_among_all(self) -> None:
         """
         Connections that have not said the line count among all, not by HAProxy's address.
         """

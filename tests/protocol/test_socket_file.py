@@ -84,7 +84,9 @@ class ModeTests(SocketCase):
     Who may connect.
     """
 
-    async def test_usual(self) -> None:
+    async def test_unless_told_otherwise_owner_and_group_may_connect_whatever_umask_is(
+        self,
+    ) -> None:
         """
         Unless told otherwise owner and group may connect, whatever the umask is.
         """
@@ -98,7 +100,9 @@ class ModeTests(SocketCase):
             await port.stopListening()
             self.assertFalse(self.path.exists())
 
-    async def test_said(self) -> None:
+    async def test_owner_in_the_address_counts_before_that_of_serve(
+        self,
+    ) -> None:
         """
         The address says it; what ``serve`` is told counts where the address says nothing.
         """
@@ -122,7 +126,7 @@ class ModeTests(SocketCase):
         self.assertEqual(self.mode(), 0o640)
         chmod.assert_not_called()
 
-    async def test_everybody(self) -> None:
+    async def test_socket_that_everybody_may_connect_to_is_told(self) -> None:
         """
         A socket that everybody may connect to is told.
         """
@@ -151,7 +155,7 @@ class OwnerTests(SocketCase):
     Whose it is.
     """
 
-    async def test_given(self) -> None:
+    async def test_address_or_what_is_usual_says_owner_and_group(self) -> None:
         """
         The address, or what is usual, says owner and group, by name or by number.
         """
@@ -161,7 +165,7 @@ class OwnerTests(SocketCase):
         found = self.path.stat()
         self.assertEqual((found.st_uid, found.st_gid), (NOBODY.pw_uid, NOBODY.pw_gid))
 
-    async def test_usual(self) -> None:
+    async def test_usual_owner_counts_where_the_address_does_not_say_it(self) -> None:
         """
         What is usual counts for each of the two where the address does not say it.
         """
@@ -170,7 +174,7 @@ class OwnerTests(SocketCase):
         found = self.path.stat()
         self.assertEqual((found.st_uid, found.st_gid), (NOBODY.pw_uid, NOBODY.pw_gid))
 
-    async def test_refused(self) -> None:
+    async def test_socket_that_cannot_be_given_away_is_not_left_behind(self) -> None:
         """
         A socket that cannot be given away is not left behind, nor listened on.
         """
@@ -179,7 +183,7 @@ class OwnerTests(SocketCase):
         self.assertIn("cannot be given to user 1, group -1: Not permitted", str(error))
         self.assertEqual(list(self.folder.iterdir()), [])
 
-    async def test_swapped(self) -> None:
+    async def test_file_put_in_its_place_meanwhile_is_given_to_nobody(self) -> None:
         """
         A file that somebody has put in its place meanwhile is given to nobody.
         """
@@ -199,7 +203,7 @@ class OwnerTests(SocketCase):
         self.assertEqual(self.path.stat().st_uid, before.st_uid)
         self.assertEqual(self.path.read_text(), "mine")
 
-    def test_unknown(self) -> None:
+    def test_user_or_group_that_there_is_not_is_named_with_address(self) -> None:
         """
         A user or group that there is not is named, with the address.
         """
@@ -210,7 +214,7 @@ class OwnerTests(SocketCase):
             error = self.assertRaises(ValueError, server_endpoint, reactor, f"unix:/x{options}")
             self.assertIn(said, str(error))
 
-    def test_weird_names(self) -> None:
+    def test_names_that_no_system_has_are_refused_by_a_valueerror(self) -> None:
         """
         Names that no system has are refused by a ValueError, whatever is in them.
         """
@@ -245,7 +249,7 @@ class PlaceTests(SocketCase):
         with self.assertRaises(FileNotFoundError):
             await port.stopListening()
 
-    async def test_lock(self) -> None:
+    async def test_second_of_two_that_want_the_same_path_is_told(self) -> None:
         """
         Two that want the same path: the second is told that the first has it.
         """
@@ -254,7 +258,7 @@ class PlaceTests(SocketCase):
             await self.listen()
         self.assertIn("another process has its lock", str(raised.exception))
 
-    async def test_stale(self) -> None:
+    async def test_socket_of_a_dead_process_is_taken_over(self) -> None:
         """
         What a dead process has left is taken over, a file that is no socket is not.
         """
@@ -274,7 +278,7 @@ class PlaceTests(SocketCase):
                 continue
             await (await self.listen()).stopListening()
 
-    async def test_symbolic_link(self) -> None:
+    async def test_symbolic_link_at_its_path_is_not_followed(self) -> None:
         """
         A symbolic link at its path is not followed.
         """
@@ -284,7 +288,7 @@ class PlaceTests(SocketCase):
             await self.listen()
         self.assertFalse(target.exists())
 
-    async def test_abstract(self) -> None:
+    async def test_socket_without_a_file_is_listened_on_as_well(self) -> None:
         """
         A socket without a file is listened on as well.
         """
@@ -321,7 +325,7 @@ class SpecTests(SynchronousTestCase):
         ((path, _, backlog, mode, takes_over),) = memory.unixServers
         return path, backlog, mode, takes_over
 
-    def test_options(self) -> None:
+    def test_each_option_is_read_in_any_order(self) -> None:
         """
         Each option is read, in any order; a backslash takes a colon's meaning away.
         """
@@ -333,7 +337,7 @@ class SpecTests(SynchronousTestCase):
         ):
             self.assertEqual(self.listening(spec), expected)
 
-    def test_wrong_options(self) -> None:
+    def test_what_is_no_option_or_no_value_of_one_is_named(self) -> None:
         """
         What is no option, or no value of one, is named.
         """

@@ -129,7 +129,7 @@ class SteadyTests(SynchronousTestCase):
             self.reactor.turn()
         self.assertEqual(self.called, list(names))
 
-    def test_interface(self) -> None:
+    def test_clock_takes_the_place_of_the_reactor_as_far_as_time_goes(self) -> None:
         """
         It is what takes the place of a reactor as far as time goes.
         """
@@ -167,7 +167,7 @@ class SteadyTests(SynchronousTestCase):
             self.reactor.turn()
         self.assertEqual(threads, [threading.get_ident()])
 
-    def test_at_once(self) -> None:
+    def test_no_time_at_all_is_the_reactors_next_turn(self) -> None:
         """
         No time at all is the reactor's next turn.
         """
@@ -176,7 +176,7 @@ class SteadyTests(SynchronousTestCase):
         self.assertEqual(self.called, ["now"])
         self.assertRaises(ValueError, self.call, -1, "before")
 
-    def test_cancelled(self) -> None:
+    def test_one_that_is_cancelled_is_not_called_and_says_so(self) -> None:
         """
         One that is cancelled is not called, and says so.
         """
@@ -188,7 +188,7 @@ class SteadyTests(SynchronousTestCase):
         self.turn("last")
         self.assertRaises(AlreadyCalled, last.cancel)
 
-    def test_many_cancelled(self) -> None:
+    def test_cancelled_time_outs_do_not_stay(self) -> None:
         """
         Those that are cancelled do not stay: most time-outs never come.
         """
@@ -199,7 +199,7 @@ class SteadyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [last])
         last.cancel()
 
-    def test_moved_sooner(self) -> None:
+    def test_strike_may_be_moved_to_an_earlier_time(self) -> None:
         """
         One may be moved to an earlier time, from now or from where it was.
         """
@@ -209,7 +209,7 @@ class SteadyTests(SynchronousTestCase):
         delayed.delay(-2000)
         self.turn("reset", "delayed")
 
-    def test_moved_later(self) -> None:
+    def test_one_may_be_moved_to_a_later_time_and_back(self) -> None:
         """
         One may be moved to a later time, and back.
         """
@@ -221,7 +221,7 @@ class SteadyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [moved])
         moved.cancel()
 
-    def test_failing(self) -> None:
+    def test_one_that_fails_is_logged_and_the_others_are_called(self) -> None:
         """
         One that fails is logged, and the others are called.
         """
@@ -239,7 +239,7 @@ class SteadyTests(SynchronousTestCase):
         self.call(0.001, "yes")
         self.turn("yes")
 
-    def test_forked(self) -> None:
+    def test_in_a_forked_process_it_is_woken_too(self) -> None:
         """
         In a process that was forked, where no thread is, it is woken too.
         """
@@ -297,7 +297,7 @@ class ReactorTests(TestCase):
         self.patch(reactor, "seconds", time.time)
         await connection
 
-    async def test_drain(self) -> None:
+    async def test_drains_time_out_comes_in_time(self) -> None:
         """
         A drain's time-out comes in time.
         """
@@ -322,7 +322,7 @@ class ReactorTests(TestCase):
             self.assertIs(remote.connections.clock, steady(reactor))
             self.assertIs(remote.connections.reactor, reactor)
 
-    async def test_smtp(self) -> None:
+    async def test_smtp_clients_time_is_measured_so_too(self) -> None:
         """
         An SMTP client's time is measured so, too.
         """

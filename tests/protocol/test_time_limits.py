@@ -39,7 +39,7 @@ class TimeLimitTests(SynchronousTestCase):
     def note(self, one: One) -> None:
         self.passed.append((one, self.clock.seconds()))
 
-    def test_passes(self) -> None:
+    def test_strikes_once_when_the_time_is_over(self) -> None:
         """
         It strikes once, when the time is over, and leaves no timer.
         """
@@ -50,7 +50,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.assertEqual(self.passed, [(self.one, 10)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_not_started(self) -> None:
+    def test_one_that_was_not_started_or_has_no_limit_makes_no_timer(self) -> None:
         """
         One that was not started, or has no limit, makes no timer.
         """
@@ -58,7 +58,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.limit(None).start(self.one)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_start_again(self) -> None:
+    def test_to_start_what_counts_changes_nothing(self) -> None:
         """
         To start what counts changes nothing.
         """
@@ -69,7 +69,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(self.passed, [(self.one, 10)])
 
-    def test_mark(self) -> None:
+    def test_mark_of_something_that_moved_puts_it_off_exactly(self) -> None:
         """
         A mark of something that moved puts it off, exactly.
         """
@@ -81,7 +81,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertEqual(self.passed, [(self.one, 17)])
 
-    def test_stop(self) -> None:
+    def test_stopped_transport_is_not_struck_and_leaves_no_timer(self) -> None:
         """
         What was stopped is not struck, and leaves no timer; started again it counts from then.
         """
@@ -98,7 +98,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertEqual(self.passed, [(self.one, 16)])
 
-    def test_several(self) -> None:
+    def test_each_is_struck_at_its_own_time_by_one_timer_for_all(self) -> None:
         """
         Each is struck at its own time, by one timer for all.
         """
@@ -111,7 +111,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.clock.pump([4, 2, 2])
         self.assertEqual(self.passed, [(others[0], 10), (others[2], 14)])
 
-    def test_late(self) -> None:
+    def test_with_many_due_it_strikes_late_by_part_of_the_limit_at_most(self) -> None:
         """
         Where many are due one after the other it strikes late by a part of the limit at most, and
         looks that seldom.
@@ -154,7 +154,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.assertEqual(self.passed, [(self.one, 10)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_again(self) -> None:
+    def test_what_is_struck_may_be_started_again_then_beside_others(self) -> None:
         """
         What is struck may be started again then, beside others.
         """
@@ -172,7 +172,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.clock.advance(10)
         self.assertEqual([when for one, when in self.passed if one is self.one], [10, 20])
 
-    def test_error(self) -> None:
+    def test_error_at_one_is_logged_and_the_others_are_struck(self) -> None:
         """
         An error at one is logged, and the others are struck.
         """
@@ -189,7 +189,7 @@ class TimeLimitTests(SynchronousTestCase):
         self.assertEqual(len(self.passed), 1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_linear(self) -> None:
+    def test_to_look_at_twice_as_many_takes_twice_as_long(self) -> None:
         """
         To look at twice as many takes twice as long.
         """

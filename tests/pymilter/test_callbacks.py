@@ -140,7 +140,7 @@ class GivenTests(Case):
             ],
         )
 
-    def test_clients(self) -> None:
+    def test_address_of_a_client_is_what_the_module_socket_would_say(self) -> None:
         """
         The address of a client is what the module ``socket`` would say.
         """
@@ -280,7 +280,7 @@ class AnswerTests(Case):
 
         self.assertEqual(self.end(eom=bare).reply.code, 450)
 
-    def test_failures(self) -> None:
+    def test_whatever_is_raised_is_answered_as_the_policy_says(self) -> None:
         """
         What is raised, whatever it is, is answered as the policy says, and logged.
         """
@@ -523,7 +523,7 @@ class FactoryTests(SynchronousTestCase):
             text = str(self.assertRaises(TypeError, factory, nonsense))
             self.assertIn(repr(nonsense), text)
 
-    def test_factory_has_classs_name_or_one_it_is_given(self) -> None:
+    def test_factory_has_the_name_of_its_class_or_one_it_is_given(self) -> None:
         """
         A factory has the class's name, or the one it is given; a function will do for a class.
         """

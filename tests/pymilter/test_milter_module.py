@@ -37,7 +37,7 @@ class NamesTests(ProgramCase):
         """
         self.assertEqual([name for name in milter.__all__ if not hasattr(milter, name)], [])
 
-    def test_error(self) -> None:
+    def test_modules_error_is_an_exception_that_says_where_it_is_from(self) -> None:
         """
         The module's error is an exception that says where it is from.
         """
@@ -83,7 +83,7 @@ class SettingTests(ProgramCase):
                 str(self.assertRaises(TypeError, put, 5)), ("callback parameter must be callable")
             )
 
-    def test_register(self) -> None:
+    def test_three_callbacks_without_functions_are_set_here(self) -> None:
         """
         A name is needed; the three callbacks that have no function of their own are set here.
         """
@@ -154,7 +154,7 @@ class SocketTests(ProgramCase):
         self.assertIn("setconn()", text)
         self.assertRaises(TypeError, milter.opensocket, "x")
 
-    def test_unix(self) -> None:
+    def test_unix_socket_is_made_with_the_umask_of_that_time(self) -> None:
         """
         A UNIX socket is made with the umask of that time; the file stays when it is closed.
         """
@@ -164,7 +164,7 @@ class SocketTests(ProgramCase):
         self.opened.close()
         self.assertTrue(os.path.exists(self.path))
 
-    def test_existing_socket(self) -> None:
+    def test_socket_that_is_there_is_removed_where_that_is_asked_for(self) -> None:
         """
         A socket that is there is removed where that is asked for, and in the way where it is not.
         """

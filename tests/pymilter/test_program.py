@@ -59,7 +59,7 @@ class RunTests(ProgramCase):
             self.assertEqual(mta.packet(), b"")
         milter.stop()
 
-    def test_inline(self) -> None:
+    def test_inline_callbacks_run_where_the_loop_is(self) -> None:
         """
         Inline callbacks run where the loop is.
         """

@@ -62,7 +62,7 @@ class ServeTests(SynchronousTestCase):
         self.send("--milter", "yatxmilter.pymilter:aprogram:Mine", again=True).finish()
         self.assertEqual(self.sent.delivered.message["X-Version"], "second")
 
-    def test_options(self) -> None:
+    def test_takes_the_options_that_other_milters_take(self) -> None:
         """
         It takes the options that other milters take.
         """

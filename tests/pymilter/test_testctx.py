@@ -216,7 +216,7 @@ class MixinTests(Case):
         self.addCleanup(made._close)
         return made
 
-    def test_whole_message(self) -> None:
+    def test_milters_own_functions_write_down_what_they_are_asked_for(self) -> None:
         """
         The milter's own functions write down what they are asked for.
         """
@@ -243,7 +243,7 @@ class MixinTests(Case):
             )
             self.assertEqual(self.mixed(refusing).connect(), Milter.REJECT)
 
-    def test_unchanged_body(self) -> None:
+    def test_message_that_is_not_changed_stays_as_it_was(self) -> None:
         """
         A message that is not changed stays as it was.
         """

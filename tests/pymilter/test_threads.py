@@ -117,7 +117,7 @@ class PaceTests(SynchronousTestCase):
     Which callbacks are slow.
     """
 
-    def test_pace(self) -> None:
+    def test_callback_is_slow_from_its_first_slow_call_on(self) -> None:
         """
         A callback is slow from its first slow call on, until it has been quick for a while.
         """

@@ -101,7 +101,7 @@ class ChoiceTests(HostsTestCase):
     Which one is asked.
     """
 
-    def test_in_turn(self) -> None:
+    def test_smtp_connections_one_after_the_other_go_to_one_host(self) -> None:
         """
         One SMTP connection after the other goes to one host after the other.
         """
@@ -112,7 +112,7 @@ class ChoiceTests(HostsTestCase):
         self.assertEqual(self.served(*hosts), [2, 2, 2])
         self.assertEqual(self.log_text(), "")
 
-    def test_fewest_connections(self) -> None:
+    def test_host_with_the_fewest_connections_gets_the_next_one(self) -> None:
         """
         The host with the fewest connections gets the next one.
         """
@@ -141,7 +141,7 @@ class ChoiceTests(HostsTestCase):
         states = conversation.standing.remote_addresses()
         self.assertEqual([state.open for state in states], [2, 2])
 
-    def test_kept_connections(self) -> None:
+    def test_with_reuse_each_host_has_connections_that_are_kept(self) -> None:
         """
         With ``reuse`` each host has connections that are kept, and the choice stays the same.
         """
@@ -161,7 +161,7 @@ class FailingOverTests(HostsTestCase):
     What happens when one cannot be had.
     """
 
-    def test_refuses(self) -> None:
+    def test_smtp_connection_that_finds_one_host_down_is_served_by_another_one(self) -> None:
         """
         An SMTP connection that finds one host down is served by another one, and nobody notices;
         the log says once which one is left out, and why.
@@ -308,7 +308,7 @@ class FailingOverTests(HostsTestCase):
         self.assertEqual(conversation.letters(EOM), "c")
         self.assertEqual(hosts[1].servers[0].letters, "ODE")
 
-    def test_first_commands(self) -> None:
+    def test_host_that_drops_its_first_command_is_replaced_before_the_content(self) -> None:
         """
         A host that goes away without a word about the first command that it was sent is replaced
         where that was one before the content of a message, and has failed where it was another.
@@ -427,7 +427,7 @@ class BackAgainTests(HostsTestCase):
         self.assertEqual(self.deliver(conversation), ALL)
         return first, second, conversation
 
-    def test_back(self) -> None:
+    def test_after_a_second_it_is_tried_again_beside_a_connection(self) -> None:
         """
         After a second it is tried again, beside an SMTP connection that is served elsewhere, and
         has its share from then on; the log says so.
@@ -458,7 +458,7 @@ class BackAgainTests(HostsTestCase):
         self.assertEqual(conversation.standing.remote_addresses()[0].open, 0)
         self.assertEqual(conversation.standing.remote_addresses()[0].failures, 2)
 
-    def test_pauses_grow(self) -> None:
+    def test_host_is_tried_less_often_the_longer_it_is_away(self) -> None:
         """
         The longer it is away the less often it is tried, but once a minute at least; the log does
         not say it again.
@@ -476,7 +476,7 @@ class BackAgainTests(HostsTestCase):
         self.assertEqual(tried[:7], [1, 3, 7, 15, 31, 63, 123])
         self.assertEqual(self.log_text().count("is left out"), 1)
 
-    def test_flapping(self) -> None:
+    def test_host_that_fails_each_time_is_tried_less_and_less_often(self) -> None:
         """
         One that takes connections and then fails each time is tried less and less often; an SMTP
         connection that ends well makes it like the others again.
@@ -547,7 +547,7 @@ class ToldTests(HostsTestCase):
             if name.startswith("yatxmilter_remote_")
         }
 
-    def test_metrics(self) -> None:
+    def test_each_address_has_its_own_numbers(self) -> None:
         """
         Each address has its own numbers, which stay when its factory is gone.
         """
@@ -631,7 +631,7 @@ class AddressOptionTests(SynchronousTestCase):
             self.assertEqual(factory.name, name)
             self.assertIsInstance(factory, MilterFactory)
 
-    def test_wrong(self) -> None:
+    def test_what_is_no_address_is_named(self) -> None:
         """
         What is no address is named, and so is one that is there twice.
         """

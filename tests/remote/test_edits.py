@@ -34,7 +34,7 @@ class MacroTests(ConversationTestCase):
     The remote milter knows the MTA's macros.
     """
 
-    def test_each_stage(self) -> None:
+    def test_macros_are_passed_on_with_the_command_that_they_came_with(self) -> None:
         """
         Macros are passed on with the command that they came with.
         """
@@ -59,7 +59,7 @@ class MacroTests(ConversationTestCase):
             + [("{msg_id}", "<1@x>\udcff")],
         )
 
-    def test_declined_commands(self) -> None:
+    def test_macros_of_declined_commands_are_sent_once_a_message(self) -> None:
         """
         The macros of a command that the remote milter does not want are sent to it all the same,
         once a message, for it may look them up later.
@@ -126,7 +126,7 @@ class EditTests(ConversationTestCase):
         conversation.send(MAIL, RCPT)
         self.assertEqual(conversation.send(EOM), add + CONTINUE)
 
-    def test_folds(self) -> None:
+    def test_changed_header_values_are_folded_as_the_mta_would(self) -> None:
         """
         Header values are folded as an MTA would do it with those that are not.
         """

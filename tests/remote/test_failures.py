@@ -332,7 +332,7 @@ class FailureTests(ConversationTestCase):
         self.assertEqual(conversation.letters(MAIL, RCPT, DATA, field), "ccct")
         self.assertIn("70003 bytes, at most 65535 were agreed", self.log_text())
 
-    def test_illegal_answer(self) -> None:
+    def test_illegal_code_is_held_against_the_remote_milter(self) -> None:
         """
         A code that is illegal at its stage is held against the remote milter like any other's.
         """

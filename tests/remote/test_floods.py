@@ -95,7 +95,7 @@ class ClientTests(SynchronousTestCase):
             self.assertEqual(len(self.successResultOf(result).edits), 18)
             result = rig.client.end_of_message()
 
-    def test_tiny_edits(self) -> None:
+    def test_edits_next_to_nothing_on_the_wire_have_a_bound_all_the_same(self) -> None:
         """
         Edits that are next to nothing on the wire have a bound all the same.
         """
@@ -122,7 +122,7 @@ class ClientTests(SynchronousTestCase):
             self.assertLess(most, 1_500_000)
             self.assertLess(kept, 100_000)
 
-    def test_no_bound(self) -> None:
+    def test_without_bounds_any_number_is_taken(self) -> None:
         """
         Without bounds any number is taken.
         """
@@ -130,7 +130,7 @@ class ClientTests(SynchronousTestCase):
         rig.client.dataReceived((EDIT + CHUNK) * 2000 + packet("c"))
         self.assertEqual(len(self.successResultOf(result).edits), 4000)
 
-    def test_options(self) -> None:
+    def test_bounds_are_the_same_by_default_wherever_they_are_given(self) -> None:
         """
         Bounds are the same by default wherever they are given, and checked there.
         """
@@ -187,7 +187,7 @@ class ClientTests(SynchronousTestCase):
             rig.client.header("X", "y")
         self.assertTrue(rig.transport.connected)
 
-    def test_unasked(self) -> None:
+    def test_what_nobody_asked_for_fails_at_once(self) -> None:
         """
         What nobody asked for fails at once: before negotiation, and between two commands.
         """
@@ -269,7 +269,7 @@ class RemoteTests(ConversationTestCase):
     A remote milter beside others.
     """
 
-    def test_answered_for(self) -> None:
+    def test_remote_milter_that_sends_more_than_it_may_has_failed(self) -> None:
         """
         A remote milter that sends more than it may has failed: `on_error` is the answer, and its
         connection is dropped.
@@ -325,7 +325,7 @@ class RemoteTests(ConversationTestCase):
             )
             self.assertEqual(conversation.letters(MAIL, RCPT, EOM), "cc" + letter)
 
-    def test_without_bound(self) -> None:
+    def test_with_none_a_remote_milter_may_do_as_much_as_it_likes(self) -> None:
         """
         With ``None`` a remote milter may do as much as it likes.
         """
@@ -348,7 +348,7 @@ class RemoteTests(ConversationTestCase):
         remote.servers[0].transport.write(EDIT + CONTINUE)
         self.assertEqual(conversation.letters(MAIL, RCPT, EOM), "ccc")
 
-    def test_progress(self) -> None:
+    def test_of_flood_of_progress_mta_gets_first_hundred_and_then_one_second(self) -> None:
         """
         Of a flood of PROGRESS the MTA gets the first hundred, and then one a second.
         """

@@ -94,7 +94,7 @@ class ReuseTests(ConversationTestCase):
             self.connection(conversation, *commands)
             self.assertEqual(conversation.remote.servers[0].letters[-1], "K" if kept else "Q")
 
-    def test_other_answers(self) -> None:
+    def test_connection_is_not_kept_behind_another_answer(self) -> None:
         """
         Nor is it kept behind another answer, or with a milter that does not answer CONNECT, or
         that speaks an older version.
@@ -171,7 +171,7 @@ class ReuseTests(ConversationTestCase):
         self.assertEqual(len(remote.servers), 4)
         self.assertEqual(self.log_text().count("cannot be given another"), 1)
 
-    def test_drops_it(self) -> None:
+    def test_milter_that_drops_quit_nc_is_not_waited_for_too_long(self) -> None:
         """
         A milter that drops QUIT_NC and the CONNECT behind it, as libmilter does out of place, is
         not waited for longer than a connection may take.
@@ -219,7 +219,7 @@ class ReuseTests(ConversationTestCase):
             self.assertEqual(conversation.letters(CONNECT), "t")
         self.assertIn("Milter afar failed in xxfi_connect", self.log_text())
 
-    def test_gone_between(self) -> None:
+    def test_connection_that_broke_before_the_first_command_is_replaced(self) -> None:
         """
         A connection that broke between the agreement and the first command is replaced.
         """

@@ -194,7 +194,7 @@ class NegotiationTests(ConversationTestCase):
         edits = [("h", b"X-Near\0 a\0"), ("h", b"X-Seen\0  hi\0")]
         self.assertEqual(conversation.packets(EOM), [*edits, ("c", b"")])
 
-    def test_refused_recipients(self) -> None:
+    def test_refused_recipients_are_shown_afar_only_to_who_asked(self) -> None:
         """
         Recipients that the MTA has refused are shown afar only to who asked for them.
         """
@@ -290,7 +290,7 @@ class CommandTests(ConversationTestCase):
             self.assertEqual(names(far.calls).count("body"), message)
             self.assertEqual(names(near.calls).count("body"), 3 * message)
 
-    def test_silent_steps(self) -> None:
+    def test_where_the_remote_milter_does_not_answer_nothing_is_waited_for(self) -> None:
         """
         Where the remote milter does not answer nothing is waited for.
         """

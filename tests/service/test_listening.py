@@ -105,7 +105,7 @@ class AdoptTests(ListeningCase):
     Descriptors that another has opened.
     """
 
-    async def test_unix(self) -> None:
+    async def test_connections_of_a_shared_unix_socket_are_taken_one_at_a_time(self) -> None:
         """
         Connections of a shared UNIX socket are taken one at a time, and its file outlives the port.
         """
@@ -118,7 +118,7 @@ class AdoptTests(ListeningCase):
         # The other's descriptor listens as before.
         self.knock(self.path)
 
-    async def test_tcp(self) -> None:
+    async def test_connections_of_a_shared_port_are_taken_one_at_a_time(self) -> None:
         """
         Connections of a shared port are taken one at a time.
         """
@@ -131,7 +131,7 @@ class AdoptTests(ListeningCase):
         # The other's descriptor listens as before.
         self.knock(shared.getsockname())
 
-    async def test_adopter_tcp(self) -> None:
+    async def test_endpoint_that_would_open_a_port_is_given_the_descriptor(self) -> None:
         """
         An endpoint that would open a port is given the descriptor.
         """
@@ -140,7 +140,7 @@ class AdoptTests(ListeningCase):
         port = await endpoint.listen(self.factory)
         await self.check_takes(port, shared.getsockname())
 
-    async def test_adopter_unix(self) -> None:
+    async def test_endpoint_that_would_open_unix_socket_is_given_descriptor(self) -> None:
         """
         An endpoint that would open a UNIX socket is given the descriptor.
         """
@@ -157,7 +157,7 @@ class AdoptTests(ListeningCase):
         endpoint = UNIXServerEndpoint(adopter, self.path)
         await self.check_takes(await endpoint.listen(self.factory), self.path)
 
-    async def test_adopter_systemd(self) -> None:
+    async def test_endpoint_that_has_descriptor_of_its_own_is_given_shared_one(self) -> None:
         """
         An endpoint that has a descriptor of its own is given the shared one.
         """
@@ -167,7 +167,7 @@ class AdoptTests(ListeningCase):
         endpoint = AdoptedStreamServerEndpoint(adopter, other.detach(), socket.AF_UNIX)
         await self.check_takes(await endpoint.listen(self.factory), self.path)
 
-    async def test_adopter_tls(self) -> None:
+    async def test_with_tls_factory_that_takes_connections_wraps_ours_as_servers_end(self) -> None:
         """
         With TLS, the factory that takes the connections wraps ours, as the server's end.
         """
@@ -186,7 +186,7 @@ class AdoptTests(ListeningCase):
         self.assertEqual(calls, [("contexts", False, inner)])
         await self.check_takes(port, self.path)
 
-    def test_adopter_reactor(self) -> None:
+    def test_all_else_is_asked_of_the_reactor(self) -> None:
         """
         All else is asked of the reactor.
         """
@@ -203,7 +203,7 @@ class OpenTests(ListeningCase):
         with self.assertRaisesRegex(CannotListenError, message):
             open_port(reactor, spec or f"unix:{self.path}", self.factory)
 
-    async def test_unix(self) -> None:
+    async def test_unix_socket_gets_the_permissions_asked_for(self) -> None:
         """
         A UNIX socket gets the permissions asked for, takes connections, and goes with its port.
         """
@@ -221,7 +221,7 @@ class OpenTests(ListeningCase):
         self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o640)
         await self.check_takes(port, self.path)
 
-    async def test_none_taken(self) -> None:
+    async def test_without_a_factory_a_connection_waits(self) -> None:
         """
         Without a factory a connection waits, until another takes it from the same socket.
         """
@@ -231,7 +231,7 @@ class OpenTests(ListeningCase):
         where = (port.getHost().host, port.getHost().port)
         await self.check_takes(adopt(reactor, port.fileno(), self.factory), where)
 
-    async def test_systemd(self) -> None:
+    async def test_socket_that_systemd_has_opened_is_taken_over(self) -> None:
         """
         A socket that systemd has opened is taken over, and its file left alone.
         """
@@ -244,7 +244,7 @@ class OpenTests(ListeningCase):
         await port.stopListening()
         self.assertTrue(os.path.exists(self.path))
 
-    async def test_stale(self) -> None:
+    async def test_socket_that_nobody_listens_on_any_more_is_replaced(self) -> None:
         """
         A socket that nobody listens on any more is replaced.
         """
@@ -252,7 +252,7 @@ class OpenTests(ListeningCase):
         port = open_port(reactor, f"unix:{self.path}", self.factory)
         await self.check_takes(port, self.path)
 
-    def test_in_use(self) -> None:
+    def test_what_another_listens_on_is_refused_be_it_path_or_port(self) -> None:
         """
         What another listens on is refused, be it a path or a port.
         """
@@ -261,7 +261,7 @@ class OpenTests(ListeningCase):
         port = self.listening(socket.AF_INET).getsockname()[1]
         self.check_refused(f"127.0.0.1:{port}", f"inet:{port}@127.0.0.1")
 
-    def test_other_socket(self) -> None:
+    def test_socket_for_datagrams_is_not_a_milters_and_stays(self) -> None:
         """
         A socket for datagrams is not a milter's, and stays.
         """
@@ -269,7 +269,7 @@ class OpenTests(ListeningCase):
         self.check_refused("Couldn't listen on .*socket: .*wrong type")
         self.assertTrue(os.path.exists(self.path))
 
-    def test_no_socket(self) -> None:
+    def test_file_that_is_no_socket_is_refused_and_stays(self) -> None:
         """
         A file that is no socket is refused, and stays.
         """
@@ -277,7 +277,7 @@ class OpenTests(ListeningCase):
         self.check_refused("Address already in use")
         self.assertEqual(Path(self.path).read_text(), "precious")
 
-    def test_no_folder(self) -> None:
+    def test_folder_that_is_missing_or_is_none_is_named(self) -> None:
         """
         A folder that is missing, or is none, is named.
         """
@@ -287,7 +287,7 @@ class OpenTests(ListeningCase):
         Path(self.path).touch()
         self.check_refused(f"Not a directory: '{self.path}/one'", f"{self.path}/one")
 
-    def test_later(self) -> None:
+    def test_endpoint_of_plugin_that_listens_in_its_own_time_is_refused(self) -> None:
         """
         An endpoint of a plugin that listens in its own time is refused, by its address.
         """
@@ -324,7 +324,7 @@ class CloseTests(SynchronousTestCase):
     Closing a port.
     """
 
-    def test_stuck(self) -> None:
+    def test_one_that_cannot_be_closed_is_told_about_and_keeps_nobody_waiting(self) -> None:
         """
         One that cannot be closed is told about, and keeps nobody waiting.
         """

@@ -35,7 +35,7 @@ class LogTests(SynchronousTestCase):
         logger = Logger(namespace="yatxmilter.test", observer=observer)
         return logger, lambda: out.getvalue().splitlines()
 
-    def test_json(self) -> None:
+    def test_line_is_one_json_object_with_events_fields_by_their_names(self) -> None:
         """
         A line is one JSON object, with the event's fields by their names, whatever they contain.
         """
@@ -57,7 +57,7 @@ class LogTests(SynchronousTestCase):
             },
         )
 
-    def test_failure(self) -> None:
+    def test_failure_is_written_with_its_traceback_in_either_form(self) -> None:
         """
         A failure is written with its traceback, in either form.
         """
@@ -66,7 +66,7 @@ class LogTests(SynchronousTestCase):
             logger.failure("oh", Failure(ValueError("a fault")))
             self.assertIn("ValueError", "".join(lines()))
 
-    def test_text(self) -> None:
+    def test_no_line_of_a_message_passes_for_another_event(self) -> None:
         """
         No line of a message passes for another event.
         """
@@ -76,7 +76,7 @@ class LogTests(SynchronousTestCase):
         self.assertRegex(first, r"^20\S+ \[yatxmilter.test#info\] one$")
         self.assertTrue(second.startswith("\t"))
 
-    def test_bare_event(self) -> None:
+    def test_event_without_time_level_and_name_is_written_as_well(self) -> None:
         """
         An event without time, level and name is written as well.
         """
@@ -87,7 +87,7 @@ class LogTests(SynchronousTestCase):
             (record["level"], record["namespace"], record["message"]), ("info", "-", "x")
         )
 
-    def test_redacted(self) -> None:
+    def test_nothing_of_addresses_and_hosts_is_left_in_message_fields_or_traceback(self) -> None:
         """
         Nothing of addresses and hosts is left, in message, fields or traceback.
         """
@@ -139,7 +139,7 @@ class RedactionTests(SynchronousTestCase):
         )
         self.assertEqual((record["message"], record["mta"]), (text, "192.0.2.1:4711"))
 
-    def test_strangers_go(self) -> None:
+    def test_strangers_text_in_other_fields_is_replaced(self) -> None:
         """
         What the other fields hold of strangers is replaced, the same by the same.
         """
@@ -173,7 +173,7 @@ class RedactionTests(SynchronousTestCase):
         for name in ("mx.example.com", "json.example", "nothing.py", "Mx.Example.Com"):
             self.assertRegex(Redactor()(f"x {name} y"), r"^x host-\w+ y$")
 
-    def test_traceback_stays(self) -> None:
+    def test_traceback_keeps_its_files_lines_and_classes(self) -> None:
         """
         A traceback keeps its files, lines and classes; what the error says is redacted.
         """
@@ -228,7 +228,7 @@ class UsualLogTests(SynchronousTestCase):
         _logs.begin_usual_log()
         return begun
 
-    def test_begins(self) -> None:
+    def test_log_is_lines_of_text_on_standard_error(self) -> None:
         """
         It is lines of text on standard error, without what Twisted says of itself.
         """
@@ -238,7 +238,7 @@ class UsualLogTests(SynchronousTestCase):
             write({"log_format": "hello", "log_level": level, "log_namespace": namespace})
         self.assertEqual(sys.stderr.getvalue().count("hello"), 1)
 
-    def test_leaves_another(self) -> None:
+    def test_program_that_logs_already_keeps_what_it_has(self) -> None:
         """
         A program that has begun a log, or has an observer, keeps what it has.
         """
@@ -328,7 +328,7 @@ class LinearTests(SynchronousTestCase):
     Redaction looks at each character a few times.
     """
 
-    def test_log(self) -> None:
+    def test_time_for_a_text_of_a_log_grows_with_its_size(self) -> None:
         """
         The time for a text of a log grows with its size, whatever it is made of.
         """
@@ -336,7 +336,7 @@ class LinearTests(SynchronousTestCase):
         for piece in ("a@[", "a-."):
             assert_linear(lambda n, p=piece: partial(redact, p * (n // len(p))), 2_000)
 
-    def test_record(self) -> None:
+    def test_time_for_a_payload_of_a_record_grows_with_its_size(self) -> None:
         """
         So does that for a payload of a record.
         """
@@ -353,7 +353,7 @@ class RedactorTests(SynchronousTestCase):
     The same by the same.
     """
 
-    def test_consistent(self) -> None:
+    def test_address_has_one_replacement_whatever_its_case(self) -> None:
         """
         An address has one replacement, whatever its case; another, or another key, has another.
         """
@@ -366,7 +366,7 @@ class RedactorTests(SynchronousTestCase):
         self.assertNotEqual(Redactor(b"other")("bob@example.org"), one)
         self.assertNotEqual(Redactor()("bob@example.org"), Redactor()("bob@example.org"))
 
-    def test_rest(self) -> None:
+    def test_what_is_no_address_stays(self) -> None:
         """
         What is no address stays: times, queue ids, codes, version numbers in words.
         """

@@ -151,7 +151,7 @@ class CountTests(SynchronousTestCase):
     What is counted is what was done.
     """
 
-    def test_messages(self) -> None:
+    def test_verdicts_edits_and_failures_of_many_messages_are_counted(self) -> None:
         """
         Verdicts, answers, edits and failures of many messages, each kind a different number.
         """
@@ -182,7 +182,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(server.values("errors"), {("Judge", "xxfi_eom", "error"): failed})
         self.assertEqual(len(self.flushLoggedErrors()), failed)
 
-    def test_bytes(self) -> None:
+    def test_bytes_are_those_that_the_two_ends_wrote(self) -> None:
         """
         Bytes are those that the two ends wrote.
         """
@@ -227,7 +227,7 @@ class CountTests(SynchronousTestCase):
             twice = {labels: 2 * value for labels, value in values.items()}
             self.assertEqual(server.values(name), twice, name)
 
-    def test_aborted(self) -> None:
+    def test_message_that_the_mta_aborts_or_vanishes_in_is_aborted_once(self) -> None:
         """
         A message that the MTA aborts or vanishes in is aborted, once; QUIT_NC outside of one none.
         """
@@ -248,7 +248,7 @@ class CountTests(SynchronousTestCase):
         server.flush()
         self.assertEqual(server.values("messages"), {"aborted": 3})
 
-    def test_connections(self) -> None:
+    def test_connections_are_counted_as_they_come_stay_go_and_are_refused(self) -> None:
         """
         Connections are counted as they come, stay, go and are refused.
         """
@@ -269,7 +269,7 @@ class WaitingTests(SynchronousTestCase):
     Milters that take their time, and MTAs that do.
     """
 
-    def test_latency(self) -> None:
+    def test_time_of_callback_is_that_from_call_to_answer(self) -> None:
         """
         The time of a callback is that from the call to the answer, and is in its bucket.
         """
@@ -315,7 +315,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertAlmostEqual(total, 9)
         self.assertEqual(server.values("callbacks")["Slow", "xxfi_envfrom", "continue"], 40)
 
-    def test_time_out(self) -> None:
+    def test_milter_that_is_late_has_a_time_out(self) -> None:
         """
         A milter that is late has a time-out, and its callback was cancelled.
         """
@@ -336,7 +336,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(server.values("messages"), {"tempfail": 1})
         self.flushLoggedErrors(TimeoutError)
 
-    def test_silence(self) -> None:
+    def test_kept_promise_not_to_answer_is_seen_as_such(self) -> None:
         """
         A promise not to answer that is kept is seen as such, and a failing close is an error.
         """
@@ -358,7 +358,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(server.values("errors"), {("Quiet", "xxfi_close", "error"): 1})
         self.flushLoggedErrors(RuntimeError)
 
-    def test_paused(self) -> None:
+    def test_connections_that_wait_are_counted_by_what_they_wait_for(self) -> None:
         """
         Connections that wait are counted by what they wait for, as long as they do.
         """
@@ -382,7 +382,7 @@ class WaitingTests(SynchronousTestCase):
             server.values("connections_paused"), {"mta_not_reading": 1, "milter_busy": 1}
         )
 
-    def test_faults(self) -> None:
+    def test_mta_that_is_silent_or_breaks_the_protocol_is_at_fault(self) -> None:
         """
         An MTA that is silent, that breaks the protocol, or sends too many macros is at fault.
         """
@@ -403,7 +403,7 @@ class ManyTests(SynchronousTestCase):
     Several factories, several processes, several kinds of milters.
     """
 
-    def test_conditions(self) -> None:
+    def test_milter_with_a_condition_is_counted_for_what_it_was_shown(self) -> None:
         """
         A milter with a condition is counted for what it was shown.
         """
@@ -441,7 +441,7 @@ class ManyTests(SynchronousTestCase):
         self.assertEqual(server.values("shadow_messages"), before)
         self.assertEqual(server.values("connections_open"), {"": 0})
 
-    def test_merge(self) -> None:
+    def test_snapshots_of_several_processes_carried_as_json_are_added_up(self) -> None:
         """
         Snapshots of several processes, carried as JSON, are added up.
         """
@@ -459,7 +459,7 @@ class ManyTests(SynchronousTestCase):
         latencies = {tuple(labels): value for labels, value in both["yatxmilter_callback_seconds"]}
         self.assertEqual(sum(latencies["Judge", "xxfi_eom"][:-1]), 2)
 
-    def test_text(self) -> None:
+    def test_prometheus_own_parser_reads_all_metrics_out_of_the_text(self) -> None:
         """
         Prometheus' own parser reads all metrics out of the text, with the values they have.
         """
@@ -573,7 +573,7 @@ class AlertTests(SynchronousTestCase):
         self.assertFalse(self.firing(self.values(Fine, "eom")))
         self.assertFalse(self.firing(self.values(Fine, "rcpt")))
 
-    def test_by_prometheus(self) -> None:
+    def test_prometheus_itself_agrees_where_its_promtool_is_installed(self) -> None:
         """
         Prometheus itself agrees, where its promtool is installed.
         """
@@ -659,7 +659,7 @@ class ProcessMetricsTests(SynchronousTestCase):
             self.assertEqual(merged[f"yatxmilter_{name}"][0][1], value, name)
         self.assertEqual(sum(merged["yatxmilter_reactor_lag_seconds"][0][1][:-1]), 3)
 
-    def test_lag(self) -> None:
+    def test_reactors_lag_is_looked_at_each_second_until_that_is_ended(self) -> None:
         """
         The reactor's lag is looked at each second, until that is ended.
         """

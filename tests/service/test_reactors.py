@@ -66,7 +66,7 @@ class ProcessTests(ProgramTestCase):
     Programs that run asyncio's reactor.
     """
 
-    async def test_workers(self) -> None:
+    async def test_serve_reactor_asyncio_runs_it_and_so_do_its_workers(self) -> None:
         """
         ``serve --reactor asyncio`` runs it, and so do its workers.
         """
@@ -77,7 +77,7 @@ class ProcessTests(ProgramTestCase):
         self.assertEqual(await reactor_of(await program.connect()), "AsyncioSelectorReactor")
         program.stop()
 
-    async def test_run_milters(self) -> None:
+    async def test_run_milters_runs_the_reactor_it_is_given(self) -> None:
         """
         ``run_milters(..., reactor="asyncio")`` runs it.
         """
@@ -88,7 +88,7 @@ class ProcessTests(ProgramTestCase):
         self.assertEqual(await reactor_of(await program.connect()), "AsyncioSelectorReactor")
         program.stop()
 
-    async def test_serve(self) -> None:
+    async def test_serve_in_one_process_runs_reactor_that_its_configuration_names(self) -> None:
         """
         ``serve`` in one process runs the reactor that its configuration names.
         """
@@ -108,7 +108,7 @@ class ChoiceTests(SynchronousTestCase):
     A process has one reactor.
     """
 
-    def test_installs(self) -> None:
+    def test_named_reactor_is_installed_in_a_fresh_process(self) -> None:
         """
         A name, or the module that `module_of` names, installs that reactor in a fresh process.
         """
@@ -123,7 +123,7 @@ class ChoiceTests(SynchronousTestCase):
             printed = subprocess.check_output([sys.executable, "-c", code], text=True)
             self.assertEqual(printed.strip(), expected)
 
-    def test_same_again(self) -> None:
+    def test_to_ask_for_reactor_that_is_there_or_for_none_changes_nothing(self) -> None:
         """
         To ask for the reactor that is there, or for none, changes nothing.
         """
@@ -133,7 +133,7 @@ class ChoiceTests(SynchronousTestCase):
         install_module(None)
         self.assertEqual(type(reactor).__module__, REACTORS[PRESENT])
 
-    def test_another(self) -> None:
+    def test_asking_for_another_reactor_is_an_error_that_names_both(self) -> None:
         """
         To ask for another than the one that is there is an error that names both.
         """
@@ -142,21 +142,21 @@ class ChoiceTests(SynchronousTestCase):
         factory = MilterProtocolFactory(MilterFactory(Milter))
         self.assertRaises(RuntimeError, run_milters, "inet:0@127.0.0.1", factory, reactor=OTHER)
 
-    def test_unknown(self) -> None:
+    def test_unknown_name_is_refused_with_those_that_there_are(self) -> None:
         """
         An unknown name is refused with those that there are.
         """
         error = self.assertRaises(ValueError, install_reactor, "uv")
         self.assertIn("expected one of asyncio, epoll, poll, select", str(error))
 
-    def test_module_of(self) -> None:
+    def test_workers_are_told_the_reactor_by_the_module_that_installs_it(self) -> None:
         """
         Workers are told a reactor by the module that installs it; what is none has no module.
         """
         self.assertEqual(module_of(reactor), REACTORS[PRESENT])
         self.assertIsNone(module_of(Clock()))
 
-    def test_twist(self) -> None:
+    def test_another_reactor_cannot_be_chosen_under_twist(self) -> None:
         """
         Under ``twist``, which has chosen already, another reactor ends the program with a word.
         """
@@ -167,7 +167,7 @@ class ChoiceTests(SynchronousTestCase):
         end = self.assertRaises(SystemExit, makeService, options)
         self.assertIn("under twist", str(end))
 
-    def test_dev(self) -> None:
+    def test_dev_has_the_option_too_and_says_what_is_wrong_with_it(self) -> None:
         """
         ``dev`` has the option too, and says what is wrong with it.
         """

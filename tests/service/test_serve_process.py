@@ -83,7 +83,7 @@ class StartedTests(ServeCase):
         words = [f"--listen={self.spec}", "--milter=counting:Counting"]
         await self.check(self.run_program([sys.executable, "-c", TWIST, "yatxmilter", *words]))
 
-    async def test_twistd(self) -> None:
+    async def test_twistd_n_yatxmilter_starts_it(self) -> None:
         """
         So does ``twistd -n yatxmilter``.
         """
@@ -112,7 +112,7 @@ class StartedTests(ServeCase):
         await self.check(await self.by_systemd(), "WATCHDOG=1")
         await self.hear("STOPPING=1")
 
-    async def test_systemd_workers(self) -> None:
+    async def test_workers_take_the_socket_of_systemd(self) -> None:
         """
         So it is by workers.
         """

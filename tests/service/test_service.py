@@ -139,7 +139,7 @@ class ServiceTests(TestCase):
         self.assertEqual(service.factory.connections, set())
         await client.quit()
 
-    async def test_loopback(self) -> None:
+    async def test_service_listens_on_tcp_ports_as_well(self) -> None:
         """
         It listens on TCP ports as well.
         """
@@ -172,7 +172,7 @@ class ConstructionTests(SynchronousTestCase):
     What can be told before it starts.
     """
 
-    def test_interface(self) -> None:
+    def test_milter_service_is_a_service(self) -> None:
         """
         It is a service.
         """

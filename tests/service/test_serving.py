@@ -148,7 +148,7 @@ class OptionTests(ServeTestCase):
     The command line and the file.
     """
 
-    def test_values(self) -> None:
+    def test_each_kind_of_value_is_read_from_the_command_line(self) -> None:
         """
         Each kind of value is read from the command line, and C{none} means no limit.
         """
@@ -163,7 +163,7 @@ class OptionTests(ServeTestCase):
         }  # fmt: skip
         self.assertEqual({name: settings[name] for name in expected}, expected)
 
-    def test_wrong_values(self) -> None:
+    def test_each_wrong_value_is_told_all_at_once_by_the_options_name(self) -> None:
         """
         Each wrong value is told, all at once, by the option's name.
         """
@@ -182,14 +182,14 @@ class OptionTests(ServeTestCase):
             self.assertIn(words, said)
         self.assertEqual(len(said.splitlines()), 6)
 
-    def test_missing(self) -> None:
+    def test_missing_address_or_milter_option_is_named(self) -> None:
         """
         Without an address, or without a milter, the option that is missing is named.
         """
         self.assertIn("give --listen", self.complaint("--milter=served_mine:Mine"))
         self.assertIn("give --milter", self.complaint("--listen=unix:sock"))
 
-    def test_file(self) -> None:
+    def test_file_says_all_that_command_line_can_say_which_counts_more(self) -> None:
         """
         A file says all that the command line can say, which counts more; milters have options.
         """
@@ -205,7 +205,7 @@ class OptionTests(ServeTestCase):
         self.assertEqual((milter["on_error"], milter["timeout"]), ("accept", 5))
         self.assertEqual(milter["place"], "good.toml:7")
 
-    def test_bad_files(self) -> None:
+    def test_what_is_wrong_with_a_file_is_told_with_its_line(self) -> None:
         """
         What is wrong with a file is told with its line.
         """
@@ -221,7 +221,7 @@ class OptionTests(ServeTestCase):
             self.write("bad.toml", text)
             self.assertIn(said, self.complaint("--config=bad.toml"))
 
-    def test_no_file(self) -> None:
+    def test_file_that_is_not_there_is_named(self) -> None:
         """
         A file that is not there is named.
         """
@@ -229,7 +229,7 @@ class OptionTests(ServeTestCase):
             self.complaint("--config=none.toml"), "none.toml: No such file or directory"
         )
 
-    def test_no_parser(self) -> None:
+    def test_python_without_a_parser_for_toml_says_what_to_install(self) -> None:
         """
         A Python without a parser for TOML says what to install.
         """
@@ -237,7 +237,7 @@ class OptionTests(ServeTestCase):
         with mock.patch.dict(sys.modules, {"tomllib": None, "tomli": None}):
             self.assertIn("pip install yatxmilter[serve]", self.complaint("--config=good.toml"))
 
-    def test_words_again(self) -> None:
+    def test_what_a_worker_is_given_reads_the_same_once_more(self) -> None:
         """
         What a worker is given reads the same once more.
         """
@@ -266,7 +266,7 @@ class MilterTests(ServeTestCase):
         settings["milters"][0].update(more)
         return str(self.assertRaises(ConfigurationError, build_factory, settings))
 
-    def test_kinds(self) -> None:
+    def test_milter_may_be_a_class_a_factory_or_a_function_that_makes_one(self) -> None:
         """
         A class, a factory, and a function that makes one; with a colon, or a dotted path.
         """
@@ -276,14 +276,14 @@ class MilterTests(ServeTestCase):
         (factory,) = self.build(milter="served_mine.Mine")
         self.assertEqual(factory.milter.__name__, "Mine")
 
-    def test_current_folder(self) -> None:
+    def test_module_in_the_current_folder_is_found_as_with_python_m(self) -> None:
         """
         A module in the current folder is found, as with C{python -m}.
         """
         self.patch(sys, "path", [one for one in sys.path if one not in ("", str(self.folder))])
         self.assertEqual(len(self.build()), 1)
 
-    def test_interrupted(self) -> None:
+    def test_ctrl_c_while_milters_are_loaded_ends_the_program(self) -> None:
         """
         Ctrl-C while milters are loaded ends the program.
         """
@@ -311,7 +311,7 @@ class MilterTests(ServeTestCase):
                 may_import_from_here()
                 self.assertEqual(sys.path, after)
 
-    def test_options(self) -> None:
+    def test_class_takes_options_of_milterfactory_condition_by_its_name_among_them(self) -> None:
         """
         A class takes the options of `MilterFactory`, a condition by its name among them.
         """
@@ -321,7 +321,7 @@ class MilterTests(ServeTestCase):
         self.assertEqual(factory.name, "mine")
         self.assertIsNotNone(factory.when)
 
-    def test_refused(self) -> None:
+    def test_what_is_no_milter_is_told_with_its_reason(self) -> None:
         """
         What is no milter is told with its reason.
         """
@@ -341,7 +341,7 @@ class MilterTests(ServeTestCase):
             self.assertIn(said, self.refused(spec))
         self.assertIn("has its own on_error", self.refused("served_mine:made", on_error="accept"))
 
-    def test_reload(self) -> None:
+    def test_after_a_reload_new_connections_have_new_milters(self) -> None:
         """
         After a reload new connections have the new milters, those that are there keep theirs.
         """
@@ -355,7 +355,7 @@ class MilterTests(ServeTestCase):
         self.assertEqual(reloadable.connections, set())
         self.assertEqual(self.successResultOf(reloadable.drain(1)), [None])
 
-    def test_broken_reload(self) -> None:
+    def test_when_the_module_has_become_broken_nothing_changes(self) -> None:
         """
         When the module has become broken, nothing changes.
         """
@@ -572,7 +572,7 @@ class ServiceTests(ServeTestCase):
             except BlockingIOError:
                 return told
 
-    def test_life(self) -> None:
+    def test_service_manager_is_told_of_ready_alive_and_ending(self) -> None:
         """
         It tells the service manager that it is ready, alive, and about to end; the pid file is
         there as long as it runs.
@@ -599,7 +599,7 @@ class ServiceTests(ServeTestCase):
         self.assertEqual(len(service._ports), 1)
         self.successResultOf(service.stopService())
 
-    def test_signals(self) -> None:
+    def test_sighup_reloads_and_sigterm_ends(self) -> None:
         """
         SIGHUP reloads; the first SIGTERM ends the reactor, the second what is left; then SIGHUP
         and readiness mean nothing any more.
@@ -752,7 +752,7 @@ class ServiceTests(ServeTestCase):
         service._workers.options["failed"](2, "no database")
         self.assertEqual((self.reactor.stops, service.status), (1, 0))
 
-    def test_permissions(self) -> None:
+    def test_unix_sockets_are_the_users_and_the_groups_that_are_named(self) -> None:
         """
         UNIX sockets are the user's and the group's that are named; others may be named for them.
         """
@@ -808,7 +808,7 @@ class ServiceTests(ServeTestCase):
         Path("conf.toml").unlink()
         service.privilegedStartService()
 
-    def test_workers(self) -> None:
+    def test_what_the_service_is_told_goes_to_the_workers(self) -> None:
         """
         What the service is told goes to the workers.
         """
@@ -824,7 +824,7 @@ class ServiceTests(ServeTestCase):
         self.assertEqual(service._workers.arguments[0]["milters"][0]["object"], "served_mine:Mine")
         service.notifier.tell("WATCHDOG=1")
 
-    def test_metrics(self) -> None:
+    def test_counts_are_shown_for_one_process_and_for_several(self) -> None:
         """
         What is counted is shown for one process, for several, and after a reload.
         """
@@ -850,7 +850,7 @@ class ServiceTests(ServeTestCase):
         summed = self.successResultOf(service._snapshot())
         self.assertEqual(summed["yatxmilter_processes"], [[[], 2]])
 
-    def test_no_metrics(self) -> None:
+    def test_without_prometheus_client_it_is_told_what_to_install(self) -> None:
         """
         Without prometheus-client it is told what to install; what is no address is named.
         """
@@ -873,7 +873,7 @@ class ServiceTests(ServeTestCase):
         Path("pid").unlink()
         self.successResultOf(service.stopService())
 
-    def test_account(self) -> None:
+    def test_privileges_are_dropped_once_the_sockets_are_open(self) -> None:
         """
         Privileges are dropped once the sockets are open; whom nobody knows is named.
         """
@@ -889,7 +889,7 @@ class ServiceTests(ServeTestCase):
             said = self.complaint(f"--{option}=nobody-of-that-name")
             self.assertIn(f"--{option} is 'nobody-of-that-name', expected a", said)
 
-    def test_worker(self) -> None:
+    def test_worker_is_made_from_settings_that_json_has_carried(self) -> None:
         """
         A worker is made from settings that JSON has carried; what it cannot load ends it with a
         message.
@@ -902,7 +902,7 @@ class ServiceTests(ServeTestCase):
         ending = self.assertRaises(SystemExit, make_worker, settings)
         self.assertIn("served_mine has no 'None'", str(ending.code))
 
-    def test_passed_on(self) -> None:
+    def test_what_a_worker_says_is_in_the_log_as_it_said_it(self) -> None:
         """
         What a worker says is in the log as it said it.
         """
@@ -910,7 +910,7 @@ class ServiceTests(ServeTestCase):
         serve_log.Outlet().pass_on(1, "info: hello")
         self.assertEqual(sys.stderr.getvalue(), "info: hello\n")
 
-    def test_plugin_options(self) -> None:
+    def test_plugins_options_are_those_of_command_and_so_are_its_complaints(self) -> None:
         """
         The plugin's options are those of the command, and so are its complaints.
         """
@@ -940,7 +940,7 @@ class CommandTests(ServeTestCase):
         status = serve.run(parser.parse_args(words))
         return status, sys.stdout.getvalue() + sys.stderr.getvalue()
 
-    def test_check(self) -> None:
+    def test_check_config_says_whether_all_is_good(self) -> None:
         """
         C{--check-config} says whether all is good.
         """
@@ -968,7 +968,7 @@ class CommandTests(ServeTestCase):
             ],
         )
 
-    def test_no_pidfile(self) -> None:
+    def test_file_that_cannot_be_written_ends_it_before_it_serves(self) -> None:
         """
         A file that cannot be written ends it before it serves.
         """
@@ -1002,7 +1002,7 @@ class LogTests(ServeTestCase):
             })  # fmt: skip
         return sys.stderr.getvalue()
 
-    def test_kinds(self) -> None:
+    def test_line_of_text_has_time_and_level(self) -> None:
         """
         A line of text has time and level; the journal knows the time, and gets a number.
         """
@@ -1013,7 +1013,7 @@ class LogTests(ServeTestCase):
         told = json.loads(self.begun("--json-log"))
         self.assertEqual((told["message"], told["connection"]), ("Mail of joe@example.com", 7))
 
-    def test_redacted(self) -> None:
+    def test_processes_that_have_the_same_key_replace_the_same_by_the_same(self) -> None:
         """
         Processes that have the same key replace the same by the same.
         """
@@ -1023,7 +1023,7 @@ class LogTests(ServeTestCase):
         self.assertEqual(first, second)
         self.assertNotEqual(first, self.begun("--redact", JOURNAL_STREAM="8:1"))
 
-    def test_shortage(self) -> None:
+    def test_connections_that_could_not_be_taken_are_told_at_once(self) -> None:
         """
         Connections that could not be taken are told at once, and then once a minute how many.
         """
@@ -1076,7 +1076,7 @@ class TableTests(ServeTestCase):
         self.assertEqual([line for line in lines if not line.startswith(prefix)], [])
         return [line.removeprefix(prefix) for line in lines]
 
-    def test_remote(self) -> None:
+    def test_remote_milter_is_a_table_with_its_addresses(self) -> None:
         """
         A milter that runs elsewhere is a table with its address, or several, and its options.
         """
@@ -1092,7 +1092,7 @@ class TableTests(ServeTestCase):
             [state.address for state in two.remote_addresses()], ["unix:/a", "unix:/b"]
         )
 
-    def test_options(self) -> None:
+    def test_options_in_table_go_to_function_factory_or_class_that_is_named(self) -> None:
         """
         The options in a table go to the function, the factory or the class that is named.
         """
@@ -1146,7 +1146,7 @@ class TableTests(ServeTestCase):
         (said,) = self.mistakes('[[milter]]\nobject = "builtins:dict"\noptions = { a = 1 }\n')
         self.assertTrue(said.startswith("3: builtins:dict is {'a': 1}, expected a Milter"), said)
 
-    def test_conditions(self) -> None:
+    def test_which_mail_a_milter_is_for_can_be_said_in_a_table(self) -> None:
         """
         Which mail a milter is for can be said in a table: kinds of condition, joined.
         """
@@ -1165,7 +1165,7 @@ class TableTests(ServeTestCase):
             (milter,) = self.milters(f'[[milter]]\nobject = "served_mine:Mine"\nwhen = {when}\n')
             self.assertIsInstance(milter.when, Condition, expected)
 
-    def test_wrong_conditions(self) -> None:
+    def test_each_mistake_in_a_condition_is_told(self) -> None:
         """
         Each mistake in a condition is told, with the nearest spelling and what was expected.
         """
@@ -1235,7 +1235,7 @@ class TableTests(ServeTestCase):
             self.assertIn(words, said[number])
         self.assertEqual(len(said), number + 1)
 
-    def test_wrong_values(self) -> None:
+    def test_values_of_wrong_kind_in_table_are_told_with_what_was_expected(self) -> None:
         """
         Values of the wrong kind, in a table, are told with what was expected.
         """
@@ -1355,7 +1355,7 @@ class ReloadTests(ServeTestCase):
         self.assertEqual(first, "Reloading the configuration and the milters (server)")
         return last.removeprefix("Reloaded, for new connections: ").removesuffix(" (server)")
 
-    def test_changes(self) -> None:
+    def test_names_what_has_changed(self) -> None:
         """
         It names what has changed: options, milters, their options and their modules.
         """
@@ -1387,7 +1387,7 @@ class ReloadTests(ServeTestCase):
         self.assertEqual(self.reloaded(builtin, builtin), "nothing has changed")
         self.assertIs(sys.modules["builtins"], before)
 
-    def test_restart(self) -> None:
+    def test_names_what_has_changed_and_needs_a_restart(self) -> None:
         """
         It names what has changed and needs a restart.
         """
@@ -1397,7 +1397,7 @@ class ReloadTests(ServeTestCase):
             "nothing has changed; a restart is needed for workers, log_level",
         )
 
-    def test_metrics(self) -> None:
+    def test_reload_that_cannot_be_is_metric_until_there_is_one_that_can(self) -> None:
         """
         A reload that cannot be is a metric, until there is one that can.
         """
@@ -1461,7 +1461,7 @@ class OutletTests(ServeTestCase):
         (event,) = logs
         return str(formatEvent(event))
 
-    def test_file(self) -> None:
+    def test_log_file_is_written_at_its_end(self) -> None:
         """
         A log file is written at its end, and opened anew by its name when a signal says so.
         """
@@ -1490,7 +1490,7 @@ class OutletTests(ServeTestCase):
         write("still")
         self.assertIn("still", Path("my.log.1").read_text())
 
-    def test_no_file(self) -> None:
+    def test_log_file_that_cannot_be_written_is_told_with_what_to_do(self) -> None:
         """
         A log file that cannot be written is told, with what to do.
         """
@@ -1506,7 +1506,7 @@ class OutletTests(ServeTestCase):
             error = self.assertRaises(ConfigurationError, self.begin, f"--log-file={path}")
             self.assertIn(f"cannot write the log to {path}: {words}; the folder", str(error))
 
-    def test_owner(self) -> None:
+    def test_log_file_that_root_makes_is_given_to_user_that_it_becomes(self) -> None:
         """
         A log file that root makes is given to the user that it becomes; one that is there is left.
         """
@@ -1519,7 +1519,7 @@ class OutletTests(ServeTestCase):
             self.assertEqual(given, expected)
             given.clear()
 
-    def test_standard_error(self) -> None:
+    def test_without_a_file_there_is_nothing_to_open_anew_which_is_said(self) -> None:
         """
         Without a file there is nothing to open anew, which is said.
         """
@@ -1536,7 +1536,7 @@ class OutletTests(ServeTestCase):
         daemon.setblocking(False)
         return daemon
 
-    def test_syslog(self) -> None:
+    def test_each_line_goes_to_syslog_with_facility_and_severity(self) -> None:
         """
         Each line goes to syslog with its facility and severity; so do those of workers, whatever
         their form.
@@ -1556,7 +1556,7 @@ class OutletTests(ServeTestCase):
             self.assertRegex(daemon.recv(9000).decode(), r"^<22>.*\]: printed$")
             self.assertEqual(self.said(serve_log.OUTLET.reopen), "Opened syslog anew")
 
-    def test_no_syslog(self) -> None:
+    def test_without_syslog_daemon_as_in_container_it_is_said_what_to_do(self) -> None:
         """
         Without a syslog daemon, as in a container, it is said what to do.
         """
@@ -1602,7 +1602,7 @@ class OutletTests(ServeTestCase):
         self.assertRegex(daemon.recv(9000).decode(), "[0-9]+ lines of the log were lost")
         self.assertIn("at last", daemon.recv(9000).decode())
 
-    def test_worker(self) -> None:
+    def test_worker_writes_to_standard_error_in_form_that_its_supervisor_passes_on(self) -> None:
         """
         A worker writes to standard error, in the form that its supervisor passes on.
         """
@@ -1614,7 +1614,7 @@ class OutletTests(ServeTestCase):
             self.begin(*words, worker=True)("of me")
             self.assertEqual(sys.stderr.getvalue(), expected)
 
-    def test_twist(self) -> None:
+    def test_under_twist_which_has_log_of_its_own_these_options_are_refused(self) -> None:
         """
         Under twist, which has a log of its own, these options are refused.
         """
@@ -1632,7 +1632,7 @@ class NotifierTests(SynchronousTestCase):
     The service manager.
     """
 
-    def test_abstract(self) -> None:
+    def test_abstract_socket_is_spoken_to_by_its_name(self) -> None:
         """
         An abstract socket is spoken to by its name.
         """
@@ -1642,7 +1642,7 @@ class NotifierTests(SynchronousTestCase):
             Notifier({"NOTIFY_SOCKET": f"@{name}"}).ready("well")
             self.assertEqual(manager.recv(100), b"READY=1\nSTATUS=well")
 
-    def test_nobody(self) -> None:
+    def test_without_a_manager_or_with_one_that_is_gone_nothing_happens(self) -> None:
         """
         Without a manager, or with one that is gone, nothing happens.
         """

@@ -296,7 +296,7 @@ class WorkTests(TestCase):
         (await self.told_before_it_has_started()).started.errback(ValueError("no"))
         self.assertRaises(BlockingIOError, os.read, self.answers, 1)
 
-    async def test_orders(self) -> None:
+    async def test_factory_that_reloads_and_counts_is_asked_to(self) -> None:
         """
         A factory that reloads and counts is asked to.
         """
@@ -322,7 +322,7 @@ class WorkTests(TestCase):
         """
         await self.begin(spec="systemd:domain=UNIX:index=0")
 
-    async def test_systemd_haproxy(self) -> None:
+    async def test_workers_take_a_systemd_socket_behind_haproxy(self) -> None:
         """
         So it is behind another endpoint.
         """

@@ -35,14 +35,14 @@ class ShareTests(SynchronousTestCase):
         share.took()
         return moments
 
-    def test_alone(self) -> None:
+    def test_worker_that_has_no_fellow_takes_all(self) -> None:
         """
         A worker that has no fellow takes all.
         """
         (share,) = self.workers(1)
         self.assertEqual([share.leaves(count) for count in (0, 10, 1000)], [False] * 3)
 
-    def test_even(self) -> None:
+    def test_connections_fall_to_the_workers_evenly(self) -> None:
         """
         Connections that each worker is told of fall to them evenly, whoever looks first.
         """
@@ -57,7 +57,7 @@ class ShareTests(SynchronousTestCase):
                 held[place] += 1
             self.assertLessEqual(max(held), 202 / count * 1.1)
 
-    def test_behind(self) -> None:
+    def test_worker_takes_connection_while_it_has_hardly_more_than_the_others(self) -> None:
         """
         A worker takes a connection while it has hardly more than the others.
         """
@@ -65,7 +65,7 @@ class ShareTests(SynchronousTestCase):
         second.leaves(100)
         self.assertEqual([first.leaves(count) for count in (100, 104, 105)], [False, False, True])
 
-    def test_others_busy(self) -> None:
+    def test_connection_that_no_other_takes_is_taken_after_some_moments(self) -> None:
         """
         A connection that no other one takes is taken after some moments, the next after fewer, and
         in the end at once.
@@ -74,7 +74,7 @@ class ShareTests(SynchronousTestCase):
         moments = [self.take(first, 10 + number) for number in range(6)]
         self.assertEqual(moments, [10, 5, 2, 1, 0, 0])
 
-    def test_others_back(self) -> None:
+    def test_when_another_one_takes_connections_again_they_are_left_to_it_again(self) -> None:
         """
         When another one takes connections again, they are left to it again.
         """
@@ -84,7 +84,7 @@ class ShareTests(SynchronousTestCase):
         self.take(second, 0)
         self.assertTrue(first.leaves(16))
 
-    def test_gone(self) -> None:
+    def test_worker_that_takes_none_is_left_nothing(self) -> None:
         """
         Nothing is left to a worker that takes none: one that ends, has died, or has not begun.
         """

@@ -292,7 +292,9 @@ class ServeWorkersTests(ServeTests):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(await self.ended(process), 0)
 
-    async def test_configuration_kept(self) -> None:
+    async def test_worker_that_is_started_anew_has_configuration_that_service_began_with(
+        self,
+    ) -> None:
         """
         A worker that is started anew has the configuration that the service began with, or was
         given by the last reload, whatever has become of the file since.

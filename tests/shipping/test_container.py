@@ -69,7 +69,7 @@ class ContainerTests(SynchronousTestCase):
         (self.folder / "Base").write_text(BASE)
         return base
 
-    def test_image(self) -> None:
+    def test_image_can_be_built_and_runs_a_milter_without_root(self) -> None:
         """
         The image can be built, and what it runs is a milter that is not root's, and that ends when
         it is told to.

@@ -29,7 +29,7 @@ class SourceTests(SynchronousTestCase):
     The files that the package is made from.
     """
 
-    def test_version(self) -> None:
+    def test_package_has_the_version_of_what_is_in_it(self) -> None:
         """
         The package has the version of what is in it.
         """
@@ -83,7 +83,7 @@ class PackageTests(SynchronousTestCase):
         (package,) = self.folder.glob("*.deb")
         return package
 
-    def test_package(self) -> None:
+    def test_package_can_be_built_installed_run_and_purged(self) -> None:
         """
         dpkg-buildpackage builds it, lintian finds no error, dpkg installs it with its user and
         folders; the command runs, the service serves, and a purge leaves nothing behind.

@@ -87,7 +87,7 @@ class CommandTests(SynchronousTestCase):
                 self.assertEqual(session.mailbox.kept[0].lines, [*RECEIVED_LINES, *MESSAGE])
                 session.vanish()
 
-    def test_tabs(self) -> None:
+    def test_tab_is_blank_between_words_and_not_part_of_address(self) -> None:
         """
         A tab is a blank between words, and not part of an address.
         """
@@ -104,7 +104,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(calls[1:], [("helo", "client .example"), ("envfrom", [SENDER, "X=1"])])
         self.assertEqual(session.server._helo[0], b"client .example")
 
-    def test_addresses(self) -> None:
+    def test_address_is_ascii_or_utf_8_and_not_endless(self) -> None:
         """
         An address is ASCII or UTF-8, and not endless; the reply to another one is short.
         """
@@ -123,7 +123,7 @@ class CommandTests(SynchronousTestCase):
         )
         self.assertEqual([reply[:3] for reply in said], ["250", "250"])
 
-    def test_arguments(self) -> None:
+    def test_esmtp_arguments_end_at_blanks(self) -> None:
         """
         ESMTP arguments end at blanks, not at what is a blank in other scripts.
         """
@@ -132,7 +132,7 @@ class CommandTests(SynchronousTestCase):
         session.say(f"MAIL FROM:{SENDER} X=a\xa0b\u3000c Y=2")
         self.assertEqual(calls[-1], ("envfrom", [SENDER, "X=a\xa0b\u3000c", "Y=2"]))
 
-    def test_milters_addresses(self) -> None:
+    def test_address_that_milter_gives_has_no_control_characters_either(self) -> None:
         """
         An address that a milter gives has no control characters either: the message is put off.
         """
@@ -150,7 +150,7 @@ class CommandTests(SynchronousTestCase):
             self.assertEqual(session.delivered, [])
         self.assertEqual(len(self.flushLoggedErrors(AddressError)), 3)
 
-    def test_client_name(self) -> None:
+    def test_client_name_that_is_odd_or_cannot_be_had_is_unknown(self) -> None:
         """
         A name from the DNS with other octets in it, or one that cannot be had, is unknown.
         """
@@ -199,7 +199,7 @@ class ReceivedTests(SynchronousTestCase):
         said = session.send()
         return said, session.mailbox.kept[0].lines if session.delivered else []
 
-    def test_one_field(self) -> None:
+    def test_whatever_is_in_it_it_is_one_field(self) -> None:
         """
         Whatever is in it, it is one field: its lines are given one by one, and fold.
         """
@@ -213,14 +213,14 @@ class ReceivedTests(SynchronousTestCase):
             self.assertEqual(said, ["250 Delivery in progress"])
             self.assertEqual(delivered, [b"Received: a", *lines, *MESSAGE])
 
-    def test_none(self) -> None:
+    def test_there_may_be_no_received_field(self) -> None:
         """
         There may be none.
         """
         for value in (b"", None):
             self.assertEqual(self.received(value)[1], MESSAGE)
 
-    def test_no_field(self) -> None:
+    def test_what_is_not_a_field_is_not_delivered(self) -> None:
         """
         What is not a field is not delivered, and the error says what was given.
         """
@@ -236,7 +236,7 @@ class SizeTests(SynchronousTestCase):
     How much of a message there may be.
     """
 
-    def test_announced(self) -> None:
+    def test_size_of_message_is_announced_50_mib_unless_server_is_told_otherwise(self) -> None:
         """
         The size of a message is announced, 50 MiB unless the server is told otherwise.
         """
@@ -249,7 +249,7 @@ class SizeTests(SynchronousTestCase):
             session.replies()
             self.assertEqual(session.say("EHLO x")[-1], line)
 
-    def test_heeded(self) -> None:
+    def test_message_that_says_it_is_larger_is_refused_at_mail(self) -> None:
         """
         A message that says that it is larger is refused at MAIL, before anybody is asked.
         """
@@ -289,7 +289,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(calls[-1], ("abort",))
         self.assertEqual(session.send(), ["250 Delivery in progress"])
 
-    def test_header(self) -> None:
+    def test_header_may_have_so_many_bytes_line_ends_included(self) -> None:
         """
         The header may have so many bytes, line ends included, and not one more.
         """
@@ -309,7 +309,7 @@ class SizeTests(SynchronousTestCase):
             said = session.send(lines=lines)
             self.assertEqual(said, ["552 5.3.4 Message header too large"])
 
-    def test_recipients(self) -> None:
+    def test_recipients_above_the_most_are_put_off_for_another_message(self) -> None:
         """
         Recipients above the most are put off for another message; the others get theirs.
         """
@@ -335,7 +335,7 @@ class SizeTests(SynchronousTestCase):
             said = session.begin(*[RECIPIENT] * 1100)
             self.assertEqual(said.count("250 Recipient address accepted"), taken)
 
-    def test_disk_full(self) -> None:
+    def test_where_body_cannot_be_written_client_is_told_to_come_back(self) -> None:
         """
         Where a body cannot be written the client is told to come back, and the connection stays.
         """
@@ -356,7 +356,7 @@ class SizeTests(SynchronousTestCase):
         self.patch(tempfile, "tempdir", None)
         self.assertEqual(session.send(lines=body), ["250 Delivery in progress"])
 
-    def test_options(self) -> None:
+    def test_bounds_that_are_none_are_refused_by_name(self) -> None:
         """
         Bounds that are none are refused by name.
         """
@@ -425,7 +425,7 @@ class UnreadTests(SynchronousTestCase):
         transport = Unread()
         return Session(recorder([]), transport=transport), transport
 
-    def test_ends(self) -> None:
+    def test_client_that_reads_none_is_cut_off(self) -> None:
         """
         A client that reads none is cut off, when so many bytes wait for it.
         """
@@ -502,7 +502,7 @@ class UnreadTests(SynchronousTestCase):
         session.vanish()
         self.assertEqual(session.clock.getDelayedCalls(), [])
 
-    def test_another_producer(self) -> None:
+    def test_transport_that_has_a_producer_of_somebody_elses_keeps_it(self) -> None:
         """
         A transport that has a producer of somebody else's keeps it.
         """
@@ -567,7 +567,7 @@ class ConnectionTests(SynchronousTestCase):
         milters = SMTPMilters((), reactor=self.clock)
         return MilterSMTPFactory(milters, Mailbox(), domain=b"mx.example.com", **options)
 
-    def test_too_many(self) -> None:
+    def test_clients_above_the_most_are_told_to_come_back(self) -> None:
         """
         Clients above the most are told to come back, and let in when others have gone.
         """
@@ -587,7 +587,7 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual(self.connect(factory, host).transport.value()[:3], b"220")
             self.assertEqual(self.connect(factory, host).transport.value()[:3], b"421")
 
-    def test_another_peer(self) -> None:
+    def test_most_of_one_address_is_not_another_ones(self) -> None:
         """
         The most of one address is not another one's.
         """
@@ -595,7 +595,7 @@ class ConnectionTests(SynchronousTestCase):
         for host in ("192.0.2.1", "192.0.2.2"):
             self.assertEqual(self.connect(factory, host).transport.value()[:3], b"220")
 
-    def test_no_handshake(self) -> None:
+    def test_one_too_many_over_tls_is_cut_off_without_handshake(self) -> None:
         """
         One too many over TLS is cut off, and no handshake waited for.
         """
@@ -605,7 +605,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(late.transport.aborted)
         self.assertEqual(late.transport.value(), b"")
 
-    def test_counted_down(self) -> None:
+    def test_connection_whose_end_fails_is_not_counted_for_ever(self) -> None:
         """
         A connection whose end fails in somebody's hands is not counted for ever.
         """
@@ -622,7 +622,7 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual(factory.milters.sessions, set())
         self.assertEqual(len(self.flushLoggedErrors(Quits)), 3)
 
-    def test_options(self) -> None:
+    def test_what_is_no_number_of_connections_is_refused_by_name(self) -> None:
         """
         What is no number of connections is refused by name.
         """
@@ -635,7 +635,7 @@ class FailureTests(SynchronousTestCase):
     Deliveries, portals and subclasses that raise anything at all.
     """
 
-    def test_no_exception(self) -> None:
+    def test_what_is_no_exception_is_answered_as_what_is_one(self) -> None:
         """
         What is no `Exception` is answered as what is one, and all message objects are told.
         """
@@ -688,7 +688,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(session.send(), [LOCAL_ERROR])
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 3)
 
-    def test_subclass(self) -> None:
+    def test_command_of_a_subclass_that_raises_is_answered(self) -> None:
         """
         A command of a subclass that raises is answered; a message of which it lost a line is not
         delivered.
@@ -741,7 +741,7 @@ class LoginTests(SynchronousTestCase):
         session.replies()
         return session
 
-    def test_bad_responses(self) -> None:
+    def test_response_that_is_none_ends_the_exchange_alone(self) -> None:
         """
         A response that is none ends the exchange, not the connection, and is not taken for a
         command.
@@ -758,7 +758,7 @@ class LoginTests(SynchronousTestCase):
             self.assertEqual([reply[:3] for reply in said], codes, lines[-2][:40])
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_broken_mechanism(self) -> None:
+    def test_mechanism_that_raises_is_answered_and_the_exchange_is_over(self) -> None:
         """
         A mechanism that raises is answered, and the exchange is over.
         """
@@ -833,7 +833,7 @@ class GrowthTests(SynchronousTestCase):
 
         assert_linear(prepare, size)
 
-    def test_header_lines(self) -> None:
+    def test_header_lines_of_any_kind_take_linear_time(self) -> None:
         """
         Lines of a mailbox, fields, and lines of one folded field.
         """
@@ -841,7 +841,7 @@ class GrowthTests(SynchronousTestCase):
             self.content(lambda size, line=line: [line] * size)  # type: ignore[misc]
         self.content(lambda size: [b"X: y", *[b" "] * size])
 
-    def test_body_lines(self) -> None:
+    def test_empty_lines_dots_and_bare_line_ends_take_linear_time(self) -> None:
         """
         Empty lines, dots, and bare line ends.
         """
@@ -868,7 +868,7 @@ class GrowthTests(SynchronousTestCase):
 
             assert_linear(prepare, 5000)
 
-    def test_addresses(self) -> None:
+    def test_addresses_that_twisted_parses_slowly_take_linear_time(self) -> None:
         """
         Addresses that Twisted takes long to parse.
         """
@@ -887,7 +887,7 @@ class GrowthTests(SynchronousTestCase):
 
             assert_linear(prepare, 2000)
 
-    def test_edited_recipients(self) -> None:
+    def test_recipients_that_milters_edit_take_linear_time(self) -> None:
         """
         Recipients that milters add and delete.
         """
@@ -933,13 +933,13 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(session.say(*lines, b"."), ["250 Delivery in progress"])
         return len(turns)
 
-    def test_header(self) -> None:
+    def test_header_of_very_many_fields_is_shown_in_several_turns(self) -> None:
         """
         A header of very many fields is shown in several turns.
         """
         self.assertGreater(self.turns([b"X: y"] * 10_000, milters=[recorder([])]), 50)
 
-    def test_edited_header(self) -> None:
+    def test_large_header_that_no_milter_is_shown_is_edited_in_several_turns(self) -> None:
         """
         A header of very many fields that no milter is shown is edited in several turns.
         """
@@ -953,7 +953,7 @@ class TurnTests(SynchronousTestCase):
         header = [b"X: y"] * 10_000
         self.assertGreater(self.turns(header, milters=[Edits]), few + 15)
 
-    def test_empty_lines(self) -> None:
+    def test_body_of_empty_lines_is_delivered_in_several_turns(self) -> None:
         """
         So is a body of empty lines delivered, and one for many recipients.
         """
@@ -967,7 +967,7 @@ class LineTests(SynchronousTestCase):
     Lines of just the longest length.
     """
 
-    def test_longest(self) -> None:
+    def test_line_may_have_max_length_bytes_wherever_it_is_cut(self) -> None:
         """
         A line may have MAX_LENGTH bytes, wherever it is cut; one byte more is too long.
         """
@@ -996,7 +996,7 @@ class LineTests(SynchronousTestCase):
         said = session.send(lines=[b"", line + b"x"])
         self.assertEqual(said, ["500 5.5.2 Line too long"])
 
-    def test_bare_ends(self) -> None:
+    def test_lone_cr_or_lf_before_the_end_is_not_part_of_it(self) -> None:
         """
         A lone CR or LF in front of a message's end is not part of it: no other end is seen.
         """
@@ -1013,7 +1013,7 @@ class ErrorTests(SynchronousTestCase):
     A client whose commands all fail: it guesses at passwords or addresses.
     """
 
-    def test_sent_away(self) -> None:
+    def test_after_so_many_errors_next_command_is_answered_with_421(self) -> None:
         """
         After so many errors the next command is answered with 421, and the connection ends.
         """
@@ -1025,7 +1025,7 @@ class ErrorTests(SynchronousTestCase):
             self.assertEqual(said[-1], "421 4.7.0 mx.example.com Too many errors")
             self.assertTrue(session.gone)
 
-    def test_logins(self) -> None:
+    def test_logins_that_fail_are_errors_too(self) -> None:
         """
         Logins that fail are errors, too.
         """
@@ -1040,7 +1040,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(session.say("AUTH PLAIN")[0][:3], "421")
         self.assertTrue(session.gone)
 
-    def test_messages_between(self) -> None:
+    def test_errors_are_counted_anew_behind_a_message_that_was_taken(self) -> None:
         """
         Errors are counted anew behind a message that was taken; the lines of one are no commands.
         """
@@ -1073,7 +1073,7 @@ class UnixSocketTests(SynchronousTestCase):
     Clients that have no IP address.
     """
 
-    def test_hello(self) -> None:
+    def test_helo_and_ehlo_are_answered_and_a_message_is_taken(self) -> None:
         """
         HELO and EHLO are answered, and a message is taken.
         """

@@ -52,7 +52,7 @@ class DrainTests(SynchronousTestCase):
         session.settle()
         return drained
 
-    def test_nobody(self) -> None:
+    def test_without_a_connection_there_is_nothing_to_wait_for(self) -> None:
         """
         Without a connection there is nothing to wait for.
         """
@@ -87,7 +87,7 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(session.replies(), [GOODBYE])
         self.successResultOf(drained)
 
-    def test_message(self) -> None:
+    def test_message_that_is_open_is_finished_wherever_it_is(self) -> None:
         """
         A message that is open is finished, wherever it is; what comes behind it is not begun.
         """

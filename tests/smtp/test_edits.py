@@ -56,7 +56,7 @@ class ContentTests(SynchronousTestCase):
         (message,) = session.delivered
         return message
 
-    def test_edits(self) -> None:
+    def test_message_is_what_postfix_would_deliver(self) -> None:
         """
         The message is what Postfix would deliver, by the same rules as `apply_edits`.
         """
@@ -81,7 +81,7 @@ class ContentTests(SynchronousTestCase):
             self.delivered(MESSAGE, editor(edit)), expected.removesuffix(b"\r\n").split(b"\r\n")
         )
 
-    def test_own_field(self) -> None:
+    def test_servers_own_field_is_counted_as_postfixs(self) -> None:
         """
         The server's own field is counted, as Postfix's: what is inserted at 0 stands above it, what
         is inserted at 1 below. Milters are not shown it.
@@ -107,7 +107,7 @@ class ContentTests(SynchronousTestCase):
         session.send()
         self.assertEqual(session.mailbox.kept[0].lines, MESSAGE)
 
-    def test_unedited(self) -> None:
+    def test_what_no_milter_edits_is_delivered_as_it_came(self) -> None:
         """
         What no milter edits is delivered as it came, each odd byte of it.
         """
@@ -123,7 +123,7 @@ class ContentTests(SynchronousTestCase):
         ):
             self.assertEqual(self.delivered(lines, recorder([])), lines, lines[:9])
 
-    def test_header_ends(self) -> None:
+    def test_header_ends_at_first_line_that_is_none_of_it(self) -> None:
         """
         The header ends at the first line that is none of it, which gets an empty line before it.
         """
@@ -149,7 +149,7 @@ class ContentTests(SynchronousTestCase):
         self.assertEqual(message, [b"X: a", b"Y: b", b"", b"one", b".", b"MAIL FROM:<x@y.example>"])
         self.assertIn(("body", b"one\r\n.\r\nMAIL FROM:<x@y.example>\r\n"), calls)
 
-    def test_leading_space(self) -> None:
+    def test_milter_that_asks_for_blank_after_colon_gives_it_itself(self) -> None:
         """
         A milter that asks for the blank after the colon gives it itself.
         """
@@ -170,7 +170,7 @@ class ContentTests(SynchronousTestCase):
         self.assertEqual(seen, ["x", "  y"])
         self.assertEqual(message, [b"A:x", b"B:  y", b"X-A:none", b"X-B:\ttab", b"", b"z"])
 
-    def test_large_body(self) -> None:
+    def test_large_body_is_kept_in_files_and_goes_through_as_it_came(self) -> None:
         """
         A large body is kept in files, and goes through as it came; a new one of one line too.
         """
@@ -190,7 +190,7 @@ class ContentTests(SynchronousTestCase):
         message = self.delivered(lines, editor(replace), spool_memory=1000)
         self.assertEqual(message, [b"", b"y" * 3_000_000])
 
-    def test_chain(self) -> None:
+    def test_each_milter_sees_what_the_one_before_it_has_made(self) -> None:
         """
         Each milter sees what the one before it has made.
         """
@@ -243,7 +243,9 @@ class PropertyTests(SynchronousTestCase):
 
     @STEADY
     @given(_LINES, _EDITS, st.booleans())
-    def test_as_applied(self, lines: list[bytes], edits: list[Any], leading_space: bool) -> None:
+    def test_lines_given_out_are_those_of_message_that_apply_edits_makes(
+        self, lines: list[bytes], edits: list[Any], leading_space: bool
+    ) -> None:
         """
         The lines given out are those of the message that `apply_edits` makes.
         """
@@ -266,7 +268,7 @@ class RefusedContentTests(SynchronousTestCase):
     Messages that the server itself refuses.
     """
 
-    def test_too_long(self) -> None:
+    def test_line_or_header_that_is_too_long_is_refused_at_messages_end(self) -> None:
         """
         A line or a header that is too long is refused at the message's end; the milters' message
         is given up, and the next one is fine.
@@ -322,7 +324,7 @@ class EnvelopeTests(SynchronousTestCase):
         self.reply = session.send(*recipients)
         return [(str(kept.user.orig), str(kept.user)) for kept in session.mailbox.kept]
 
-    def test_recipients(self) -> None:
+    def test_recipients_are_added_and_deleted_in_the_order_of_the_edits(self) -> None:
         """
         Recipients are added and deleted, in the order of the edits; who is there is not added.
         """
@@ -342,7 +344,7 @@ class EnvelopeTests(SynchronousTestCase):
         )
         self.assertEqual(self.session.mailbox.senders, [b"sender@client.example"])
 
-    def test_sender(self) -> None:
+    def test_delivery_is_asked_about_new_sender_and_about_recipients_with_it(self) -> None:
         """
         The delivery is asked about a new sender, and about the recipients with it.
         """
@@ -362,14 +364,16 @@ class EnvelopeTests(SynchronousTestCase):
             self.envelope(lambda milter: milter.smfi_chgfrom("<>")), [("", "one@example.com")]
         )
 
-    def test_nobody(self) -> None:
+    def test_message_whose_recipients_are_all_deleted_is_taken_and_delivered_to_nobody(
+        self,
+    ) -> None:
         """
         A message whose recipients are all deleted is taken, and delivered to nobody.
         """
         self.assertEqual(self.envelope(lambda milter: milter.smfi_delrcpt(RECIPIENT)), [])
         self.assertEqual(self.reply, ["250 Delivery in progress"])
 
-    def test_refused(self) -> None:
+    def test_what_delivery_refuses_of_a_new_envelope_is_refused_for_all(self) -> None:
         """
         What the delivery refuses of the new envelope is refused for all, nobody gets half of it.
         """
@@ -386,7 +390,7 @@ class EnvelopeTests(SynchronousTestCase):
         self.assertEqual(session.send(), ["550 bad"])
         self.assertEqual(session.mailbox.kept, [])
 
-    def test_no_address(self) -> None:
+    def test_what_twisted_cannot_read_as_address_keeps_message_from_being_taken(self) -> None:
         """
         What Twisted cannot read as an address keeps the message from being taken.
         """
@@ -397,7 +401,7 @@ class EnvelopeTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors()), 1)
         self.assertEqual(session.mailbox.kept, [])
 
-    def test_delivery_factory(self) -> None:
+    def test_with_factory_each_message_has_delivery_of_its_own(self) -> None:
         """
         With a factory each message has a delivery of its own, which a new sender's is too.
         """
@@ -431,7 +435,7 @@ class QuarantineTests(SynchronousTestCase):
         milter.smfi_quarantine("first")
         milter.smfi_quarantine("odd")
 
-    def test_quarantine(self) -> None:
+    def test_callbacks_message_object_gets_message_as_edited_instead_of_delivery(self) -> None:
         """
         The callback's message object gets the message as edited, instead of the delivery.
         """
@@ -458,7 +462,7 @@ class QuarantineTests(SynchronousTestCase):
         )
         self.assertEqual(session.mailbox.kept, [])
 
-    def test_no_place(self) -> None:
+    def test_without_callback_message_is_refused_for_now_not_delivered(self) -> None:
         """
         Without a callback the message is refused for now, not delivered.
         """
@@ -472,7 +476,7 @@ class SeveralTests(SynchronousTestCase):
     Merges.
     """
 
-    def test_merge(self) -> None:
+    def test_other_merges_do_as_well(self) -> None:
         """
         Other merges do as well.
         """
@@ -502,7 +506,7 @@ class SeveralTests(SynchronousTestCase):
             session.vanish()
             self.assertEqual([call[0] for call in calls[4:]][-len(expected) :], expected)
 
-    def test_sender_text(self) -> None:
+    def test_addresses_are_shown_in_brackets_completed_as_twisted_does(self) -> None:
         """
         Addresses are shown in brackets, completed as Twisted does; the empty sender is empty.
         """

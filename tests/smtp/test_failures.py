@@ -318,7 +318,7 @@ class LoginTests(SynchronousTestCase):
         self.assertEqual([reply[:3] for reply in said], ["334", "334", "235", "250"])
         self.assertEqual(self.seen, [("LOGIN", "alice")])
 
-    def test_refused(self) -> None:
+    def test_client_that_has_not_logged_in_has_no_name(self) -> None:
         """
         Who has not logged in has no name, and milters are not asked about what needs one.
         """
@@ -482,7 +482,7 @@ class OptionTests(SynchronousTestCase):
             value = next(iter(options.values()))
             self.assertIn(repr(value), str(caught.exception))
 
-    def test_factory(self) -> None:
+    def test_factory_wants_milters_and_a_delivery_or_a_factory_of_such(self) -> None:
         """
         The factory wants milters, and a delivery or a factory of such.
         """

@@ -30,7 +30,7 @@ class StagesTests(SynchronousTestCase):
     What milters are shown.
     """
 
-    def test_message(self) -> None:
+    def test_every_step_of_a_message_has_its_callback_in_order(self) -> None:
         """
         Every step of a message has its callback, in order, with what the client has sent.
         """
@@ -184,7 +184,7 @@ class StagesTests(SynchronousTestCase):
             },
         )
 
-    def test_client_name(self) -> None:
+    def test_server_that_looks_names_up_shows_them(self) -> None:
         """
         A server that looks names up shows them; the greeting waits for that.
         """
@@ -246,7 +246,7 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(said, [[], [], [], ["500 Line too long", "250 I remember nothing."]])
         self.assertEqual([call[0] for call in calls], ["connect"])
 
-    def test_wrong_order(self) -> None:
+    def test_commands_that_twisted_refuses_are_not_shown(self) -> None:
         """
         Commands that Twisted refuses for their order or syntax are not shown.
         """
@@ -303,7 +303,7 @@ class VerdictTests(SynchronousTestCase):
             replies += session.say(*MESSAGE, ".")
         return replies
 
-    def test_refusals(self) -> None:
+    def test_reject_and_tempfail_are_told_where_postfix_tells_them(self) -> None:
         """
         REJECT and TEMPFAIL are told where Postfix tells them, and nothing is delivered.
         """
@@ -417,7 +417,7 @@ class VerdictTests(SynchronousTestCase):
         self.assertEqual(said[1], "553 5.1.8 not you")
         self.assertEqual(said[3], "250 Sender address accepted")
 
-    def test_accept(self) -> None:
+    def test_accept_delivers_message_and_its_milter_is_shown_no_more_of_it(self) -> None:
         """
         ACCEPT delivers the message, and its milter is shown no more of it.
         """
@@ -536,7 +536,7 @@ class DeliveryTests(SynchronousTestCase):
         )
         self.assertEqual([call[0] for call in calls], ["connect", "helo"])
 
-    def test_refuses_recipient(self) -> None:
+    def test_recipient_that_delivery_refuses_is_shown_to_milters_that_ask_for_such(self) -> None:
         """
         A recipient that the delivery refuses is shown to milters that ask for such.
         """
@@ -563,7 +563,7 @@ class DeliveryTests(SynchronousTestCase):
             expected = [(RECIPIENT, None, "one@example.com"), (OTHER, "error", "no such user")]
             self.assertEqual(seen, expected if asks else expected[:1])
 
-    def test_decides(self) -> None:
+    def test_client_is_told_that_message_is_taken_when_delivery_says_so(self) -> None:
         """
         The client is told that a message is taken when the delivery says so, not before.
         """

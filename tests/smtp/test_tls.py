@@ -111,7 +111,7 @@ class StartTlsTests(TestCase):
         self.macros.append({name: milter.smfi_getsymval(name) for name in names})
 
     @inlineCallbacks
-    def test_message(self) -> Any:
+    def test_client_that_verifies_certificate_gets_its_message_through(self) -> Any:
         """
         A client that verifies the certificate gets its message through; the milter knows of TLS.
         """
@@ -129,7 +129,7 @@ class StartTlsTests(TestCase):
         self.assertEqual((kept.end, kept.lines[len(RECEIVED_LINES) :]), ("eom", MESSAGE))
 
     @inlineCallbacks
-    def test_nothing_smuggled(self) -> Any:
+    def test_clear_text_behind_starttls_is_not_taken_as_said_over_tls(self) -> Any:
         """
         What came in the clear behind STARTTLS is not taken for something said over TLS.
         """

@@ -194,7 +194,7 @@ class AgreementTests(SynchronousTestCase):
             Agreement(4, c.SMFIF_ADDHDRS, c.SMFIP_NOHELO, {5: ["i", "{msg_id}"], 1: []}),
         )
 
-    def test_refused(self) -> None:
+    def test_answer_must_not_claim_more_than_was_offered_nor_be_cut(self) -> None:
         """
         An answer must not claim more than was offered, nor be cut.
         """
@@ -229,7 +229,7 @@ class AgreementTests(SynchronousTestCase):
 
         self.assertEqual(table_of(read, table), table)
 
-    def test_malformed(self) -> None:
+    def test_malformed_answers_are_no_answers(self) -> None:
         """
         Another letter, fewer than twelve bytes and a cut symbol list are no answers.
         """

@@ -230,7 +230,7 @@ class CommandTableTests(SynchronousTestCase):
             **dict.fromkeys("TNEAQKD", payloads.decode_nothing),
         })  # fmt: skip
 
-    def test_argument_vectors(self) -> None:
+    def test_only_mail_and_rcpt_callbacks_get_a_list_they_could_change(self) -> None:
         """
         Only the callbacks of MAIL and RCPT are given a list that they could change.
         """

@@ -205,7 +205,7 @@ class NumberTests(SynchronousTestCase):
         }
         self.assertEqual(actual, EXPECTED)
 
-    def test_libmilter_headers(self) -> None:
+    def test_each_constant_of_libmilters_headers_is_here_with_its_number(self) -> None:
         """
         Each constant that the installed libmilter's headers define is here with its number.
         """
@@ -242,7 +242,7 @@ class NumberTests(SynchronousTestCase):
         self.assertEqual(constants.ALL_NR_STEPS, sum(NR_STEPS.values()))
         self.assertEqual((len(NO_STEPS), len(NR_STEPS)), (9, 9))
 
-    def test_current_sets(self) -> None:
+    def test_current_sets_hold_every_flag_but_those_for_larger_packets(self) -> None:
         """
         SMFI_CURR_ACTS and SMFI_CURR_PROT hold every flag that is not about larger packets.
         """

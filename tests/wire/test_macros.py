@@ -117,7 +117,7 @@ class LimitTests(SynchronousTestCase):
         error = self.assertRaises(ProtocolError, store.put, payloads[4])
         self.assertEqual(str(error), "macros of 90 bytes, at most 72 are taken")
 
-    def test_full_stages(self) -> None:
+    def test_by_default_each_stage_may_have_as_large_a_packet_as_can_be(self) -> None:
         """
         By default each stage may have a packet as large as a packet can be.
         """
@@ -165,7 +165,7 @@ class LookUpTests(SynchronousTestCase):
         "\udcff": "byte", "{\udcff}": "byte",
     }  # fmt: skip
 
-    def test_names(self) -> None:
+    def test_braces_are_optional_round_a_name_of_one_byte_only(self) -> None:
         """
         Braces are optional round a name of one byte only; else names match exactly.
         """
@@ -210,7 +210,7 @@ class ClearingTests(SynchronousTestCase):
     Macros end from a stage on.
     """
 
-    def test_clear_from(self) -> None:
+    def test_clearing_from_stage_ends_its_macros_and_those_after_it(self) -> None:
         """
         Clearing from a stage ends its macros and those after it, and leaves those before it.
         """

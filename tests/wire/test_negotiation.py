@@ -85,7 +85,7 @@ class EffectiveOfferTests(SynchronousTestCase):
         """
         self.assertEqual(table_of(effective_offer, self.ROWS), self.ROWS)
 
-    def test_message(self) -> None:
+    def test_error_says_which_version_the_mta_speaks(self) -> None:
         """
         The error says which version the MTA speaks.
         """
@@ -132,7 +132,7 @@ class CheckRequestTests(SynchronousTestCase):
             request = _request(steps, actions)
             self.assertEqual(check_request(request, Offer(6, *offered)), request)
 
-    def test_refused(self) -> None:
+    def test_anything_else_that_is_not_offered_fails(self) -> None:
         """
         Anything else that is not offered fails, and the error names just what is missing.
         """
@@ -169,7 +169,7 @@ class OneMilterTests(SynchronousTestCase):
             Agreement(6, actions, steps, {2: b"i,j  {x}"}, OFFER, steps & c.ALL_NO_STEPS),
         )
 
-    def test_not_offered(self) -> None:
+    def test_silent_steps_that_are_not_offered_are_left_out_of_the_answer(self) -> None:
         """
         No-reply steps, NODATA and NOUNKNOWN that are not offered are left out of the answer.
         """
@@ -199,7 +199,7 @@ class SeveralMiltersTests(SynchronousTestCase):
     Several requests become one agreement.
     """
 
-    def test_actions(self) -> None:
+    def test_actions_are_the_union_of_what_all_ask_for(self) -> None:
         """
         Actions are the union of what all ask for.
         """
@@ -217,7 +217,7 @@ class SeveralMiltersTests(SynchronousTestCase):
                 requests = [_request(choice) for choice in choices]
                 self.assertEqual(merge(OFFER, requests).declined, expected)
 
-    def test_unanswered(self) -> None:
+    def test_command_goes_unanswered_where_every_milter_promises_silence(self) -> None:
         """
         A command goes without answer where every milter that wants it promises not to answer.
         """
@@ -247,7 +247,7 @@ class SeveralMiltersTests(SynchronousTestCase):
         self.assertEqual(_steps(nr, 0, nr), 0)
         self.assertEqual(_steps(nr, c.SMFIP_NOHDRS, nr), nr)
 
-    def test_abilities(self) -> None:
+    def test_skip_rcpt_rej_and_hdr_leadspc_are_on_where_one_milter_asks(self) -> None:
         """
         SKIP, RCPT_REJ and HDR_LEADSPC are on where one milter asks for them.
         """

@@ -350,7 +350,7 @@ class BufferTests(SynchronousTestCase):
                 splitter.feed(STREAM)
                 self.assertEqual(_drain(splitter), PACKETS)
 
-    def test_few_objects(self) -> None:
+    def test_large_packet_in_tiny_pieces_makes_us_keep_little_more(self) -> None:
         """
         A peer that sends a large packet in tiny pieces makes us keep little more than its bytes.
         """

@@ -93,7 +93,7 @@ class ConnectTests(SynchronousTestCase):
     def _address(row: bytes) -> str:
         return payloads.decode_connect(b"h\0" + row[:1] + b"\0\0" + row[1:] + b"\0").address
 
-    def test_addresses(self) -> None:
+    def test_addresses_are_read_as_inet_aton_and_inet_pton_read_them(self) -> None:
         """
         Addresses are read as inet_aton and inet_pton read them; any other closes the connection.
         """

@@ -81,7 +81,7 @@ class TextArgumentTests(SynchronousTestCase):
         ]
         self.assertEqual([(row, payloads.text_argument("reason", row)) for row, _ in rows], rows)
 
-    def test_refused(self) -> None:
+    def test_what_is_no_text_and_what_no_encoding_can_carry_is_refused(self) -> None:
         """
         What is no text, and what no encoding can carry, is refused: numbers are not sizes here.
         """
@@ -91,7 +91,7 @@ class TextArgumentTests(SynchronousTestCase):
             dict.fromkeys(rows, ValueNotSendable),
         )
 
-    def test_message(self) -> None:
+    def test_error_says_which_text_it_was_and_which_value(self) -> None:
         """
         The error says which text it was, and which value.
         """

@@ -291,7 +291,7 @@ class VectorTests(SynchronousTestCase):
         """
         self.check(NEGOTIATION)
 
-    def test_framing(self) -> None:
+    def test_odd_lengths_and_commands_are_taken_as_libmilter_takes_them(self) -> None:
         """
         Odd lengths and odd commands end the session or are taken as libmilter takes them.
         """
@@ -303,7 +303,7 @@ class VectorTests(SynchronousTestCase):
         """
         self.check(ADDRESSES)
 
-    def test_texts(self) -> None:
+    def test_strings_are_cut_where_libmilter_cuts_them(self) -> None:
         """
         Strings are cut where libmilter cuts them.
         """
