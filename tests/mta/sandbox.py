@@ -16,6 +16,8 @@ from pathlib import Path
 
 from .processes import descendants, require, require_program, require_root, start, stop, wait_until
 
+#: The Python that is ``python3`` in it: what is tested in it is for Debian as it stands.
+DEBIANS = "/usr/bin/python3"
 #: What is copied: its files are there, and may be changed.
 _COPIED = ("/etc", "/var/spool/postfix")
 #: What is empty, but for the folders named with it.
@@ -46,14 +48,11 @@ class Sandbox:
     """
     One.
 
-    :param python: The Python that is ``python3`` in it.
     :param copied: More folders that are copied; ``empty``: that are empty, of those that exist.
     :ivar folder: Where its files are, seen from outside: ``folder / "etc"`` is its ``/etc``.
     """
 
-    def __init__(
-        self, python: str, *, copied: tuple[str, ...] = (), empty: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, *, copied: tuple[str, ...] = (), empty: tuple[str, ...] = ()) -> None:
         require_root()
         require_program("unshare")
         require_program("nsenter")
@@ -71,17 +70,17 @@ class Sandbox:
                 (self.folder / path[1:] / name).mkdir(parents=True, exist_ok=True)
         self._environment = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHON": python,
+            "PYTHON": DEBIANS,
             "LC_ALL": "C.UTF-8",
             "HOME": "/root",
         }
-        (self.folder / "usr/local/sbin/python3").symlink_to(python)
+        (self.folder / "usr/local/sbin/python3").symlink_to(DEBIANS)
         output = self.folder / "sandbox.log"
         self._process = start(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
             + ["bash", "-c", _BEGIN, "bash", str(self.folder), *copied, *made],
             output,
-            {"PYTHON": python},
+            {"PYTHON": DEBIANS},
         )
         ready = self.folder / "ready"
         wait_until(lambda: ready.exists() or self._process.poll() is not None, "the sandbox")

@@ -75,8 +75,6 @@ def make_wheel(folder: Path) -> None:
         wheel.writestr(info + "RECORD", "")
 
 
-#: The page is about Debian as it stands, so its Python it is.
-DEBIANS = "/usr/bin/python3"
 #: Twisted, zope.interface and prometheus_client, and what they need.
 LENT = (
     *("attr", "attrs", "automat", "constantly", "hyperlink", "idna", "incremental", "packaging"),
@@ -95,7 +93,7 @@ class Machine:
         Postfix.require_installed()
         for program in ("adduser", "runuser", "setpriv"):
             require_program(program)
-        self.sandbox = Sandbox(DEBIANS)
+        self.sandbox = Sandbox()
         self.folder = self.sandbox.folder
         self.process: subprocess.Popen[bytes] | None = None
         try:

@@ -5,6 +5,7 @@ Tests of choosing a reactor: by name, in the process that serves and in its work
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -14,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.programs import ProgramTestCase
+from tests.programs import ROOT, ProgramTestCase
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter._cli import dev
 from yatxmilter._cli.serve_service import Options, makeService
@@ -120,7 +121,11 @@ class ChoiceTests(SynchronousTestCase):
                 f"from yatxmilter.service._reactors import *; {call};"
                 " from twisted.internet import reactor; print(type(reactor).__name__)"
             )
-            printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+            printed = subprocess.check_output(
+                [sys.executable, "-c", code],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                text=True,
+            )
             self.assertEqual(printed.strip(), expected)
 
     def test_to_ask_for_reactor_that_is_there_or_for_none_changes_nothing(self) -> None:

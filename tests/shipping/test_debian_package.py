@@ -5,7 +5,6 @@ The Debian package: what it says once more, and that it can be built, installed,
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -89,9 +88,7 @@ class PackageTests(SynchronousTestCase):
         folders; the command runs, the service serves, and a purge leaves nothing behind.
         """
         package = self.build()
-        sandbox = Sandbox(
-            sys.executable, copied=("/usr/lib/systemd/system",), empty=("/usr/share/doc",)
-        )
+        sandbox = Sandbox(copied=("/usr/lib/systemd/system",), empty=("/usr/share/doc",))
         self.addCleanup(sandbox.stop)
 
         def inside(script: str) -> str:
