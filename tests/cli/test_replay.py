@@ -580,7 +580,7 @@ class CommandTests(ReplayCase):
         self.socket = "nonsense"
         status, _, err = self.replay(listen=False)
         self.assertEqual(status, 2)
-        self.assertIn("no milter's address", err)
+        self.assertIn("not a milter's address", err)
 
     def test_interrupted(self) -> None:
         """

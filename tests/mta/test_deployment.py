@@ -53,9 +53,34 @@ with smtplib.SMTP("127.0.0.1", 25, source_address=("127.0.0.2", 0)) as client:
 """
 
 
+#: What builds the clone there: without a network, it gives the wheel that is made already.
+BACKEND = """\
+import shutil
+
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    return shutil.copy(WHEEL, folder) and WHEEL
+
+
+WHEEL = "yatxmilter-1.0.0-py3-none-any.whl"
+"""
+
+
+def make_clone(folder: Path) -> None:
+    """
+    Make a source folder that pip can install without a network.
+    """
+    folder.mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "made"\nbackend-path = ["."]\n'
+    )
+    (folder / "made.py").write_text(BACKEND)
+    make_wheel(folder)
+
+
 def make_wheel(folder: Path) -> None:
     """
-    Make a wheel of this source, for a pip that has no network.
+    Make a wheel of this source.
     """
     with zipfile.ZipFile(folder / "yatxmilter-1.0.0-py3-none-any.whl", "w") as wheel:
         for path in sorted((ROOT / "yatxmilter").rglob("*")):
@@ -123,14 +148,11 @@ class Machine:
         os.utime(postfix / "main.cf", (1, 1))
         shutil.chown(self.folder / "var/lib/postfix", "postfix")
         os.chmod(self.folder / "var/mail", 0o1777)
-        wheels = self.folder / "wheels"
-        wheels.mkdir()
-        make_wheel(wheels)
+        make_clone(self.folder / "usr/local/src/yatxmilter")
         self._environment = {
             "PIP_NO_INDEX": "1",
             "PIP_NO_DEPS": "1",
             "PIP_NO_COMPILE": "1",
-            "PIP_FIND_LINKS": str(wheels),
             "PIP_ROOT_USER_ACTION": "ignore",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
