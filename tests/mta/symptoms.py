@@ -136,7 +136,10 @@ class Symptoms(MtaTestCase):
         """
         An SMTP server is taken for a milter.
         """
-        with self.serve(b"220 mail.example.com ESMTP\r\n"), self.logged("The program is not a milter"):
+        with (
+            self.serve(b"220 mail.example.com ESMTP\r\n"),
+            self.logged("The program is not a milter"),
+        ):
             self.send(door="example")
 
     def test_slow(self) -> None:

@@ -858,7 +858,9 @@ class ServiceTests(ServeTestCase):
             "--metrics: 'nowhere at all' is not", self.complaint("--metrics=nowhere at all")
         )
         with mock.patch.object(importlib.util, "find_spec", lambda name: None):
-            self.assertIn("pip install prometheus-client", self.complaint("--metrics=inet:0@127.0.0.1"))
+            self.assertIn(
+                "pip install prometheus-client", self.complaint("--metrics=inet:0@127.0.0.1")
+            )
 
     def test_pidfile_that_stays(self) -> None:
         """
