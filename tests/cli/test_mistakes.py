@@ -96,7 +96,7 @@ ADDRESSES = (
     ("ssl:9900:privateKey=none.pem", "No such file or directory"),
     ("unix:/" + "x" * 110, "a path of 111 bytes, at most 107 are possible"),
     ("unix:/run/x:mod=660", "'mod=660', expected each of mode, backlog"),
-    ("unix:/run/x:mode=rw", "mode 'rw' is no octal number such as 660"),
+    ("unix:/run/x:mode=rw", "mode 'rw' is not an octal number such as 660"),
     ("unix:/run/x:owner=nobdy", "owner is 'nobdy', expected a user", "did you mean 'nobody'?"),
     ("tcp:x", "'x' is not a number"),
     ("tcp:9900:intrface=127.0.0.1", "has no option 'intrface', did you mean 'interface'?"),

@@ -580,7 +580,7 @@ class CommandTests(ReplayCase):
         self.socket = "nonsense"
         status, _, err = self.replay(listen=False)
         self.assertEqual(status, 2)
-        self.assertIn("no milter's address", err)
+        self.assertIn("not a milter's address", err)
 
     def test_ctrl_c_ends_it_with_what_was_found_so_far(self) -> None:
         """

@@ -813,7 +813,7 @@ class ArgumentTests(SendCase):
         Each wrong value is named, with what was expected, and the status is 2.
         """
         table = {
-            ("--to", "inet:x@y@z"): "'inet:x@y@z' is no milter's address",
+            ("--to", "inet:x@y@z"): "'inet:x@y@z' is not a milter's address",
             ("--client", "host"): "'host' is not an IPv4 or IPv6 address",
             ("--client-port", "70000"): "'70000' is not a port",
             ("--client-port", "x"): "'x' is not a port",

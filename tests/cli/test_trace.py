@@ -244,7 +244,7 @@ class CommandTests(TraceCase):
         """
         Addresses that are none, or the same, are refused; so is a kind that cannot be redacted.
         """
-        for listen, word in (("nonsense", "no milter's address"), (self.milter, "to itself")):
+        for listen, word in (("nonsense", "not a milter's address"), (self.milter, "to itself")):
             status, _, err = self.run_trace(listen=listen)
             self.assertEqual(status, 2)
             self.assertIn(word, err)

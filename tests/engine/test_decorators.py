@@ -460,7 +460,8 @@ class SignatureTests(SynchronousTestCase):
             ("xxfi_envfrom", lambda self, argv, *, size: None, "xxfi_envfrom(self, argv)"),
             ("xxfi_body", staticmethod(lambda: None), "xxfi_body(self, bodyp)"),
             ("xxfi_unknown", classmethod(lambda cls: None), "xxfi_unknown(self, arg)"),
-            ("xxfi_data", partial(lambda one: None), "xxfi_data(self)"),
+            # From Python 3.14 on a partial function is a method. This one fits in neither case.
+            ("xxfi_data", partial(lambda one, two: None), "xxfi_data(self)"),
             ("xxfi_eoh", threaded(lambda self, more: None), "xxfi_eoh(self)"),
             ("xxfi_env_rcpt", lambda self: None, "xxfi_env_rcpt(self, argv)"),
         ):

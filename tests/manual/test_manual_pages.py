@@ -2,7 +2,7 @@
 The manual as its readers see it: built once, served from the loopback interface, and opened in a
 headless Chromium at the sizes of a phone and of a desk.
 
-It needs what ``pip install 'yatxmilter[docs]'`` installs, and Chromium (tests/mta/install.sh).
+It needs what ``pip install '.[docs]'`` installs, and Chromium (tests/mta/install.sh).
 Without them it is skipped, or fails where ``YATXMILTER_REQUIRE_BROWSER`` is set.
 """
 
@@ -173,7 +173,7 @@ class ManualPagesTests(SynchronousTestCase):
                 importlib.import_module(name)
             playwright: Any = importlib.import_module("playwright.sync_api")
         except ImportError as error:
-            need(False, f"{error} (pip install 'yatxmilter[docs]')")
+            need(False, f"{error} (pip install '.[docs]')")
         self.folder, self.address = manual()
         self.play = playwright.sync_playwright().start()
         self.addCleanup(self.play.stop)

@@ -179,7 +179,7 @@ class GeneratedTests(SynchronousTestCase):
         The reference has a page for each public module, and each of its names is there.
         """
         if importlib.util.find_spec("sphinx") is None:
-            raise SkipTest("there is no Sphinx (pip install 'yatxmilter[docs]')")
+            raise SkipTest("there is no Sphinx (pip install '.[docs]')")
         from docs._ext.modules import page, public_modules
         from tests.test_exports import PUBLIC
 

@@ -136,7 +136,10 @@ class Symptoms(MtaTestCase):
         """
         An SMTP server is taken for a milter.
         """
-        with self.serve(b"220 mail.example.com ESMTP\r\n"), self.logged("It is no milter"):
+        with (
+            self.serve(b"220 mail.example.com ESMTP\r\n"),
+            self.logged("The program is not a milter"),
+        ):
             self.send(door="example")
 
     def test_callback_takes_longer_than_mta_waits_before_and_at_end_of_message(self) -> None:

@@ -93,8 +93,8 @@ class AllowTests(SynchronousTestCase):
         What is no network is refused by its value; so is a lone string, whose letters are none.
         """
         for error, allow, words in (
-            (ValueError, ["192.0.2.1/24"], "allow has '192.0.2.1/24', which is no network"),
-            (ValueError, ["localhost"], "allow has 'localhost', which is no network"),
+            (ValueError, ["192.0.2.1/24"], "allow has '192.0.2.1/24', which is not a network"),
+            (ValueError, ["localhost"], "allow has 'localhost', which is not a network"),
             (TypeError, [1], "allow has 1, expected a network as a string"),
             (TypeError, "127.0.0.1", "allow is '127.0.0.1', expected a list of networks"),
             (TypeError, b"127.0.0.1", "allow is b'127.0.0.1', expected a list of networks"),

@@ -109,7 +109,7 @@ class AddressTests(SynchronousTestCase):
         Port 0 is a place to listen, not one to connect to.
         """
         error = self.assertRaises(ValueError, check_client_spec, "inet:0@localhost")
-        self.assertEqual(str(error), "'inet:0@localhost' is no address to connect to: port 0")
+        self.assertEqual(str(error), "'inet:0@localhost' is not an address to connect to: port 0")
 
     def test_names_what_was_given(self) -> None:
         """
@@ -118,7 +118,7 @@ class AddressTests(SynchronousTestCase):
         error = self.assertRaises(ValueError, check_client_spec, "inet:70000@localhost")
         self.assertEqual(
             str(error),
-            "'inet:70000@localhost' is no milter's address: port 70000 is above 65535; expected"
+            "'inet:70000@localhost' is not a milter's address: port 70000 is above 65535; expected"
             " inet:port@host, inet6:port@host, unix:/path, local:/path, /path or a Twisted"
             " endpoint",
         )

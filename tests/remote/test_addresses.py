@@ -638,9 +638,9 @@ class AddressOptionTests(SynchronousTestCase):
         for where, error, text in (
             (b"inet:1", TypeError, "where is b'inet:1', expected an address"),
             (None, TypeError, "where is None, expected an address"),
-            ([1], TypeError, "1 is no text"),
+            ([1], TypeError, "1 is not a text"),
             ([], ValueError, "where is empty"),
-            (["inet:1", "inet:x y"], ValueError, "'inet:x y' is no milter's address"),
+            (["inet:1", "inet:x y"], ValueError, "'inet:x y' is not a milter's address"),
             (["inet:1", "inet:1"], ValueError, "where has 'inet:1' twice"),
         ):
             with self.assertRaisesRegex(error, text):

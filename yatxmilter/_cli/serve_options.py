@@ -146,7 +146,7 @@ def _level(name: str, value: Any) -> str:
 def _metrics(name: str, value: Any) -> str:
     _address(name, _text(name, value))
     if importlib.util.find_spec("prometheus_client") is None:
-        raise ValueError(f"{name} needs prometheus-client: pip install yatxmilter[metrics]")
+        raise ValueError(f"{name} needs prometheus-client: pip install prometheus-client")
     return str(value)
 
 
@@ -368,7 +368,7 @@ def _load_toml(path: str) -> tuple[str, dict[str, Any]]:
         except ImportError:
             continue
     if not parsers:
-        raise ConfigurationError(f"{path}: Python 3.10 needs tomli: pip install yatxmilter[serve]")
+        raise ConfigurationError(f"{path}: Python 3.10 needs tomli: pip install tomli")
     text = ""
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -67,7 +67,7 @@ def check_milter_class(cls: type, base: type, hooks: Mapping[str, str]) -> None:
         if name not in _NAMES:
             nearest = difflib.get_close_matches(name, sorted(_NAMES), 1, 0)[0]
             raise TypeError(
-                f"{cls.__qualname__}.{name} is no callback of a milter; the nearest is {nearest}"
+                f"{cls.__qualname__}.{name} is not a callback of a milter; the nearest is {nearest}"
             )
         if name in _ARGUMENTS:
             value = getattr(cls, name)

@@ -287,7 +287,7 @@ def read_response(letter: int, payload: bytes) -> Response:
     if letter == c.SMFIR_REPLYCODE:
         return _read_reply(payload)
     if letter not in _CODES:
-        raise PeerError(f"the milter sent {chr(letter)!r}, which is no response")
+        raise PeerError(f"the milter sent {chr(letter)!r}, which is not a response")
     if payload:
         raise PeerError(f"the milter sent {chr(letter)!r} with a payload: {payload[:80]!r}")
     return Response(_CODES[letter], letter)

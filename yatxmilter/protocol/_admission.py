@@ -175,4 +175,4 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
     try:
         return ip_network(value)
     except ValueError as error:
-        raise ValueError(f"allow has {value!r}, which is no network: {error}") from None
+        raise ValueError(f"allow has {value!r}, which is not a network: {error}") from None

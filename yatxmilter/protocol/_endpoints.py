@@ -77,7 +77,7 @@ def client_endpoint(reactor: Any, spec: str, *, timeout: float = 30) -> IStreamC
         endpoint = _make.UNIXClientEndpoint(reactor, address.path, timeout=timeout)
     elif isinstance(address, _Inet):
         if not address.port:
-            raise ValueError(f"{spec!r} is no address to connect to: port 0")
+            raise ValueError(f"{spec!r} is not an address to connect to: port 0")
         inet = address.kind == "inet"
         kind = _make.TCP4ClientEndpoint if inet else _make.TCP6ClientEndpoint
         host = address.host or ("127.0.0.1" if inet else "::1")
@@ -187,7 +187,7 @@ def _read(spec: str) -> _Inet | _Path | None:
     Read an address; ``None`` for one that is Twisted's.
     """
     if not isinstance(spec, str):
-        raise TypeError(f"{spec!r} is no text; {_EXPECTED}")
+        raise TypeError(f"{spec!r} is not a text; {_EXPECTED}")
     kind, colon, rest = spec.partition(":")
     if kind in ("inet", "inet6") and colon:
         as_postfix = _POSTFIX.fullmatch(rest)
@@ -207,7 +207,7 @@ def _read(spec: str) -> _Inet | _Path | None:
 
 
 def _bad(spec: str, why: str) -> ValueError:
-    return ValueError(f"{spec!r} is no milter's address{why}; {_EXPECTED}")
+    return ValueError(f"{spec!r} is not a milter's address{why}; {_EXPECTED}")
 
 
 def _has_options(rest: str) -> bool:
@@ -242,7 +242,7 @@ def _read_socket_file(spec: str) -> SocketFile:
         options[name] = value
     mode, backlog = options.get("mode", "666"), options.get("backlog", "50")
     if not re.fullmatch("0?[0-7]{3}", mode, re.ASCII):
-        raise _bad(spec, f": mode {mode!r} is no octal number such as 660")
+        raise _bad(spec, f": mode {mode!r} is not an octal number such as 660")
     if not re.fullmatch("[0-9]{1,9}", backlog) or options.get("lockfile", "1") not in ("0", "1"):
         raise _bad(spec, ": backlog has to be a number, lockfile 0 or 1")
     return SocketFile(

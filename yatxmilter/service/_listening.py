@@ -274,7 +274,7 @@ def _remove_stale(path: str) -> None:
             probe.settimeout(1)
             probe.connect(path)
         except ConnectionRefusedError:
-            _log.info("Removing {path}, on which nobody listens", path=path)
+            _log.info("Removing {path}, on which no process listens", path=path)
             os.unlink(path)
         except OSError as error:
             raise CannotListenError(None, path, error) from None
