@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import FunctionType
 from typing import Final
 
@@ -144,6 +145,9 @@ def _callees(cls: type, name: str, count: int) -> Iterator[tuple[object, int]]:
         yield getattr(value, "__func__", value), count
     elif issubclass(kind, (FunctionType, classmethod)):
         yield getattr(value, "__func__", value), count + 1
+    elif issubclass(kind, partial):
+        # From Python 3.14 on it is a method, and is given the milter.
+        yield value, count + hasattr(kind, "__get__")
     elif value is not None and not hasattr(value, "__get__"):
         yield value, count
 
