@@ -72,12 +72,12 @@ def _growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
     while small < _WORTH_MEASURING and size < largest:
         size *= 4 if small < _WORTH_MEASURING / 16 else 2
         small = cost(prepare(size))
-    # What is clear is so at once. Else it may be a busy machine, or a step where memory is had in
-    # another way: what is linear is so at some size, what is not is so at none.
+    # It may be a busy machine, or a step where memory is had in another way: what is linear is so
+    # at some size, what is not is so at none.
     ratio = float("inf")
     for attempt in range(3):
-        ratio = min(ratio, cost(prepare(4 * size), 1) / max(small, 1e-6))
-        if ratio <= MOST or ratio > 1.7 * MOST:
+        ratio = min(ratio, cost(prepare(4 * size), 1 + attempt) / max(small, 1e-6))
+        if ratio <= MOST or (attempt and ratio > 1.7 * MOST):
             break
         size *= 4 if attempt else 1
         small = cost(prepare(size), 1)

@@ -294,7 +294,7 @@ def _why_not_twisted(spec: str, error: Exception, serves: bool) -> str:
         return _why_not_kind(spec, kind, serves)
     if kind == "systemd":
         return _why_not_systemd(text)
-    unexpected = re.search(r"unexpected keyword argument '(.*)'", text)
+    unexpected = re.search(r"unexpected keyword argument '([^']*)'", text)
     if unexpected is not None:
         name, known = unexpected[1], _OPTIONS_OF.get((kind.lower(), serves), ())
         nearest = difflib.get_close_matches(name, known, 1)
