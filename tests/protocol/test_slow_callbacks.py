@@ -169,7 +169,7 @@ class SlowCallbackTests(SynchronousTestCase):
         for _ in range(3):
             connections.append((self.greet(), self.client))
         self.milter.seconds = 0.7
-        for count, wait in ((1, 0), (0, 58), (1, 0)):
+        for count, wait in ((1, 0), (0, 59), (1, 0)):
             connection, client = connections.pop()
             client.helo("again.example.org")
             connection.flush()
