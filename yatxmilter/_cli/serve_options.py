@@ -167,6 +167,7 @@ def _limits() -> Iterator[_Option]:
         ("progress_interval", "seconds between signs of progress at the end of a message"),
         ("start_timeout", "seconds that a milter factory may take to start"),
         ("stop_timeout", "seconds that a milter factory may take to stop"),
+        ("slow_callback", "seconds that a callback may block the process before the log says so"),
     ):
         yield _Option(name, seconds_option, _FACTORY[name].default, help_, "SECONDS")
     for name, help_ in (

@@ -20,6 +20,7 @@ from yatxmilter import constants as c
 from yatxmilter._describing import type_name
 from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._engine.return_codes import word_of
+from yatxmilter._engine.slow_callbacks import SlowCallbacks
 from yatxmilter._wire.commands import (
     ACTIONS,
     ALL_COMMANDS,
@@ -245,32 +246,42 @@ class Watch:
 
     :param connection: The `MilterProtocol`.
     :param seconds: Tells the time, for how long callbacks take.
+    :param slow: What is told of callbacks that block the process, if they are timed here.
     :ivar stage: The callback of the command that is being answered.
     :ivar last: The last answer, in a word.
     :ivar received: How many bytes have been read from the MTA; ``sent``: written for it.
     """
 
-    __slots__ = ("_seconds", "audience", "connection", "last", "received", "sent", "stage")
+    __slots__ = ("_seconds", "audience", "connection", "last", "received", "sent", "slow", "stage")
 
     def __init__(
-        self, audience: Audience, connection: object, seconds: Callable[[], float]
+        self,
+        audience: Audience,
+        connection: object,
+        seconds: Callable[[], float],
+        slow: SlowCallbacks | None = None,
     ) -> None:
         self.audience = audience
         self.connection = connection
         self.stage = ""
         self.last = ""
         self.received = self.sent = 0
+        self.slow = slow
         self._seconds = seconds
 
     def around(self, member: Member, name: str) -> Callback:
         """
-        Put what observers are told of a milter's callback around it.
+        Put what is told of a milter's callback around it.
         """
         tell = self.audience.teller_of(member.name, name, self._seconds)
+        callback: Callback
         if tell is None:
-            callback: Callback = getattr(member.milter, name)
+            callback = getattr(member.milter, name)
+        else:
+            callback = partial(tell, self, member.milter)
+        if self.slow is None:
             return callback
-        return partial(tell, self, member.milter)
+        return self.slow.around(callback, member.name, name, self.connection)
 
     def over(self, label: str, command: Command, start: float, result: object) -> object:
         """

@@ -53,6 +53,7 @@ class TransportLine(Protocol):
     :ivar moved: When bytes moved last, by the factory's clock.
     :ivar number: The how manyth connection of this process it is; ``connection`` in the log.
     :ivar peer: Where it comes from.
+    :ivar resumed: When a callback that the reactor did not wait for was over.
     """
 
     # Not `__dict__`, which subclasses and their users may have: what is found there, or in a class
@@ -65,6 +66,7 @@ class TransportLine(Protocol):
         "_seconds",
         "_sent",
         "_served",
+        "_slow",
         "_taken",
         "_transport",
         "_unsent",
@@ -74,6 +76,7 @@ class TransportLine(Protocol):
         "moved",
         "number",
         "peer",
+        "resumed",
     )
 
     factory: MilterProtocolFactory | None
@@ -91,11 +94,14 @@ class TransportLine(Protocol):
         # How many packets there had been when the one that is incomplete began.
         self._taken = -1
         self._seconds = clock.seconds
-        self.moved = 0.0
+        self.moved = self.resumed = 0.0
         watch: Watch | None = None
         make = Conversation
-        if options.audience.observers:
-            watch = Watch(options.audience, self, self._seconds)
+        slow = options.slow_callbacks
+        self._slow = slow.limit
+        timing = slow.timing
+        if options.audience.observers or timing:
+            watch = Watch(options.audience, self, self._seconds, slow if timing else None)
             make = ObservedConversation
         self._watch = watch
         self._conversation = make(
@@ -177,6 +183,7 @@ class TransportLine(Protocol):
         Hand bytes to the conversation; pause the transport when too many are waiting there.
         """
         conversation = self._conversation
+        began = self._seconds()
         self._sent = False
         watch = self._watch
         if watch is not None:
@@ -184,17 +191,28 @@ class TransportLine(Protocol):
             if watch.audience.bytes_received is not None:
                 watch.tell("bytes_received", len(data))
         if conversation.receive(data):
-            self.moved = self._seconds()
+            self.moved = now = self._seconds()
             if self._may_hurry and not self._sent:
                 self._acknowledge()
-        elif conversation.busy:
-            self.moved = self._seconds()
-            # What is missing of a command is not looked at before there is time for it.
-            self._options.time_limits.command.stop(self)
-            if conversation.session.splitter.buffered > self._options.max_buffered:
-                self._pause()
-        elif self._may_hurry and not self._sent:
-            self._acknowledge()
+        else:
+            now = self._seconds()
+            if conversation.busy:
+                self.moved = now
+                # What is missing of a command is not looked at before there is time for it.
+                self._options.time_limits.command.stop(self)
+                if conversation.session.splitter.buffered > self._options.max_buffered:
+                    self._pause()
+            elif self._may_hurry and not self._sent:
+                self._acknowledge()
+        if now - began > self._slow:
+            self._was_slow(now - max(began, self.resumed))
+
+    def _was_slow(self, taken: float) -> None:
+        # Not if the reactor has gone on meanwhile, nor where each callback is timed.
+        watch = self._watch
+        if taken > self._slow and (watch is None or watch.slow is None):
+            stage = "" if watch is None else watch.stage
+            self._options.slow_callbacks.read(self, stage, taken)
 
     def _pause(self) -> None:
         self._paused = True
@@ -294,7 +312,7 @@ class TransportLine(Protocol):
         Read on: the callback is over.
         """
         self._conversation.elsewhere = False
-        self.moved = self._seconds()
+        self.moved = self.resumed = self._seconds()
         served, transport = self._served, self._transport
         if self._paused:
             return
@@ -310,6 +328,13 @@ class TransportLine(Protocol):
         """
         if self._watch is not None:
             self._watch.milter_failed(name, "build_milter", failure)
+
+    @property
+    def milter_names(self) -> list[str]:
+        """
+        What the milters on the connection are called in the log.
+        """
+        return [member.name for member in self._conversation.everyone]
 
     def drain(self) -> None:
         """

@@ -26,6 +26,7 @@ from yatxmilter._engine.member import shape_of
 from yatxmilter._engine.observing import Audience
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._engine.shadow_statistics import on_error_for_missing
+from yatxmilter._engine.slow_callbacks import SlowCallbacks
 from yatxmilter._mail.bounds import (
     MAX_BODY,
     MAX_EDIT_BYTES,
@@ -166,6 +167,8 @@ class MilterProtocolFactory(Factory):
     :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
     :param start_timeout: Seconds that the ``start()`` of a milter factory may take.
     :param stop_timeout: Seconds that the ``stop()`` of one may take.
+    :param slow_callback: Seconds that a callback may block the process, with all its connections,
+        before the log tells of it.
     :param observers: What is told of all that happens: `IMilterObserver`.
     :param log_messages: Whether each message is logged at its end, in one line at level info: who
         sent it, what became of it, who decided, and how long it took. By default it is where
@@ -211,6 +214,7 @@ class MilterProtocolFactory(Factory):
         spool_memory: int | None = SPOOL_MEMORY,
         start_timeout: float | None = 60,
         stop_timeout: float | None = 10,
+        slow_callback: float | None = 0.5,
         observers: Iterable[MilterObserver | IMilterObserver] = (),
         log_messages: bool | None = None,
         reactor: IReactorTime | None = None,
@@ -262,6 +266,8 @@ class MilterProtocolFactory(Factory):
         self._early: list[Waiting] = []
         self._emptied: list[Deferred[None]] = []
         self._connection_set: ConnectionSet | None = None
+        self.slow_callback = seconds_option("slow_callback", slow_callback)
+        self.slow_callbacks = SlowCallbacks(self.slow_callback, lambda: self.clock.seconds())
         self.audience = Audience(MilterObserver)
         for observer in observers:
             self.addObserver(observer)
