@@ -499,7 +499,7 @@ def _pieces(body: object) -> Iterator[bytes]:
     """
     Read a new body, whatever it was given as, piece by piece.
 
-    :raises ValueNotSendable: for what is no body.
+    :raises ValueNotSendable: if it is not a body.
     """
     if isinstance(body, (str, bytes, bytearray, memoryview)):
         yield _piece("body", body)

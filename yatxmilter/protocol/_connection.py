@@ -51,7 +51,7 @@ class TransportLine(Protocol):
     :ivar connected: Whether the connection has come, as Twisted has it.
     :ivar factory: The factory, if it was built by one.
     :ivar moved: When bytes moved last, by the factory's clock.
-    :ivar number: The how manyth connection of this process it is; ``connection`` in the log.
+    :ivar number: Its serial number in this process; ``connection`` in the log.
     :ivar peer: Where it comes from.
     :ivar resumed: When a callback that the reactor did not wait for was over.
     """

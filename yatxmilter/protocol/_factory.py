@@ -175,7 +175,7 @@ class MilterProtocolFactory(Factory):
         ``serve`` or `run_milters` runs the milters.
     :param reactor: The clock (``IReactorTime``); by default Twisted's reactor, whose time is taken
         from a clock that nobody can set.
-    :raises TypeError: for what is no milter factory, or an option of the wrong type.
+    :raises TypeError: if something is not a milter factory, or for an option of the wrong type.
     :raises ValueError: for an option out of range.
     :ivar connections: The connections there are.
     :ivar limits: How much of one message may be kept; milters find it in their context, too.
