@@ -123,7 +123,7 @@ def _whose_lock(path: str) -> str:
     try:
         owner = os.readlink(path)
     except OSError:
-        return f"{path} is in the way, which is not a lock; move it elsewhere"
+        owner = ""
     if not re.fullmatch("[0-9]+", owner):
         return f"{path} is in the way, which is not a lock; move it elsewhere"
     return (

@@ -51,8 +51,6 @@ _OPTIONAL: Final = c.SMFIP_NODATA | c.SMFIP_NOUNKNOWN
 # How many PROGRESS of one message are passed on as they come, and the seconds between the others.
 _PROGRESS_BURST: Final = 100
 _PROGRESS_PAUSE: Final = 1.0
-# Where a packet has its letter.
-_LETTER: Final = c.MILTER_LEN_BYTES
 
 
 class _Message:
