@@ -375,7 +375,13 @@ class SocketTests(TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.path = str(Path(folder.name) / "socket")
-        self.factory = MilterProtocolFactory(MilterFactory(Editing), write_timeout=30)
+        self.listen(write_timeout=30)
+
+    def listen(self, write_timeout: float) -> None:
+        """
+        Serve on the path.
+        """
+        self.factory = MilterProtocolFactory(MilterFactory(Editing), write_timeout=write_timeout)
         port = reactor.listenUNIX(self.path, self.factory)
         self.addCleanup(port.stopListening)
 
@@ -407,7 +413,8 @@ class SocketTests(TestCase):
         """
         One that does not read at all is cut off.
         """
-        self.factory.write_timeout = 0.2
+        self.path += "-of-the-impatient"
+        self.listen(write_timeout=0.2)
         with socket.socket(socket.AF_UNIX) as mta:
             mta.connect(self.path)
             mta.setblocking(False)

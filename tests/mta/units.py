@@ -9,6 +9,7 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
+from .processes import wait_until
 from .sandbox import Sandbox
 
 
@@ -67,3 +68,16 @@ class Service:
             output=self.log,
             environment={**environment, "STATE_DIRECTORY": state},
         )
+
+    def wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """
+        Wait until it says that it is ready, and fail with its log if it does not.
+        """
+        try:
+            wait_until(
+                lambda: "Ready, listening" in self.log.read_text() or process.poll() is not None,
+                "the service",
+            )
+            assert process.poll() is None
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its log: {self.log.read_text()}") from None

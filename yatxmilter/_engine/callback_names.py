@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Final
 
@@ -62,7 +62,8 @@ def check_milter_class(cls: type, base: type, hooks: Mapping[str, str]) -> None:
         callback that is no function, or cannot be called with its arguments; for a decorator above
         what it is not for; for flags that are no number; for pymilter's callbacks and none of ours.
     """
-    for name in dir(cls):
+    own = _own_attributes(cls, base)
+    for name in sorted(own):
         if not name.startswith("xxfi_") or name in OLD_NAMES:
             continue
         if name not in _NAMES:
@@ -77,13 +78,39 @@ def check_milter_class(cls: type, base: type, hooks: Mapping[str, str]) -> None:
                 raise TypeError(f"{cls.__qualname__}.{name} is {value!r}, expected a function")
             check_signature(cls, name, _ARGUMENTS[name])
     for old, new in OLD_NAMES.items():
-        check_signature(cls, old, _ARGUMENTS[new])
-    check_marks(cls, _ARGUMENTS, hooks)
+        if old in own:
+            check_signature(cls, old, _ARGUMENTS[new])
+    check_marks(cls, own, _ARGUMENTS, hooks)
     flags = getattr(cls, "xxfi_flags", None)
     if flags is not None and (not isinstance(flags, int) or isinstance(flags, bool)):
         raise TypeError(f"{cls.__qualname__}.xxfi_flags is {flags!r}, not a number or None")
     if all(_same(cls, base, name) for name in CALLBACKS):
         _check_foreign_names(cls, base)
+
+
+def _attributes(cls: type) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for one in reversed(cls.__mro__):
+        found.update(vars(one))
+    return found
+
+
+# A program may make milter classes by the thousand, its tests surely do.
+_attributes_of_base: Final = lru_cache(maxsize=None)(_attributes)
+
+
+def _own_attributes(cls: type, base: type) -> dict[str, object]:
+    """
+    Give the attributes that instances of a class find in another way than those of ``base``, as
+    they stand in the classes.
+    """
+    theirs = _attributes_of_base(base)
+    nothing = object()
+    return {
+        name: value
+        for name, value in _attributes(cls).items()
+        if value is not theirs.get(name, nothing)
+    }
 
 
 def _same(cls: type, base: type, name: str) -> bool:

@@ -224,17 +224,22 @@ def read_marks(callbacks: Iterable[tuple[str, object]]) -> Marks:
     return Marks(frozenset(silent), steps, MappingProxyType(lists))
 
 
-def check_marks(cls: type, callbacks: Iterable[str], hooks: Mapping[str, str]) -> None:
+def check_marks(
+    cls: type,
+    attributes: Mapping[str, object],
+    callbacks: Iterable[str],
+    hooks: Mapping[str, str],
+) -> None:
     """
     Check where a milter class has decorators.
 
+    :param attributes: What may have one, as it stands in the class, by its name.
     :param callbacks: The names of callbacks.
     :param hooks: What stands for callbacks in this class, and for which.
     :raises TypeError: for one that stands above what it is not for.
     """
     names = frozenset(callbacks)
-    for name in dir(cls):
-        value = inspect.getattr_static(cls, name, None)
+    for name, value in attributes.items():
         for attribute, mark in MARKS.items():
             # A class may have whatever attributes it likes.
             if not _is_marked(value, attribute):

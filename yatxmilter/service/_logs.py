@@ -192,8 +192,12 @@ class _Value:
     def __repr__(self) -> str:
         return printable(self._redact(repr(self._value)))
 
-    def __getattr__(self, name: str) -> _Value:
-        return _Value(getattr(self._value, name), self._redact)
+    def __getattribute__(self, name: str) -> Any:
+        # Not `__getattr__`: some versions of Twisted look attributes up by this alone.
+        try:
+            return super().__getattribute__(name)
+        except AttributeError:
+            return _Value(getattr(self._value, name), self._redact)
 
     def __getitem__(self, key: Any) -> _Value:
         value: Any = self._value
