@@ -33,7 +33,7 @@ from tests.conversation_helpers import (
     parse,
 )
 from tests.pathways import HAS_EPOLL, Mta, PathCase, both_paths, reactor
-from yatxmilter import Milter
+from yatxmilter import Milter, MilterProtocol
 from yatxmilter.constants import SMFIS_CONTINUE
 from yatxmilter.protocol._descriptor_set import connection_set
 
@@ -321,21 +321,31 @@ class _ErrorTests(PathCase):
     Errors of one connection are its own.
     """
 
+    def break_method(self, method: str) -> list[MilterProtocol]:
+        """
+        Have a method of all protocols that are in the list raise.
+        """
+        broken: list[MilterProtocol] = []
+        original = getattr(MilterProtocol, method)
+
+        def failing(protocol: MilterProtocol, *args: Any) -> None:
+            if protocol not in broken or method == "connectionLost":
+                original(protocol, *args)
+            if protocol in broken:
+                raise ZeroDivisionError(method)
+
+        self.patch(MilterProtocol, method, failing)
+        return broken
+
     async def fails(self, method: str) -> None:
         """
         Let a method of one of two protocols raise; the other one is served on.
         """
         self.serve(full(mta_close=None))
+        broken = self.break_method(method)
         mta, protocol = await self.mta()
         other, _ = await self.mta()
-        original = getattr(protocol, method)
-
-        def failing(*args: Any) -> None:
-            if method == "connectionLost":
-                original(*args)
-            raise ZeroDivisionError(method)
-
-        setattr(protocol, method, failing)
+        broken.append(protocol)
         mta.send(HELO + QUIT)
         await self.until(lambda: len(self.factory.connections) == 1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -354,13 +364,10 @@ class _ErrorTests(PathCase):
         So does one at a time when answers wait to be read.
         """
         self.serve(full(mta_close=None))
+        broken = self.break_method("dataReceived")
         mta, protocol = await self.mta()
         protocol.transport.write(b"x" * 3_000_000)
-
-        def failing(data: bytes) -> None:
-            raise ZeroDivisionError
-
-        protocol.dataReceived = failing
+        broken.append(protocol)
         mta.send(HELO)
         while not self.reasons():
             mta.read()
@@ -599,7 +606,7 @@ class _OptionTests(PathCase):
             )
             self.assertNotEqual(found, 0)
         else:
-            self.assertFalse(protocol._may_hurry)
+            self.assertFalse(protocol._conversation.hurried)
 
     async def test_acknowledged_at_once(self) -> None:
         """

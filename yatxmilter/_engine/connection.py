@@ -64,6 +64,16 @@ class Line(Protocol):
         Write packets to the MTA; empty the list.
         """
 
+    def hurry(self) -> None:
+        """
+        Have the MTA send more: what has come calls for no answer.
+        """
+
+    def held_up(self) -> None:
+        """
+        Take note that something is waited for: what arrives has to wait.
+        """
+
     def caught_up(self) -> None:
         """
         Take note that nothing is waited for: what has arrived so far was handled.
@@ -102,7 +112,8 @@ class Conversation(Session):
     :param watch: Tells observers; see `ObservedConversation`.
     :ivar members: The milters, those in shadow left out.
     :ivar splitter: What has arrived and is not handled yet.
-    :ivar takers: What is called with each packet, before it is looked at.
+    :ivar hurried: Whether the line is to be told of what is not answered.
+    :ivar takers: What is called with each packet, before it is looked at; see `show`.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
     :ivar send: Sends packets, and empties the list.
     :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
@@ -122,6 +133,7 @@ class Conversation(Session):
         "_unwelcome",
         "busy",
         "elsewhere",
+        "hurried",
         "send",
         "splitter",
         "takers",
@@ -139,7 +151,7 @@ class Conversation(Session):
         super().__init__(clock, MERGES[merge], progress_interval, limits, watch)
         self.splitter = PacketSplitter()
         self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
-        self.busy = self.elsewhere = False
+        self.busy = self.elsewhere = self.hurried = False
         self._line = line
         self.send: Callable[[list[bytes]], None] = line.send_packets
         self._stalled = self._begun = self._running = self._lost = False
@@ -154,71 +166,112 @@ class Conversation(Session):
 
     # ---- bytes come in
 
-    def receive(self, data: bytes = b"") -> bool:
+    def receive(self, data: bytes) -> bytes | None:
         """
         Take in bytes from the MTA; handle the packets, one after the other, until none is left, or
         something must be waited for.
 
-        :return: Whether the line need not be told: all is answered and nothing is waited for, as it
-            was before, and no part of a packet is left.
+        :return: What is to be sent, where there is nothing else to do: nothing is waited for, and
+            no part of a packet is left, as it was before. ``None`` when all is done.
+        """
+        position, size = 0, len(data)
+        if self.held or self._running or not self._at_ease:
+            lent = self._receive_more(data)
+            if lent is None:
+                return None
+            data, position = lent
+            size = len(data)
+        while True:
+            # As nearly always: whole packets, with nothing before them.
+            self._running = True
+            try:
+                while size - position > 4:
+                    length, letter = read_head(data, position)
+                    end = position + 4 + length
+                    if end > size or not 0 < length <= self.splitter.limit + 1:
+                        break
+                    handler, self.table = self.table[letter]
+                    handler(self, data[position + 5 : end])
+                    position = end
+                    if self.held:
+                        break
+            except ProtocolError as error:
+                self._break_off(error)
+            finally:
+                self._running = False
+            if position == size and not self.held and self._at_ease:
+                out = self.out
+                if len(out) == 1 and self.watch is None:
+                    return out.pop()
+                if out:
+                    self.send(out)
+                    if self.held:
+                        self._wait()
+                        return None
+                    return b""
+                if self.hurried:
+                    self._line.hurry()
+                return b""
+            if position < size:
+                # A part of a packet, an odd length, or what must wait.
+                self.splitter.put_back(data, position)
+            if self.held and self._must_wait():
+                self._wait()
+                return None
+            lent = self._receive_more(b"")
+            if lent is None:
+                return None
+            data, position = lent
+            size = len(data)
+
+    def _receive_more(self, data: bytes) -> tuple[bytes, int] | None:
+        """
+        Take in bytes where anything may be: parts of packets, something that is waited for.
+
+        :return: A read, and a place in it, from which on there are whole packets and nothing
+            before them; ``None`` when all is done that can be.
         """
         # A callback may lead here again, by a Deferred that it fires.
         if self._running or (self.held and self._must_wait()):
-            return self._put_aside(data)
-        splitter, position, whole = self.splitter, 0, False
-        if splitter.buffer or splitter.missing:
-            if data:
-                splitter.feed(data)
-            data = b""
+            self._put_aside(data)
+            return None
+        splitter = self.splitter
+        if data:
+            splitter.feed(data)
         self._running = self._begun = True
         try:
             while not self.held or self._may_go_on():
-                size = len(data)
-                while position + 5 <= size and not self.held:
-                    length, letter = read_head(data, position)
-                    end = position + 4 + length
-                    if end > size or not 0 < length <= splitter.limit + 1:
-                        break
-                    payload = data[position + 5 : end]
-                    position = end
-                    if self.takers:
-                        self._show_takers(letter, payload)
-                    handler, self.table = self.table[letter]
-                    handler(self, payload)
-                if position < size:
-                    # A part of a packet, an odd length, or what must wait.
-                    splitter.put_back(data, position)
-                data, position = b"", 0
-                if self.held:
-                    continue
-                if not splitter.buffer and not splitter.missing:
-                    whole = True
-                    break
                 packet = splitter.next_packet()
                 if packet is None:
                     break
-                self._show_takers(*packet)
+                for take in self.takers:
+                    take(packet)
                 self.handle(*packet)
-                if not self.held:
-                    # What is whole in the same read needs no splitter.
-                    data, position = splitter.lend()
+                if splitter.position < len(splitter.buffer) and not (self.held or self.takers):
+                    return splitter.lend()
         except ProtocolError as error:
             self._break_off(error)
         finally:
             self._running = False
+        if not self.held:
+            if self.out:
+                self.send(self.out)
+            elif self.hurried:
+                self._line.hurry()
         if self.held:
-            return self._wait()
-        if self.out:
-            self.send(self.out)
-            if self.held:
-                return self._wait()
-        if whole and self._at_ease:
-            return True
-        return self._catch_up()
+            self._wait()
+        else:
+            self._catch_up()
+        return None
 
-    def _show_takers(self, letter: int, payload: bytes) -> None:
-        for take in self.takers:
-            take((letter, payload))
+    def show(self, take: Callable[[tuple[int, bytes]], None]) -> None:
+        """
+        Show each packet from now on, before it is looked at.
+
+        :param take: Called with its letter and its payload.
+        """
+        self.takers += (take,)
+        self._at_ease = False
 
     def _must_wait(self) -> bool:
         return self.ended or self._stalled or self.awaiting
@@ -236,16 +289,16 @@ class Conversation(Session):
         self.held = True
         return False
 
-    def _put_aside(self, data: bytes) -> bool:
+    def _put_aside(self, data: bytes) -> None:
         if not self.ended:
             if data:
                 self.splitter.feed(data)
+            self._at_ease = False
             if not self._running:
                 self.busy = True
-                self._at_ease = False
-        return False
+                self._line.held_up()
 
-    def _wait(self) -> bool:
+    def _wait(self) -> None:
         if self.ended:
             # A callback may have ended it, and then have answered.
             self.cancel()
@@ -255,23 +308,23 @@ class Conversation(Session):
             self.send(self.out)
         self._at_ease = False
         self.busy = self._stalled or self.awaiting
-        return False
+        if self.busy:
+            self._line.held_up()
 
-    def _catch_up(self) -> bool:
+    def _catch_up(self) -> None:
         self.busy = False
         if self._draining and self.message is None:
             self.end()
-            return False
-        self._at_ease = not (self.splitter.partial or self._draining)
+            return
+        self._at_ease = not (self.splitter.partial or self._draining or self.takers)
         self._line.caught_up()
-        return False
 
     def run(self) -> None:
         """
         Go on with what has arrived, and tell the line how that stands.
         """
         self._at_ease = False
-        self.receive()
+        self.receive(b"")
 
     def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
         """

@@ -297,7 +297,7 @@ class Shadows:
         Add a milter, before the MTA has begun to talk.
         """
         shadow = _Shadow(milter, shape, tally, self._clock, self._watch)
-        self._session.takers += (shadow.take,)
+        self._session.show(shadow.take)
         self._all.append(shadow)
         return shadow.member
 

@@ -114,7 +114,7 @@ class FailureRecorder(MilterObserver):
         Keep what is said on it from now on.
         """
         session = self._sessions[connection] = _Session(self._write)
-        connection._conversation.session.takers += (session.take,)
+        connection._conversation.session.show(session.take)
         send = connection.send_packets
 
         def send_packets(packets: list[bytes]) -> None:

@@ -8,6 +8,7 @@ the buffers; what the bytes mean is not decided here.
 from __future__ import annotations
 
 import socket
+import time
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,19 +55,17 @@ class TransportLine(Protocol):
     :ivar number: Its serial number in this process; ``connection`` in the log.
     :ivar peer: Where it comes from.
     :ivar resumed: When a callback that the reactor did not wait for was over.
+    :ivar slow: Seconds after which a read is too slow.
     """
 
     # Not `__dict__`, which subclasses and their users may have: what is found there, or in a class
     # behind it, is found more slowly, and takes more memory.
     __slots__ = (
         "_conversation",
-        "_may_hurry",
         "_options",
         "_paused",
         "_seconds",
-        "_sent",
         "_served",
-        "_slow",
         "_taken",
         "_transport",
         "_unsent",
@@ -77,6 +76,7 @@ class TransportLine(Protocol):
         "number",
         "peer",
         "resumed",
+        "slow",
     )
 
     factory: MilterProtocolFactory | None
@@ -89,7 +89,7 @@ class TransportLine(Protocol):
         self._options = options
         self._transport: Any = None
         self._served: Served | None = None
-        self._paused = self._sent = self._may_hurry = False
+        self._paused = False
         self._unsent: list[memoryview] | None = None
         # How many packets there had been when the one that is incomplete began.
         self._taken = -1
@@ -98,7 +98,7 @@ class TransportLine(Protocol):
         watch: Watch | None = None
         make = Conversation
         slow = options.slow_callbacks
-        self._slow = slow.limit
+        self.slow = slow.limit
         timing = slow.timing
         if options.audience.observers or timing:
             watch = Watch(options.audience, self, self._seconds, slow if timing else None)
@@ -144,7 +144,12 @@ class TransportLine(Protocol):
             return False
         self._served = served
         self.peer = peer
-        served.begin(self)
+        may_be_passed_over = (
+            self._watch is None
+            and self._seconds is time.monotonic
+            and type(self).dataReceived is TransportLine.dataReceived
+        )
+        served.begin(self, self._conversation.receive if may_be_passed_over else None)
         self.connected = 1
         self.connectionMade()
         return True
@@ -154,13 +159,14 @@ class TransportLine(Protocol):
         Tell the milters of the connection, and start to watch it.
         """
         served, factory = self._served, self.factory
+        may_hurry = False
         if served is None:
             transport = self._transport
             peer = self.peer = transport.getPeer()
             has_delay = not isinstance(peer, UNIXAddress) and ITCPTransport.providedBy(transport)
             if has_delay:
                 transport.setTcpNoDelay(True)
-                self._may_hurry = type(transport) is tcp.Server and _QUICKACK is not None
+                may_hurry = type(transport) is tcp.Server
             if factory is not None:
                 self._served = factory.serve(transport)
             transport.registerProducer(self, True)
@@ -168,7 +174,10 @@ class TransportLine(Protocol):
             peer = self.peer
             if not isinstance(peer, UNIXAddress):
                 served.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._may_hurry = _QUICKACK is not None
+                may_hurry = True
+        # Sendmail sends macros and command in two writes, and the second waits until the first is
+        # acknowledged: without an answer to go with, that takes some 40 ms.
+        self._conversation.hurried = may_hurry and _QUICKACK is not None
         if factory is not None:
             factory.connection_made(self, peer)
         self.moved = now = self._seconds()
@@ -180,37 +189,44 @@ class TransportLine(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Hand bytes to the conversation; pause the transport when too many are waiting there.
+        Hand bytes to the conversation, and look at the clock.
+
+        `ConnectionSet.doRead` does the same for connections that nobody observes.
         """
-        conversation = self._conversation
         began = self._seconds()
-        self._sent = False
         watch = self._watch
         if watch is not None:
             watch.received += len(data)
             if watch.audience.bytes_received is not None:
                 watch.tell("bytes_received", len(data))
-        if conversation.receive(data):
-            self.moved = now = self._seconds()
-            if self._may_hurry and not self._sent:
-                self._acknowledge()
-        else:
-            now = self._seconds()
-            if conversation.busy:
-                self.moved = now
-                # What is missing of a command is not looked at before there is time for it.
-                self._options.time_limits.command.stop(self)
-                if conversation.session.splitter.buffered > self._options.max_buffered:
-                    self._pause()
-            elif self._may_hurry and not self._sent:
-                self._acknowledge()
-        if now - began > self._slow:
-            self._was_slow(now - max(began, self.resumed))
+        answer = self._conversation.receive(data)
+        now = self._seconds()
+        if answer is not None:
+            self.moved = now
+            if answer:
+                self.send_packets([answer])
+        if now - began > self.slow:
+            self.was_slow(began, now)
 
-    def _was_slow(self, taken: float) -> None:
+    def held_up(self) -> None:
+        """
+        Take note that what has arrived has to wait; pause the transport when it is too much.
+        """
+        self.moved = self._seconds()
+        # What is missing of a command is not looked at before there is time for it.
+        self._options.time_limits.command.stop(self)
+        if self._conversation.session.splitter.buffered > self._options.max_buffered:
+            self._pause()
+
+    def was_slow(self, began: float, now: float) -> None:
+        """
+        Tell of a read that has been slow.
+
+        :param began: When it began, and ``now``: when it was done with.
+        """
         # Not if the reactor has gone on meanwhile, nor where each callback is timed.
-        watch = self._watch
-        if taken > self._slow and (watch is None or watch.slow is None):
+        watch, taken = self._watch, now - max(began, self.resumed)
+        if taken > self.slow and (watch is None or watch.slow is None):
             stage = "" if watch is None else watch.stage
             self._options.slow_callbacks.read(self, stage, taken)
 
@@ -231,9 +247,10 @@ class TransportLine(Protocol):
         else:
             self._pause()
 
-    def _acknowledge(self) -> None:
-        # Sendmail sends macros and command in two writes, and the second waits until the first
-        # is acknowledged: without an answer to go with, that takes some 40 ms.
+    def hurry(self) -> None:
+        """
+        Acknowledge what has come: it has no answer that could.
+        """
         served = self._served
         if served is None:
             if self._transport.connected:
@@ -407,7 +424,6 @@ class TransportLine(Protocol):
         else:
             data = b"".join(packets)
             packets.clear()
-        self._sent = True
         watch = self._watch
         if watch is not None:
             watch.sent += len(data)

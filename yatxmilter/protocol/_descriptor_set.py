@@ -19,6 +19,8 @@ from __future__ import annotations
 import select
 import socket
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
@@ -93,6 +95,12 @@ class Entry(Protocol):
         """
 
 
+def _nobody(data: bytes) -> None:
+    """
+    Receive what nobody is there for.
+    """
+
+
 class Served:
     """
     One connection in a set; for its transport, if it has one, it is the reactor.
@@ -102,6 +110,9 @@ class Served:
     :ivar socket: The same; a `socket.socket` once there is a transport.
     :ivar made: The transport, if it has been made.
     :ivar protocol: Whose connection it is, while that has no transport.
+    :ivar line: The same, if it lets itself be passed over.
+    :ivar receive: What is given the bytes that were read, in the place of the line. It returns what
+        is to be written; ``None`` when the line has been told of all that it should know.
     :ivar client: Its address as the system gave it, for the transport.
     :ivar listener: The port that has accepted it, likewise.
     :ivar events: What the connection is watched for.
@@ -115,9 +126,11 @@ class Served:
         "events",
         "failed",
         "finished",
+        "line",
         "listener",
         "made",
         "protocol",
+        "receive",
         "socket",
     )
 
@@ -130,7 +143,9 @@ class Served:
         self.events = 0
         self.failed = self.finished = False
         self.made: Any = None
+        self.line: Any = None
         self.protocol: Any = None
+        self.receive: Callable[[bytes], bytes | None] = _nobody
 
     # ---- the transport, late
 
@@ -151,6 +166,7 @@ class Served:
                 self.made = self.listener.transport(self.socket, protocol, self.client, self)
                 self.made.registerProducer(protocol, True)
                 self.protocol = None
+                self.line = None
         return self.made
 
     @property
@@ -165,11 +181,18 @@ class Served:
 
     # ---- bytes
 
-    def begin(self, protocol: Any) -> None:
+    def begin(
+        self, protocol: Any, receive: Callable[[bytes], bytes | None] | None = None
+    ) -> None:
         """
         Read from now on, for a protocol.
+
+        :param receive: What is given what was read, if that need not be its ``dataReceived``.
         """
         self.protocol = protocol
+        if receive is not None:
+            self.line = protocol
+            self.receive = receive
         self._set.watch(self, _IN)
 
     def write(self, data: bytes) -> None:
@@ -233,8 +256,10 @@ class Served:
 
     def release(self) -> None:
         """
-        Let go of the transport, whose connection is over.
+        Let go of the transport and of the line, whose connection is over.
         """
+        self.line = None
+        self.receive = _nobody
         if self.made is not None:
             self.made.reactor = self._set.reactor
 
@@ -301,14 +326,15 @@ class ConnectionSet:
         self.serving: Served | None = None
         self.turn = 0
         self._epoll = select.epoll()
-        self._served: dict[int, Any] = {}
+        self._served: dict[int, Served] = {}
+        self._ports: dict[int, Any] = {}
 
     @property
     def size(self) -> int:
         """
         How many connections and ports there are.
         """
-        return len(self._served)
+        return len(self._served) + len(self._ports)
 
     def adopt(self, transport: Any) -> Served:
         """
@@ -331,15 +357,17 @@ class ConnectionSet:
         descriptor = entry.socket.fileno()
         if before and events:
             self._epoll.modify(descriptor, events)
-        elif events:
+            return
+        entries: dict[int, Any] = self._served if type(entry) is Served else self._ports
+        if events:
             self._epoll.register(descriptor, events)
-            if not self._served:
+            if not self.size:
                 self.reactor.addReader(self)
-            self._served[descriptor] = entry
+            entries[descriptor] = entry
         else:
             self._epoll.unregister(descriptor)
-            del self._served[descriptor]
-            if not self._served:
+            del entries[descriptor]
+            if not self.size:
                 self.reactor.removeReader(self)
 
     # ---- for the reactor: one descriptor
@@ -362,18 +390,17 @@ class ConnectionSet:
         """
         ready = self._epoll.poll(0, _MOST_AT_ONCE)
         self.turn = turn = self.turn + 1
-        all_served = self._served
+        all_served, seconds = self._served, time.monotonic
+        now = seconds()
         for descriptor, events in ready:
             if self.turn != turn:
                 # The reactor has gone on without a callback that was called here, and has seen
                 # to the others (`yatxmilter.pymilter`).
                 return
             served = all_served.get(descriptor)
-            # One that was served before it may have closed it.
-            if served is None:
-                continue
-            if events & _IN_OR_OUT != _IN or type(served) is not Served:
-                self._serve_otherwise(served, events)
+            if served is None or events & _IN_OR_OUT != _IN:
+                self._serve_otherwise(descriptor, events)
+                now = seconds()
                 continue
             why: Any = main.CONNECTION_DONE
             try:
@@ -384,9 +411,22 @@ class ConnectionSet:
                 data, why = b"", main.CONNECTION_LOST
             if data:
                 self.serving = served
+                line = served.line
                 try:
-                    # A transport's protocol may have been exchanged.
-                    (served.protocol or served.made.protocol).dataReceived(data)
+                    if line is None:
+                        # A transport's protocol may have been exchanged.
+                        (served.protocol or served.made.protocol).dataReceived(data)
+                        now = seconds()
+                    else:
+                        # As `TransportLine.dataReceived`, for one that nobody observes.
+                        answer = served.receive(data)
+                        began, now = now, seconds()
+                        if answer is not None:
+                            line.moved = now
+                            if answer:
+                                served.write(answer)
+                        if now - began > line.slow:
+                            line.was_slow(began, now)
                     if not served.finished:
                         continue
                 except BaseException:
@@ -397,13 +437,17 @@ class ConnectionSet:
             self.disconnect(served, why, not served.finished)
         self.serving = None
 
-    def _serve_otherwise(self, served: Any, events: int) -> None:
+    def _serve_otherwise(self, descriptor: int, events: int) -> None:
         """
         Serve what is no connection that can be read and nothing else.
         """
         self.serving = None
-        if type(served) is not Served:
-            served.accept()
+        served = self._served.get(descriptor)
+        if served is None:
+            port = self._ports.get(descriptor)
+            # One that was served before it may have closed it.
+            if port is not None:
+                port.accept()
             return
         try:
             why, reading = _serve(served, events)
@@ -441,7 +485,7 @@ class ConnectionSet:
         """
         Lose all connections, and ports: the reactor ends.
         """
-        for entry in list(self._served.values()):
+        for entry in [*self._served.values(), *self._ports.values()]:
             # To lose one may have ended others.
             if entry.events:
                 log.callWithLogger(self, entry.lose, reason)

@@ -93,7 +93,7 @@ class MessageLog(MilterObserver):
         """
         session = connection._conversation.session
         one = self._connections[connection] = _Connection(session.macros)
-        session.takers += (one.take,)
+        session.show(one.take)
 
     def connection_lost(self, connection: object, reason: Failure) -> None:
         """
