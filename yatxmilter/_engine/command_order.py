@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Callees", "Handler", "Plan", "StateTable", "empty", "fresh_plan", "plan_for"]
 
-#: What a command does: it is given the session and the payload.
-Handler = Callable[["Session", bytes], None]
+#: What a command does: it is given the session and the payload. It returns the usual answer, if
+#: that is what it gives, behind all that it has put out itself.
+Handler = Callable[["Session", bytes], "bytes | None"]
 
 #: Who is called for a command, by their positions.
 Callees = tuple[int, ...]
@@ -308,13 +309,13 @@ def _in_order(command: Command, state: int, handler: Handler) -> Handler:
         return handler
     needs_payload = command.needs_payload
 
-    def handle(session: Session, payload: bytes) -> None:
+    def handle(session: Session, payload: bytes) -> bytes | None:
         if payload or not needs_payload:
             if opens:
                 session.open_message()
             if stale:
                 session.macros.payloads[first:] = stale
-        handler(session, payload)
+        return handler(session, payload)
 
     return handle
 
@@ -349,19 +350,18 @@ def _unasked(letter: int, session: Session, payload: bytes) -> None:
     session.handle(letter, payload)
 
 
-def _end_of_message(session: Session, payload: bytes) -> None:
+def _end_of_message(session: Session, payload: bytes) -> bytes | None:
     if not payload:
-        session.plan.eom(session, b"")
-        return
+        return session.plan.eom(session, b"")
     # The last chunk of the body comes first.
     session.last_chunk = True
     session.put_off(_after_chunk, b"")
-    session.plan.chunk(session, payload)
+    return session.plan.chunk(session, payload)
 
 
-def _after_chunk(session: Session, payload: bytes) -> None:
+def _after_chunk(session: Session, payload: bytes) -> bytes | None:
     session.last_chunk = False
-    session.plan.eom(session, payload)
+    return session.plan.eom(session, payload)
 
 
 def _give_kept(command: Command, session: Session, payload: bytes) -> None:
@@ -376,7 +376,7 @@ def _observe(command: Command, handler: Handler) -> Handler:
     def observe(session: Session, payload: bytes) -> None:
         if in_message and session.untold:
             # In the middle of a message; of its commands nothing is told but what they call.
-            handler(session, payload)
+            session.give(handler(session, payload))
             if session.message is None:
                 session.tell_end()
         else:

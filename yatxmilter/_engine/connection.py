@@ -44,6 +44,8 @@ from yatxmilter.errors import ProtocolError
 __all__ = ["MERGES", "Conversation", "Line", "ObservedConversation"]
 
 _log = Logger()
+# Any MTA may send so long a packet; whether longer ones were agreed on, the splitter looks.
+_ANY_MAY_SEND: Final = c.MILTER_CHUNK_SIZE + 1
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
 #: The fan-outs there are, by the name of their ``merge``.
@@ -174,7 +176,7 @@ class Conversation(Session):
         :return: What is to be sent, where there is nothing else to do: nothing is waited for, and
             no part of a packet is left, as it was before. ``None`` when all is done.
         """
-        position, size = 0, len(data)
+        position, size, answer = 0, len(data), None
         if self.held or self._running or not self._at_ease:
             lent = self._receive_more(data)
             if lent is None:
@@ -188,10 +190,13 @@ class Conversation(Session):
                 while size - position > 4:
                     length, letter = read_head(data, position)
                     end = position + 4 + length
-                    if end > size or not 0 < length <= self.splitter.limit + 1:
+                    if end > size or not 0 < length <= _ANY_MAY_SEND:
                         break
+                    if answer is not None:
+                        self.out.append(answer)
+                        answer = None
                     handler, self.table = self.table[letter]
-                    handler(self, data[position + 5 : end])
+                    answer = handler(self, data[position + 5 : end])
                     position = end
                     if self.held:
                         break
@@ -201,17 +206,21 @@ class Conversation(Session):
                 self._running = False
             if position == size and not self.held and self._at_ease:
                 out = self.out
-                if len(out) == 1 and self.watch is None:
-                    return out.pop()
+                if answer is not None:
+                    if not out and self.watch is None:
+                        return answer
+                    out.append(answer)
                 if out:
                     self.send(out)
                     if self.held:
                         self._wait()
                         return None
-                    return b""
-                if self.hurried:
+                elif self.hurried:
                     self._line.hurry()
                 return b""
+            if answer is not None:
+                self.out.append(answer)
+                answer = None
             if position < size:
                 # A part of a packet, an odd length, or what must wait.
                 self.splitter.put_back(data, position)
@@ -285,7 +294,7 @@ class Conversation(Session):
             if self.due is None:
                 return True
             (handler, payload), self.due = self.due, None
-            handler(self, payload)
+            self.give(handler(self, payload))
         self.held = True
         return False
 
@@ -630,7 +639,7 @@ class ObservedConversation(Conversation):
         Handle a command, and tell of it.
         """
         self.begin_command(command)
-        handler(self, payload)
+        self.give(handler(self, payload))
         self.end_command(command)
 
     def begin_command(self, command: Command) -> None:

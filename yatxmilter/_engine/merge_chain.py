@@ -584,13 +584,14 @@ def _send_down(command: Command, *, wanted: bool) -> Handler:
 def _keep_content(command: Command, *, wanted: bool, answered: bool) -> Handler:
     needs_payload = command.needs_payload
 
-    def handle(session: Session, payload: bytes) -> None:
+    usual = CONTINUE_PACKET if answered else None
+
+    def handle(session: Session, payload: bytes) -> bytes | None:
         if needs_payload and not payload:
             raise empty(command)
         if wanted:
             session.merge.keep(command, payload)
-        if answered:
-            session.out.append(CONTINUE_PACKET)
+        return usual
 
     return handle
 

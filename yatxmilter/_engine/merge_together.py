@@ -152,14 +152,15 @@ def _ask_nobody(command: Command, *, answered: bool) -> Handler:
     Answer a command that a lone milter does not want, or for which there is none.
     """
     needs_payload, ends = command.needs_payload, command is EOM_ROW
+    usual = CONTINUE_PACKET if answered else None
 
-    def handle(session: Session, payload: bytes) -> None:
+    def handle(session: Session, payload: bytes) -> bytes | None:
         if needs_payload and not payload:
             raise empty(command)
-        if ends:
-            session.merge.end_usual()
-        elif answered:
-            session.out.append(CONTINUE_PACKET)
+        if not ends:
+            return usual
+        session.merge.end_usual()
+        return None
 
     return handle
 
@@ -170,13 +171,14 @@ def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
     """
     decode, callback, index = DECODERS[command.index], command.callback, command.index
     needs_payload = command.needs_payload
+    usual = CONTINUE_PACKET if answered else None
 
-    def handle(session: Session, payload: bytes) -> None:
+    def handle(session: Session, payload: bytes) -> bytes | None:
         if needs_payload and not payload:
             raise empty(command)
         arguments = decode(payload)
         if arguments is None:
-            return
+            return None
         member = session.members[0]
         try:
             if adapted:
@@ -188,9 +190,8 @@ def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
         if not (result is None or result is SMFIS_CONTINUE):
             session.payload = payload
             if not session.merge.take_alone(command, member, result):
-                return
-        if answered:
-            session.out.append(CONTINUE_PACKET)
+                return None
+        return usual
 
     return handle
 
@@ -199,12 +200,14 @@ def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
     """
     Show a header field to a lone milter; there are more of them than of all other commands.
     """
+    usual = CONTINUE_PACKET if answered else None
 
-    def handle(session: Session, payload: bytes) -> None:
-        parts = payload.decode("utf-8", "surrogateescape").split("\0")
-        if len(parts) == 3 and parts[0] and not parts[2]:
-            name, value, _ = parts
-        else:
+    def handle(session: Session, payload: bytes) -> bytes | None:
+        try:
+            name, value, rest = payload.decode("utf-8", "surrogateescape").split("\0")
+        except ValueError:
+            name = rest = ""
+        if rest or not name:
             if not payload:
                 raise empty(HEADER_ROW)
             name, value = decode_header(payload)
@@ -219,9 +222,8 @@ def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
         if not (result is None or result is SMFIS_CONTINUE):
             session.payload = payload
             if not session.merge.take_alone(HEADER_ROW, member, result):
-                return
-        if answered:
-            session.out.append(CONTINUE_PACKET)
+                return None
+        return usual
 
     return handle
 
@@ -232,7 +234,7 @@ def _ask_at_end(*, adapted: bool) -> Handler:
     """
     callback, index = EOM_ROW.callback, EOM_ROW.index
 
-    def handle(session: Session, payload: bytes) -> None:
+    def handle(session: Session, payload: bytes) -> bytes | None:
         member = session.members[0]
         member.context.editing = True
         try:
@@ -245,6 +247,7 @@ def _ask_at_end(*, adapted: bool) -> Handler:
         usual = result is None or result is SMFIS_CONTINUE
         if usual or merge.take_alone(EOM_ROW, member, result):
             merge.end_usual()
+        return None
 
     return handle
 
@@ -259,8 +262,9 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
     # A list that one milter changes must not change for the next.
     copies = len(callees) > 1 and command.has_argv
     careful = plan.careful or ends
+    usual = CONTINUE_PACKET if answered else None
 
-    def handle(session: Session, payload: bytes) -> None:
+    def handle(session: Session, payload: bytes) -> bytes | None:
         if needs_payload and not payload:
             raise empty(command)
         members, message = session.members, session.message
@@ -273,7 +277,7 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
         if callees:
             arguments = decode(payload)
             if arguments is None:
-                return
+                return None
             if ends:
                 for position in callees:
                     members[position].context.editing = not voted or members[position] not in voted
@@ -296,18 +300,18 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
                 if session.over:
                     if merge is not None:
                         merge.cancel()
-                    return
+                    return None
                 continue
             if merge is None:
                 session.payload = payload
                 merge = session.merge
             if merge.take(command, member, result):
-                return
+                return None
         if joining is not None:
             joining.joined = count
         if merge is not None or careful:
             session.merge.conclude(command, called=bool(callees))
-        elif answered:
-            session.out.append(CONTINUE_PACKET)
+            return None
+        return usual
 
     return handle

@@ -200,7 +200,14 @@ class Session:
         :raises ProtocolError: when it breaks the protocol. The connection must be closed.
         """
         handler, self.table = self.table[letter]
-        handler(self, payload)
+        self.give(handler(self, payload))
+
+    def give(self, answer: bytes | None) -> None:
+        """
+        Take the answer that a handler has returned, if any.
+        """
+        if answer is not None:
+            self.out.append(answer)
 
     def put_off(self, handler: Handler, payload: bytes) -> None:
         """

@@ -155,7 +155,7 @@ class _Shadow(Session):
             while self._ready and not (self.ended or self.awaiting):
                 if self.due is not None:
                     (handler, payload), self.due = self.due, None
-                    handler(self, payload)
+                    self.give(handler(self, payload))
                     continue
                 packet = self._queue.next_packet()
                 if packet is None:

@@ -46,13 +46,13 @@ class Recorder(FirstAnswer):
         """
         ask = super().handler(command, plan, answered=answered)
 
-        def handle(session: Session, payload: bytes) -> None:
+        def handle(session: Session, payload: bytes) -> bytes | None:
             recorder = session.merge
             assert isinstance(recorder, Recorder)
             if recorder.is_asked(command):
-                ask(session, payload)
-            else:
-                recorder._continue(command, False)
+                return ask(session, payload)
+            recorder._continue(command, False)
+            return None
 
         return handle
 

@@ -402,7 +402,7 @@ class ConnectionSet:
                 self._serve_otherwise(descriptor, events)
                 now = seconds()
                 continue
-            why: Any = main.CONNECTION_DONE
+            why: Any = None
             try:
                 data = served.socket.recv(READ_SIZE)
             except BlockingIOError:
@@ -434,7 +434,7 @@ class ConnectionSet:
                     why = sys.exc_info()[1]
                     log.err()
             self.serving = None
-            self.disconnect(served, why, not served.finished)
+            self.disconnect(served, why or main.CONNECTION_DONE, not served.finished)
         self.serving = None
 
     def _serve_otherwise(self, descriptor: int, events: int) -> None:
