@@ -386,17 +386,33 @@ class ConnectionSet:
 
     def doRead(self) -> None:
         """
-        Serve the connections that are ready, each once; accept new ones.
+        Serve the connections that are ready; accept new ones.
+
+        While that is done others become ready, or the same again. They are served in the same
+        turn, up to a number: a turn of the reactor's costs as much as three answers.
         """
-        ready = self._epoll.poll(0, _MOST_AT_ONCE)
         self.turn = turn = self.turn + 1
+        left, poll = _MOST_AT_ONCE, self._epoll.poll
+        while left > 0:
+            ready = poll(0, left)
+            if not ready or not self._serve_ready(ready, turn):
+                break
+            left -= len(ready)
+        self.serving = None
+
+    def _serve_ready(self, ready: list[tuple[int, int]], turn: int) -> bool:
+        """
+        Serve connections and ports that are ready.
+
+        :return: Whether the turn is still the same.
+        """
         all_served, seconds = self._served, time.monotonic
         now = seconds()
         for descriptor, events in ready:
             if self.turn != turn:
                 # The reactor has gone on without a callback that was called here, and has seen
                 # to the others (`yatxmilter.pymilter`).
-                return
+                return False
             served = all_served.get(descriptor)
             if served is None or events & _IN_OR_OUT != _IN:
                 self._serve_otherwise(descriptor, events)
@@ -435,7 +451,7 @@ class ConnectionSet:
                     log.err()
             self.serving = None
             self.disconnect(served, why or main.CONNECTION_DONE, not served.finished)
-        self.serving = None
+        return True
 
     def _serve_otherwise(self, descriptor: int, events: int) -> None:
         """
