@@ -159,7 +159,7 @@ class Conversation(Session):
         self._stalled = self._begun = self._running = self._lost = False
         self._draining = self._drop_told = False
         # Whether the line knows that nothing is waited for, and nothing left of what was read.
-        self._at_ease = False
+        self._at_ease = True
         self._shadows: Shadows | None = None
         # What the agreement that is being made follows from.
         self._to_settle: tuple[object, ...] | None = None
@@ -247,7 +247,7 @@ class Conversation(Session):
         splitter = self.splitter
         if data:
             splitter.feed(data)
-        self._running = self._begun = True
+        self._running = True
         try:
             while not self.held or self._may_go_on():
                 packet = splitter.next_packet()
@@ -468,6 +468,7 @@ class Conversation(Session):
         of it once is known.
         """
         asked = self._asked(payload)
+        self._begun = True
         settled = _settled.get(asked) if asked is not None else None
         if settled is None:
             self._to_settle = asked
@@ -479,6 +480,13 @@ class Conversation(Session):
             for member in self.members:
                 member.prepare(settled.agreement.steps, self.macros)
         self._begin(settled)
+
+    def prepare_unasked(self) -> None:
+        """
+        Work out what each command does where nothing was negotiated.
+        """
+        self._begun = True
+        super().prepare_unasked()
 
     def _asked(self, payload: bytes) -> tuple[object, ...] | None:
         """

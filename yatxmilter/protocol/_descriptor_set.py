@@ -388,16 +388,16 @@ class ConnectionSet:
         """
         Serve the connections that are ready; accept new ones.
 
-        While that is done others become ready, or the same again. They are served in the same
-        turn, up to a number: a turn of the reactor's costs as much as three answers.
+        Where several were ready at once, more become ready meanwhile. They are served in the same
+        turn, up to a number: a turn of the reactor's costs as much as an answer.
         """
         self.turn = turn = self.turn + 1
         left, poll = _MOST_AT_ONCE, self._epoll.poll
         while left > 0:
             ready = poll(0, left)
-            if not ready or not self._serve_ready(ready, turn):
-                break
             left -= len(ready)
+            if not self._serve_ready(ready, turn) or len(ready) < 2:
+                break
         self.serving = None
 
     def _serve_ready(self, ready: list[tuple[int, int]], turn: int) -> bool:
