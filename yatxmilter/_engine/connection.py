@@ -308,14 +308,16 @@ class Conversation(Session):
                 self._line.held_up()
 
     def _wait(self) -> None:
+        self._at_ease = False
         if self.ended:
-            # A callback may have ended it, and then have answered.
-            self.cancel()
+            # A callback may have ended it, and then have answered, or asked to be waited for.
+            if self.awaiting:
+                self.cancel()
             self.out.clear()
             self.splitter.clear()
-        elif self.out:
+            return
+        if self.out:
             self.send(self.out)
-        self._at_ease = False
         self.busy = self._stalled or self.awaiting
         if self.busy:
             self._line.held_up()
