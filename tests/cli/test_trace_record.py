@@ -293,6 +293,20 @@ class RedactionTests(SynchronousTestCase):
                 self.assertNotIn(private, text)
         self.assertEqual(redactor.redact(False, ord("O"), b"a@b"), b"a@b")
 
+    def test_address_of_a_client_stays_whatever_bytes_its_port_has(self) -> None:
+        """
+        The family and the port of a client are no text: one of their bytes may be an @.
+        """
+        redactor = Redactor(["addresses"])
+        for port in (b"\x40\x31", b"\x31\x40", b"\x40\x40", b"\x00\x19"):
+            client = b"4" + port + b"192.0.2.1\0"
+            kept = redactor.redact(True, ord("C"), b"mail.example.org\0" + client)
+            self.assertEqual(kept, b"mail.example.org\0" + client)
+            kept = redactor.redact(True, ord("C"), b"ann@example.org\0" + client)
+            self.assertTrue(kept.endswith(b".invalid\0" + client))
+        for payload in (b"unknown\0U", b"unknown", b"unknown\0"):
+            self.assertEqual(redactor.redact(True, ord("C"), payload), payload)
+
     def test_equal_stays_equal(self) -> None:
         """
         In a recording equal parts stay equal, in any case of the domain; in another they differ.

@@ -66,6 +66,12 @@ class Redactor:
             return payload
         if from_mta and letter == c.SMFIC_MACRO:
             return payload[:1] + self._redact_macros(payload[1:])
+        if from_mta and letter == c.SMFIC_CONNECT:
+            # Behind the host's name there is a family and a port, whose bytes are no text.
+            name, nul, address = payload.partition(b"\0")
+            return b"".join(
+                (self._redact_bytes(name), nul, address[:3], self._redact_bytes(address[3:]))
+            )
         start, has_parameters = _layout(from_mta, letter)
         pieces = to_text(payload[start:]).split("\0")
         if has_parameters:
@@ -73,6 +79,9 @@ class Redactor:
             # part of the address that is its value.
             pieces[1:] = map(self._redact_argument, pieces[1:])
         return payload[:start] + from_text("\0".join(map(self._redact_text, pieces)))
+
+    def _redact_bytes(self, text: bytes) -> bytes:
+        return from_text(self._redact_text(to_text(text)))
 
     def _redact_argument(self, text: str) -> str:
         name, equals, value = text.partition("=")

@@ -181,9 +181,7 @@ class Served:
 
     # ---- bytes
 
-    def begin(
-        self, protocol: Any, receive: Callable[[bytes], bytes | None] | None = None
-    ) -> None:
+    def begin(self, protocol: Any, receive: Callable[[bytes], bytes | None] | None = None) -> None:
         """
         Read from now on, for a protocol.
 
