@@ -24,6 +24,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
 from yatxmilter import MilterFactory, MilterProtocolFactory
+from yatxmilter.protocol import _connection, _descriptor_set
 from yatxmilter.protocol._accepting import adopt_port
 from yatxmilter.protocol._descriptor_set import connection_set
 
@@ -101,11 +102,17 @@ class PathCase:
     family = socket.AF_UNIX
     addCleanup: Any
     flushWarnings: Any
+    patch: Any
 
     def setUp(self) -> None:
         # Under -bb: Twisted's UNIX transport compares bytes with a string.
         self.addCleanup(self.flushWarnings)
         self.clock = Clock()
+        # Nothing is passed over where time is kept otherwise than by this.
+        seconds = self.clock.seconds
+        self.clock.seconds = seconds  # type: ignore[method-assign]
+        for module in (_connection, _descriptor_set):
+            self.patch(module, "monotonic", seconds)
 
     def serve(self, cls: Any = None, **options: Any) -> MilterProtocolFactory:
         """

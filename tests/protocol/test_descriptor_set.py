@@ -14,6 +14,7 @@ from unittest import skipIf
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import alsoProvides
@@ -301,6 +302,24 @@ class _BackPressureTests(PathCase):
         await self.until(lambda: mta.letters() == "cc")
         self.clock.advance(10)
         self.assertTrue(protocol.transport.connected)
+
+    async def test_callback_that_blocks_the_process_is_told(self) -> None:
+        """
+        A callback that blocks the process is told, once; a quick one is not.
+        """
+
+        def helo(milter: Any, helohost: str) -> None:
+            self.clock.advance(3)
+
+        told: list[LogEvent] = []
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        self.serve(full(helo=helo), slow_callback=2)
+        mta, _ = await self.mta()
+        for sent, answers in ((HELO, "c"), (MAIL, "cc")):
+            mta.send(sent)
+            await self.until(lambda answers=answers: mta.letters() == answers)
+        self.assertEqual([event["seconds"] for event in told if "hint" in event], [3])
 
     async def test_paused_and_reset(self) -> None:
         """
@@ -646,15 +665,11 @@ class _OptionTests(PathCase):
         """
         self.serve()
         mta, protocol = await self.mta()
-        engine = type(protocol._conversation)
-        received = engine.receive
 
-        def lost(conversation: Any, data: bytes = b"") -> Any:
-            result = received(conversation, data)
+        def lost(packet: tuple[int, bytes]) -> None:
             protocol.transport.connectionLost(Failure(ConnectionLost()))
-            return result
 
-        self.patch(engine, "receive", lost)
+        protocol._conversation.show(lost)
         mta.send(macros("M", b"i", b"queue"))
         await self.gone()
         self.assertEqual(self.flushLoggedErrors(), [])

@@ -318,9 +318,8 @@ class Conversation(Session):
             return
         if self.out:
             self.send(self.out)
-        self.busy = self._stalled or self.awaiting
-        if self.busy:
-            self._line.held_up()
+        self.busy = True
+        self._line.held_up()
 
     def _catch_up(self) -> None:
         self.busy = False

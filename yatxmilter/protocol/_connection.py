@@ -8,8 +8,8 @@ the buffers; what the bytes mean is not decided here.
 from __future__ import annotations
 
 import socket
-import time
 from itertools import count
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import tcp
@@ -146,7 +146,7 @@ class TransportLine(Protocol):
         self.peer = peer
         may_be_passed_over = (
             self._watch is None
-            and self._seconds is time.monotonic
+            and self._seconds is monotonic
             and type(self).dataReceived is TransportLine.dataReceived
         )
         served.begin(self, self._conversation.receive if may_be_passed_over else None)
@@ -252,12 +252,8 @@ class TransportLine(Protocol):
         Acknowledge what has come: it has no answer that could.
         """
         served = self._served
-        if served is None:
-            if self._transport.connected:
-                handle = self._transport.getHandle()
-                handle.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-        elif served.connected:
-            served.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        handle = self._transport.getHandle() if served is None else served.socket
+        handle.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """

@@ -19,9 +19,9 @@ from __future__ import annotations
 import select
 import socket
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -404,7 +404,7 @@ class ConnectionSet:
 
         :return: Whether the turn is still the same.
         """
-        all_served, seconds = self._served, time.monotonic
+        all_served, seconds = self._served, monotonic
         now = seconds()
         for descriptor, events in ready:
             if self.turn != turn:
