@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from tests.conversation_helpers import Conversation, milter
 from yatxmilter import constants as c
+from yatxmilter._engine.command_order import state_of
 from yatxmilter._wire.packets import encode_packet
 
 #: A payload for each command, as an MTA would send it.
@@ -104,7 +105,7 @@ class Dialogue:
         """
         The name of the state.
         """
-        return STATES[self.conversation.protocol._conversation.table.state]
+        return STATES[state_of(self.conversation.protocol._conversation.table)]
 
     @property
     def closed(self) -> bool:

@@ -217,7 +217,7 @@ class _PortTests(_Case):
         self.assertIsInstance(self.port.reactor, Listener)
         for mta in (first, second):
             await self.served(mta)
-        self.assertEqual(one._served.made.reactor, one._served)
+        self.assertEqual(one._served.made.reactor._served, one._served)
 
     async def test_several_at_first(self) -> None:
         """

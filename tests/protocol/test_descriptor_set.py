@@ -538,7 +538,7 @@ class EndTests(PathCase, TestCase):
         self.serve(full(mta_close=None))
         ends = [await self.mta() for _ in range(4)]
         protocols = [protocol for _, protocol in ends]
-        connections = protocols[0].transport.reactor._set
+        connections = protocols[0].transport.reactor._served.connections
         self.assertIn(connections, reactor.getReaders())
         reason = Failure(ConnectionLost())
         lost = protocols[0].connectionLost

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from yatxmilter import constants as c
 from yatxmilter._wire.commands import (
@@ -42,7 +42,16 @@ if TYPE_CHECKING:
     from yatxmilter._engine.merge import Merge
     from yatxmilter._engine.session import Session
 
-__all__ = ["Callees", "Handler", "Plan", "StateTable", "empty", "fresh_plan", "plan_for"]
+__all__ = [
+    "Callees",
+    "Handler",
+    "Plan",
+    "StateTable",
+    "empty",
+    "fresh_plan",
+    "plan_for",
+    "state_of",
+]
 
 #: What a command does: it is given the session and the payload. It returns the usual answer, if
 #: that is what it gives, behind all that it has put out itself.
@@ -60,18 +69,18 @@ _NAMES: Final = (
 _GIVES_KEPT: Final = frozenset(CALLBACK_STEPS) - {UNKNOWN_ROW}
 
 
-class StateTable(dict[int, "tuple[Handler, StateTable]"]):
+#: What each command does in one state, by its letter, and the table of the state it leads to; last
+#: comes the state. It is a plain list, as a place in that is found the fastest.
+StateTable = list[Any]
+
+_LETTERS: Final = 256
+
+
+def state_of(table: StateTable) -> int:
     """
-    What each command does in one state, by its letter, and the table of the state it leads to.
+    Tell of which state a table is.
     """
-
-    __slots__ = ("state",)
-
-    def __init__(self, state: int) -> None:
-        self.state = state
-
-    def __missing__(self, letter: int) -> Any:
-        raise ProtocolError(f"unknown command {chr(letter)!r}")
+    return cast(int, table[_LETTERS])
 
 
 class Plan:
@@ -131,7 +140,7 @@ class Plan:
         self.observed = observed
         self.kept = kept
         self.careful = careful
-        self.tables = tuple([StateTable(state) for state in range(len(_NAMES))])
+        self.tables = tuple([[*_UNKNOWN, state] for state in range(len(_NAMES))])
         handlers = {command: self._handler(command) for command in ALL_COMMANDS}
         self.abort = handlers[ABORT_ROW]
         self.eom = handlers[EOM_ROW]
@@ -320,6 +329,10 @@ def _in_order(command: Command, state: int, handler: Handler) -> Handler:
     return handle
 
 
+def _unknown(letter: int, session: Session, payload: bytes) -> None:
+    raise ProtocolError(f"unknown command {chr(letter)!r}")
+
+
 def _take_macros(session: Session, payload: bytes) -> None:
     # They belong to the command behind them, and are in no state's way.
     if not payload:
@@ -411,3 +424,9 @@ _CONTROLS: Final[dict[Command, Handler]] = {
     QUIT_NC_ROW: _begin_anew,
     MACRO_ROW: _take_macros,
 }
+
+# What there is for each letter where no command has it. As it breaks the protocol, nothing comes
+# after it.
+_NOWHERE: Final[StateTable] = []
+_UNKNOWN: Final[StateTable] = [(partial(_unknown, letter), _NOWHERE) for letter in range(_LETTERS)]
+_NOWHERE += [*_UNKNOWN, INIT]

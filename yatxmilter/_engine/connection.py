@@ -44,8 +44,14 @@ from yatxmilter.errors import ProtocolError
 __all__ = ["MERGES", "Conversation", "Line", "ObservedConversation"]
 
 _log = Logger()
-# Any MTA may send so long a packet; whether longer ones were agreed on, the splitter looks.
-_ANY_MAY_SEND: Final = c.MILTER_CHUNK_SIZE + 1
+# In a read of no more than this there is no packet longer than any MTA may send; whether longer
+# ones were agreed on, the splitter looks.
+_ONE_PACKET: Final = c.MILTER_CHUNK_SIZE + 5
+# How packets go through. Easily: the line knows that nothing is waited for, and nothing is left of
+# what was read before. Or one is being handled. Or with care: anything may be.
+_EASY: Final = 0
+_RUNNING: Final = 1
+_CAREFUL: Final = 2
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
 #: The fan-outs there are, by the name of their ``merge``.
@@ -122,17 +128,16 @@ class Conversation(Session):
     """
 
     __slots__ = (
-        "_at_ease",
         "_begun",
         "_draining",
         "_drop_told",
         "_line",
         "_lost",
-        "_running",
         "_shadows",
         "_stalled",
         "_to_settle",
         "_unwelcome",
+        "_way",
         "busy",
         "elsewhere",
         "hurried",
@@ -156,10 +161,9 @@ class Conversation(Session):
         self.busy = self.elsewhere = self.hurried = False
         self._line = line
         self.send: Callable[[list[bytes]], None] = line.send_packets
-        self._stalled = self._begun = self._running = self._lost = False
+        self._stalled = self._begun = self._lost = False
         self._draining = self._drop_told = False
-        # Whether the line knows that nothing is waited for, and nothing left of what was read.
-        self._at_ease = True
+        self._way = _EASY
         self._shadows: Shadows | None = None
         # What the agreement that is being made follows from.
         self._to_settle: tuple[object, ...] | None = None
@@ -176,48 +180,53 @@ class Conversation(Session):
         :return: What is to be sent, where there is nothing else to do: nothing is waited for, and
             no part of a packet is left, as it was before. ``None`` when all is done.
         """
-        position, size, answer = 0, len(data), None
-        if self.held or self._running or not self._at_ease:
+        position, answer, lent = 0, None, None
+        if self._way or self.held:
             lent = self._receive_more(data)
             if lent is None:
                 return None
             data, position = lent
-            size = len(data)
         while True:
             # As nearly always: whole packets, with nothing before them.
-            self._running = True
+            size = len(data)
+            self._way = _RUNNING
             try:
-                while size - position > 4:
-                    length, letter = read_head(data, position)
-                    end = position + 4 + length
-                    if end > size or not 0 < length <= _ANY_MAY_SEND:
-                        break
-                    if answer is not None:
-                        self.out.append(answer)
-                        answer = None
-                    handler, self.table = self.table[letter]
-                    answer = handler(self, data[position + 5 : end])
-                    position = end
-                    if self.held:
-                        break
-            except ProtocolError as error:
+                if 4 < size - position <= _ONE_PACKET:
+                    while True:
+                        length, letter = read_head(data, position)
+                        end = position + 4 + length
+                        if end > size or not length:
+                            break
+                        if answer is not None:
+                            self.out.append(answer)
+                            answer = None
+                        handler, self.table = self.table[letter]
+                        answer = handler(self, data[position + 5 : end])
+                        position = end
+                        if self.held or size - position < 5:
+                            break
+            except BaseException as error:
+                self._way = _CAREFUL
+                if not isinstance(error, ProtocolError):
+                    raise
                 self._break_off(error)
-            finally:
-                self._running = False
-            if position == size and not self.held and self._at_ease:
+            if position == size and not self.held and lent is None:
+                self._way = _EASY
                 out = self.out
-                if answer is not None:
-                    if not out and self.watch is None:
+                if not out:
+                    if answer is not None:
                         return answer
+                    if self.hurried:
+                        self._line.hurry()
+                    return b""
+                if answer is not None:
                     out.append(answer)
-                if out:
-                    self.send(out)
-                    if self.held:
-                        self._wait()
-                        return None
-                elif self.hurried:
-                    self._line.hurry()
+                self.send(out)
+                if self.held:
+                    self._wait()
+                    return None
                 return b""
+            self._way = _CAREFUL
             if answer is not None:
                 self.out.append(answer)
                 answer = None
@@ -231,7 +240,13 @@ class Conversation(Session):
             if lent is None:
                 return None
             data, position = lent
-            size = len(data)
+
+    def send_answer(self, answer: bytes) -> None:
+        """
+        Send what `receive` has given back.
+        """
+        self.out.append(answer)
+        self.send(self.out)
 
     def _receive_more(self, data: bytes) -> tuple[bytes, int] | None:
         """
@@ -241,13 +256,13 @@ class Conversation(Session):
             before them; ``None`` when all is done that can be.
         """
         # A callback may lead here again, by a Deferred that it fires.
-        if self._running or (self.held and self._must_wait()):
+        if self._way == _RUNNING or (self.held and self._must_wait()):
             self._put_aside(data)
             return None
         splitter = self.splitter
         if data:
             splitter.feed(data)
-        self._running = True
+        self._way = _RUNNING
         try:
             while not self.held or self._may_go_on():
                 packet = splitter.next_packet()
@@ -261,7 +276,7 @@ class Conversation(Session):
         except ProtocolError as error:
             self._break_off(error)
         finally:
-            self._running = False
+            self._way = _CAREFUL
         if not self.held:
             if self.out:
                 self.send(self.out)
@@ -280,7 +295,7 @@ class Conversation(Session):
         :param take: Called with its letter and its payload.
         """
         self.takers += (take,)
-        self._at_ease = False
+        self.held = True
 
     def _must_wait(self) -> bool:
         return self.ended or self._stalled or self.awaiting
@@ -302,13 +317,12 @@ class Conversation(Session):
         if not self.ended:
             if data:
                 self.splitter.feed(data)
-            self._at_ease = False
-            if not self._running:
+            self.held = True
+            if self._way != _RUNNING:
                 self.busy = True
                 self._line.held_up()
 
     def _wait(self) -> None:
-        self._at_ease = False
         if self.ended:
             # A callback may have ended it, and then have answered, or asked to be waited for.
             if self.awaiting:
@@ -326,14 +340,15 @@ class Conversation(Session):
         if self._draining and self.message is None:
             self.end()
             return
-        self._at_ease = not (self.splitter.partial or self._draining or self.takers)
+        if not (self.splitter.partial or self._draining or self.takers):
+            self._way = _EASY
         self._line.caught_up()
 
     def run(self) -> None:
         """
         Go on with what has arrived, and tell the line how that stands.
         """
-        self._at_ease = False
+        self.held = True
         self.receive(b"")
 
     def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
@@ -342,12 +357,12 @@ class Conversation(Session):
 
         Not before: user code that the work runs must not make the loop go on in its middle.
         """
-        running = self._running
-        self._running = True
+        before = self._way
+        self._way = _RUNNING
         try:
             work(pending)
         finally:
-            self._running = running
+            self._way = before
         self.run()
 
     def _break_off(self, error: ProtocolError) -> None:
@@ -586,7 +601,6 @@ class Conversation(Session):
         End the conversation as soon as no message is open and nothing is waited for.
         """
         self._draining = True
-        self._at_ease = False
         self.run()
 
     def give_up(self) -> None:

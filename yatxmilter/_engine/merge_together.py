@@ -204,7 +204,8 @@ def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
 
     def handle(session: Session, payload: bytes) -> bytes | None:
         try:
-            name, value, rest = payload.decode("utf-8", "surrogateescape").split("\0")
+            # What is no UTF-8 raises one, too, and is read as always.
+            name, value, rest = payload.decode().split("\0")
         except ValueError:
             name = rest = ""
         if rest or not name:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
-from yatxmilter._engine.command_order import Handler, Plan, fresh_plan, plan_for
+from yatxmilter._engine.command_order import Handler, Plan, fresh_plan, plan_for, state_of
 from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
@@ -221,7 +221,7 @@ class Session:
         Go on in the same state by another plan.
         """
         self.plan = plan
-        self.table = plan.tables[self.table.state]
+        self.table = plan.tables[state_of(self.table)]
 
     def prepare(self, steps: int, declined: int, *, skip_offered: bool) -> Plan:
         """

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter import constants as c
+from yatxmilter._engine.command_order import state_of
 from yatxmilter._engine.conditional_member import member_of
 from yatxmilter._engine.member import Member, Shape
 from yatxmilter._engine.observing import Watch
@@ -201,7 +202,7 @@ class _Shadow(Session):
 
     def _cut_off(self) -> None:
         if self.message is not None:
-            begun = self.table.state != EOM_ROW.state
+            begun = state_of(self.table) != EOM_ROW.state
             self._stop_message()
             if begun:
                 self._queue.drop_message(begun=True)

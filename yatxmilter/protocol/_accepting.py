@@ -25,7 +25,12 @@ from twisted.internet.protocol import Protocol
 from twisted.python import log
 from twisted.python.failure import Failure
 
-from yatxmilter.protocol._descriptor_set import TRANSPORTS, ConnectionSet, Served
+from yatxmilter.protocol._descriptor_set import (
+    TRANSPORTS,
+    ConnectionSet,
+    Served,
+    TransportReactor,
+)
 
 __all__ = ["Listener", "adopt_port"]
 
@@ -238,7 +243,7 @@ class Listener:
         Make the transport of a connection that is over: it knows where that had come from.
         """
         unconnected = socket.socket(self._family)
-        transport = self.transport(unconnected, Protocol(), served.client, served)
+        transport = self.transport(unconnected, Protocol(), served.client, TransportReactor(served))
         transport.connectionLost(Failure(error.ConnectionAborted()))
         transport.reactor = self._set.reactor
         return transport

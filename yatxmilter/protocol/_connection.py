@@ -204,7 +204,7 @@ class TransportLine(Protocol):
         if answer is not None:
             self.moved = now
             if answer:
-                self.send_packets([answer])
+                self._conversation.send_answer(answer)
         if now - began > self.slow:
             self.was_slow(began, now)
 
