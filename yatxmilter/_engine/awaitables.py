@@ -43,10 +43,10 @@ def outcome_of(result: object) -> object:
     :raises BaseException: whatever the coroutine raises, or an object that does not let itself be
         looked at.
     """
-    if isinstance(result, CoroutineType):
+    if type(result) is CoroutineType:
         loop = running_loop()
         result = run_coroutine(result) if loop is None else _run_task(result, loop)
-    elif isinstance(result, Deferred):
+    if result is None or isinstance(result, Deferred):
         return result
     return _outcome_of_future(result) if asyncio.isfuture(result) else result
 

@@ -84,7 +84,7 @@ class Caller:
             result = callback(*arguments)
         except BaseException:
             return Failure()
-        return self.resolve(member, command, result)
+        return None if result is None else self.resolve(member, command, result)
 
     def ask(self, member: Member, command: Command, *arguments: object) -> object:
         """

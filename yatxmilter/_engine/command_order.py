@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from yatxmilter import constants as c
 from yatxmilter._wire.commands import (
@@ -71,7 +71,7 @@ _GIVES_KEPT: Final = frozenset(CALLBACK_STEPS) - {UNKNOWN_ROW}
 
 #: What each command does in one state, by its letter, and the table of the state it leads to; last
 #: comes the state. It is a plain list, as a place in that is found the fastest.
-StateTable = list[Any]
+StateTable = list[Any]  # of "tuple[Handler, StateTable]", but for the last
 
 _LETTERS: Final = 256
 
@@ -80,7 +80,8 @@ def state_of(table: StateTable) -> int:
     """
     Tell of which state a table is.
     """
-    return cast(int, table[_LETTERS])
+    state: int = table[_LETTERS]
+    return state
 
 
 class Plan:
@@ -398,10 +399,10 @@ def _observe(command: Command, handler: Handler) -> Handler:
     return observe
 
 
-def _negotiate(session: Session, payload: bytes) -> None:
+def _negotiate(session: Session, payload: bytes) -> bytes | None:
     if not payload:
         raise empty(OPTNEG_ROW)
-    session.negotiate(payload)
+    return session.negotiate(payload)
 
 
 def _abort(session: Session, payload: bytes) -> None:
@@ -429,4 +430,4 @@ _CONTROLS: Final[dict[Command, Handler]] = {
 # after it.
 _NOWHERE: Final[StateTable] = []
 _UNKNOWN: Final[StateTable] = [(partial(_unknown, letter), _NOWHERE) for letter in range(_LETTERS)]
-_NOWHERE += [*_UNKNOWN, INIT]
+_NOWHERE.extend([*_UNKNOWN, INIT])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -93,16 +93,26 @@ class Line(Protocol):
         """
 
 
-class _Settled(NamedTuple):
+class _Settled:
     """
     What came of a negotiation; it belongs to no connection.
+
+    :ivar requests: What the milters have asked for.
+    :ivar adapts: Whether one of them is called otherwise than by its callbacks as they are.
+    :ivar limit: The largest payload that may come.
     """
 
-    agreement: Agreement
-    requests: tuple[Request, ...]
-    plan: Plan
-    answer: bytes
-    limit: int
+    __slots__ = ("adapts", "agreement", "answer", "limit", "plan", "requests")
+
+    def __init__(
+        self, agreement: Agreement, requests: list[Request], plan: Plan, answer: bytes
+    ) -> None:
+        self.agreement = agreement
+        self.requests = requests
+        self.plan = plan
+        self.answer = answer
+        self.adapts = any(plan.adapted)
+        self.limit = data_size(agreement.steps)
 
 
 #: What came of negotiations, by all that it follows from.
@@ -119,7 +129,6 @@ class Conversation(Session):
     :param limits: How much of one message may be kept.
     :param watch: Tells observers; see `ObservedConversation`.
     :ivar members: The milters, those in shadow left out.
-    :ivar splitter: What has arrived and is not handled yet.
     :ivar hurried: Whether the line is to be told of what is not answered.
     :ivar takers: What is called with each packet, before it is looked at; see `show`.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
@@ -131,9 +140,11 @@ class Conversation(Session):
         "_begun",
         "_draining",
         "_drop_told",
+        "_limit",
         "_line",
         "_lost",
         "_shadows",
+        "_splitter",
         "_stalled",
         "_to_settle",
         "_unwelcome",
@@ -142,7 +153,6 @@ class Conversation(Session):
         "elsewhere",
         "hurried",
         "send",
-        "splitter",
         "takers",
     )
 
@@ -156,7 +166,9 @@ class Conversation(Session):
         watch: Watch | None = None,
     ) -> None:
         super().__init__(clock, MERGES[merge], progress_interval, limits, watch)
-        self.splitter = PacketSplitter()
+        self._splitter: PacketSplitter | None = None
+        # The largest payload that may come.
+        self._limit = c.MILTER_MAX_DATA_SIZE
         self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
         self.busy = self.elsewhere = self.hurried = False
         self._line = line
@@ -170,6 +182,16 @@ class Conversation(Session):
         # The place of a milter that could not be built is taken by an end of the connection.
         self._unwelcome = False
 
+    @property
+    def splitter(self) -> PacketSplitter:
+        """
+        What has arrived and is not handled yet; most connections never have any.
+        """
+        splitter = self._splitter
+        if splitter is None:
+            splitter = self._splitter = PacketSplitter(self._limit)
+        return splitter
+
     # ---- bytes come in
 
     def receive(self, data: bytes) -> bytes | None:
@@ -180,7 +202,9 @@ class Conversation(Session):
         :return: What is to be sent, where there is nothing else to do: nothing is waited for, and
             no part of a packet is left, as it was before. ``None`` when all is done.
         """
-        position, answer, lent = 0, None, None
+        position = 0
+        answer: bytes | None = None
+        lent: tuple[bytes, int] | None = None
         if self._way or self.held:
             lent = self._receive_more(data)
             if lent is None:
@@ -328,12 +352,16 @@ class Conversation(Session):
             if self.awaiting:
                 self.cancel()
             self.out.clear()
-            self.splitter.clear()
+            self._forget_arrived()
             return
         if self.out:
             self.send(self.out)
         self.busy = True
         self._line.held_up()
+
+    def _forget_arrived(self) -> None:
+        if self._splitter is not None:
+            self._splitter.clear()
 
     def _catch_up(self) -> None:
         self.busy = False
@@ -476,12 +504,14 @@ class Conversation(Session):
         if self._unwelcome:
             self.end()
 
-    def negotiate(self, payload: bytes) -> None:
+    def negotiate(self, payload: bytes) -> bytes | None:
         """
         Have the milters say what they want of what the MTA offers.
 
         Most connections of a server have the same milters, and the MTA offers the same: what came
         of it once is known.
+
+        :return: The answer, if it is known.
         """
         asked = self._asked(payload)
         self._begun = True
@@ -489,13 +519,15 @@ class Conversation(Session):
         if settled is None:
             self._to_settle = asked
             self.opening.negotiate(payload)
-            return
-        for member, request in zip(self.members, settled.requests, strict=True):
-            member.agree(request, settled.agreement)
-        if any(settled.plan.adapted):
+            return None
+        agreement = settled.agreement
+        for member, request in zip(self.members, settled.requests):  # noqa: B905 (it is in the key)
+            member.agree(request, agreement)
+        if settled.adapts:
             for member in self.members:
-                member.prepare(settled.agreement.steps, self.macros)
+                member.prepare(agreement.steps, self.macros)
         self._begin(settled)
+        return settled.answer
 
     def prepare_unasked(self) -> None:
         """
@@ -521,9 +553,10 @@ class Conversation(Session):
         return tuple(asked)
 
     def _begin(self, settled: _Settled) -> None:
-        self.splitter.limit = settled.limit
+        self._limit = settled.limit
+        if self._splitter is not None:
+            self._splitter.limit = settled.limit
         self.begin(settled.plan)
-        self.out.append(settled.answer)
 
     def requests_of_others(self, offer: bytes) -> list[Request]:
         """
@@ -542,10 +575,9 @@ class Conversation(Session):
         answer = Offer(agreement.version, agreement.actions, agreement.steps)
         settled = _Settled(
             agreement,
-            tuple([member.request for member in self.members]),
+            [member.request for member in self.members],
             plan,
             encode_offer(answer, self._symbol_lists(agreement)),
-            data_size(agreement.steps),
         )
         if self._to_settle is not None:
             if len(_settled) >= _MOST_SETTLED:
@@ -553,6 +585,7 @@ class Conversation(Session):
             _settled[self._to_settle] = settled
             self._to_settle = None
         self._begin(settled)
+        self.out.append(settled.answer)
 
     def _symbol_lists(self, agreement: Agreement) -> dict[int, bytes]:
         lists = agreement.symbol_lists
@@ -584,7 +617,7 @@ class Conversation(Session):
         self.abort()
         self.over = True
         self.close_members()
-        self.splitter.clear()
+        self._forget_arrived()
         if not self._lost:
             if self.out:
                 self.send(self.out)
@@ -607,8 +640,8 @@ class Conversation(Session):
         """
         End the conversation now; what is awaited is answered TEMPFAIL.
         """
-        if self._merge is not None:
-            self._merge.give_up()
+        if self.made_merge is not None:
+            self.made_merge.give_up()
         self.end()
 
     def lost(self, reason: Failure) -> None:

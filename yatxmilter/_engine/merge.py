@@ -397,18 +397,9 @@ class Merge(ABC):
         """
         Forget what belongs to the message, and call ``xxfi_abort`` of those still in it.
         """
-        session = self._session
-        message = session.message
-        session.message = None
-        # An idle connection should not keep a chunk of a body.
-        session.payload = b""
+        message = self._session.close_message()
         if message is not None and message.told:
             aborted = [member for member in aborted if member not in message.told]
-        if session.plan is not session.base:
-            session.use(session.base)
-        for member in self._members:
-            if member.made_context is not None:
-                member.made_context.end_message()
         if aborted:
             self._abort_members(aborted)
 

@@ -237,15 +237,22 @@ def _ask_at_end(*, adapted: bool) -> Handler:
 
     def handle(session: Session, payload: bytes) -> bytes | None:
         member = session.members[0]
-        member.context.editing = True
+        context = member.context
+        context.editing = True
         try:
             # `Member.view`, without a call; so in the others.
             show = member.adapted[index] if adapted else getattr(member.milter, callback)
             result = show()
         except BaseException:
             result = Failure()
-        merge = session.merge
         usual = result is None or result is SMFIS_CONTINUE
+        if usual and session.made_merge is None:
+            # All that `end_usual` of a new one would do.
+            if context.edits is not None:
+                session.out += context.take_edits()
+            session.close_message()
+            return CONTINUE_PACKET
+        merge = session.merge
         if usual or merge.take_alone(EOM_ROW, member, result):
             merge.end_usual()
         return None

@@ -72,6 +72,7 @@ class Session:
     :ivar out: The packets that have been answered and not been sent.
     :ivar held: Whether it has to be looked whether the next packet may be handled; it is set
         whenever something has happened that may be in its way.
+    :ivar made_merge: Its `merge`, if it has been needed.
     :ivar due: What is to be done before the next packet is looked at: a handler, and its payload.
     :ivar payload: That of the command which is being handled, where it is looked at once more.
     :ivar last_chunk: Whether the command being handled is the body chunk of a BODYEOB, which has no
@@ -87,7 +88,6 @@ class Session:
 
     __slots__ = (
         "_caller",
-        "_merge",
         "_opening",
         "base",
         "clock",
@@ -100,6 +100,7 @@ class Session:
         "left",
         "limits",
         "macros",
+        "made_merge",
         "members",
         "message",
         "number",
@@ -140,7 +141,7 @@ class Session:
         self.peer: object = None
         self.number = 0
         self.held = self.ended = self.over = self.last_chunk = False
-        self._merge: Merge | None = None
+        self.made_merge: Merge | None = None
         self._caller: Caller | None = None
         self._opening: Opening | None = None
 
@@ -152,10 +153,10 @@ class Session:
         What makes one answer of those of all milters: a `Merge` of the plan's class, which the
         plan's handlers know.
         """
-        merge = self._merge
+        merge = self.made_merge
         if merge is None:
             plan = self.plan
-            merge = self._merge = plan.merge(self)
+            merge = self.made_merge = plan.merge(self)
             merge.compile(plan.steps, skip_offered=plan.skip_offered)
         return merge
 
@@ -184,7 +185,7 @@ class Session:
         """
         Whether a milter is waited for.
         """
-        merge, opening, caller = self._merge, self._opening, self._caller
+        merge, opening, caller = self.made_merge, self._opening, self._caller
         return bool(
             (merge is not None and merge.round)
             or (opening is not None and opening.awaited)
@@ -244,7 +245,7 @@ class Session:
         """
         Go by what was agreed on.
         """
-        self._merge = None
+        self.made_merge = None
         self.full = plan
         self.base = plan if self.kept is None else plan.keeping(True)
         self.use(self.base)
@@ -274,6 +275,23 @@ class Session:
         # A lone milter is always there from the beginning.
         self.message = Message(int(len(self.members) == 1), self.left)
 
+    def close_message(self) -> Message | None:
+        """
+        Forget what belongs to the message that is over.
+
+        :return: What was known of it.
+        """
+        message, self.message = self.message, None
+        # An idle connection should not keep a chunk of a body.
+        self.payload = b""
+        if self.plan is not self.base:
+            self.use(self.base)
+        for member in self.members:
+            context = member.made_context
+            if context is not None:
+                context.end_message()
+        return message
+
     def finish(self) -> bool:
         """
         Take note of a final answer (ACCEPT, REJECT, TEMPFAIL, DISCARD); tell if it ends a message.
@@ -290,7 +308,7 @@ class Session:
         """
         End the message that is open: cancel what is awaited and call ``xxfi_abort``.
         """
-        if self.message is not None or (self._merge is not None and self._merge.round):
+        if self.message is not None or (self.made_merge is not None and self.made_merge.round):
             self.merge.abort()
 
     def cancel(self) -> None:
@@ -299,16 +317,19 @@ class Session:
         """
         if self._opening is not None:
             self._opening.cancel()
-        if self._merge is not None:
-            self._merge.cancel()
+        if self.made_merge is not None:
+            self.made_merge.cancel()
 
     # ---- what is not for the milters alone
 
-    def negotiate(self, payload: bytes) -> None:
+    def negotiate(self, payload: bytes) -> bytes | None:
         """
         Have the milters say what they want of what the MTA offers.
+
+        :return: The answer, if it is known at once.
         """
         self.opening.negotiate(payload)
+        return None
 
     def requests_of_others(self, offer: bytes) -> list[Request]:
         """

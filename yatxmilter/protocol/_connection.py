@@ -459,11 +459,11 @@ class TransportLine(Protocol):
         """
         Close the connection when all is written.
         """
-        time_limits, served = self._options.time_limits, self._served
-        time_limits.stop(self)
+        served = self._served
         if self._unsent is None and served is not None and served.finish():
             return
-        transport = self.transport
+        time_limits, transport = self._options.time_limits, self.transport
+        time_limits.stop(self)
         transport.unregisterProducer()
         if self._unsent is not None:
             transport.write(b"".join(self._unsent))

@@ -20,7 +20,6 @@ import select
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
@@ -215,13 +214,13 @@ class Served:
             return data
         self.size = READ_SIZE
         try:
-            return data + self.socket.recv(READ_SIZE)
+            data += self.socket.recv(READ_SIZE)
         except BlockingIOError:
-            return data
+            pass
         except OSError:
             # As in `write`.
             self.failed = True
-            return data
+        return data
 
     def write(self, data: bytes) -> None:
         """
@@ -277,8 +276,12 @@ class Served:
         self.connections.watch(self, 0)
         # In the order in which a transport does it.
         protocol.stopProducing()
-        with suppress(OSError):
+        # By `suppress` it would cost twice as much.
+        try:  # noqa: SIM105
             self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # The peer may be gone already.
+            pass
         self.socket.close()
         protocol.connectionLost(reason)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -104,11 +104,12 @@ class MilterProtocol(TransportLine):
         :raises TypeError: for anything else.
         :raises RuntimeError: when the MTA has begun to talk.
         """
-        if not IMilter.providedBy(milter):
-            raise TypeError(f"{described(milter)} does not provide IMilter")
-        member = self._conversation.add(milter, shape_of(milter, Milter))
         if isinstance(milter, Milter):
-            milter._member = member
+            milter._member = self._conversation.add(milter, shape_of(milter, Milter))
+        elif IMilter.providedBy(milter):
+            self._conversation.add(milter, shape_of(milter, Milter))
+        else:
+            raise TypeError(f"{described(milter)} does not provide IMilter")
 
     @property
     def milters(self) -> list[Any]:
@@ -242,7 +243,7 @@ class MilterProtocolFactory(Factory):
         )
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[TransportLine] = set()
-        self._clock = None if reactor is None else steady(reactor)
+        self._clock: IReactorTime | None = None if reactor is None else steady(reactor)
         self._draining = False
         self._closing = False
         self._drains = Drains(lambda: self.clock)
@@ -293,12 +294,13 @@ class MilterProtocolFactory(Factory):
         """
         What keeps time.
         """
-        if self._clock is None:
+        clock = self._clock
+        if clock is None:
             # Not at the top: to import the reactor is to install it, which is the user's choice.
             from twisted.internet import reactor
 
-            self._clock = steady(reactor)
-        return cast(IReactorTime, self._clock)
+            clock = self._clock = steady(reactor)
+        return clock
 
     def addMilterFactory(self, milter_factories: _Factories) -> None:
         """
