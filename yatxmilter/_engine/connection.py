@@ -215,7 +215,7 @@ class Conversation(Session):
             size = len(data)
             self._way = _RUNNING
             try:
-                if 4 < size - position <= _ONE_PACKET:
+                if 4 < size <= _ONE_PACKET:
                     while True:
                         length, letter = read_head(data, position)
                         end = position + 4 + length
@@ -227,29 +227,20 @@ class Conversation(Session):
                         handler, self.table = self.table[letter]
                         answer = handler(self, data[position + 5 : end])
                         position = end
-                        if self.held or size - position < 5:
+                        if self.held:
+                            break
+                        if end == size:
+                            if lent is None:
+                                self._way = _EASY
+                                return answer if answer and not self.out else self._send(answer)
+                            break
+                        if size - end < 5:
                             break
             except BaseException as error:
                 self._way = _CAREFUL
                 if not isinstance(error, ProtocolError):
                     raise
                 self._break_off(error)
-            if position == size and not self.held and lent is None:
-                self._way = _EASY
-                out = self.out
-                if not out:
-                    if answer is not None:
-                        return answer
-                    if self.hurried:
-                        self._line.hurry()
-                    return b""
-                if answer is not None:
-                    out.append(answer)
-                self.send(out)
-                if self.held:
-                    self._wait()
-                    return None
-                return b""
             self._way = _CAREFUL
             if answer is not None:
                 self.out.append(answer)
@@ -264,6 +255,22 @@ class Conversation(Session):
             if lent is None:
                 return None
             data, position = lent
+
+    def _send(self, answer: bytes | None) -> bytes | None:
+        """
+        Send what was answered, if anything was.
+        """
+        out = self.out
+        if answer is not None:
+            out.append(answer)
+        if out:
+            self.send(out)
+            if self.held:
+                self._wait()
+                return None
+        elif self.hurried:
+            self._line.hurry()
+        return b""
 
     def send_answer(self, answer: bytes) -> None:
         """
@@ -295,7 +302,8 @@ class Conversation(Session):
                 for take in self.takers:
                     take(packet)
                 self.handle(*packet)
-                if splitter.position < len(splitter.buffer) and not (self.held or self.takers):
+                left = len(splitter.buffer) - splitter.position
+                if left > 4 and not (self.held or self.takers):
                     return splitter.lend()
         except ProtocolError as error:
             self._break_off(error)

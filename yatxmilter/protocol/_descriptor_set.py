@@ -45,6 +45,8 @@ READ_SIZE: Final = 65536 + 4096
 # Bytes tried first: what Python's own allocator has a place for, which costs a twentieth of the
 # work on a usual packet less than to cut a small piece off a large one.
 _SHORT: Final = 512 - bytes.__basicsize__
+# Where more than this comes, so does more of it: a large body.
+_LONG: Final = 8192
 
 # How many connections are served before the reactor has its turn again.
 _MOST_AT_ONCE: Final = 64
@@ -121,7 +123,6 @@ class Served:
     :ivar events: What the connection is watched for.
     :ivar failed: Whether the system has told us, and tells nobody else, that the peer is lost.
     :ivar size: How many bytes are read at once.
-    :ivar finished: Whether it is to be closed when what was read is dealt with.
     """
 
     __slots__ = (
@@ -129,7 +130,6 @@ class Served:
         "connections",
         "events",
         "failed",
-        "finished",
         "line",
         "listener",
         "made",
@@ -147,7 +147,7 @@ class Served:
         self.socket = socket
         self.events = 0
         self.size = _SHORT
-        self.failed = self.finished = False
+        self.failed = False
         self.made: Any = None
         self.line: Any = None
         self.protocol: Any = None
@@ -208,18 +208,12 @@ class Served:
         :param data: What was read.
         :return: The same, with the rest.
         """
-        if self.size > _SHORT:
-            if len(data) < _SHORT:
-                self.size = _SHORT
-            return data
-        self.size = READ_SIZE
-        try:
-            data += self.socket.recv(READ_SIZE)
-        except BlockingIOError:
-            pass
-        except OSError:
-            # As in `write`.
-            self.failed = True
+        if self.size == _SHORT:
+            try:
+                data += self.socket.recv(READ_SIZE)
+            except OSError as error:
+                self.has_failed(error)
+        self.size = _SHORT if len(data) < _LONG else READ_SIZE
         return data
 
     def write(self, data: bytes) -> None:
@@ -230,17 +224,24 @@ class Served:
         if self.events == _IN and (self.made is None or not self.made.TLS):
             try:
                 sent = self.socket.send(data)
-            except (BlockingIOError, BrokenPipeError):
-                # The transport finds out about a broken pipe, once it has read what is to be read.
-                sent = 0
-            except OSError:
-                # This error is given once; who reads now is told that all is well and at its end.
-                self.failed = True
-                sent = 0
+            except OSError as error:
+                sent = self.has_failed(error)
             if sent == len(data):
                 return
             data = data[sent:]
         self.transport.write(data)
+
+    def has_failed(self, error: OSError) -> int:
+        """
+        Take note of an error that the system gives once: who reads later is told that all is well,
+        and at its end.
+
+        :return: How many bytes were sent.
+        """
+        # The transport finds out about a broken pipe, once it has read what is to be read.
+        if not isinstance(error, (BlockingIOError, BrokenPipeError)):
+            self.failed = True
+        return 0
 
     def pause(self) -> None:
         """
@@ -262,8 +263,10 @@ class Served:
 
         :return: Whether it can: all is written, and the connection is being read.
         """
-        self.finished = self.events == _IN and self.connections.serving is self
-        return self.finished
+        if self.events != _IN or not self.connections.serving:
+            return False
+        self.connections.finished.append(self)
+        return True
 
     def lose(self, reason: Failure) -> None:
         """
@@ -360,14 +363,17 @@ class ConnectionSet:
     Connections that are served together; for their reactor they are one descriptor.
 
     :param reactor: An `IReactorFDSet`.
-    :ivar serving: The connection that is being read at the moment.
+    :ivar serving: Whether connections are being served.
+    :ivar finished: Those that are to be closed when what was read is dealt with.
     :ivar turn: How often the reactor has let the set serve its connections.
     """
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
-        self.serving: Served | None = None
+        self.serving = False
+        self.finished: list[Served] = []
         self.turn = 0
+        self._ready: list[tuple[int, int]] = []
         self._epoll = select.epoll()
         self._served: dict[int, Served] = {}
         self._ports: dict[int, Any] = {}
@@ -436,37 +442,36 @@ class ConnectionSet:
         turn, up to a number: a turn of the reactor's costs as much as an answer.
         """
         self.turn = turn = self.turn + 1
+        # If the reactor has gone on without a callback, this is in the middle of another call,
+        # whose connections are ready still (`yatxmilter.pymilter`).
+        self._ready.clear()
+        self.serving = True
         left, poll = _MOST_AT_ONCE, self._epoll.poll
         while left > 0:
-            ready = poll(0, left)
-            left -= len(ready)
-            if not self._serve_ready(ready, turn) or len(ready) < 2:
+            ready = self._ready = poll(0, left)
+            count = len(ready)
+            left -= count
+            self._serve_ready(ready)
+            if self.finished:
+                self._end_finished()
+            if count < 2 or self.turn != turn:
                 break
-        self.serving = None
+        self.serving = False
 
-    def _serve_ready(self, ready: list[tuple[int, int]], turn: int) -> bool:
+    def _serve_ready(self, ready: list[tuple[int, int]]) -> None:
         """
         Serve connections and ports that are ready.
-
-        :return: Whether the turn is still the same.
         """
         all_served, seconds = self._served, monotonic
         now = seconds()
         for descriptor, events in ready:
-            if self.turn != turn:
-                # The reactor has gone on without a callback that was called here, and has seen
-                # to the others (`yatxmilter.pymilter`).
-                return False
             if events != _IN and events & _IN_OR_OUT != _IN:
                 self._serve_otherwise(descriptor, events)
                 now = seconds()
                 continue
             try:
                 served = all_served[descriptor]
-                size = served.size
-                data = served.socket.recv(size)
-                if len(data) == size or size > _SHORT:
-                    data = served.read_on(data)
+                data = served.socket.recv(served.size)
             except BlockingIOError:
                 continue
             except KeyError:
@@ -474,50 +479,57 @@ class ConnectionSet:
                 now = seconds()
                 continue
             except OSError:
-                self._end(served, main.CONNECTION_LOST)
+                self.disconnect(served, main.CONNECTION_LOST, True)
                 continue
-            if not data:
-                self._end(served, main.CONNECTION_LOST if served.failed else main.CONNECTION_DONE)
+            if len(data) >= _SHORT:
+                data = served.read_on(data)
+            elif not data:
+                why = main.CONNECTION_LOST if served.failed else main.CONNECTION_DONE
+                self.disconnect(served, why, True)
                 continue
-            self.serving = served
             line = served.line
             try:
                 if line is None:
                     # A transport's protocol may have been exchanged.
                     (served.protocol or served.made.protocol).dataReceived(data)
                     now = seconds()
-                else:
-                    # As `TransportLine.dataReceived`, for one that nobody observes. In a variable
-                    # first: it is no method, as which it would be looked for.
-                    receive = served.receive
-                    answer = receive(data)
-                    began, now = now, seconds()
-                    if answer is not None:
-                        line.moved = now
-                        if answer:
+                    continue
+                # As `TransportLine.dataReceived`, for one that nobody observes. In a variable
+                # first: it is no method, as which it would be looked for.
+                receive = served.receive
+                answer = receive(data)
+                began, now = now, seconds()
+                if answer is not None:
+                    line.moved = now
+                    if answer:
+                        # As `Served.write`.
+                        if served.events == _IN and served.made is None:
+                            try:
+                                sent = served.socket.send(answer)
+                            except OSError as error:
+                                sent = served.has_failed(error)
+                            if sent != len(answer):
+                                served.transport.write(answer[sent:])
+                        else:
                             served.write(answer)
-                    if now - began > line.slow:
-                        line.was_slow(began, now)
-                if served.finished:
-                    self._end(served, main.CONNECTION_DONE)
+                if now - began > line.slow:
+                    line.was_slow(began, now)
             except BaseException as error:
                 # As the reactors of Twisted do: log it, and end the connection that failed.
                 log.err()
-                self._end(served, error)
-        return True
+                self.disconnect(served, error, True)
 
-    def _end(self, served: Served, why: BaseException) -> None:
-        """
-        End the connection that is being read.
-        """
-        self.serving = None
-        self.disconnect(served, why, not served.finished)
+    def _end_finished(self) -> None:
+        finished, self.finished = self.finished, []
+        for served in finished:
+            # It may have come to an end otherwise.
+            if served.events:
+                self.disconnect(served, main.CONNECTION_DONE)
 
     def _serve_otherwise(self, descriptor: int, events: int) -> None:
         """
         Serve what is no connection that can be read and nothing else.
         """
-        self.serving = None
         served = self._served.get(descriptor)
         if served is None:
             port = self._ports.get(descriptor)
