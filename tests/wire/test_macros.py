@@ -105,13 +105,13 @@ class LimitTests(SynchronousTestCase):
         The macros of all stages together have a limit in bytes; a stage's old ones do not count.
         """
         store = MacroStore()
-        store.most_bytes = 70
+        store.limit_to(512, 70)
         payloads = [bytes([letter]) + b"n\x00" + b"v" * 14 + b"\x00" for letter in STAGES]
         for payload in (*payloads[:3], *payloads[:3], b"Ri\x001\x00"):
             store.put(payload)
         self.assertRaises(ProtocolError, store.put, payloads[4])
         store = MacroStore()
-        store.most_bytes = 72
+        store.limit_to(512, 72)
         for payload in payloads[:4]:
             store.put(payload)
         error = self.assertRaises(ProtocolError, store.put, payloads[4])

@@ -12,20 +12,20 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from yatxmilter import constants as c
 from yatxmilter._escaping import printable
 from yatxmilter._wire.commands import ALL_COMMANDS, CONNECT_ROW
-from yatxmilter._wire.payloads import decode_connect, from_text
+from yatxmilter._wire.payloads import from_text, read_connect
 
 __all__ = ["DECODERS", "describe_address"]
 
 
 def _connect_arguments(payload: bytes) -> tuple[str, object]:
-    info = decode_connect(payload)
-    if info.family == c.SMFIA_INET:
-        return info.hostname, IPv4Address("TCP", info.address, info.port)
-    if info.family == c.SMFIA_INET6:
-        return info.hostname, IPv6Address("TCP", info.address, info.port)
-    if info.family == c.SMFIA_UNIX:
-        return info.hostname, UNIXAddress(from_text(info.address))
-    return info.hostname, None
+    hostname, family, port, address = read_connect(payload)
+    if family == c.SMFIA_INET:
+        return hostname, IPv4Address("TCP", address, port)
+    if family == c.SMFIA_INET6:
+        return hostname, IPv6Address("TCP", address, port)
+    if family == c.SMFIA_UNIX:
+        return hostname, UNIXAddress(from_text(address))
+    return hostname, None
 
 
 #: How a command's payload becomes its callback's arguments, by `Command.index`.

@@ -21,7 +21,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._engine.explaining import explained
-from yatxmilter._engine.member import Callback, Member
+from yatxmilter._engine.member import Member
 from yatxmilter._engine.on_error import answer_for
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
@@ -72,37 +72,29 @@ class Caller:
         """
         return self._session.number
 
-    def call(
-        self, member: Member, command: Command, callback: Callback, *arguments: object
-    ) -> object:
-        """
-        Call a callback.
-
-        :return: What it returned in the end; a Failure; or a `Pending`.
-        """
-        try:
-            result = callback(*arguments)
-        except BaseException:
-            return Failure()
-        return None if result is None else self.resolve(member, command, result)
-
     def ask(self, member: Member, command: Command, *arguments: object) -> object:
         """
         Call the callback that a milter has for a command, if it has it.
 
-        :return: As `call`.
+        :return: What it returned in the end; a Failure; or a `Pending`.
         """
-        return self.call(member, command, _looked_up, member, command, arguments)
+        try:
+            # To look it up may run the user's code, too.
+            callback = member.callback(command.callback)
+            result = None if callback is None else callback(*arguments)
+        except BaseException:
+            return Failure()
+        return None if result is None else self.resolve(member, command, result)
 
     def resolve(self, member: Member, command: Command, result: object) -> object:
         """
         Get at what a coroutine or Deferred has to say, as far as it can be had at once.
 
-        :return: As `call`.
+        :return: As `ask`.
         """
         try:
             result = outcome_of(result)
-            if isinstance(result, Deferred):
+            if result is not None and isinstance(result, Deferred):
                 if result.called and not result.paused and not isinstance(result.result, Failure):
                     # It has fired long since.
                     return result.result
@@ -198,14 +190,15 @@ class Caller:
             if command.callback not in member.wanted:
                 continue
             # Nothing is answered, so no text is kept for an answer.
-            member.context.mute = True
+            context = member.context
+            context.mute = True
             result = self.ask(member, command, *arguments)
             if type(result) is Pending:
                 self.settling.append(result)
                 self._session.held = True
                 result.wait(self._session.clock, self._settle)
                 continue
-            member.context.mute = False
+            context.mute = False
             if type(result) is Failure:
                 self._log_ignored(member, command, result)
 
@@ -257,9 +250,3 @@ class Caller:
             "mta": self.mta,
             "connection": self.connection,
         }
-
-
-def _looked_up(member: Member, command: Command, arguments: tuple[object, ...]) -> object:
-    # To look a callback up may run the user's code, too.
-    callback = member.callback(command.callback)
-    return None if callback is None else callback(*arguments)

@@ -132,7 +132,6 @@ class Conversation(Session):
     :ivar hurried: Whether the line is to be told of what is not answered.
     :ivar takers: What is called with each packet, before it is looked at; see `show`.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
-    :ivar send: Sends packets, and empties the list.
     :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
     """
 
@@ -152,7 +151,6 @@ class Conversation(Session):
         "busy",
         "elsewhere",
         "hurried",
-        "send",
         "takers",
     )
 
@@ -172,7 +170,6 @@ class Conversation(Session):
         self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
         self.busy = self.elsewhere = self.hurried = False
         self._line = line
-        self.send: Callable[[list[bytes]], None] = line.send_packets
         self._stalled = self._begun = self._lost = False
         self._draining = self._drop_told = False
         self._way = _EASY
@@ -271,6 +268,12 @@ class Conversation(Session):
         elif self.hurried:
             self._line.hurry()
         return b""
+
+    def send(self, out: list[bytes]) -> None:
+        """
+        Send packets, and empty the list.
+        """
+        self._line.send_packets(out)
 
     def send_answer(self, answer: bytes) -> None:
         """
@@ -681,15 +684,14 @@ class ObservedConversation(Conversation):
         self._told_of = 0
         # Whether nobody needs to be told of each answer: only of those that end a message.
         self._quiet = self.watch.audience.answer_sent is None
-        if not self._quiet:
-            self.send = self._observed_send
 
-    def _observed_send(self, out: list[bytes]) -> None:
-        self._tell_output()
-        self._told_of = 0
-        if self._quiet:
-            # The next answer need not be told.
-            self.send = self._line.send_packets
+    def send(self, out: list[bytes]) -> None:
+        """
+        Send packets, and empty the list; tell of them, if not all of them have been told.
+        """
+        if self._told_of or not self._quiet:
+            self._tell_output()
+            self._told_of = 0
         self._line.send_packets(out)
 
     def tell_end(self) -> None:
@@ -758,5 +760,3 @@ class ObservedConversation(Conversation):
             for packet in self.out[self._told_of :]:
                 self.watch.output(packet)
             self._told_of = len(self.out)
-            # When they are sent they have been told.
-            self.send = self._observed_send

@@ -401,8 +401,9 @@ class Context:
 
         :param values: One for each of the action's arguments.
         """
-        checks = _CHECKS[action.letter]
-        checked = [check(self, value) for check, value in zip(checks, values, strict=True)]
+        checked = []
+        for check, value in zip(_CHECKS[action.letter], values, strict=True):
+            checked.append(check(self, value))
         self._send(action, action.encode(*checked))
 
     def _check_action(self, action: Action) -> None:

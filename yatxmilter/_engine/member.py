@@ -259,11 +259,14 @@ class Member:
         return context
 
     def _equip(self, context: Context) -> None:
-        request, agreed = self.request, self._agreed
-        context.actions = request.actions
-        context.leading_space = bool(agreed & request.steps & c.SMFIP_HDR_LEADSPC)
-        context.adds_space = bool(agreed & ~request.steps & c.SMFIP_HDR_LEADSPC)
-        context.max_payload = data_size(request.steps)
+        actions, steps, _ = self.request
+        context.actions = actions
+        if self._agreed & c.SMFIP_HDR_LEADSPC:
+            context.leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
+            context.adds_space = not context.leading_space
+        else:
+            context.leading_space = context.adds_space = False
+        context.max_payload = data_size(steps)
 
     @property
     def concerned(self) -> bool:

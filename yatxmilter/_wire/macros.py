@@ -34,6 +34,9 @@ _STAGES: Final = {
 }
 
 
+# The same, to find it faster.
+_STAGE_OF: Final = [_STAGES.get(letter) for letter in range(256)]
+
 #: What there is of each stage at the beginning.
 NO_MACROS: Final[tuple[bytes | None, ...]] = (None,) * len(_STAGES)
 
@@ -55,19 +58,28 @@ class MacroStore:
     """
     The macros of one connection.
 
+    :param most: How many macros one stage may have.
+    :param most_bytes: How many bytes the macros of all stages may have.
     :ivar payloads: The payloads of the stages' macro packets, as they came.
-    :ivar most: How many macros one stage may have.
-    :ivar most_bytes: How many bytes the macros of all stages may have.
     """
 
-    __slots__ = ("_tables", "most", "most_bytes", "payloads")
+    __slots__ = ("_most", "_most_bytes", "_tables", "_uncounted", "payloads")
 
-    def __init__(self) -> None:
-        self.most = 512
-        self.most_bytes = 512 * 1024
+    def __init__(self, most: int = 512, most_bytes: int = 512 * 1024) -> None:
+        self.limit_to(most, most_bytes)
         self.payloads: list[bytes | None] = [*NO_MACROS]
         # What was read of them; there is no list before the first look-up.
         self._tables: list[dict[str, str | None] | None] | None = None
+
+    def limit_to(self, most: int, most_bytes: int) -> None:
+        """
+        Take so many from now on.
+        """
+        self._most = most
+        self._most_bytes = most_bytes
+        # A macro has two bytes at least, and there are seven stages: small packets, which most are,
+        # need no counting.
+        self._uncounted = min(2 * most, most_bytes // len(_STAGES))
 
     def put(self, payload: bytes) -> None:
         """
@@ -77,27 +89,25 @@ class MacroStore:
 
         :raises ProtocolError: when there are too many macros, or too many bytes of them.
         """
-        stage = _STAGES.get(payload[0])
+        stage = _STAGE_OF[payload[0]]
         # The NUL as a number: to look for a piece of bytes in bytes costs ten times as much.
         if stage is not None and 0 in payload:
             self.payloads[stage] = payload
             if self._tables is not None:
                 self._tables[stage] = None
-            # A macro has two bytes at least, and there are seven stages: small packets, which
-            # most are, need no counting.
-            if len(payload) > 2 * self.most or len(payload) > self.most_bytes // 7:
+            if len(payload) > self._uncounted:
                 self._check(payload)
 
     def _check(self, payload: bytes) -> None:
         count = payload.count(b"\0") // 2
-        if count > self.most:
+        if count > self._most:
             raise ProtocolError(
-                f"{count} macros for one stage, at most {self.most} are taken", "macros"
+                f"{count} macros for one stage, at most {self._most} are taken", "macros"
             )
         size = sum(len(one) for one in self.payloads if one is not None)
-        if size > self.most_bytes:
+        if size > self._most_bytes:
             raise ProtocolError(
-                f"macros of {size} bytes, at most {self.most_bytes} are taken", "macros"
+                f"macros of {size} bytes, at most {self._most_bytes} are taken", "macros"
             )
 
     def clear_from(self, first: int) -> None:

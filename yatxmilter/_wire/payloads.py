@@ -219,17 +219,24 @@ def decode_connect(payload: bytes) -> ConnectInfo:
 
     :raises ProtocolError: when a part is missing, or the address is none of its family.
     """
+    return ConnectInfo(*read_connect(payload))
+
+
+def read_connect(payload: bytes) -> tuple[str, int, int, str]:
+    """
+    Do the same, and give it as it is in a `ConnectInfo`, which costs more to make.
+    """
     host, _, rest = payload.partition(b"\0")
     hostname = to_text(host)
     if not rest:
         raise ProtocolError(f"CONNECT without an address family: {payload[:80]!r}")
     family = rest[0]
     if family == SMFIA_UNKNOWN:
-        return ConnectInfo(hostname, family, 0, "")
+        return hostname, family, 0, ""
     if len(rest) < 4 or rest[-1] != 0:
         raise ProtocolError(f"CONNECT with a cut address: {payload[:80]!r}")
     address = rest[3:].partition(b"\0")[0]
-    return ConnectInfo(hostname, family, _U16.unpack_from(rest, 1)[0], _normal(family, address))
+    return hostname, family, rest[1] << 8 | rest[2], _normal(family, address)
 
 
 def _normal(family: int, address: bytes) -> str:

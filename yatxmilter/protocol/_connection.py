@@ -107,9 +107,7 @@ class TransportLine(Protocol):
         self._conversation = make(
             self, clock, options.merge, options.progress_interval, options.limits, watch
         )
-        macros = self._conversation.session.macros
-        macros.most = options.max_macros
-        macros.most_bytes = options.max_macro_bytes
+        self._conversation.macros.limit_to(options.max_macros, options.max_macro_bytes)
 
     # ---- Twisted's side
 

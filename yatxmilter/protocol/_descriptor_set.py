@@ -120,6 +120,8 @@ class Served:
         is to be written; ``None`` when the line has been told of all that it should know.
     :ivar client: Its address as the system gave it, for the transport.
     :ivar listener: The port that has accepted it, likewise.
+    :ivar direct: Whether what is to be written can go to the socket without a second look: it is
+        watched for reading alone, so that nothing is queued, and has no transport.
     :ivar events: What the connection is watched for.
     :ivar failed: Whether the system has told us, and tells nobody else, that the peer is lost.
     :ivar size: How many bytes are read at once.
@@ -128,6 +130,7 @@ class Served:
     __slots__ = (
         "client",
         "connections",
+        "direct",
         "events",
         "failed",
         "line",
@@ -147,7 +150,7 @@ class Served:
         self.socket = socket
         self.events = 0
         self.size = _SHORT
-        self.failed = False
+        self.direct = self.failed = False
         self.made: Any = None
         self.line: Any = None
         self.protocol: Any = None
@@ -164,6 +167,7 @@ class Served:
         """
         if self.made is None:
             protocol = self.protocol
+            self.direct = False
             if protocol is None:
                 self.made = self.listener.lost_transport(self)
             else:
@@ -405,19 +409,22 @@ class ConnectionSet:
             return
         entry.events = events
         descriptor = entry.socket.fileno()
+        entries: dict[int, Any] = self._ports
+        if isinstance(entry, Served):
+            entry.direct = events == _IN and entry.made is None
+            entries = self._served
         if before and events:
             self._epoll.modify(descriptor, events)
             return
-        entries: dict[int, Any] = self._served if type(entry) is Served else self._ports
         if events:
             self._epoll.register(descriptor, events)
-            if not self.size:
+            if not (self._served or self._ports):
                 self.reactor.addReader(self)
             entries[descriptor] = entry
         else:
             self._epoll.unregister(descriptor)
             del entries[descriptor]
-            if not self.size:
+            if not (self._served or self._ports):
                 self.reactor.removeReader(self)
 
     # ---- for the reactor: one descriptor
@@ -502,8 +509,8 @@ class ConnectionSet:
                 if answer is not None:
                     line.moved = now
                     if answer:
-                        # As `Served.write`.
-                        if served.events == _IN and served.made is None:
+                        if served.direct:
+                            # As `Served.write`.
                             try:
                                 sent = served.socket.send(answer)
                             except OSError as error:
