@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from yatxmilter._wire.macros import MacroStore, RecipientMissed, mta_flavour
+from yatxmilter._wire.macros import MacroLimits, MacroStore, RecipientMissed, mta_flavour
 from yatxmilter.errors import ProtocolError
 
 #: The letters of the stages that have macros, in the order of look-up, from the end.
@@ -105,13 +105,13 @@ class LimitTests(SynchronousTestCase):
         The macros of all stages together have a limit in bytes; a stage's old ones do not count.
         """
         store = MacroStore()
-        store.limit_to(512, 70)
+        store.limits = MacroLimits(most_bytes=70)
         payloads = [bytes([letter]) + b"n\x00" + b"v" * 14 + b"\x00" for letter in STAGES]
         for payload in (*payloads[:3], *payloads[:3], b"Ri\x001\x00"):
             store.put(payload)
         self.assertRaises(ProtocolError, store.put, payloads[4])
         store = MacroStore()
-        store.limit_to(512, 72)
+        store.limits = MacroLimits(most_bytes=72)
         for payload in payloads[:4]:
             store.put(payload)
         error = self.assertRaises(ProtocolError, store.put, payloads[4])

@@ -229,7 +229,9 @@ class Conversation(Session):
                         if end == size:
                             if lent is None:
                                 self._way = _EASY
-                                return answer if answer and not self.out else self._send(answer)
+                                if answer is not None and not self.out:
+                                    return answer
+                                return self._send(answer)
                             break
                         if size - end < 5:
                             break

@@ -15,7 +15,7 @@ from yatxmilter import constants as c
 from yatxmilter._wire.payloads import decode_macros
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["NO_MACROS", "MacroStore", "RecipientMissed", "mta_flavour"]
+__all__ = ["NO_MACROS", "MacroLimits", "MacroStore", "RecipientMissed", "mta_flavour"]
 
 # libmilter's order of look-up, from the end: connect, helo, envfrom, envrcpt, data, eoh, eom.
 _STAGES: Final = {
@@ -54,32 +54,42 @@ def _normal(name: str) -> str:
     return name
 
 
+class MacroLimits:
+    """
+    How many macros are taken.
+
+    :param most: How many macros one stage may have.
+    :param most_bytes: How many bytes the macros of all stages may have.
+    :ivar uncounted: A packet of so many bytes need not be looked at: a macro has two bytes at
+        least, and there are seven stages.
+    """
+
+    __slots__ = ("most", "most_bytes", "uncounted")
+
+    def __init__(self, most: int = 512, most_bytes: int = 512 * 1024) -> None:
+        self.most = most
+        self.most_bytes = most_bytes
+        self.uncounted = min(2 * most, most_bytes // len(_STAGES))
+
+
+_USUAL_LIMITS: Final = MacroLimits()
+
+
 class MacroStore:
     """
     The macros of one connection.
 
-    :param most: How many macros one stage may have.
-    :param most_bytes: How many bytes the macros of all stages may have.
     :ivar payloads: The payloads of the stages' macro packets, as they came.
+    :ivar limits: How many are taken.
     """
 
-    __slots__ = ("_most", "_most_bytes", "_tables", "_uncounted", "payloads")
+    __slots__ = ("_tables", "limits", "payloads")
 
-    def __init__(self, most: int = 512, most_bytes: int = 512 * 1024) -> None:
-        self.limit_to(most, most_bytes)
+    def __init__(self) -> None:
+        self.limits = _USUAL_LIMITS
         self.payloads: list[bytes | None] = [*NO_MACROS]
         # What was read of them; there is no list before the first look-up.
         self._tables: list[dict[str, str | None] | None] | None = None
-
-    def limit_to(self, most: int, most_bytes: int) -> None:
-        """
-        Take so many from now on.
-        """
-        self._most = most
-        self._most_bytes = most_bytes
-        # A macro has two bytes at least, and there are seven stages: small packets, which most are,
-        # need no counting.
-        self._uncounted = min(2 * most, most_bytes // len(_STAGES))
 
     def put(self, payload: bytes) -> None:
         """
@@ -95,19 +105,19 @@ class MacroStore:
             self.payloads[stage] = payload
             if self._tables is not None:
                 self._tables[stage] = None
-            if len(payload) > self._uncounted:
+            if len(payload) > self.limits.uncounted:
                 self._check(payload)
 
     def _check(self, payload: bytes) -> None:
         count = payload.count(b"\0") // 2
-        if count > self._most:
+        if count > self.limits.most:
             raise ProtocolError(
-                f"{count} macros for one stage, at most {self._most} are taken", "macros"
+                f"{count} macros for one stage, at most {self.limits.most} are taken", "macros"
             )
         size = sum(len(one) for one in self.payloads if one is not None)
-        if size > self._most_bytes:
+        if size > self.limits.most_bytes:
             raise ProtocolError(
-                f"macros of {size} bytes, at most {self._most_bytes} are taken", "macros"
+                f"macros of {size} bytes, at most {self.limits.most_bytes} are taken", "macros"
             )
 
     def clear_from(self, first: int) -> None:

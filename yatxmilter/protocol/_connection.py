@@ -107,7 +107,7 @@ class TransportLine(Protocol):
         self._conversation = make(
             self, clock, options.merge, options.progress_interval, options.limits, watch
         )
-        self._conversation.macros.limit_to(options.max_macros, options.max_macro_bytes)
+        self._conversation.macros.limits = options.macro_limits
 
     # ---- Twisted's side
 

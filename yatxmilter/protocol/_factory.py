@@ -37,6 +37,7 @@ from yatxmilter._mail.bounds import (
 )
 from yatxmilter._options import choice_option, flag_option, limit_option, seconds_option
 from yatxmilter._wire.commands import CONNECT_ROW
+from yatxmilter._wire.macros import MacroLimits
 from yatxmilter.defaults import Milter, MilterFactory, MilterObserver
 from yatxmilter.interfaces import IMilter, IMilterFactory, IMilterObserver
 from yatxmilter.protocol._accepting import adopt_port
@@ -234,6 +235,7 @@ class MilterProtocolFactory(Factory):
         self.max_edit_bytes = limit_option("max_edit_bytes", max_edit_bytes)
         self.max_body = limit_option("max_body", max_body)
         self.spool_memory = limit_option("spool_memory", spool_memory)
+        self.macro_limits = MacroLimits(self.max_macros, self.max_macro_bytes)
         self.limits = Limits(
             self.max_header_bytes,
             self.max_recipients,
