@@ -223,18 +223,20 @@ class Bench:
     A milter that listens, and its MTA.
 
     :param count: How many connections there are at once.
-    :param metrics: Whether the milter's metrics are counted.
+    :param observed: By what the milter is observed: ``"metrics"``, ``"log"``, or nothing.
     """
 
-    def __init__(self, count: int, metrics: bool = False) -> None:
+    def __init__(self, count: int, observed: Sequence[str] = ()) -> None:
         sys.path.insert(0, str(HERE / "peers"))
         # Not at the top: to import the reactor is to install it.
         peer: Any = importlib.import_module("ours")
         self.count = count
         self._reactor: Any = importlib.import_module("twisted.internet.reactor")
         self._factory = peer.make_factory()
-        if metrics:
+        if "metrics" in observed:
             importlib.import_module("yatxmilter.metrics").MilterMetrics().watch(self._factory)
+        if "log" in observed:
+            self._factory.begin_message_log()
         self._folder = tempfile.mkdtemp(prefix="yatx")
         self._path = os.path.join(self._folder, "s")
         self._port = self._reactor.listenUNIX(self._path, self._factory, backlog=4096)
@@ -331,7 +333,7 @@ def _named(file: str, line: int, function: str) -> str:
 
 
 @contextlib.contextmanager
-def _counted(count: int, metrics: bool, *options: str) -> Iterator[tuple[Path, int]]:
+def _counted(count: int, observed: Sequence[str], *options: str) -> Iterator[tuple[Path, int]]:
     """
     Run some rounds under valgrind; give the folder with what it wrote, and the process's number.
     """
@@ -344,7 +346,7 @@ def _counted(count: int, metrics: bool, *options: str) -> Iterator[tuple[Path, i
                 *options,
                 f"--callgrind-out-file={folder}/out",
                 *(sys.executable, "-m", "benchmarks.phases", "--count", str(count), "--inside"),
-                *(["--metrics"] if metrics else []),
+                *(f"--{each}" for each in observed),
             ],
             env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPERFSUPPORT": "1" if options else "0"},
             stdout=subprocess.DEVNULL,
@@ -381,18 +383,18 @@ def total(path: Path) -> int:
     raise Unavailable(f"valgrind counted nothing in {path.name}")
 
 
-def instructions(count: int, metrics: bool) -> dict[str, float]:
+def instructions(count: int, observed: Sequence[str]) -> dict[str, float]:
     """
     Count the instructions of each phase of one message.
     """
     found: dict[str, float] = defaultdict(float)
-    with _counted(count, metrics) as (folder, _):
+    with _counted(count, observed) as (folder, _):
         for phase, path in _dumps(folder):
             found[phase] += total(path) / count / _COUNTED
     return dict(found)
 
 
-def instructions_by_function(count: int, metrics: bool, lines: int) -> str:
+def instructions_by_function(count: int, observed: Sequence[str], lines: int) -> str:
     """
     Write a table of the Python functions with the most instructions by themselves.
 
@@ -402,7 +404,7 @@ def instructions_by_function(count: int, metrics: bool, lines: int) -> str:
     if sys.version_info < (3, 12):
         raise Unavailable("instructions by function need Python 3.12 or newer")
     found: Counter[str] = Counter()
-    with _counted(count, metrics, f"--separate-callers={CALLERS}") as (folder, pid):
+    with _counted(count, observed, f"--separate-callers={CALLERS}") as (folder, pid):
         written = Path(f"/tmp/perf-{pid}.map")
         try:
             functions = FunctionMap(written.read_text())
@@ -417,11 +419,11 @@ def instructions_by_function(count: int, metrics: bool, lines: int) -> str:
     return "\n".join(rows)
 
 
-def _inside(count: int, metrics: bool) -> None:
+def _inside(count: int, observed: Sequence[str]) -> None:
     """
     Be the program that valgrind looks at.
     """
-    bench, meter = Bench(count, metrics), CallgrindMeter()
+    bench, meter = Bench(count, observed), CallgrindMeter()
     # What is done only once has been done before it is counted.
     bench.round(Meter())
     # It would be chance whether the collector looks at all that was made before in the few rounds
@@ -473,6 +475,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--by-function", type=int, default=0, metavar="N", help="list the N costliest functions"
     )
     parser.add_argument("--metrics", action="store_true", help="count the milter's metrics, too")
+    parser.add_argument("--log", action="store_true", help="log each message, as serve does")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for name in ("rounds", "count"):
@@ -486,8 +489,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Measure, and print the table; give the exit status.
     """
     options = _options(arguments)
+    observed = [each for each in ("metrics", "log") if getattr(options, each)]
     if options.inside:
-        _inside(options.count, options.metrics)
+        _inside(options.count, observed)
         return 0
     warning = unoptimised()
     if warning:
@@ -496,17 +500,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listed = ""
     if options.instructions:
         try:
-            counts = instructions(options.count, options.metrics)
+            counts = instructions(options.count, observed)
             if options.by_function:
-                listed = instructions_by_function(
-                    options.count, options.metrics, options.by_function
-                )
+                listed = instructions_by_function(options.count, observed, options.by_function)
         except Unavailable as reason:
             print(f"cannot count: {reason}", file=sys.stderr)
             return 2
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {MILTER_CORE})
-    bench = Bench(options.count, options.metrics)
+    bench = Bench(options.count, observed)
     times = microseconds(bench, options.rounds)
     if options.by_function and not listed:
         listed = functions(bench, options.rounds, options.by_function)

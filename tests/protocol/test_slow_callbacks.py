@@ -59,6 +59,17 @@ class Answers(MilterObserver):
         """
 
 
+class Ends(MilterObserver):
+    """
+    Listens to the ends of messages.
+    """
+
+    def message_ended(self, *details: object) -> None:
+        """
+        See `IMilterObserver`.
+        """
+
+
 class SlowCallbackTests(SynchronousTestCase):
     """
     What the log tells, by a clock that callbacks move on.
@@ -125,7 +136,7 @@ class SlowCallbackTests(SynchronousTestCase):
         A slow read is told with its milters; on the next connection, the callback that was slow.
         """
         for merge in MERGES:
-            for observers in ((), (Answers(),)):
+            for observers in ((), (Ends(),)):
                 with self.subTest(merge=merge, observers=observers):
                     other = type("Other", (Milter,), {"xxfi_helo": lambda self, helohost: None})
                     self.serve(self.make(seconds=0.7), other, merge=merge, observers=observers)
@@ -140,6 +151,16 @@ class SlowCallbackTests(SynchronousTestCase):
                         "Milter Blocking has blocked the process for 0.7 s in xxfi_helo()", text
                     )
                     self.assertIn("@threaded", text)
+
+    def test_callback_is_told_at_once_where_an_observer_has_callbacks_timed(self) -> None:
+        """
+        Where an observer is told of callbacks, the slow one is told the first time.
+        """
+        for merge in MERGES:
+            self.serve(self.make(seconds=0.7), merge=merge, observers=(Answers(),))
+            self.greet()
+            (text,) = self.told()
+            self.assertIn("Milter Blocking has blocked the process for 0.7 s in xxfi_helo()", text)
 
     def test_same_is_told_once_a_minute(self) -> None:
         """

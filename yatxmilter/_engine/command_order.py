@@ -21,14 +21,17 @@ from yatxmilter._wire.commands import (
     ALL_COMMANDS,
     BODY_ROW,
     CALLBACK_STEPS,
+    CONNECT_ROW,
     EOM_ROW,
     HELO,
     INIT,
     MACRO_ROW,
+    MAIL_ROW,
     MESSAGE_STATES,
     OPTNEG_ROW,
     QUIT_NC_ROW,
     QUIT_ROW,
+    RCPT_ROW,
     UNKNOWN_ROW,
     Command,
     legal_commands,
@@ -65,6 +68,9 @@ _NAMES: Final = (
     "EOHS", "BODY", "ENDM", "QUIT", "ABRT", "UNKN", "Q_NC",
 )  # fmt: skip
 
+#: What is kept of what they say, where there are observers: whose message it is.
+_TELL_OF_MESSAGE: Final = frozenset({CONNECT_ROW, MAIL_ROW, RCPT_ROW})
+
 # The answer that is kept is given for these: those of the milters, but not to unknown commands.
 _GIVES_KEPT: Final = frozenset(CALLBACK_STEPS) - {UNKNOWN_ROW}
 
@@ -92,8 +98,7 @@ class Plan:
     :ivar steps: The ``SMFIP_*`` steps agreed on; ``unanswered``: those of them that promise not to
         answer; ``declined``: the steps passed over.
     :ivar callees: Who is called for each command, by `Command.index`.
-    :ivar adapted: For each milter, whether it is called otherwise than by its callbacks as they
-        are.
+    :ivar manners: For each milter, how its callbacks are called; see `Member.manner`.
     :ivar kept: Whether there is an answer already, which is given to each command.
     :ivar careful: Whether each command must be concluded with care: some milter has accepted for
         itself alone, or has given an answer that counts later.
@@ -104,13 +109,13 @@ class Plan:
 
     __slots__ = (
         "abort",
-        "adapted",
         "callees",
         "careful",
         "chunk",
         "declined",
         "eom",
         "kept",
+        "manners",
         "merge",
         "observed",
         "skip_offered",
@@ -126,7 +131,7 @@ class Plan:
         declined: int,
         skip_offered: bool,
         callees: tuple[Callees, ...],
-        adapted: tuple[bool, ...],
+        manners: tuple[int, ...],
         observed: bool,
         kept: bool,
         careful: bool,
@@ -137,7 +142,7 @@ class Plan:
         self.declined = declined
         self.skip_offered = skip_offered
         self.callees = callees
-        self.adapted = adapted
+        self.manners = manners
         self.observed = observed
         self.kept = kept
         self.careful = careful
@@ -184,7 +189,7 @@ class Plan:
             self.declined,
             self.skip_offered,
             callees,
-            self.adapted,
+            self.manners,
             self.observed,
             kept,
             careful,
@@ -253,7 +258,7 @@ def plan_for(
     declined: int,
     skip_offered: bool,
     masks: tuple[int, ...],
-    adapted: tuple[bool, ...],
+    manners: tuple[int, ...],
     observed: bool,
 ) -> Plan:
     """
@@ -267,7 +272,7 @@ def plan_for(
             for command in ALL_COMMANDS
         ]
     )
-    return _compiled(merge, steps, declined, skip_offered, callees, adapted, observed, False, False)
+    return _compiled(merge, steps, declined, skip_offered, callees, manners, observed, False, False)
 
 
 class _FreshPlan(Plan):
@@ -385,18 +390,27 @@ def _give_kept(command: Command, session: Session, payload: bytes) -> None:
 
 
 def _observe(command: Command, handler: Handler) -> Handler:
-    in_message = command.in_message
+    def observe(session: Session, payload: bytes) -> bytes | None:
+        return session.observe(command, handler, payload)
 
-    def observe(session: Session, payload: bytes) -> None:
-        if in_message and session.untold:
-            # In the middle of a message; of its commands nothing is told but what they call.
-            session.give(handler(session, payload))
-            if session.message is None:
-                session.tell_end()
-        else:
-            session.observe(command, handler, payload)
+    def observe_in_message(session: Session, payload: bytes) -> bytes | None:
+        if not session.untold:
+            return session.observe(command, handler, payload)
+        # In the middle of a message; of what is usual nothing is told but the call.
+        answer = handler(session, payload)
+        if answer is None or session.message is None:
+            answer = session.end_command(command, answer)
+        return answer
 
-    return observe
+    seen = observe_in_message if command.in_message else observe
+    return partial(_hear, command, seen) if command in _TELL_OF_MESSAGE else seen
+
+
+def _hear(command: Command, handler: Handler, session: Session, payload: bytes) -> bytes | None:
+    watch = session.watch
+    assert watch is not None
+    watch.hear(command, payload)
+    return handler(session, payload)
 
 
 def _negotiate(session: Session, payload: bytes) -> bytes | None:

@@ -23,7 +23,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.awaitables import awaited, is_awaited, run_coroutine
 from yatxmilter._engine.condition_state import CONNECTION_ROWS, Decision, Late, Standing
 from yatxmilter._engine.conditions import Condition
-from yatxmilter._engine.member import Callback, Member, Shape
+from yatxmilter._engine.member import ADAPTED, Callback, Member, Shape
 from yatxmilter._engine.on_error import answer_for
 from yatxmilter._engine.return_codes import ON_ERROR
 from yatxmilter._escaping import printable
@@ -171,7 +171,7 @@ class GatedMember(Member):
         """
         if self._gone:
             return super().prepare(steps, macros)
-        self.adapted = self._adapt(steps & ~self.request.steps, macros)
+        self.adapted, self.manner = self._adapt(steps & ~self.request.steps, macros), ADAPTED
         return sum(1 << index for index in self.adapted)
 
     def _abort(self, callback: Callback | None) -> object:

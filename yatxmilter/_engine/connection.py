@@ -111,7 +111,7 @@ class _Settled:
         self.requests = requests
         self.plan = plan
         self.answer = answer
-        self.adapts = any(plan.adapted)
+        self.adapts = any(plan.manners)
         self.limit = data_size(agreement.steps)
 
 
@@ -276,13 +276,6 @@ class Conversation(Session):
         Send packets, and empty the list.
         """
         self._line.send_packets(out)
-
-    def send_answer(self, answer: bytes) -> None:
-        """
-        Send what `receive` has given back.
-        """
-        self.out.append(answer)
-        self.send(self.out)
 
     def _receive_more(self, data: bytes) -> tuple[bytes, int] | None:
         """
@@ -557,7 +550,8 @@ class Conversation(Session):
             return None
         if len(payload) < MILTER_OPTLEN:
             return None
-        asked: list[object] = [payload[:MILTER_OPTLEN], self.plan.merge, self.watch is not None]
+        observed = None if self.watch is None else self.watch.times
+        asked: list[object] = [payload[:MILTER_OPTLEN], self.plan.merge, observed]
         for member in self.members:
             flags = member.asks_as_others
             if flags is False:
@@ -668,6 +662,10 @@ class Conversation(Session):
             self._shadows.lost(reason)
 
 
+# By `super` it would be found more slowly.
+_receive: Final = Conversation.receive
+
+
 class ObservedConversation(Conversation):
     """
     A conversation that observers are told of; the same rules, and a word about each thing done.
@@ -684,8 +682,27 @@ class ObservedConversation(Conversation):
         # Whether observers know that a message is open, and how much they know of the output.
         self._message_told = self.untold = False
         self._told_of = 0
-        # Whether nobody needs to be told of each answer: only of those that end a message.
-        self._quiet = self.watch.audience.answer_sent is None
+        # Whether nobody needs to be told of each answer: only of those that are not usual, or that
+        # end a message.
+        self._quiet = not self.watch.audience.tells_usual_answers
+        self.watch.macros = self.macros
+
+    def receive(self, data: bytes) -> bytes | None:
+        """
+        Take in bytes, count them, and tell of what is given back.
+        """
+        watch = self.watch
+        watch.received += len(data)
+        if watch.tells_bytes and data:
+            watch.tell("bytes_received", len(data))
+        answer = _receive(self, data)
+        if answer:
+            if not self._quiet:
+                watch.output(answer)
+            watch.sent += len(answer)
+            if watch.tells_bytes:
+                watch.tell("bytes_sent", len(answer))
+        return answer
 
     def send(self, out: list[bytes]) -> None:
         """
@@ -696,19 +713,14 @@ class ObservedConversation(Conversation):
             self._told_of = 0
         self._line.send_packets(out)
 
-    def tell_end(self) -> None:
-        """
-        Tell of the end of a message.
-        """
-        self._tell_done()
-
-    def observe(self, command: Command, handler: Handler, payload: bytes) -> None:
+    def observe(self, command: Command, handler: Handler, payload: bytes) -> bytes | None:
         """
         Handle a command, and tell of it.
+
+        :return: The usual answer, where nobody needs to be told of it.
         """
         self.begin_command(command)
-        self.give(handler(self, payload))
-        self.end_command(command)
+        return self.end_command(command, handler(self, payload))
 
     def begin_command(self, command: Command) -> None:
         """
@@ -718,16 +730,23 @@ class ObservedConversation(Conversation):
         if command.in_message and not self._message_told:
             self._message_told = True
             self.untold = self._quiet
+            self.watch.in_callbacks = 0.0
             self.watch.tell("message_began")
 
-    def end_command(self, command: Command) -> None:
+    def end_command(self, command: Command, answer: bytes | None) -> bytes | None:
         """
         Tell of the answer to a command, and of the end of a message.
+
+        :param answer: The usual one, if that was given.
+        :return: The same, where nobody needs to be told of it.
         """
-        if not command.codes:
-            self._tell_done("aborted")
-        elif not self._quiet or (self._message_told and self.message is None):
-            self._tell_done()
+        if answer is not None:
+            if self._quiet and not (self._message_told and self.message is None):
+                return answer
+            self.out.append(answer)
+        self.watch.stage = command.callback
+        self._tell_done(None if command.codes else "aborted")
+        return None
 
     def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
         """
@@ -756,6 +775,7 @@ class ObservedConversation(Conversation):
         if self._message_told and not self.in_message:
             self._message_told = self.untold = False
             self.watch.tell("message_ended", outcome or self.watch.last)
+            self.watch.end_message()
 
     def _tell_output(self) -> None:
         if len(self.out) > self._told_of and not self.ended:

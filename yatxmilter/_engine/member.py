@@ -21,7 +21,6 @@ from yatxmilter._engine.decorators import Marks, read_marks
 from yatxmilter._engine.on_error import on_error_option
 from yatxmilter._options import CALLBACK_TIMEOUT, seconds_option
 from yatxmilter._wire.commands import (
-    ALL_COMMANDS,
     BODY_ROW,
     CALLBACK_STEPS,
     HEADER_ROW,
@@ -37,7 +36,17 @@ from yatxmilter.errors import NegotiationError, ReturnCodeError
 if TYPE_CHECKING:
     from yatxmilter._engine.session import Session
 
-__all__ = ["CALLBACKS", "Callback", "Member", "Shape", "shape_of", "wanted_callbacks"]
+__all__ = [
+    "ADAPTED",
+    "AS_THEY_ARE",
+    "CALLBACKS",
+    "TOLD",
+    "Callback",
+    "Member",
+    "Shape",
+    "shape_of",
+    "wanted_callbacks",
+]
 
 Callback = Callable[..., object]
 
@@ -55,7 +64,12 @@ _MDS: Final = c.SMFIP_MDS_256K | c.SMFIP_MDS_1M
 # What one milter asks for and all of them then see.
 _SEEN_BY_ALL: Final = c.SMFIP_HDR_LEADSPC | c.SMFIP_RCPT_REJ | _MDS
 
-_AS_THEY_ARE: Final[Mapping[int, Callback]] = {}
+#: How callbacks are called: as they are, in another way, or by what tells observers of them.
+AS_THEY_ARE: Final = 0
+ADAPTED: Final = 1
+TOLD: Final = 2
+
+_NOT_ADAPTED: Final[Mapping[int, Callback]] = {}
 _NO_HOOKS: Final[Mapping[str, str]] = {}
 _NAMES: Final = frozenset(CALLBACKS)
 _callbacks_of: Final = attrgetter(*CALLBACKS)
@@ -153,28 +167,6 @@ def _steps(wanted: frozenset[str], silent: frozenset[str]) -> int:
     return steps
 
 
-class _Told(dict[int, "Callback"]):
-    """
-    A milter's callbacks with what observers are told of them, by `Command.index`; each is made when
-    it is needed.
-    """
-
-    __slots__ = ("_member",)
-
-    def __init__(self, member: Member) -> None:
-        super().__init__()
-        self._member = member
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __missing__(self, index: int) -> Callback:
-        callback = self._member.callback(ALL_COMMANDS[index].callback)
-        assert callback is not None
-        self[index] = callback
-        return callback
-
-
 class Member:
     """
     One milter on one connection.
@@ -184,8 +176,11 @@ class Member:
     :ivar wanted: The names of the callbacks it has of its own.
     :ivar request: What it asked of the MTA; before negotiation, what it would ask.
     :ivar steps: The ``SMFIP_*`` steps that follow from the callbacks it has.
-    :ivar adapted: What to call, by `Command.index`, where it is not the callbacks as they are.
+    :ivar adapted: What to call, by `Command.index`, where it is not the callbacks as they are; it
+        is called with the member first where it is `TOLD`.
+    :ivar manner: How the callbacks are called: `AS_THEY_ARE`, `ADAPTED` or `TOLD`.
     :ivar on_error: What is answered when it fails, as `on_error_option` gives it.
+    :ivar watch: What tells observers; ``None`` where there are none.
     :ivar made_context: Its `context`, if it has been needed.
     """
 
@@ -195,6 +190,7 @@ class Member:
         "_session",
         "adapted",
         "made_context",
+        "manner",
         "milter",
         "on_error",
         "position",
@@ -203,6 +199,7 @@ class Member:
         "steps",
         "timeout",
         "wanted",
+        "watch",
     )
 
     def __init__(self, milter: Any, position: int, shape: Shape, session: Session) -> None:
@@ -214,6 +211,7 @@ class Member:
         self.wanted = shape.wanted
         self.steps = shape.steps
         self._session = session
+        self.watch: Any = session.watch
         self.on_error = (
             on_error if type(on_error) is ReturnCode else on_error_option("on_error", on_error)
         )
@@ -223,7 +221,8 @@ class Member:
             timeout if timeout is CALLBACK_TIMEOUT else seconds_option("timeout", timeout)
         )
         self.request = _asked_by(self.steps)
-        self.adapted: Mapping[int, Callback] = _AS_THEY_ARE
+        self.adapted: Mapping[int, Callback] = _NOT_ADAPTED
+        self.manner = AS_THEY_ARE
         self.made_context: Context | None = None
         # The steps agreed on with the MTA.
         self._agreed = 0
@@ -281,9 +280,8 @@ class Member:
         """
         if name not in self.wanted:
             return None
-        watch = self._session.watch
-        if watch is not None:
-            return watch.around(self, name)
+        if self.watch is not None:
+            return cast(Callback, self.watch.around(self, name))
         return cast(Callback, getattr(self.milter, name))
 
     def retire(self) -> None:
@@ -393,11 +391,11 @@ class Member:
         """
         added = steps & ~self.request.steps
         if added & _SEEN_BY_ALL:
-            self.adapted = self._adapt(added, macros)
-        elif self._session.watch is not None:
-            self.adapted = _Told(self)
+            self.adapted, self.manner = self._adapt(added, macros), ADAPTED
+        elif self.watch is not None and self.watch.times:
+            self.adapted, self.manner = self.watch.audience.tellers_of(self.name), TOLD
         else:
-            self.adapted = _AS_THEY_ARE
+            self.adapted, self.manner = _NOT_ADAPTED, AS_THEY_ARE
         return _mask(self.wanted, self.request.steps)
 
     def _adapt(self, added: int, macros: MacroStore) -> dict[int, Callback]:
@@ -423,9 +421,10 @@ class Member:
         """
         Give what to call for a command that the milter is called for.
         """
-        if self.adapted:
-            return self.adapted[command.index]
-        return cast(Callback, getattr(self.milter, command.callback))
+        if self.manner == AS_THEY_ARE:
+            return cast(Callback, getattr(self.milter, command.callback))
+        callback = self.adapted[command.index]
+        return callback if self.manner == ADAPTED else partial(callback, self)
 
 
 # Most connections of a server have the same milters.

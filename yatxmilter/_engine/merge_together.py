@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.command_order import Handler, Plan, empty
-from yatxmilter._engine.member import Member
+from yatxmilter._engine.member import TOLD, Member
 from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET
@@ -44,15 +44,15 @@ class Together(Merge):
         """
         Make what is done for a command.
         """
-        if len(plan.adapted) > 1 or plan.careful:
+        if len(plan.manners) > 1 or plan.careful:
             return _ask_all(command, plan, answered=answered)
         if not plan.callees[command.index]:
             return _ask_nobody(command, answered=answered)
         if command is EOM_ROW:
-            return _ask_at_end(adapted=plan.adapted[0])
+            return _ask_at_end(manner=plan.manners[0])
         if command is HEADER_ROW:
-            return _ask_about_field(adapted=plan.adapted[0], answered=answered)
-        return _ask_one(command, adapted=plan.adapted[0], answered=answered)
+            return _ask_about_field(manner=plan.manners[0], answered=answered)
+        return _ask_one(command, manner=plan.manners[0], answered=answered)
 
     # ---- what is not the usual answer
 
@@ -165,7 +165,7 @@ def _ask_nobody(command: Command, *, answered: bool) -> Handler:
     return handle
 
 
-def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
+def _ask_one(command: Command, *, manner: int, answered: bool) -> Handler:
     """
     Show a command to a lone milter.
     """
@@ -181,10 +181,12 @@ def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
             return None
         member = session.members[0]
         try:
-            if adapted:
-                result = member.adapted[index](*arguments)
-            else:
+            if not manner:
                 result = getattr(member.milter, callback)(*arguments)
+            elif manner == TOLD:
+                result = member.adapted[index](member, *arguments)
+            else:
+                result = member.adapted[index](*arguments)
         except BaseException:
             result = Failure()
         if not (result is None or result is SMFIS_CONTINUE):
@@ -196,11 +198,12 @@ def _ask_one(command: Command, *, adapted: bool, answered: bool) -> Handler:
     return handle
 
 
-def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
+def _ask_about_field(*, manner: int, answered: bool) -> Handler:
     """
     Show a header field to a lone milter; there are more of them than of all other commands.
     """
     usual = CONTINUE_PACKET if answered else None
+    index = HEADER_ROW.index
 
     def handle(session: Session, payload: bytes) -> bytes | None:
         try:
@@ -214,10 +217,12 @@ def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
             name, value = decode_header(payload)
         member = session.members[0]
         try:
-            if adapted:
-                result = member.adapted[HEADER_ROW.index](name, value)
-            else:
+            if not manner:
                 result = member.milter.xxfi_header(name, value)
+            elif manner == TOLD:
+                result = member.adapted[index](member, name, value)
+            else:
+                result = member.adapted[index](name, value)
         except BaseException:
             result = Failure()
         if not (result is None or result is SMFIS_CONTINUE):
@@ -229,20 +234,17 @@ def _ask_about_field(*, adapted: bool, answered: bool) -> Handler:
     return handle
 
 
-def _ask_at_end(*, adapted: bool) -> Handler:
+def _ask_at_end(*, manner: int) -> Handler:
     """
     Have a lone milter edit the message, and answer to it.
     """
-    callback, index = EOM_ROW.callback, EOM_ROW.index
 
     def handle(session: Session, payload: bytes) -> bytes | None:
         member = session.members[0]
         context = member.context
         context.editing = True
         try:
-            # `Member.view`, without a call; so in the others.
-            show = member.adapted[index] if adapted else getattr(member.milter, callback)
-            result = show()
+            result = (member.milter.xxfi_eom if not manner else member.view(EOM_ROW))()
         except BaseException:
             result = Failure()
         usual = result is None or result is SMFIS_CONTINUE
@@ -266,7 +268,7 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
     """
     decode, callback, index = DECODERS[command.index], command.callback, command.index
     needs_payload, in_message, ends = command.needs_payload, command.in_message, command is EOM_ROW
-    callees, adapted, count = plan.callees[index], plan.adapted, len(plan.adapted)
+    callees, manners, count = plan.callees[index], plan.manners, len(plan.manners)
     # A list that one milter changes must not change for the next.
     copies = len(callees) > 1 and command.has_argv
     careful = plan.careful or ends
@@ -298,10 +300,13 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
                 joining.joined = max(joining.joined, position + 1)
             shown = (arguments[0].copy(),) if copies else arguments
             try:
-                if adapted[position]:
-                    result = member.adapted[index](*shown)
-                else:
+                manner = manners[position]
+                if not manner:
                     result = getattr(member.milter, callback)(*shown)
+                elif manner == TOLD:
+                    result = member.adapted[index](member, *shown)
+                else:
+                    result = member.adapted[index](*shown)
             except BaseException:
                 result = Failure()
             if result is None or result is SMFIS_CONTINUE:

@@ -24,10 +24,13 @@ from yatxmilter._engine.slow_callbacks import SlowCallbacks
 from yatxmilter._wire.commands import (
     ACTIONS,
     ALL_COMMANDS,
+    MAIL_ROW,
     MTA_CLOSE_ROW,
     MTA_CONNECT_ROW,
+    RCPT_ROW,
     Command,
 )
+from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import MilterError
@@ -36,15 +39,16 @@ from yatxmilter.interfaces import IMilterObserver
 if TYPE_CHECKING:
     from yatxmilter._engine.member import Callback, Member
 
-__all__ = ["EVENTS", "Audience", "Watch"]
+__all__ = ["EVENTS", "Audience", "Tellers", "Watch"]
 
 _log = Logger()
 
 #: The names of the events: the methods of `IMilterObserver`.
 EVENTS: Final = tuple(sorted(IMilterObserver.names()))
 
-#: What each callback is called for, by its name.
+#: What each callback is called for, by its name, and by its index.
 _ROWS: Final = {row.callback: row for row in (*ALL_COMMANDS, MTA_CONNECT_ROW, MTA_CLOSE_ROW)}
+_BY_INDEX: Final = {row.index: row for row in _ROWS.values()}
 
 #: What an answer of the MTA's connection says, by its letter.
 _WORDS: Final = {
@@ -59,8 +63,29 @@ _WORDS: Final = {
 }
 
 
-_UNKNOWN: Final = object()
 _MOST_TELLERS: Final = 256
+
+
+class Tellers(dict[int, Callable[..., object]]):
+    """
+    What calls the callbacks of a milter and tells of them, by `Command.index`; each is made when it
+    is needed. Connections share them.
+
+    Each is called with the `Member` and the callback's arguments.
+
+    :param label: The milter's name.
+    """
+
+    __slots__ = ("_audience", "_label")
+
+    def __init__(self, audience: Audience, label: str) -> None:
+        super().__init__()
+        self._audience = audience
+        self._label = label
+
+    def __missing__(self, index: int) -> Callable[..., object]:
+        teller = self[index] = self._audience.make_teller(self._label, _BY_INDEX[index])
+        return teller
 
 
 class Audience:
@@ -71,11 +96,17 @@ class Audience:
 
     Nearly all that is told is that a callback has answered with a continue. An observer that only
     counts may have a method ``usual_answers(milter, stage)``, which gives a function: it is called
-    with the seconds of each such answer, and ``callback_answered`` is not called for it then.
+    with the seconds of each such answer, and ``callback_answered`` is not called for it then. One
+    that has an attribute ``only_unusual`` which is true is told of no continue, be it a callback's
+    or one that the MTA gets, where that saves telling it.
 
     :param base: The class whose methods do nothing, so that they need not be called.
+    :param slow: What is told of callbacks that block the process.
     :ivar observers: They, in the order in which they are told.
-    :ivar answer_listeners: Of ``callback_answered`` those who listen, and their methods.
+    :ivar answer_listeners: Of ``callback_answered`` those who listen to continues, too, and their
+        methods.
+    :ivar hears_of_callbacks: Whether somebody listens to callbacks.
+    :ivar tells_usual_answers: Whether somebody listens to each continue that the MTA gets.
     """
 
     connection_taken: Callable[..., None] | None
@@ -94,11 +125,12 @@ class Audience:
     bytes_sent: Callable[..., None] | None
     shadow_message_ended: Callable[..., None] | None
 
-    def __init__(self, base: type) -> None:
+    def __init__(self, base: type, slow: SlowCallbacks) -> None:
         self.observers: list[Any] = []
+        self.slow = slow
         self._base = base
         self._failed: set[tuple[int, str]] = set()
-        self._tellers: dict[tuple[str, str], Callable[..., object] | None] = {}
+        self._tellers: dict[str, Tellers] = {}
         self._compile()
 
     def add(self, observer: Any) -> None:
@@ -118,8 +150,12 @@ class Audience:
                 and hasattr(observer, event)
             ]
             setattr(self, event, self._teller(event, listeners) if listeners else None)
+            usual = [one for one in listeners if not getattr(one[0], "only_unusual", False)]
             if event == "callback_answered":
-                self.answer_listeners = listeners
+                self.answer_listeners = usual
+            elif event == "answer_sent":
+                self.tells_usual_answers = bool(usual)
+        self.hears_of_callbacks = bool(self.callback_called or self.callback_answered)
 
     def _teller(
         self, event: str, listeners: list[tuple[Any, Callable[..., object]]]
@@ -133,54 +169,54 @@ class Audience:
 
         return tell
 
-    def teller_of(
-        self, label: str, name: str, seconds: Callable[[], float]
-    ) -> Callable[..., object] | None:
+    def tellers_of(self, label: str) -> Tellers:
         """
-        Give the function that calls a callback and tells of it; ``None`` where nobody listens.
-
-        It is called with the connection's `Watch`, the milter and the callback's arguments.
-
-        :param label: The milter's name.
-        :param name: The callback's.
-        :param seconds: Tells the time.
+        Give what calls the callbacks of milters of that name.
         """
-        known = self._tellers.get((label, name), _UNKNOWN)
-        if known is _UNKNOWN:
+        tellers = self._tellers.get(label)
+        if tellers is None:
             if len(self._tellers) >= _MOST_TELLERS:
                 # Names are the milters' own, who may have made one for each connection.
                 self._tellers.clear()
-            known = self._make_teller(label, _ROWS[name], seconds)
-            self._tellers[label, name] = known
-        return cast("Callable[..., object] | None", known)
+            tellers = self._tellers[label] = Tellers(self, label)
+        return tellers
 
-    def _make_teller(
-        self, label: str, command: Command, seconds: Callable[[], float]
-    ) -> Callable[..., object] | None:
-        called, name = self.callback_called, command.callback
-        if called is None and not self.answer_listeners:
-            return None
-        usual = self._usual_teller(label, command)
+    def make_teller(self, label: str, command: Command) -> Callable[..., object]:
+        """
+        Make the function that calls a callback, times it and tells of it.
+
+        :param label: The milter's name.
+        """
+        called, name, slow = self.callback_called, command.callback, self.slow
+        seconds, limit = slow.seconds, slow.limit
+        usual = self._usual_teller(label, command) if self.answer_listeners else None
         count = self._only_counter(label, name)
         observer = self.answer_listeners[0][0] if self.answer_listeners else None
 
-        def call(watch: Watch, milter: object, *arguments: object) -> object:
+        def call(member: Member, *arguments: object) -> object:
+            watch: Watch = member.watch
             if called is not None:
                 called(watch.connection, label, name)
             start = seconds()
             try:
-                result: object = getattr(milter, name)(*arguments)
+                result: object = getattr(member.milter, name)(*arguments)
                 if result is not None and result is not c.SMFIS_CONTINUE:
                     return watch.over(label, command, start, result)
             except BaseException:
                 watch.answered(label, command, start, Failure())
+                watch.look_back(label, name, start)
                 raise
+            taken = seconds() - start
+            watch.in_callbacks += taken
+            if taken > limit:
+                watch.look_back(label, name, start)
             if count is None:
-                usual(watch, seconds() - start)
+                if usual is not None:
+                    usual(watch, taken)
                 return result
             # `usual`, without a call.
             try:
-                count(seconds() - start)
+                count(taken)
             except BaseException:
                 self.log_failure(observer, "usual_answers")
             return result
@@ -246,42 +282,93 @@ class Watch:
 
     :param connection: The `MilterProtocol`.
     :param seconds: Tells the time, for how long callbacks take.
-    :param slow: What is told of callbacks that block the process, if they are timed here.
+    :param times: Whether callbacks are timed, and told of.
+    :ivar times: The same.
     :ivar stage: The callback of the command that is being answered.
     :ivar last: The last answer, in a word.
     :ivar received: How many bytes have been read from the MTA; ``sent``: written for it.
+    :ivar tells_bytes: Whether somebody listens to the bytes that move.
+    :ivar in_callbacks: For how many seconds callbacks have been at work on the message.
+    :ivar macros: The connection's.
+    :ivar client: What CONNECT said, as it came; ``sender``: what the message's MAIL said.
+    :ivar recipients: How many the MTA has named.
     """
 
-    __slots__ = ("_seconds", "audience", "connection", "last", "received", "sent", "slow", "stage")
+    __slots__ = (
+        "_seconds",
+        "audience",
+        "client",
+        "connection",
+        "in_callbacks",
+        "last",
+        "macros",
+        "received",
+        "recipients",
+        "sender",
+        "sent",
+        "stage",
+        "tells_bytes",
+        "times",
+    )
+
+    macros: MacroStore
 
     def __init__(
-        self,
-        audience: Audience,
-        connection: object,
-        seconds: Callable[[], float],
-        slow: SlowCallbacks | None = None,
+        self, audience: Audience, connection: Any, seconds: Callable[[], float], *, times: bool
     ) -> None:
         self.audience = audience
+        self.times = times
+        self.tells_bytes = bool(audience.bytes_received or audience.bytes_sent)
         self.connection = connection
         self.stage = ""
         self.last = ""
-        self.received = self.sent = 0
-        self.slow = slow
+        self.received = self.sent = self.recipients = 0
+        self.in_callbacks = 0.0
+        self.client: bytes | None = None
+        self.sender: bytes | None = None
         self._seconds = seconds
+
+    # ---- whose message it is
+
+    def hear(self, command: Command, payload: bytes) -> None:
+        """
+        Keep what a command says of whose message it is.
+        """
+        if command is RCPT_ROW:
+            self.recipients += 1
+        elif command is MAIL_ROW:
+            self.sender = payload
+        else:
+            self.client = payload
+
+    def end_message(self) -> None:
+        """
+        Forget whose message it was.
+        """
+        self.sender = None
+        self.recipients = 0
+
+    # ---- callbacks
 
     def around(self, member: Member, name: str) -> Callback:
         """
         Put what is told of a milter's callback around it.
         """
-        tell = self.audience.teller_of(member.name, name, self._seconds)
-        callback: Callback
-        if tell is None:
-            callback = getattr(member.milter, name)
-        else:
-            callback = partial(tell, self, member.milter)
-        if self.slow is None:
-            return callback
-        return self.slow.around(callback, member.name, name, self.connection)
+        if not self.times:
+            return cast("Callback", getattr(member.milter, name))
+        return partial(self.audience.tellers_of(member.name)[_ROWS[name].index], member)
+
+    def look_back(self, label: str, name: str, start: float) -> None:
+        """
+        See whether a callback has blocked the process.
+
+        :param label: The milter's name, and ``name``: the callback's.
+        :param start: When it was called.
+        """
+        # If the reactor has gone on without the callback, nothing was blocked till then.
+        taken = self._seconds() - max(start, self.connection.resumed)
+        if taken > self.audience.slow.limit:
+            self.audience.slow.callback(label, name, self.connection, taken)
 
     def over(self, label: str, command: Command, start: float, result: object) -> object:
         """
@@ -291,7 +378,9 @@ class Watch:
         :param start: When it was called.
         """
         over = partial(self.answered, label, command, start)
+        # A coroutine begins only here.
         result = outcome_of(result)
+        self.look_back(label, command.callback, start)
         return result.addBoth(over) if isinstance(result, Deferred) else over(result)
 
     def answered(self, label: str, command: Command, start: float, result: object) -> object:
@@ -300,9 +389,10 @@ class Watch:
 
         :param result: What the callback has returned, or a Failure.
         """
+        taken = self._seconds() - start
+        self.in_callbacks += taken
         answered = self.audience.callback_answered
         if answered is not None:
-            taken = self._seconds() - start
             answered(self.connection, label, command.callback, _answer(command, result), taken)
         return result
 

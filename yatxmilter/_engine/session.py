@@ -237,7 +237,7 @@ class Session:
             declined,
             skip_offered,
             tuple([member.prepare(steps, self.macros) for member in self.members]),
-            tuple([bool(member.adapted) for member in self.members]),
+            tuple([member.manner for member in self.members]),
             self.watch is not None,
         )
 
@@ -394,15 +394,23 @@ class Session:
     #: Whether a message is open of whose commands observers are told nothing, but for its end.
     untold = False
 
-    def tell_end(self) -> None:
-        """
-        Tell observers that a message has ended; called only where there are observers.
-        """
-
-    def observe(self, command: Command, handler: Handler, payload: bytes) -> None:
+    def observe(self, command: Command, handler: Handler, payload: bytes) -> bytes | None:
         """
         Handle a command, and tell observers of it; called only where there are observers.
+
+        :return: The usual answer, where nobody needs to be told of it.
         """
+        return handler(self, payload)
+
+    def end_command(self, command: Command, answer: bytes | None) -> bytes | None:
+        """
+        Tell observers of the answer to a command, and of the end of a message; called only where
+        there are observers.
+
+        :param answer: The usual one, if that was given.
+        :return: The same, where nobody needs to be told of it.
+        """
+        return answer
 
     def drop(self, dropped: str) -> None:
         """

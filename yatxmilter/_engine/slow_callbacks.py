@@ -3,7 +3,8 @@ Telling of callbacks that block the process: all its connections wait for them.
 
 To look at the clock around each callback would cost more than most callbacks do. So the time of a
 whole read is looked at; only when one has been slow are callbacks timed one by one, for a while, on
-the connections that come.
+the connections that come. Where an observer is told of callbacks they are timed anyway; both is
+done in `yatxmilter._engine.observing`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yatxmilter import constants as c
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._escaping import printable
 
 __all__ = ["SlowCallbacks"]
@@ -34,23 +34,31 @@ class SlowCallbacks:
     What a factory knows of slow callbacks.
 
     :param limit: Seconds that a callback may block the process; ``None`` for any time.
-    :param seconds: Tells the time.
+    :param clock: Gives what keeps time; not asked before a connection comes.
     :ivar limit: The same; infinite for any time.
     """
 
-    def __init__(self, limit: float | None, seconds: Callable[[], float]) -> None:
+    def __init__(self, limit: float | None, clock: Callable[[], IReactorTime]) -> None:
         self.limit = math.inf if limit is None else limit
-        self._seconds = seconds
+        self._clock = clock
         # Until when connections that come have their callbacks timed.
         self._until: float | None = None
         self._told: dict[tuple[str, ...], float] = {}
+
+    @property
+    def seconds(self) -> Callable[[], float]:
+        """
+        What tells the time.
+        """
+        seconds: Callable[[], float] = self._clock().seconds
+        return seconds
 
     @property
     def timing(self) -> bool:
         """
         Whether a connection that comes now is to have its callbacks timed.
         """
-        if self._until is not None and self._seconds() >= self._until:
+        if self._until is not None and self.seconds() >= self._until:
             self._until = None
         return self._until is not None
 
@@ -76,35 +84,15 @@ class SlowCallbacks:
                 hint=_HINT,
             )
 
-    def around(
-        self, callback: Callable[..., object], milter: str, stage: str, connection: Any
-    ) -> Callable[..., object]:
+    def callback(self, milter: str, stage: str, connection: Any, taken: float) -> None:
         """
-        Put a look at the clock around a callback; what it waits for afterwards does not count.
+        Take note that a callback has been slow; what it waits for afterwards does not count.
 
         :param milter: The milter's name.
         :param stage: The callback's.
         :param connection: The `MilterProtocol`.
+        :param taken: For how many seconds it has blocked the process.
         """
-        seconds = self._seconds
-
-        def timed(*arguments: object) -> object:
-            start = seconds()
-            try:
-                result = callback(*arguments)
-                if result is None or result is c.SMFIS_CONTINUE:
-                    return result
-                # A coroutine begins only here.
-                return outcome_of(result)
-            finally:
-                # If the reactor has gone on without the callback, nothing was blocked till then.
-                taken = seconds() - max(start, connection.resumed)
-                if taken > self.limit:
-                    self._callback(milter, stage, connection, taken)
-
-        return timed
-
-    def _callback(self, milter: str, stage: str, connection: Any, taken: float) -> None:
         if self._is_news(milter, stage, "callback"):
             _log.warn(
                 "Milter {milter} has blocked the process for {seconds:.1f} s in {stage}();"
@@ -121,7 +109,7 @@ class SlowCallbacks:
         """
         Have callbacks timed from now on for a while; tell whether this was not told for as long.
         """
-        now = self._seconds()
+        now = self.seconds()
         self._until = now + _WHILE
         told = self._told
         if what in told and now - told[what] < _WHILE:

@@ -101,7 +101,8 @@ class TransportLine(Protocol):
         self.slow = slow.limit
         timing = slow.timing
         if options.audience.observers or timing:
-            watch = Watch(options.audience, self, self._seconds, slow if timing else None)
+            times = timing or options.audience.hears_of_callbacks
+            watch = Watch(options.audience, self, self._seconds, times=times)
             make = ObservedConversation
         self._watch = watch
         self._conversation = make(
@@ -143,9 +144,7 @@ class TransportLine(Protocol):
         self._served = served
         self.peer = peer
         may_be_passed_over = (
-            self._watch is None
-            and self._seconds is monotonic
-            and type(self).dataReceived is TransportLine.dataReceived
+            self._seconds is monotonic and type(self).dataReceived is TransportLine.dataReceived
         )
         served.begin(self, self._conversation.receive if may_be_passed_over else None)
         self.connected = 1
@@ -189,20 +188,15 @@ class TransportLine(Protocol):
         """
         Hand bytes to the conversation, and look at the clock.
 
-        `ConnectionSet.doRead` does the same for connections that nobody observes.
+        `ConnectionSet.doRead` does the same.
         """
         began = self._seconds()
-        watch = self._watch
-        if watch is not None:
-            watch.received += len(data)
-            if watch.audience.bytes_received is not None:
-                watch.tell("bytes_received", len(data))
         answer = self._conversation.receive(data)
         now = self._seconds()
         if answer is not None:
             self.moved = now
             if answer:
-                self._conversation.send_answer(answer)
+                (self._served or self._transport).write(answer)
         if now - began > self.slow:
             self.was_slow(began, now)
 
@@ -224,7 +218,7 @@ class TransportLine(Protocol):
         """
         # Not if the reactor has gone on meanwhile, nor where each callback is timed.
         watch, taken = self._watch, now - max(began, self.resumed)
-        if taken > self.slow and (watch is None or watch.slow is None):
+        if taken > self.slow and (watch is None or not watch.times):
             stage = "" if watch is None else watch.stage
             self._options.slow_callbacks.read(self, stage, taken)
 
@@ -370,6 +364,13 @@ class TransportLine(Protocol):
         return tuple(reason for reason, waiting in waits if waiting)
 
     @property
+    def watch(self) -> Watch | None:
+        """
+        What is known of it where there are observers.
+        """
+        return self._watch
+
+    @property
     def traffic(self) -> tuple[int, int]:
         """
         How many bytes were read from the MTA, and written for it; counted where there are
@@ -421,7 +422,7 @@ class TransportLine(Protocol):
         watch = self._watch
         if watch is not None:
             watch.sent += len(data)
-            if watch.audience.bytes_sent is not None:
+            if watch.tells_bytes:
                 watch.tell("bytes_sent", len(data))
         if len(data) > _PIECE or self._unsent is not None:
             whole = memoryview(data)

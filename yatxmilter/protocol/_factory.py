@@ -270,8 +270,8 @@ class MilterProtocolFactory(Factory):
         self._emptied: list[Deferred[None]] = []
         self._connection_set: ConnectionSet | None = None
         self.slow_callback = seconds_option("slow_callback", slow_callback)
-        self.slow_callbacks = SlowCallbacks(self.slow_callback, lambda: self.clock.seconds())
-        self.audience = Audience(MilterObserver)
+        self.slow_callbacks = SlowCallbacks(self.slow_callback, lambda: self.clock)
+        self.audience = Audience(MilterObserver, self.slow_callbacks)
         for observer in observers:
             self.addObserver(observer)
         self.log_messages = flag_option("log_messages", log_messages)

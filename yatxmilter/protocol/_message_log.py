@@ -2,7 +2,7 @@
 One line of the log for each message: who sent it to whom, what became of it, and who decided.
 
 It is an observer like any other, and costs nothing where it is not. What the commands say is kept
-as it came; it is read when the line is written.
+as it came (`Watch`); it is read when the line is written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yatxmilter import constants as c
+from yatxmilter._engine.observing import Watch
 from yatxmilter._escaping import printable
 from yatxmilter._wire.payloads import decode_connect, decode_strings
 from yatxmilter.defaults import MilterObserver
@@ -34,49 +34,31 @@ class _Connection:
     What is known of a connection and of the message that is open on it.
     """
 
-    def __init__(self, macros: Any) -> None:
-        self.macros = macros
-        self._connect: bytes | None = None
-        self._mail: bytes | None = None
-        # That of the message that comes: the end of the one before may still have to be told.
-        self._next_mail: bytes | None = None
-        # How many recipients the MTA has named.
-        self.named = 0
+    def __init__(self) -> None:
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
         self.began = now
-        self._mail, self._next_mail = self._next_mail, None
-        self.in_callbacks = 0.0
         self.decided = "nobody"
         self.reply: str | None = None
         self.edits: Counter[str] = Counter()
         self.recipients: Counter[str] = Counter()
 
-    def take(self, packet: tuple[int, bytes]) -> None:
-        letter, payload = packet
-        if letter == c.SMFIC_CONNECT:
-            self._connect = payload
-        elif letter == c.SMFIC_MAIL:
-            self._next_mail = payload
-        elif letter == c.SMFIC_RCPT:
-            self.named += 1
 
-    @property
-    def client(self) -> str:
-        try:
-            info = None if self._connect is None else decode_connect(self._connect)
-        except ProtocolError:
-            info = None
-        if info is None:
-            return self.macros.get("_") or self.macros.get("{client_addr}") or _UNKNOWN
-        return f"{info.hostname} [{info.address}]" if info.address else info.hostname
+def _client(watch: Watch) -> str:
+    try:
+        info = None if watch.client is None else decode_connect(watch.client)
+    except ProtocolError:
+        info = None
+    if info is None:
+        return watch.macros.get("_") or watch.macros.get("{client_addr}") or _UNKNOWN
+    return f"{info.hostname} [{info.address}]" if info.address else info.hostname
 
-    @property
-    def sender(self) -> str:
-        if self._mail is not None:
-            return decode_strings(self._mail)[0][0]
-        return self.macros.get("{mail_addr}") or _UNKNOWN
+
+def _sender(watch: Watch) -> str:
+    if watch.sender is not None:
+        return decode_strings(watch.sender)[0][0]
+    return watch.macros.get("{mail_addr}") or _UNKNOWN
 
 
 class MessageLog(MilterObserver):
@@ -84,16 +66,17 @@ class MessageLog(MilterObserver):
     Log each message at its end, at level info.
     """
 
+    #: Who only continues has decided nothing.
+    only_unusual = True
+
     def __init__(self) -> None:
         self._connections: dict[object, _Connection] = {}
 
     def connection_made(self, connection: Any) -> None:
         """
-        Look at what the MTA says from now on.
+        Have a place for what happens on it.
         """
-        session = connection._conversation.session
-        one = self._connections[connection] = _Connection(session.macros)
-        session.show(one.take)
+        self._connections[connection] = _Connection()
 
     def connection_lost(self, connection: object, reason: Failure) -> None:
         """
@@ -111,14 +94,12 @@ class MessageLog(MilterObserver):
         self, connection: object, milter: str, stage: str, answer: str, seconds: float
     ) -> None:
         """
-        Take note of who says what, and how long that takes.
+        Take note of who decides.
         """
         # The answer to `xxfi_close` may come when the connection has gone.
         one = self._connections.get(connection)
-        if one is not None:
-            one.in_callbacks += seconds
-            if answer not in _GOES_ON and stage != _RCPT:
-                one.decided = milter
+        if one is not None and answer not in _GOES_ON and stage != _RCPT:
+            one.decided = milter
 
     def answer_sent(self, connection: object, stage: str, answer: str, reply: str | None) -> None:
         """
@@ -140,9 +121,9 @@ class MessageLog(MilterObserver):
         """
         Write the line.
         """
-        one = self._connections[connection]
+        one, watch = self._connections[connection], connection.watch
         refused, deferred = one.recipients["reject"], one.recipients["tempfail"]
-        accepted = one.named - refused - deferred
+        accepted = watch.recipients - refused - deferred
         if outcome == "aborted" and not accepted and refused + deferred:
             # There was nobody left whom it could go to.
             outcome = "tempfail" if deferred else "reject"
@@ -153,11 +134,11 @@ class MessageLog(MilterObserver):
             " {sender}, recipients {accepted} accepted, {refused} refused, {deferred} deferred;"
             " decided by {milter}; reply {reply}; edits {edits}; {milliseconds:.1f} ms,"
             " {callback_milliseconds:.1f} ms in callbacks",
-            queue_id=printable(one.macros.get("i") or _UNKNOWN),
+            queue_id=printable(watch.macros.get("i") or _UNKNOWN),
             connection=connection.number,
             verdict=outcome,
-            client=printable(one.client),
-            sender=printable(one.sender),
+            client=printable(_client(watch)),
+            sender=printable(_sender(watch)),
             accepted=accepted,
             refused=refused,
             deferred=deferred,
@@ -166,6 +147,5 @@ class MessageLog(MilterObserver):
             edits=", ".join(f"{count} {name}" for name, count in edits.items()) or "none",
             edit_counts=edits,
             milliseconds=1000 * (now - one.began),
-            callback_milliseconds=1000 * one.in_callbacks,
+            callback_milliseconds=1000 * watch.in_callbacks,
         )
-        one.named = 0
