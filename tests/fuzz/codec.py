@@ -13,7 +13,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._wire.actions import read_agreement, read_edit, read_response
 from yatxmilter._wire.commands import ACTIONS, ALL_COMMANDS
-from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.macros import MacroLimits, MacroStore
 from yatxmilter._wire.packets import PacketSplitter, encode_packet
 from yatxmilter._wire.payloads import Offer, decode_macros, encode_offer, split_symbol_lists
 from yatxmilter.errors import PeerError, ProtocolError
@@ -71,7 +71,7 @@ def _agreement(stream: bytes) -> None:
 
 def _macros(stream: bytes) -> None:
     store = MacroStore()
-    store.most, store.most_bytes = 16, 256
+    store.limits = MacroLimits(16, 256)
     for payload in stream.split(b"D"):
         if payload:
             with suppress(ProtocolError):
