@@ -58,6 +58,23 @@ class OrderTests(ConversationTestCase):
     One command at a time.
     """
 
+    def test_mistake_of_the_librarys_own_is_no_end_of_the_loop(self) -> None:
+        """
+        What should never be raised is passed on, and the connection can still be served, or ended.
+        """
+        conversation = started(full())
+
+        def fail(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        engine = conversation.protocol._conversation
+        before = engine.table
+        engine.table = [(fail, before)] * 256
+        self.assertRaises(ZeroDivisionError, engine.receive, HELO)
+        engine.table = before
+        self.assertEqual(letters(conversation.send(HELO + QUIT)), "c")
+        self.assertFalse(conversation.transport.connected)
+
     def test_every_waiting_callback_is_answered_as_if_it_did_not_wait(self) -> None:
         """
         With every callback waiting, the same is called and answered as with none.

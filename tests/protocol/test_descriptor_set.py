@@ -31,12 +31,13 @@ from tests.conversation_helpers import (
     full,
     macros,
     names,
+    packet,
     parse,
 )
 from tests.pathways import HAS_EPOLL, Mta, PathCase, both_paths, reactor
 from yatxmilter import Milter, MilterProtocol
 from yatxmilter.constants import SMFIS_CONTINUE
-from yatxmilter.protocol._descriptor_set import connection_set
+from yatxmilter.protocol._descriptor_set import _SHORT, connection_set
 
 
 class _ServiceTests(PathCase):
@@ -64,6 +65,23 @@ class _ServiceTests(PathCase):
             self.assertIn(connections, reactor.getReaders())
             await self.port.stopListening()
             self.assertNotIn(connections, reactor.getReaders())
+
+    async def test_packets_of_any_size_are_read_whole(self) -> None:
+        """
+        Packets are read whole, whatever their size: also those that a short read just holds.
+        """
+        self.serve(full())
+        mta, _ = await self.mta()
+        mta.send(MAIL + RCPT)
+        sizes = [_SHORT - 1, _SHORT, _SHORT + 1, 2 * _SHORT, 6000, _SHORT, 20]
+        answers = "cc"
+        await self.until(lambda: mta.letters() == answers)
+        for size in (*sizes, *sizes):
+            mta.send(packet("L", b"N\0" + b"x" * (size - 8) + b"\0"))
+            answers += "c"
+            await self.until(lambda answers=answers: mta.letters() == answers)
+        values = [call[-1] for call in self.milter.calls if call[0] == "header"]
+        self.assertEqual([len(value) for value in values], [size - 8 for size in (*sizes, *sizes)])
 
     async def test_mta_that_goes_away_has_gone(self) -> None:
         """
@@ -446,6 +464,25 @@ class _TogetherTests(PathCase):
         await self.until(lambda: first.letters() == "c")
         await self.over(second)
         self.assertEqual((second.received, len(self.reasons())), (b"", 1))
+
+    async def test_one_aborts_another_that_has_said_goodbye(self) -> None:
+        """
+        One that has ended in the same turn, and is aborted by another, is lost once.
+        """
+
+        def helo(milter: Any, *_: Any) -> None:
+            for other in list(self.factory.connections):
+                if other is not milter.protocol:
+                    other.transport.abortConnection()
+
+        self.serve(full(helo=helo, mta_close=None))
+        (first, _), (second, _) = [await self.mta() for _ in range(2)]
+        first.send(QUIT)
+        second.send(HELO)
+        await self.until(lambda: second.letters() == "c")
+        await self.over(first)
+        await self.until(lambda: self.reasons())
+        self.assertEqual(len(self.reasons()), 1)
 
     async def test_one_pauses_the_other(self) -> None:
         """

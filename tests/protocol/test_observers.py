@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from tests.conversation_helpers import full
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
 from yatxmilter.client import MilterClient
@@ -353,23 +354,26 @@ class OrderTests(SynchronousTestCase):
         """
         The bytes told are those that went over the wire, both ways.
         """
-        observer = recorder(*NOT_TOLD)
-        server = Server(MilterFactory(Milter), observer)
-        client = server.connect()
-        ends = server.connections[0]
-        written = {"bytes_received": 0, "bytes_sent": 0}
-        for name, end in (("bytes_received", ends.mta), ("bytes_sent", ends.milter)):
+        for milter in (Milter, full()):
+            observer = recorder(*NOT_TOLD)
+            server = Server(MilterFactory(milter), observer)
+            client = server.connect()
+            ends = server.connections[0]
+            written = {"bytes_received": 0, "bytes_sent": 0}
+            for name, end in (("bytes_received", ends.mta), ("bytes_sent", ends.milter)):
 
-            def write(data: bytes, name: str = name, write: Any = end.write) -> None:
-                written[name] += len(data)
-                write(data)
+                def write(
+                    data: bytes, name: str = name, write: Any = end.write, to: Any = written
+                ) -> None:
+                    to[name] += len(data)
+                    write(data)
 
-            self.patch(end, "write", write)
-        client.negotiate()
-        client.helo("h.example.org")
-        server.send(client)
-        counted = {name: sum(event[2] for event in observer.of(name)) for name in NOT_TOLD}
-        self.assertEqual(counted, written)
+                self.patch(end, "write", write)
+            client.negotiate()
+            client.helo("h.example.org")
+            server.send(client)
+            counted = {name: sum(event[2] for event in observer.of(name)) for name in NOT_TOLD}
+            self.assertEqual(counted, written)
 
     def test_answers_are_told_without_the_edits_before_them(self) -> None:
         """

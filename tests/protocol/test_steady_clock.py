@@ -246,10 +246,14 @@ class SteadyTests(SynchronousTestCase):
         self.call(0.001, "parent")
         self.turn("parent")
         alarm = _ALARM
+        (before,) = [one for one in threading.enumerate() if one.name == "yatxmilter clock"]
         alarm._process = os.getpid() + 1
         self.call(0.001, "child")
         self.turn("parent", "child")
         self.assertEqual(alarm._process, os.getpid())
+        # Whose alarm cannot be set any more does not go on, least of all in circles.
+        before.join(30)
+        self.assertFalse(before.is_alive())
 
     def test_what_is_steady(self) -> None:
         """

@@ -390,12 +390,14 @@ def _give_kept(command: Command, session: Session, payload: bytes) -> None:
 
 
 def _observe(command: Command, handler: Handler) -> Handler:
-    def observe(session: Session, payload: bytes) -> bytes | None:
-        return session.observe(command, handler, payload)
+    # The sessions are `ObservedConversation`.
+    def observe(session: Any, payload: bytes) -> bytes | None:
+        answer: bytes | None = session.observe(command, handler, payload)
+        return answer
 
-    def observe_in_message(session: Session, payload: bytes) -> bytes | None:
+    def observe_in_message(session: Any, payload: bytes) -> bytes | None:
         if not session.untold:
-            return session.observe(command, handler, payload)
+            return observe(session, payload)
         # In the middle of a message; of what is usual nothing is told but the call.
         answer = handler(session, payload)
         if answer is None or session.message is None:

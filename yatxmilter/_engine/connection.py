@@ -689,7 +689,9 @@ class ObservedConversation(Conversation):
 
     def receive(self, data: bytes) -> bytes | None:
         """
-        Take in bytes, count them, and tell of what is given back.
+        Take in bytes; count them, and those that are given back.
+
+        Nobody needs to be told what these say: it is told where it is not usual.
         """
         watch = self.watch
         watch.received += len(data)
@@ -697,8 +699,6 @@ class ObservedConversation(Conversation):
             watch.tell("bytes_received", len(data))
         answer = _receive(self, data)
         if answer:
-            if not self._quiet:
-                watch.output(answer)
             watch.sent += len(answer)
             if watch.tells_bytes:
                 watch.tell("bytes_sent", len(answer))

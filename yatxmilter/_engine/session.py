@@ -391,27 +391,6 @@ class Session:
                 self.caller.notify(self.members, command, *arguments)
                 return
 
-    #: Whether a message is open of whose commands observers are told nothing, but for its end.
-    untold = False
-
-    def observe(self, command: Command, handler: Handler, payload: bytes) -> bytes | None:
-        """
-        Handle a command, and tell observers of it; called only where there are observers.
-
-        :return: The usual answer, where nobody needs to be told of it.
-        """
-        return handler(self, payload)
-
-    def end_command(self, command: Command, answer: bytes | None) -> bytes | None:
-        """
-        Tell observers of the answer to a command, and of the end of a message; called only where
-        there are observers.
-
-        :param answer: The usual one, if that was given.
-        :return: The same, where nobody needs to be told of it.
-        """
-        return answer
-
     def drop(self, dropped: str) -> None:
         """
         Take note of a command that is dropped, being out of order.

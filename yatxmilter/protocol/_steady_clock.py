@@ -78,8 +78,9 @@ class _Alarm:
                 with self._lock:
                     due = min(self._due.values(), default=None)
                 left = None if due is None else max(0.0, due - time.monotonic())
-                if selector.select(left):
-                    ear.recv(4096)
+                if selector.select(left) and not ear.recv(4096):
+                    # Nobody is left who could set it.
+                    return
                 self._ring()
 
     def _ring(self) -> None:
