@@ -246,7 +246,7 @@ class Plan:
 
     def _observed(self, command: Command, handler: Handler) -> Handler:
         seen = self.observed and command.callback
-        return _observe(command, handler) if seen else handler
+        return _observe(command, handler, answered=self.answered(command)) if seen else handler
 
 
 _compiled: Final = lru_cache(maxsize=256)(Plan)
@@ -389,7 +389,7 @@ def _give_kept(command: Command, session: Session, payload: bytes) -> None:
     session.merge.give_kept(command)
 
 
-def _observe(command: Command, handler: Handler) -> Handler:
+def _observe(command: Command, handler: Handler, *, answered: bool) -> Handler:
     # The sessions are `ObservedConversation`.
     def observe(session: Any, payload: bytes) -> bytes | None:
         answer: bytes | None = session.observe(command, handler, payload)
@@ -400,7 +400,8 @@ def _observe(command: Command, handler: Handler) -> Handler:
             return observe(session, payload)
         # In the middle of a message; of what is usual nothing is told but the call.
         answer = handler(session, payload)
-        if answer is None or session.message is None:
+        unusual = answer is None and (answered or session.out)
+        if unusual or session.message is None:
             answer = session.end_command(command, answer)
         return answer
 

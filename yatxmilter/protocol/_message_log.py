@@ -7,7 +7,6 @@ as it came (`Watch`); it is read when the line is written.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Final
 
 from twisted.logger import Logger
@@ -41,8 +40,9 @@ class _Connection:
         self.began = now
         self.decided = "nobody"
         self.reply: str | None = None
-        self.edits: Counter[str] = Counter()
-        self.recipients: Counter[str] = Counter()
+        self.edits: dict[str, int] = {}
+        # Of the recipients, how many were answered so.
+        self.recipients = {"reject": 0, "tempfail": 0}
 
 
 def _client(watch: Watch) -> str:
@@ -106,7 +106,7 @@ class MessageLog(MilterObserver):
         Take note of what the MTA is told.
         """
         one = self._connections[connection]
-        if stage == _RCPT and answer in ("reject", "tempfail"):
+        if stage == _RCPT and answer in one.recipients:
             one.recipients[answer] += 1
         elif answer not in ("continue", "progress"):
             one.reply = reply
@@ -115,7 +115,8 @@ class MessageLog(MilterObserver):
         """
         Count an edit.
         """
-        self._connections[connection].edits[function] += 1
+        edits = self._connections[connection].edits
+        edits[function] = edits.get(function, 0) + 1
 
     def message_ended(self, connection: Any, outcome: str) -> None:
         """
