@@ -246,7 +246,7 @@ def performance() -> tuple[float, list[str]]:
     """
     recorded = Recorded.load(RESULT)
     parts: list[str] = []
-    left, right, row, y = 118, 300, 20, 4.0
+    left, right, row, y = 140, 308, 20, 4.0
     for name, title in CHARTED.items():
         carried = recorded.carried(name)
         if not carried:
