@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -56,6 +56,32 @@ class LogTests(SynchronousTestCase):
                 "count": 3,
             },
         )
+
+    def test_events_of_ours_are_formatted_as_twisted_does_it(self) -> None:
+        """
+        An event of ours is formatted as Twisted formats it: values, their parts, what a call gives,
+        what cannot be formatted, and what was made a text before.
+        """
+        events: list[dict[str, Any]] = [
+            {"log_format": "{a} {b:.1f} {c!r} {d[k]} {e.real}", "a": 1, "b": 2.34, "c": "x"},
+            {"log_format": "{a()} of {b}", "a": lambda: 7, "b": 8},
+            {"log_format": "{missing}"},
+            {"log_format": "{a", "a": 1},
+            {"log_format": b"{a}", "a": 1},
+            {"log_text": "made before", "log_format": "{a}", "a": 1},
+            {},
+        ]
+        for event in events:
+            event.update(d={"k": 5}, e=6, log_namespace="yatxmilter.test", log_level=LogLevel.info)
+            out = io.StringIO()
+            TextLog(out)(event)
+            words = out.getvalue().split("] ", 1)[1].rstrip("\n")
+            expected = formatEvent(event)
+            if "nable to format" in expected:
+                # It goes on with the values, which are wrapped in ours.
+                self.assertIn("nable to format event", words)
+            else:
+                self.assertEqual(words, expected)
 
     def test_failure_is_written_with_its_traceback_in_either_form(self) -> None:
         """
