@@ -501,8 +501,8 @@ class ConnectionSet:
                     (served.protocol or served.made.protocol).dataReceived(data)
                     now = seconds()
                     continue
-                # As `TransportLine.dataReceived`, for one that nobody observes. In a variable
-                # first: it is no method, as which it would be looked for.
+                # As `TransportLine.dataReceived`. In a variable first: it is no method, as which it
+                # would be looked for.
                 receive = served.receive
                 answer = receive(data)
                 began, now = now, seconds()

@@ -216,7 +216,7 @@ def _is_ours(event: LogEvent) -> bool:
 
 def _format(event: LogEvent) -> str:
     """
-    Format an event as Twisted does; most of ours need not the half of that, which takes long.
+    Format an event as Twisted does. Most of ours need little of what Twisted can do, which is slow.
     """
     words = event.get("log_format")
     if isinstance(words, str) and not event.keys() & _OTHER_WORDS:
