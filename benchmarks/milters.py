@@ -17,6 +17,7 @@ from .build import (
     ROOT,
     Unavailable,
     c_program,
+    compiled_python,
     go_module_program,
     go_program,
     python_with,
@@ -51,11 +52,17 @@ def _script(name: str, *requirements: str) -> Callable[[], Command]:
     return make
 
 
+def _compiled(name: str) -> Callable[[], Command]:
+    # Without -E the source would be found first, on PYTHONPATH.
+    return lambda: [str(compiled_python()), "-E", str(HERE / "peers" / name)]
+
+
 def _on_ours(*options: str) -> Callable[[], Command]:
     program = str(HERE / "peers" / "with_pymilter.py")
     return lambda: [sys.executable, "-m", "yatxmilter", "pymilter", *options, program]
 
 
+_ONE = frozenset({"BENCH_MILTERS"})
 _ONLY_OURS = frozenset({"BENCH_MILTERS", "BENCH_STYLE", "BENCH_MERGE"})
 
 
@@ -89,8 +96,10 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("yatxmilter", "yatxmilter", _script("ours.py")),
+        Peer("compiled", "yatxmilter, compiled", _compiled("ours.py")),
+        Peer("compiled-serve", "yatxmilter serve, compiled", _compiled("served.py"), _ONE),
         Peer("workers", "yatxmilter", _script("workers.py")),
-        Peer("serve", "yatxmilter serve", _script("served.py"), frozenset({"BENCH_MILTERS"})),
+        Peer("serve", "yatxmilter serve", _script("served.py"), _ONE),
         Peer(
             "libmilter",
             "C libmilter",

@@ -66,7 +66,7 @@ def _variants(*peers: str) -> tuple[Variant, ...]:
 _OURS = Variant("yatxmilter")
 #: Of the two in Go, the faster one that can be had.
 _GO = _variants("go-milter", "go-milter-emersion")
-_FAST = (*_variants("yatxmilter", "libmilter", "pymilter"), *_GO)
+_FAST = (*_variants("yatxmilter", "compiled", "libmilter", "pymilter"), *_GO)
 _LIBRARIES = (*_FAST, *_variants("python-libmilter", "purepythonmilter"))
 _ALL = (*_LIBRARIES, *_variants("floor", "limit"))
 #: Those that thousands of connections do not bring to a halt.
@@ -97,6 +97,8 @@ _SERVE = (
     _OURS,
     Variant("serve"),
     Variant("serve", "metrics", {"BENCH_METRICS": "1"}),
+    *_variants("compiled", "compiled-serve"),
+    Variant("compiled-serve", "metrics", {"BENCH_METRICS": "1"}),
 )
 
 _WORKERS = (

@@ -9,11 +9,11 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from yatxmilter import Milter
 from yatxmilter import constants as c
+from yatxmilter._engine.connection import Conversation
 from yatxmilter._engine.context import Context
-from yatxmilter._engine.merge_first import FirstAnswer
-from yatxmilter._engine.session import Session
-from yatxmilter._mail.bounds import Limits
+from yatxmilter._engine.member import Member, shape_of
 from yatxmilter.errors import ValueNotSendable
 
 from .helpers import outcome
@@ -43,23 +43,40 @@ FLAGS = {
 }
 
 
-class CountingSession(Session):
+class Progress:
     """
-    A conversation, with a message open, that goes on nowhere.
+    The line of a conversation, which counts what milters have it send at once.
 
-    :ivar progressed: How many times it was told that a milter is at work.
+    :ivar made: How many packets were written, which all say that a milter is at work.
     """
 
     def __init__(self) -> None:
-        super().__init__(Clock(), FirstAnswer, None, Limits(), None)
-        self.progressed = 0
-        self.open_message()
+        self.made = 0
 
-    def send_progress(self) -> None:
+    def send_packets(self, packets: list[bytes]) -> None:
         """
-        Count.
+        Count the packets; empty the list.
         """
-        self.progressed += 1
+        assert set(packets) == {b"\0\0\0\1p"}, packets
+        self.made += len(packets)
+        packets.clear()
+
+
+def conversation_of(progress: Progress) -> Conversation:
+    """
+    Make a conversation, with a message open, that goes on nowhere.
+    """
+    line: Any = progress
+    conversation = Conversation(line, Clock())
+    conversation.open_message()
+    return conversation
+
+
+def member(made: Any) -> Member:
+    """
+    Make a member of a milter.
+    """
+    return Member(made, 0, shape_of(made, Milter), conversation_of(Progress()))
 
 
 class ContextCase(SynchronousTestCase):
@@ -71,9 +88,10 @@ class ContextCase(SynchronousTestCase):
         """
         Make the context, its macros, and a count of progress packets.
         """
-        self.session = CountingSession()
-        self.macros = self.session.macros
-        self.context = Context(self.session)
+        self._progress = Progress()
+        conversation = conversation_of(self._progress)
+        self.macros = conversation.macros
+        self.context = Context(conversation)
         self.context.actions = c.SMFI_CURR_ACTS
         self.context.editing = True
 
@@ -82,7 +100,7 @@ class ContextCase(SynchronousTestCase):
         """
         How many times progress was made.
         """
-        return self.session.progressed
+        return self._progress.made
 
     def call(self, function: str, *args: Any) -> Any:
         """

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from yatxmilter import __version__
 from yatxmilter._cli import demo, dev, doctor, pymilter, replay, send, serve, trace
+from yatxmilter._engine.connection import COMPILED
 from yatxmilter.service._ending import GRACE, end_behind_main
 
 __all__ = ["main"]
@@ -80,7 +81,8 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="yatxmilter", description=_DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"yatxmilter {__version__}")
+    version = f"yatxmilter {__version__}{' (compiled)' if COMPILED else ''}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for row in _COMMANDS:
         command = commands.add_parser(

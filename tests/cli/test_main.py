@@ -18,6 +18,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from yatxmilter import __main__, __version__
+from yatxmilter._engine.connection import COMPILED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -54,7 +55,8 @@ class MainTests(SynchronousTestCase):
         """
         ``--version`` prints the package's version.
         """
-        self.assertEqual(self.main("--version"), (0, f"yatxmilter {__version__}\n", ""))
+        how = " (compiled)" if COMPILED else ""
+        self.assertEqual(self.main("--version"), (0, f"yatxmilter {__version__}{how}\n", ""))
 
     def test_help_names_every_command_and_commands_own_gives_example_of_its_use(self) -> None:
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contexts import EXAMPLES, FLAGS, ContextCase, CountingSession
+from tests.contexts import EXAMPLES, FLAGS, ContextCase, Progress, conversation_of
 from tests.helpers import outcome
 from yatxmilter import constants as c
 from yatxmilter._engine.context import Context
@@ -104,7 +104,7 @@ class StageTests(ContextCase):
         """
         A context that has not negotiated can do nothing yet.
         """
-        fresh = Context(CountingSession())
+        fresh = Context(conversation_of(Progress()))
         for function, args in EXAMPLES.items():
             self.assertRaises(UsageError, getattr(fresh, function), *args)
         self.assertRaises(WrongStage, fresh.setsymlist, 0, "i")

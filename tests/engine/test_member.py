@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.contexts import CountingSession
+from tests.contexts import member
 from tests.conversation_helpers import (
     DATA,
     DECLINED,
@@ -27,20 +27,13 @@ from tests.conversation_helpers import (
 from tests.helpers import outcome
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter._engine.member import CALLBACKS, Member, shape_of, wanted_callbacks
+from yatxmilter._engine.member import CALLBACKS, wanted_callbacks
 from yatxmilter._wire.payloads import Offer
 from yatxmilter.errors import NegotiationError, ReturnCodeError
 
 OFFER = Offer(6, 0x3F, 0x1FFFFF)
 LARGE = c.SMFIP_MDS_256K
 LEADSPC = c.SMFIP_HDR_LEADSPC
-
-
-def member(made: Any) -> Member:
-    """
-    Make a member of a milter.
-    """
-    return Member(made, 0, shape_of(made, Milter), CountingSession())
 
 
 class WantedTests(SynchronousTestCase):

@@ -9,7 +9,6 @@ import gc
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -17,6 +16,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.contexts import member
+from yatxmilter import Milter, MilterFactory
 from yatxmilter._engine.awaitables import run_coroutine
 from yatxmilter._engine.pending import Pending
 from yatxmilter._wire.commands import EOM_ROW
@@ -224,8 +225,9 @@ class PendingTests(SynchronousTestCase):
         """
         Make one of a milter with this time-out.
         """
-        member: Any = SimpleNamespace(timeout=timeout, name="Slow")
-        return Pending(member, EOM_ROW, deferred)
+        nobody: Any = None
+        slow = Milter(MilterFactory(Milter, timeout=timeout, name="Slow"), nobody)
+        return Pending(member(slow), EOM_ROW, deferred)
 
     def waiting(
         self, timeout: float | None = None, canceller: Callable[..., Any] | None = None

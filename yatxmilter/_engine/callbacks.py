@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Caller"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 _REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
 _PASSES: Final = (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT)

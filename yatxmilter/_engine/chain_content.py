@@ -116,7 +116,7 @@ class ChainContent:
             held = held or isinstance(edit, Quarantine)
         if body:
             self._edits.replace_body(body)
-            self._replace(packet[5:] for packet in body)
+            self._replace(map(_payload_of, body))
         return held and self._stops_when_held
 
     def _replace(self, chunks: Iterable[bytes]) -> None:
@@ -133,3 +133,7 @@ class ChainContent:
         Give what the milters have made of it as packets.
         """
         return [] if self._edits is None else (yield from self._edits.work(self.header))
+
+
+def _payload_of(packet: bytes) -> bytes:
+    return packet[5:]

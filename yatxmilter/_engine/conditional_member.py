@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GatedMember", "member_of"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 #: Where an answer that stands is given again: what comes later belongs to a message that others
 #: let pass.

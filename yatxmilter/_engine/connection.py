@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -41,9 +41,12 @@ from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
 from yatxmilter.constants import MILTER_OPTLEN
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["MERGES", "Conversation", "Line", "ObservedConversation"]
+__all__ = ["COMPILED", "MERGES", "Conversation", "Line", "ObservedConversation"]
 
-_log = Logger()
+#: Whether the engine is compiled; see ``setup.py``.
+COMPILED: Final = not __file__.endswith((".py", ".pyc"))
+
+_log = Logger(__name__)
 # In a read of no more than this there is no packet longer than any MTA may send; whether longer
 # ones were agreed on, the splitter looks.
 _ONE_PACKET: Final = c.MILTER_CHUNK_SIZE + 5
@@ -662,10 +665,6 @@ class Conversation(Session):
             self._shadows.lost(reason)
 
 
-# By `super` it would be found more slowly.
-_receive: Final = Conversation.receive
-
-
 class ObservedConversation(Conversation):
     """
     A conversation that observers are told of; the same rules, and a word about each thing done.
@@ -673,19 +672,28 @@ class ObservedConversation(Conversation):
     It is chosen when the connection is made, so that others have nothing of this on their way.
     """
 
-    __slots__ = ("_message_told", "_quiet", "_told_of", "untold")
+    __slots__ = ("_message_told", "_quiet", "_told_of", "_watch", "untold")
 
-    watch: Watch
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        line: Line,
+        clock: IReactorTime,
+        merge: str,
+        progress_interval: float | None,
+        limits: Limits,
+        watch: Watch | None,
+    ) -> None:
+        super().__init__(line, clock, merge, progress_interval, limits, watch)
+        assert watch is not None
+        # The same as `watch`, of which others may have none.
+        self._watch = watch
         # Whether observers know that a message is open, and how much they know of the output.
         self._message_told = self.untold = False
         self._told_of = 0
         # Whether nobody needs to be told of each answer: only of those that are not usual, or that
         # end a message.
-        self._quiet = not self.watch.audience.tells_usual_answers
-        self.watch.macros = self.macros
+        self._quiet = not self._watch.audience.tells_usual_answers
+        self._watch.macros = self.macros
 
     def receive(self, data: bytes) -> bytes | None:
         """
@@ -693,11 +701,12 @@ class ObservedConversation(Conversation):
 
         Nobody needs to be told what these say: it is told where it is not usual.
         """
-        watch = self.watch
+        watch = self._watch
         watch.received += len(data)
         if watch.tells_bytes and data:
             watch.tell("bytes_received", len(data))
-        answer = _receive(self, data)
+        # By `super` it would be found more slowly.
+        answer = Conversation.receive(self, data)
         if answer:
             watch.sent += len(answer)
             if watch.tells_bytes:
@@ -726,12 +735,12 @@ class ObservedConversation(Conversation):
         """
         Take note that a command is about to be handled.
         """
-        self.watch.stage = command.callback
+        self._watch.stage = command.callback
         if command.in_message and not self._message_told:
             self._message_told = True
             self.untold = self._quiet
-            self.watch.in_callbacks = 0.0
-            self.watch.tell("message_began")
+            self._watch.in_callbacks = 0.0
+            self._watch.tell("message_began")
 
     def end_command(self, command: Command, answer: bytes | None) -> bytes | None:
         """
@@ -744,7 +753,7 @@ class ObservedConversation(Conversation):
             if self._quiet and not (self._message_told and self.message is None):
                 return answer
             self.out.append(answer)
-        self.watch.stage = command.callback
+        self._watch.stage = command.callback
         self._tell_done(None if command.codes else "aborted")
         return None
 
@@ -767,18 +776,18 @@ class ObservedConversation(Conversation):
         self._tell_done("aborted")
 
     def _break_off(self, error: ProtocolError) -> None:
-        self.watch.tell("mta_failed", error.kind, str(error))
+        self._watch.tell("mta_failed", error.kind, str(error))
         super()._break_off(error)
 
     def _tell_done(self, outcome: str | None = None) -> None:
         self._tell_output()
         if self._message_told and not self.in_message:
             self._message_told = self.untold = False
-            self.watch.tell("message_ended", outcome or self.watch.last)
-            self.watch.end_message()
+            self._watch.tell("message_ended", outcome or self._watch.last)
+            self._watch.end_message()
 
     def _tell_output(self) -> None:
         if len(self.out) > self._told_of and not self.ended:
             for packet in self.out[self._told_of :]:
-                self.watch.output(packet)
+                self._watch.output(packet)
             self._told_of = len(self.out)

@@ -89,10 +89,10 @@ class Context:
         "_for_connection",
         "_hop",
         "_macros",
+        "_owner",
         "_session",
         "_state",
         "_state_of",
-        "_thread",
         "actions",
         "adds_space",
         "early",
@@ -110,8 +110,8 @@ class Context:
     def __init__(self, session: Session) -> None:
         self._macros = session.macros
         self._session = session
-        # The reactor's: conversations begin there.
-        self._thread = session.thread
+        # Whose it is. The reactor's: conversations begin there.
+        self._owner = session.thread
         self._hop: Callable[[Callable[[], None]], None] | None = None
         # Whether the reply's text was set outside a message.
         self._for_connection = False
@@ -139,7 +139,7 @@ class Context:
         :param hop: Has something done in the reactor's thread.
         """
         self._hop = hop
-        self._thread = get_ident()
+        self._owner = get_ident()
 
     def claim(self) -> None:
         """
@@ -149,7 +149,7 @@ class Context:
         (`yatxmilter.pymilter`): nobody else uses it in the meantime.
         """
         self._hop = None
-        self._thread = get_ident()
+        self._owner = get_ident()
 
     def take_reply(self, code: ReturnCode) -> bytes | None:
         """
@@ -438,7 +438,7 @@ class Context:
         return edits
 
     def _check_thread(self, function: str) -> None:
-        if get_ident() != self._thread:
+        if get_ident() != self._owner:
             raise WrongThread(
                 f"{function}() was called in another thread than the connection is served in; call"
                 " it by reactor.callFromThread(), or blockingCallFromThread() for its result"

@@ -54,7 +54,7 @@ Callback = Callable[..., object]
 CALLBACKS: Final = (
     "xxfi_mta_connect",
     "xxfi_negotiate",
-    *(command.callback for command in CALLBACK_STEPS),
+    *[command.callback for command in CALLBACK_STEPS],
     "xxfi_abort",
     "xxfi_close",
     "xxfi_mta_close",
@@ -125,7 +125,7 @@ def shape_of(milter: object, base: type) -> Shape:
     own = vars(milter)
     if _NAMES.isdisjoint(own):
         return shape
-    return _own_shape(milter, shape.wanted | _NAMES & own.keys())
+    return _own_shape(milter, shape.wanted | _NAMES.intersection(own))
 
 
 def wanted_callbacks(milter: object, base: type) -> frozenset[str]:

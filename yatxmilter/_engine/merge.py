@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Callees", "Kept", "Merge"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 _CONTENT: Final = frozenset((HEADER_ROW, EOH_ROW, BODY_ROW))
 

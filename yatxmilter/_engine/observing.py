@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENTS", "Audience", "Tellers", "Watch"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 #: The names of the events: the methods of `IMilterObserver`.
 EVENTS: Final = tuple(sorted(IMilterObserver.names()))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Opening"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 #: So many macros of one stage Sendmail sends (``MAXFILTERMACROS``), and it drops the others.
 _MOST_SYMBOLS: Final = 50

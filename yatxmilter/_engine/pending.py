@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pending"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 
 class Pending:

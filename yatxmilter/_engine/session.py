@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "Session"]
 
-_log = Logger()
+_log = Logger(__name__)
 _NONE: Final[frozenset[Member]] = frozenset()
 
 

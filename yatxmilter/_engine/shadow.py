@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shadows"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 
 class _Shadow(Session):

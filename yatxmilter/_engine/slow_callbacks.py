@@ -21,7 +21,7 @@ from yatxmilter._escaping import printable
 
 __all__ = ["SlowCallbacks"]
 
-_log = Logger()
+_log = Logger(__name__)
 
 #: Seconds for which callbacks are timed, and in which the same is told once.
 _WHILE: Final = 60.0
@@ -58,7 +58,7 @@ class SlowCallbacks:
         """
         Whether a connection that comes now is to have its callbacks timed.
         """
-        if self._until is not None and self.seconds() >= self._until:
+        if self._until is not None and self._clock().seconds() >= self._until:
             self._until = None
         return self._until is not None
 
@@ -109,7 +109,7 @@ class SlowCallbacks:
         """
         Have callbacks timed from now on for a while; tell whether this was not told for as long.
         """
-        now = self.seconds()
+        now = self._clock().seconds()
         self._until = now + _WHILE
         told = self._told
         if what in told and now - told[what] < _WHILE:

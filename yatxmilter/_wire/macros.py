@@ -49,7 +49,7 @@ def _normal(name: str) -> str:
     # ``x`` and ``{x}`` are the same macro when x is one byte; longer names need their braces.
     if len(name) == 3 and name[0] == "{" and name[2] == "}":
         letter = name[1]
-        if letter.isascii() or "\udc80" <= letter <= "\udcff":
+        if letter.isascii() or 0xDC80 <= ord(letter) <= 0xDCFF:
             return letter
     return name
 

@@ -8,6 +8,7 @@ the buffers; what the bytes mean is not decided here.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -96,7 +97,7 @@ class TransportLine(Protocol):
         self._seconds = clock.seconds
         self.moved = self.resumed = 0.0
         watch: Watch | None = None
-        make = Conversation
+        make: Callable[..., Conversation] = Conversation
         slow = options.slow_callbacks
         self.slow = slow.limit
         timing = slow.timing
