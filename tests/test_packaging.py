@@ -4,6 +4,7 @@ The package's metadata, and the other files that say the same once more.
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import sys
@@ -73,6 +74,25 @@ class MetadataTests(SynchronousTestCase):
         listed = re.match(r"py\{([\d,]+)\}", self.tox["tox"]["envlist"])
         assert listed is not None
         self.assertEqual([f"3{minor}" for minor in named], listed[1].split(","))
+
+    def test_what_is_not_compiled_is_there(self) -> None:
+        """
+        The modules that are left out when the engine is compiled are there: one that was given
+        another name would be compiled.
+        """
+        tree = ast.parse((ROOT / "setup.py").read_text())
+        left = {
+            target.id: ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        paths = [
+            f"{folder}/{name}.py" for folder, names in left["INTERPRETED"].items() for name in names
+        ]
+        missing = [path for path in paths + left["COMPILED"] if not (ROOT / path).is_file()]
+        self.assertEqual(missing, [])
 
     def test_one_version_of_the_linter(self) -> None:
         """
