@@ -26,7 +26,7 @@ from twisted.trial.unittest import TestCase
 from tests.conversation_helpers import HELO, MAIL, MESSAGE, QUIT, full, names
 from tests.pathways import HAS_EPOLL, Mta, PathCase, reactor
 from yatxmilter import Milter, MilterProtocolFactory
-from yatxmilter.protocol._accepting import Listener, adopt_port
+from yatxmilter.protocol._accepting import PortReactor, adopt_port
 from yatxmilter.protocol._descriptor_set import connection_set
 
 
@@ -200,7 +200,7 @@ class _PortTests(_Case):
         Listen, and leave the first connection to Twisted.
         """
         super().listen(factory)
-        if isinstance(self.port.reactor, Listener):
+        if isinstance(self.port.reactor, PortReactor):
             # As it was before somebody has looked after it.
             self.port.stopReading()
             self.port.reactor = reactor
@@ -214,7 +214,7 @@ class _PortTests(_Case):
         (first, one), (second, two) = [await self.mta() for _ in range(2)]
         self.assertIsNotNone(one._served.made)
         self.assertIsNone(two._served.made)
-        self.assertIsInstance(self.port.reactor, Listener)
+        self.assertIsInstance(self.port.reactor, PortReactor)
         for mta in (first, second):
             await self.served(mta)
         self.assertEqual(one._served.made.reactor._served, one._served)

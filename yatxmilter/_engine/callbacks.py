@@ -10,7 +10,6 @@ mail of other connections, with it. Nor must an object that raises when it is lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.defer import Deferred
@@ -78,12 +77,7 @@ class Caller:
 
         :return: What it returned in the end; a Failure; or a `Pending`.
         """
-        try:
-            # To look it up may run the user's code, too.
-            callback = member.callback(command.callback)
-            result = None if callback is None else callback(*arguments)
-        except BaseException:
-            return Failure()
+        result = member.call(command, *arguments)
         return None if result is None else self.resolve(member, command, result)
 
     def resolve(self, member: Member, command: Command, result: object) -> object:
@@ -182,25 +176,21 @@ class Caller:
     def _answered(self, command: Command) -> bool:
         return self._session.plan.answered(command)
 
-    def notify(self, members: Iterable[Member], command: Command, *arguments: object) -> None:
+    def ignore(self, member: Member, command: Command, result: object) -> None:
         """
-        Call a callback whose result is ignored; one that is not over at once is in `settling`.
+        See to the end of a callback whose result is ignored; until then it is in `settling`.
+
+        :param result: What it has returned, or a Failure.
         """
-        for member in members:
-            if command.callback not in member.wanted:
-                continue
-            # Nothing is answered, so no text is kept for an answer.
-            context = member.context
-            context.mute = True
-            result = self.ask(member, command, *arguments)
-            if type(result) is Pending:
-                self.settling.append(result)
-                self._session.held = True
-                result.wait(self._session.clock, self._settle)
-                continue
-            context.mute = False
-            if type(result) is Failure:
-                self._log_ignored(member, command, result)
+        result = self.resolve(member, command, result)
+        if type(result) is Pending:
+            self.settling.append(result)
+            self._session.held = True
+            result.wait(self._session.clock, self._settle)
+            return
+        member.context.mute = False
+        if type(result) is Failure:
+            self._log_ignored(member, command, result)
 
     def _settle(self, pending: Pending) -> None:
         pending.member.context.mute = False

@@ -660,7 +660,7 @@ class Conversation(Session):
         """
         self._lost = True
         self.end()
-        self.tell_members(MTA_CLOSE_ROW, reason)
+        self.notify(self.members, MTA_CLOSE_ROW, reason)
         if self._shadows is not None:
             self._shadows.lost(reason)
 

@@ -13,6 +13,8 @@ from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from twisted.python.failure import Failure
+
 from yatxmilter import constants as c
 from yatxmilter._describing import described, text_of, type_name
 from yatxmilter._engine.awaitables import awaited, run_coroutine
@@ -283,6 +285,19 @@ class Member:
         if self.watch is not None:
             return cast(Callback, self.watch.around(self, name))
         return cast(Callback, getattr(self.milter, name))
+
+    def call(self, command: Command, *arguments: object) -> object:
+        """
+        Call the callback that the milter has for a command, if it has it.
+
+        :return: What it returned; a Failure if it raised.
+        """
+        try:
+            # To look it up may run the user's code, too.
+            callback = self.callback(command.callback)
+            return None if callback is None else callback(*arguments)
+        except BaseException:
+            return Failure()
 
     def retire(self) -> None:
         """

@@ -405,7 +405,7 @@ class Merge(ABC):
 
     def _abort_members(self, members: Collection[Member]) -> None:
         if members and not self._session.over:
-            self._caller.notify(members, ABORT_ROW)
+            self._session.notify(members, ABORT_ROW)
 
     def forget_connection(self) -> None:
         """

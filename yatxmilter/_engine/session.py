@@ -8,7 +8,7 @@ Most of what a conversation may need is seldom needed, and is made then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
@@ -380,16 +380,23 @@ class Session:
         """
         Tell the milters that their SMTP connection is over.
         """
-        self.tell_members(QUIT_ROW)
+        self.notify(self.members, QUIT_ROW)
 
-    def tell_members(self, command: Command, *arguments: object) -> None:
+    def notify(self, members: Iterable[Member], command: Command, *arguments: object) -> None:
         """
-        Call a callback whose result is ignored, of all milters that have it.
+        Call a callback whose result is ignored, of those who have it.
         """
-        for member in self.members:
-            if command.callback in member.wanted:
-                self.caller.notify(self.members, command, *arguments)
-                return
+        for member in members:
+            if command.callback not in member.wanted:
+                continue
+            # Nothing is answered, so no text is kept for an answer.
+            context = member.context
+            context.mute = True
+            result = member.call(command, *arguments)
+            if result is None:
+                context.mute = False
+            else:
+                self.caller.ignore(member, command, result)
 
     def drop(self, dropped: str) -> None:
         """

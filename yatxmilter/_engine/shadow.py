@@ -246,7 +246,7 @@ class _Shadow(Session):
             if self._patience is not None:
                 self._patience.cancel()
                 self._patience = None
-            self.tell_members(MTA_CLOSE_ROW, reason)
+            self.notify(self.members, MTA_CLOSE_ROW, reason)
 
     def tell(self, report: Report) -> None:
         """

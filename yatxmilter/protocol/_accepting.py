@@ -2,10 +2,10 @@
 Accepting connections: what Twisted's ports do, for the connections of a `ConnectionSet`.
 
 Twisted makes a transport, some addresses and a log context for each connection, and registers it
-with the reactor. A `Listener` takes the place of a port's reactor. It has the set tell it when
-there are connections to accept, and gives each that is for us to its protocol as a `Served`, which
-makes a transport when somebody asks for one. The port stays what it was for everybody else: it
-knows where it listens, and it is closed as always.
+with the reactor. Here the set tells a `Listener` when there are connections to accept. It gives
+each that is for us to its protocol as a `Served`, which makes a transport when somebody asks for
+one. The port stays what it was for everybody else: it knows where it listens, and it is closed as
+always. What it has for its reactor (`PortReactor`) is in between.
 
 Whatever is out of the ordinary - the process has no descriptor left, the system reports an error -
 is left to the port, which knows what to do and how to log it.
@@ -68,7 +68,7 @@ def adopt_port(connections: ConnectionSet, port: Any) -> None:
         and not port.disconnecting
     ):
         port.stopReading()
-        port.reactor = Listener(port, connections)
+        port.reactor = PortReactor(Listener(port, connections))
         port.startReading()
 
 
@@ -92,17 +92,32 @@ class Shares(Shape):
 
 class Listener:
     """
-    A port in a set; for the port it is the reactor.
+    A port in a set.
 
     A port that processes share has an attribute ``share``: `Shares`, or ``None``. It takes one
     connection at a time, so that all have theirs.
 
     :ivar events: What the port is watched for.
+    :ivar port: The port.
+    :ivar reactor: The set's.
     """
+
+    __slots__ = (
+        "_family",
+        "_moment",
+        "_most",
+        "_set",
+        "_share",
+        "_tries",
+        "events",
+        "port",
+        "reactor",
+    )
 
     def __init__(self, port: Any, connections: ConnectionSet) -> None:
         self.events = 0
-        self._port = port
+        self.port = port
+        self.reactor = connections.reactor
         self._set = connections
         self._family = int(port.socket.family)
         self._tries = 1
@@ -118,28 +133,20 @@ class Listener:
         """
         The port's.
         """
-        return self._port.socket
+        return self.port.socket
 
-    # ---- what the port asks of its reactor
+    # ---- when it is told of connections
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._set.reactor, name)
-
-    def addReader(self, reader: Any) -> None:
+    def begin(self) -> None:
         """
-        Tell the port when there are connections.
+        Be told when there are connections.
         """
-        if reader is self._port:
-            if self._moment is None:
-                self._set.watch(self, _IN)
-        else:
-            # A transport that the port has made itself: it is no business of ours any more.
-            reader.reactor = self._set.reactor
-            reader.reactor.addReader(reader)
+        if self._moment is None:
+            self._set.watch(self, _IN)
 
-    def removeReader(self, reader: Any) -> None:
+    def end(self) -> None:
         """
-        Tell the port no more.
+        Be told no more.
         """
         self._set.watch(self, 0)
         if self._moment is not None:
@@ -149,7 +156,7 @@ class Listener:
     def _leave(self) -> None:
         # What is not taken would be told at each turn.
         self._set.watch(self, 0)
-        self._moment = self._set.reactor.callLater(_MOMENT, self._come_back)
+        self._moment = self.reactor.callLater(_MOMENT, self._come_back)
 
     def _come_back(self) -> None:
         self._moment = None
@@ -165,7 +172,7 @@ class Listener:
         if share is not None and share.leaves(self._set.size):
             self._leave()
             return
-        accept = self._port.socket._accept
+        accept = self.port.socket._accept
         turn = self._set.turn
         tries = self._tries
         for number in range(tries):
@@ -176,7 +183,7 @@ class Listener:
                 return
             except OSError:
                 # It tries again, and meets the same.
-                self._port.doRead()
+                self.port.doRead()
                 return
             if share is not None:
                 share.took()
@@ -193,14 +200,14 @@ class Listener:
         try:
             connection.setblocking(False)
             address, peer = self._addresses(served)
-            protocol = self._port.factory.buildProtocol(address)
+            protocol = self.port.factory.buildProtocol(address)
             if protocol is None:
                 connection.close()
                 return
             accepted = getattr(type(protocol), "accepted", None)
             if accepted is None or not accepted(protocol, served, peer):
                 whole = socket.socket(fileno=connection.detach())
-                transport = self.transport(whole, protocol, served.client, self._set.reactor)
+                transport = self.transport(whole, protocol, served.client, self.reactor)
                 protocol.makeConnection(transport)
         except BaseException:
             # As Twisted's ports do; but a connection that failed to begin is not left open.
@@ -233,7 +240,7 @@ class Listener:
 
         :param reactor: What it asks to be told of what it can read and write.
         """
-        port = self._port
+        port = self.port
         number = port.sessionno
         port.sessionno = number + 1
         return port.transport(connection, protocol, client, port, number, reactor)
@@ -245,11 +252,42 @@ class Listener:
         unconnected = socket.socket(self._family)
         transport = self.transport(unconnected, Protocol(), served.client, TransportReactor(served))
         transport.connectionLost(Failure(error.ConnectionAborted()))
-        transport.reactor = self._set.reactor
+        transport.reactor = self.reactor
         return transport
 
     def lose(self, reason: Failure) -> None:
         """
         Close the port: the reactor ends.
         """
-        self._port.connectionLost(reason)
+        self.port.connectionLost(reason)
+
+
+class PortReactor:
+    """
+    What the port of a `Listener` has for its reactor.
+
+    Not the `Listener` itself: a class that has a `__getattr__` finds nothing fast.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener.reactor, name)
+
+    def addReader(self, reader: Any) -> None:
+        """
+        Tell the port when there are connections.
+        """
+        if reader is self._listener.port:
+            self._listener.begin()
+        else:
+            # A transport that the port has made itself: it is no business of ours any more.
+            reader.reactor = self._listener.reactor
+            reader.reactor.addReader(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        """
+        Tell the port no more.
+        """
+        self._listener.end()
