@@ -93,12 +93,17 @@ _CHAIN = (
     Variant("yatxmilter", "three milters, chain", {**_THREE, "BENCH_MERGE": "chain"}),
 )
 
+# A line of the log for each message is level info; the metrics count messages, too.
+_METRICS = {"BENCH_METRICS": "1"}
+_NO_LINES = {"BENCH_LOG_LEVEL": "warn"}
 _SERVE = (
     _OURS,
+    Variant("serve", "no line a message", _NO_LINES),
+    Variant("serve", "metrics, no line a message", {**_METRICS, **_NO_LINES}),
     Variant("serve"),
-    Variant("serve", "metrics", {"BENCH_METRICS": "1"}),
+    Variant("serve", "metrics", _METRICS),
     *_variants("compiled", "compiled-serve"),
-    Variant("compiled-serve", "metrics", {"BENCH_METRICS": "1"}),
+    Variant("compiled-serve", "metrics", _METRICS),
 )
 
 _WORKERS = (

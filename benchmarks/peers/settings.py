@@ -14,7 +14,8 @@ Every peer of the comparison is given the same, whatever language it is written 
 
 Only for yatxmilter: ``BENCH_MILTERS``, how many milters one connection has, ``BENCH_MERGE``, how
 they are merged, ``BENCH_STYLE``, ``sync``, ``deferred`` or ``coroutine``, for its workers
-``BENCH_WORKERS``, how many, and for ``serve`` ``BENCH_METRICS``, 1 for a page of metrics.
+``BENCH_WORKERS``, how many, and for ``serve`` ``BENCH_METRICS``, 1 for a page of metrics, and
+``BENCH_LOG_LEVEL``, from which level on it logs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ NOREPLY = os.environ.get("BENCH_NOREPLY", "0") == "1"
 MILTERS = int(os.environ.get("BENCH_MILTERS", "1"))
 MERGE = os.environ.get("BENCH_MERGE", "first")
 METRICS = os.environ.get("BENCH_METRICS", "0") == "1"
+LOG_LEVEL = os.environ.get("BENCH_LOG_LEVEL", "")
 WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
 STYLE = os.environ.get("BENCH_STYLE", "sync")
 

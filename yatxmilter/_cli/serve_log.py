@@ -24,7 +24,7 @@ from zope.interface import implementer
 from yatxmilter._cli.serve_options import ConfigurationError
 from yatxmilter.logs import JournalLog, JsonLog, Redactor, TextLog
 from yatxmilter.service._log_outlets import LogFile, Syslog
-from yatxmilter.service._logs import from_level
+from yatxmilter.service._logs import FromLevel
 
 __all__ = ["OUTLET", "Outlet", "Shortage", "begin_log"]
 
@@ -179,5 +179,5 @@ def begin_log(
         key = os.environ.setdefault(_KEY, secrets.token_hex(32))
         redact = (Redactor(key.encode()),)
     write = kind(OUTLET.out, *redact)
-    filtering: Any = FilteringLogObserver(write, [from_level(settings["log_level"])])
+    filtering: Any = FilteringLogObserver(write, [FromLevel(settings["log_level"])])
     globalLogBeginner.beginLoggingTo([Shortage(filtering)], redirectStandardIO=False)

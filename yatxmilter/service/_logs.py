@@ -16,11 +16,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, TextIO
 
 from twisted.logger import (
     FilteringLogObserver,
+    ILogFilterPredicate,
     ILogObserver,
     LogEvent,
     LogLevel,
@@ -34,7 +36,7 @@ from zope.interface import implementer
 
 from yatxmilter._escaping import printable
 
-__all__ = ["FIELDS", "JournalLog", "JsonLog", "Redactor", "TextLog"]
+__all__ = ["FIELDS", "FromLevel", "JournalLog", "JsonLog", "Redactor", "TextLog"]
 
 #: The fields of our events that are written by name, where an event has them.
 FIELDS: Final = (
@@ -118,20 +120,43 @@ def _is_of_a_program(name: str) -> bool:
     return hasattr(sys.modules.get(before), last)
 
 
+#: What looks harmless however it is formatted.
+_NUMBERS: Final = frozenset({int, float})
+
+#: How many decisions about a namespace and a level are kept.
+_MOST_DECISIONS: Final = 512
+
 # What syslog calls the levels.
 _SEVERITIES: Final = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
 
 
-def from_level(level: str) -> LogLevelFilterPredicate:
+@implementer(ILogFilterPredicate)
+class FromLevel:
     """
-    Have events from a level on.
+    Has events from a level on.
+
+    :param level: The level's name.
     """
-    predicate = LogLevelFilterPredicate(LogLevel.lookupByName(level))
-    # What Twisted says about itself is for those who look for its errors.
-    predicate.setLogLevelForNamespace("twisted", LogLevel.warn)
-    for namespace in ("twisted.internet", "twisted.python", "-", "log_legacy"):
-        predicate.setLogLevelForNamespace(namespace, LogLevel.error)
-    return predicate
+
+    def __init__(self, level: str) -> None:
+        predicate = LogLevelFilterPredicate(LogLevel.lookupByName(level))
+        # What Twisted says about itself is for those who look for its errors.
+        predicate.setLogLevelForNamespace("twisted", LogLevel.warn)
+        for namespace in ("twisted.internet", "twisted.python", "-", "log_legacy"):
+            predicate.setLogLevelForNamespace(namespace, LogLevel.error)
+
+        # To look for the level of a namespace costs as much as to format a line.
+        @lru_cache(maxsize=_MOST_DECISIONS)
+        def decide(namespace: str | None, level: object) -> Any:
+            return predicate({"log_namespace": namespace, "log_level": level})
+
+        self._decide = decide
+
+    def __call__(self, event: LogEvent) -> Any:
+        """
+        Say whether an event is logged.
+        """
+        return self._decide(event.get("log_namespace"), event.get("log_level"))
 
 
 def begin_usual_log() -> None:
@@ -142,7 +167,7 @@ def begin_usual_log() -> None:
     waiting = getattr(globalLogBeginner, "_temporaryObserver", None)
     if waiting is None or list(getattr(globalLogPublisher, "_observers", ())) != [waiting]:
         return
-    write: Any = FilteringLogObserver(TextLog(sys.stderr), [from_level("info")])
+    write: Any = FilteringLogObserver(TextLog(sys.stderr), [FromLevel("info")])
     globalLogBeginner.beginLoggingTo([write], redirectStandardIO=False)
 
 
@@ -249,15 +274,32 @@ def _own_words(text: str, redact: Callable[[str], str]) -> str:
     return "".join(one if one.startswith("{") else redact(one) for one in _BRACES.split(text))
 
 
+def _values(event: LogEvent, redact: Callable[[str], str]) -> LogEvent:
+    """
+    Give an event whose values say nothing that must be hidden, or escaped, when they are formatted.
+    """
+    if redact is _unchanged:
+        # Most are numbers, or texts in which nothing is to be escaped.
+        return {
+            name: value
+            if type(value) in _NUMBERS
+            or (type(value) is str and value.isprintable())
+            or name in _WORDS
+            else _Value(value, _unchanged)
+            for name, value in event.items()
+        }
+    return {
+        name: value if name in _WORDS else _Value(value, _redacts(event, name, redact))
+        for name, value in event.items()
+    }
+
+
 def _message(event: LogEvent, redact: Callable[[str], str]) -> str:
     """
     Format an event: its own lines, with nothing of a value on a line of its own.
     """
     # What a program has printed or logged as text is its own in full.
-    values = {
-        name: value if name in _WORDS else _Value(value, _redacts(event, name, redact))
-        for name, value in event.items()
-    }
+    values = _values(event, redact)
     if _is_ours(event):
         return _format(values)
     if redact is _unchanged:
