@@ -377,6 +377,28 @@ class OrderTests(SynchronousTestCase):
             counted = {name: sum(event[2] for event in observer.of(name)) for name in NOT_TOLD}
             self.assertEqual(counted, written)
 
+    def test_bytes_are_counted_for_who_reads_them(self) -> None:
+        """
+        Bytes are counted where an observer says that it reads how many have moved, and only there.
+        """
+
+        class Reader(MilterObserver):
+            reads_traffic = True
+
+        def moved(*observers: Any) -> tuple[int, int]:
+            server = Server(MilterFactory(full()), *observers)
+            server.talk()
+            (protocol,) = server.factory.connections
+            traffic: tuple[int, int] = protocol.traffic
+            return traffic
+
+        heard = recorder(*NOT_TOLD)
+        counted = moved(heard)
+        told = [sum(event[2] for event in heard.of(name)) for name in NOT_TOLD]
+        self.assertEqual([*counted], told)
+        self.assertEqual(moved(Reader()), counted)
+        self.assertEqual([moved(), moved(recorder("message_ended"))], [(0, 0)] * 2)
+
     def test_answers_are_told_without_the_edits_before_them(self) -> None:
         """
         An observer that only wants answers gets them, though the milter edits the message too.

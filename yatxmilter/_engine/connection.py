@@ -41,7 +41,14 @@ from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
 from yatxmilter.constants import MILTER_OPTLEN
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["COMPILED", "MERGES", "Conversation", "Line", "ObservedConversation"]
+__all__ = [
+    "COMPILED",
+    "MERGES",
+    "Conversation",
+    "CountedConversation",
+    "Line",
+    "ObservedConversation",
+]
 
 #: Whether the engine is compiled; see ``setup.py``.
 COMPILED: Final = not __file__.endswith((".py", ".pyc"))
@@ -695,24 +702,6 @@ class ObservedConversation(Conversation):
         self._quiet = not self._watch.audience.tells_usual_answers
         self._watch.macros = self.macros
 
-    def receive(self, data: bytes) -> bytes | None:
-        """
-        Take in bytes; count them, and those that are given back.
-
-        Nobody needs to be told what these say: it is told where it is not usual.
-        """
-        watch = self._watch
-        watch.received += len(data)
-        if watch.tells_bytes and data:
-            watch.tell("bytes_received", len(data))
-        # By `super` it would be found more slowly.
-        answer = Conversation.receive(self, data)
-        if answer:
-            watch.sent += len(answer)
-            if watch.tells_bytes:
-                watch.tell("bytes_sent", len(answer))
-        return answer
-
     def send(self, out: list[bytes]) -> None:
         """
         Send packets, and empty the list; tell of them, if not all of them have been told.
@@ -791,3 +780,37 @@ class ObservedConversation(Conversation):
             for packet in self.out[self._told_of :]:
                 self._watch.output(packet)
             self._told_of = len(self.out)
+
+
+class CountedConversation(ObservedConversation):
+    """
+    An observed conversation whose bytes are counted, and told.
+    """
+
+    __slots__ = ()
+
+    def receive(self, data: bytes) -> bytes | None:
+        """
+        Take in bytes; count them, and those that are given back.
+        """
+        watch = self._watch
+        watch.received += len(data)
+        if watch.tells_bytes and data:
+            watch.tell("bytes_received", len(data))
+        # By `super` it would be found more slowly.
+        answer = Conversation.receive(self, data)
+        if answer:
+            watch.sent += len(answer)
+            if watch.tells_bytes:
+                watch.tell("bytes_sent", len(answer))
+        return answer
+
+    def send(self, out: list[bytes]) -> None:
+        """
+        Send packets; count their bytes.
+        """
+        size = sum([len(packet) for packet in out])
+        super().send(out)
+        self._watch.sent += size
+        if self._watch.tells_bytes:
+            self._watch.tell("bytes_sent", size)

@@ -106,6 +106,7 @@ class Audience:
     :ivar answer_listeners: Of ``callback_answered`` those who listen to continues, too, and their
         methods.
     :ivar hears_of_callbacks: Whether somebody listens to callbacks.
+    :ivar counts_bytes: Whether bytes that move are counted: somebody reads that, or hears of them.
     :ivar tells_usual_answers: Whether somebody listens to each continue that the MTA gets.
     """
 
@@ -156,6 +157,8 @@ class Audience:
             elif event == "answer_sent":
                 self.tells_usual_answers = bool(usual)
         self.hears_of_callbacks = bool(self.callback_called or self.callback_answered)
+        readers = [one for one in self.observers if getattr(one, "reads_traffic", False)]
+        self.counts_bytes = bool(self.bytes_received or self.bytes_sent or readers)
 
     def _teller(
         self, event: str, listeners: list[tuple[Any, Callable[..., object]]]
@@ -286,7 +289,8 @@ class Watch:
     :ivar times: The same.
     :ivar stage: The callback of the command that is being answered.
     :ivar last: The last answer, in a word.
-    :ivar received: How many bytes have been read from the MTA; ``sent``: written for it.
+    :ivar received: How many bytes have been read from the MTA; ``sent``: written for it. They are
+        counted in a `CountedConversation` alone.
     :ivar tells_bytes: Whether somebody listens to the bytes that move.
     :ivar in_callbacks: For how many seconds callbacks have been at work on the message.
     :ivar macros: The connection's.

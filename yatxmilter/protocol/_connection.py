@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter._engine.connection import Conversation, ObservedConversation
+from yatxmilter._engine.connection import Conversation, CountedConversation, ObservedConversation
 from yatxmilter._engine.observing import Watch
 from yatxmilter.protocol._descriptor_set import Served
 from yatxmilter.protocol._time_limits import Fault, hung_up
@@ -104,7 +104,8 @@ class TransportLine(Protocol):
         if options.audience.observers or timing:
             times = timing or options.audience.hears_of_callbacks
             watch = Watch(options.audience, self, self._seconds, times=times)
-            make = ObservedConversation
+            counts = options.audience.counts_bytes
+            make = CountedConversation if counts else ObservedConversation
         self._watch = watch
         self._conversation = make(
             self, clock, options.merge, options.progress_interval, options.limits, watch
@@ -374,8 +375,8 @@ class TransportLine(Protocol):
     @property
     def traffic(self) -> tuple[int, int]:
         """
-        How many bytes were read from the MTA, and written for it; counted where there are
-        observers, else 0.
+        How many bytes were read from the MTA, and written for it; counted where an observer says
+        that it reads this (``reads_traffic``), or is told of bytes, else 0.
         """
         return (0, 0) if self._watch is None else (self._watch.received, self._watch.sent)
 
@@ -420,11 +421,6 @@ class TransportLine(Protocol):
         else:
             data = b"".join(packets)
             packets.clear()
-        watch = self._watch
-        if watch is not None:
-            watch.sent += len(data)
-            if watch.tells_bytes:
-                watch.tell("bytes_sent", len(data))
         if len(data) > _PIECE or self._unsent is not None:
             whole = memoryview(data)
             pieces = [whole[place : place + _PIECE] for place in range(0, len(data), _PIECE)]

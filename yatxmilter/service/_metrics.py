@@ -89,6 +89,9 @@ class MilterMetrics(MilterObserver):
     :param now: Tells the seconds since 1970.
     """
 
+    #: What has moved on each connection.
+    reads_traffic = True
+
     def __init__(
         self,
         clock: Callable[[], float] | None = None,
