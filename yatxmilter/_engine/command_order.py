@@ -252,6 +252,7 @@ class Plan:
 _compiled: Final = lru_cache(maxsize=256)(Plan)
 
 
+@lru_cache(maxsize=256)
 def plan_for(
     merge: type[Merge],
     steps: int,

@@ -233,7 +233,9 @@ class Adapter(Milter):
             return c.SMFIS_CONTINUE
         if not isinstance(result, int):
             raise error_class()(f"The {stage} callback must return int")
-        code = _CODES.get(int(result), int(result))
+        if type(result) is not int:
+            result = int(result)
+        code = _CODES.get(result, result)
         if code is c.SMFIS_SKIP and stage != "body":
             return c.SMFIS_CONTINUE
         return code

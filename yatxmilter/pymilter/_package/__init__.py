@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from itertools import count
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from yatxmilter.pymilter import _callbacks as _binding
@@ -227,8 +228,18 @@ def symlist(*symbols: str) -> Callable[[_Function], _Function]:
 # ---- what programs subclass
 
 
+def _mark_of(callback: Callable[..., Any], name: str, otherwise: Any = None) -> Any:
+    """
+    Give what a decorator has left on a callback.
+    """
+    if type(callback) is MethodType and type(callback.__func__) is FunctionType:
+        # It is nearly always missing, and then `getattr` costs as much as many callbacks.
+        return callback.__func__.__dict__.get(name, otherwise)
+    return getattr(callback, name, otherwise)
+
+
 def _decoded(callback: Callable[..., Any], values: tuple[bytes, ...]) -> tuple[Any, ...]:
-    strategy = getattr(callback, "error_strategy", "surrogateescape")
+    strategy = _mark_of(callback, "error_strategy", "surrogateescape")
     if strategy == "bytes":
         return values
     try:
@@ -318,7 +329,8 @@ class Base:
         """
         Decode the value of a header field, and call `header`.
         """
-        return self.header(field, _decoded(self.header, (value,))[0])
+        header = self.header
+        return header(field, *_decoded(header, (value,)))
 
     @nocallback
     def header(self, field: str, value: str) -> Any:
@@ -397,7 +409,7 @@ class Base:
         try:
             self._actions, steps = opts[:2]
             for name, stage in MACRO_CALLBACKS.items():
-                symbols = getattr(getattr(self, name), "_symlist", None)
+                symbols = _mark_of(getattr(self, name), "_symlist")
                 if symbols is not None:
                     self.setsymlist(stage, *symbols)
             self._protocol = steps & ~self.protocol_mask()
