@@ -44,7 +44,7 @@ class ChainContent:
 
     # ---- what the MTA sends
 
-    def take_field(self, name: str, value: str, *, size: int) -> None:
+    def take_field(self, name: str, value: str, size: int) -> None:
         """
         Keep a header field.
 

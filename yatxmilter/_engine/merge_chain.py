@@ -13,7 +13,7 @@ answer. The end of the message is a coroutine: it may wait at any field or chunk
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -121,7 +121,7 @@ class Chain(Merge):
         super().__init__(session)
         self._message = _OpenMessage()
         # For each command, the milters that an MTA would tell of the message by it, as in `met`.
-        self._told_of: list[int] = []
+        self._told_of: tuple[int, ...] = ()
         # The macros of the last recipient, and the milters that were not shown it. They are looked
         # up after the end of the message too.
         self._recipient: bytes | None = None
@@ -141,14 +141,7 @@ class Chain(Merge):
         Work out which milters an MTA would tell of a message, by which command.
         """
         self._shows_refused = bool(steps & c.SMFIP_RCPT_REJ)
-        self._told_of = [
-            sum(
-                1 << member.position
-                for member in self._members
-                if command.in_message and not command.no & member.request.steps
-            )
-            for command in ALL_COMMANDS
-        ]
+        self._told_of = _told_by(tuple([member.request.steps for member in self._members]))
 
     @classmethod
     def handler(cls, command: Command, plan: Plan, *, answered: bool) -> Handler:
@@ -346,18 +339,19 @@ class Chain(Merge):
 
     # ---- the end of the message
 
-    def keep(self, command: Command, payload: bytes) -> None:
+    def keep(self, command: Command, arguments: tuple[Any, ...], size: int) -> None:
         """
         Take in a piece of the content, which milters are shown at the end of the message.
+
+        :param size: That of the payload.
         """
-        arguments = DECODERS[command.index](payload)
-        assert arguments is not None
         content = self._message.content(self._session)
         if command is HEADER_ROW:
+            name, value = arguments
             # Name and value each have a NUL behind them.
-            content.take_field(*arguments, size=len(payload) - 2)
+            content.take_field(name, value, size - 2)
         elif command is BODY_ROW:
-            content.take_chunk(*arguments)
+            content.take_chunk(arguments[0])
 
     def filter(self) -> None:
         """
@@ -422,7 +416,7 @@ class Chain(Merge):
         if self._is_called(member, HEADER_ROW):
             if content.header is None:
                 return self._fail_content(member, HEADER_ROW, content.lost[HEADER_ROW])
-            show, session = member.view(HEADER_ROW), self._session
+            show, session, step = member.view(HEADER_ROW), self._session, self._step
             for name, value in content.header.shown():
                 # As in `_show`, without a call.
                 try:
@@ -433,7 +427,10 @@ class Chain(Merge):
                     code = await self._answer_to(member, HEADER_ROW, result)
                     if code is not SMFIS_CONTINUE:
                         return code
-                if self._ends_turn(self._step):
+                # As in `_ends_turn`.
+                self._given += step
+                if self._given >= _TURN:
+                    self._given = 0
                     await self._next_turn()
         if self._is_called(member, EOH_ROW):
             code = await self._show(member, EOH_ROW, member.view(EOH_ROW))
@@ -565,6 +562,28 @@ class Chain(Merge):
         super().forget_connection()
 
 
+# Most connections of a server have milters that ask for the same.
+@lru_cache(maxsize=256)
+def _told_by(requests: tuple[int, ...]) -> tuple[int, ...]:
+    """
+    Tell for each command which milters an MTA would tell of a message by it, as in `met`.
+
+    :param requests: The ``SMFIP_*`` steps of the milters, in order.
+    """
+    return tuple(
+        [
+            sum(
+                [
+                    1 << position
+                    for position, steps in enumerate(requests)
+                    if command.in_message and not command.no & steps
+                ]
+            )
+            for command in ALL_COMMANDS
+        ]
+    )
+
+
 # ---- what is done for a command
 
 
@@ -582,15 +601,14 @@ def _send_down(command: Command, *, wanted: bool) -> Handler:
 
 
 def _keep_content(command: Command, *, wanted: bool, answered: bool) -> Handler:
-    needs_payload = command.needs_payload
-
+    decode, needs_payload = DECODERS[command.index], command.needs_payload
     usual = CONTINUE_PACKET if answered else None
 
     def handle(session: Session, payload: bytes) -> bytes | None:
         if needs_payload and not payload:
             raise empty(command)
         if wanted:
-            session.merge.keep(command, payload)
+            session.merge.keep(command, decode(payload), len(payload))
         return usual
 
     return handle

@@ -9,10 +9,11 @@ as libmilter's ``mi_clr_macros`` does.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from yatxmilter import constants as c
-from yatxmilter._wire.payloads import decode_macros
+from yatxmilter._wire.payloads import decode_macros, from_text
 from yatxmilter.errors import ProtocolError
 
 __all__ = ["NO_MACROS", "MacroLimits", "MacroStore", "RecipientMissed", "mta_flavour"]
@@ -158,6 +159,9 @@ class MacroStore:
                 continue
             table = tables[stage]
             if table is None:
+                # To read all macros of a stage costs far more than to see that this is not there.
+                if not _may_have(payload, name):
+                    continue
                 table = tables[stage] = _read(payload)
             if name in table:
                 return table[name]
@@ -231,6 +235,32 @@ def _read(payload: bytes) -> dict[str, str | None]:
         if name:  # libmilter's look-up of an empty name finds nothing
             table.setdefault(_normal(name), value)
     return table
+
+
+@lru_cache(maxsize=256)
+def _written(name: str) -> tuple[int, tuple[bytes, ...]]:
+    """
+    Tell how a macro of that name may be written, each with something behind or before it; before
+    these comes the first byte of the name itself.
+    """
+    try:
+        letters = from_text(name)
+    except UnicodeEncodeError:
+        # No bytes are read as such a name.
+        return 0, ()
+    forms = (letters + b"\0", b"{" + letters + b"}") if len(name) == 1 else (letters,)
+    bare = letters.lstrip(b"{")
+    return bare[0] if bare else 0, forms
+
+
+def _may_have(payload: bytes, name: str) -> bool:
+    first, forms = _written(name)
+    # In two steps: to look for a piece of bytes in bytes costs ten times as much as for one.
+    if first in payload:
+        for form in forms:
+            if form in payload:
+                return True
+    return False
 
 
 def mta_flavour(version: str | None, hostname: str | None) -> str:
