@@ -594,7 +594,8 @@ class CommandTests(SynchronousTestCase):
         """
         status, output = self.run_with(Unavailable("no gcc"), nothing=True)
         self.assertEqual(status, 2)
-        self.assertIn("- yatxmilter: not measured, no gcc\n- C libmilter", output)
+        for name in ("yatxmilter", "yatxmilter, compiled", "C libmilter"):
+            self.assertIn(f"- {name}: not measured, no gcc\n", output)
 
     def test_file_has_what_was_printed(self) -> None:
         """
