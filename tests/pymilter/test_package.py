@@ -186,6 +186,32 @@ class DecodingTests(SynchronousTestCase):
         self.assertEqual(self.given("ignore", b"<\xff>"), ("<>",))
         self.assertEqual(self.given("replace", b"<\xff>"), ("<\ufffd>",))
 
+    def test_strategy_of_what_is_no_method(self) -> None:
+        """
+        So does the strategy of a callback that is no method: a function, or an object that can be
+        called.
+        """
+        given: list[tuple[Any, ...]] = []
+
+        class Taking:
+            error_strategy = "ignore"
+
+            def __call__(self, *strings: Any) -> None:
+                given.append(strings)
+
+        @Milter.decode("bytes")
+        def take(*strings: Any) -> None:
+            given.append(strings)
+
+        class Mine(Milter.Base):
+            envfrom = staticmethod(take)  # type: ignore[assignment]
+            envrcpt = Taking()  # type: ignore[assignment]
+
+        mine = Mine()
+        mine.envfrom_bytes(b"<\xff>", b"A=1")
+        mine.envrcpt_bytes(b"<\xff>")
+        self.assertEqual(given, [(b"<\xff>", b"A=1"), ("<>",)])
+
 
 class ActionTests(SynchronousTestCase):
     """

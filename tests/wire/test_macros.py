@@ -188,6 +188,45 @@ class LookUpTests(SynchronousTestCase):
         """
         self.assertEqual(_store(b"C\x00v\x00").get(""), None)
 
+    def test_name_that_no_bytes_can_have_finds_nothing(self) -> None:
+        """
+        A name that no bytes can have finds nothing.
+        """
+        self.assertEqual(_store(b"C{v}\x001\x00").get("{\ud800}"), None)
+
+    def test_name_is_found_however_it_is_written(self) -> None:
+        """
+        A name of one byte is found with its braces and without, a longer one as it came; a part of
+        a name, or a value that looks like one, is not.
+        """
+        store = _store(b"C{v}\x001\x00{long}\x002\x00bare\x003\x00x\x00{y}\x00\xff\x004\x00")
+        names = (
+            "v",
+            "{v}",
+            "{long}",
+            "long",
+            "bare",
+            "{bare}",
+            "x",
+            "{y}",
+            "{lon",
+            "\udcff",
+            "{\udcff}",
+            "{",
+        )
+        self.assertEqual(
+            {name: store.get(name) for name in names if store.get(name) is not None},
+            {
+                "v": "1",
+                "{v}": "1",
+                "{long}": "2",
+                "bare": "3",
+                "x": "{y}",
+                "\udcff": "4",
+                "{\udcff}": "4",
+            },
+        )
+
     def test_values_are_text(self) -> None:
         """
         Values are text in which every byte survives.
