@@ -87,7 +87,7 @@ CASES = (
         "a chain of three",
         _REUSE,
         {"BENCH_MILTERS": "3", "BENCH_MERGE": "chain"},
-        1.75,
+        1.62,
         1.36,
         _THREE,
     ),
