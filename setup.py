@@ -32,7 +32,7 @@ INTERPRETED = {
     ],
     "yatxmilter/_wire": ["__init__", "actions", "replies"],
 }
-COMPILED = ["yatxmilter/protocol/_accepting.py", "yatxmilter/protocol/_descriptor_set.py"]
+ALSO_COMPILED = ["yatxmilter/protocol/_accepting.py", "yatxmilter/protocol/_descriptor_set.py"]
 
 
 def modules() -> list[str]:
@@ -40,7 +40,7 @@ def modules() -> list[str]:
     Give the paths of the modules that are compiled.
     """
     left = {f"{folder}/{name}.py" for folder, names in INTERPRETED.items() for name in names}
-    return COMPILED + sorted(
+    return ALSO_COMPILED + sorted(
         {path for folder in INTERPRETED for path in glob(f"{folder}/*.py")} - left
     )
 

