@@ -57,6 +57,9 @@ _log = Logger(__name__)
 # In a read of no more than this there is no packet longer than any MTA may send; whether longer
 # ones were agreed on, the splitter looks.
 _ONE_PACKET: Final = c.MILTER_CHUNK_SIZE + 5
+# What a read begins with that is one packet and nothing else, by its size: the packet's length.
+_ALONE: Final = [None if size < 5 else (size - 4).to_bytes(4, "big") for size in range(512)]
+_MOST_ALONE: Final = len(_ALONE)
 # How packets go through. Easily: the line knows that nothing is waited for, and nothing is left of
 # what was read before. Or one is being handled. Or with care: anything may be.
 _EASY: Final = 0
@@ -222,7 +225,16 @@ class Conversation(Session):
             size = len(data)
             self._way = _RUNNING
             try:
-                if 4 < size <= _ONE_PACKET:
+                if size < _MOST_ALONE and data[:4] == _ALONE[size] and lent is None:
+                    handler, self.table = self.table[data[4]]
+                    answer = handler(self, data[5:])
+                    position = size
+                    if not self.held:
+                        self._way = _EASY
+                        if answer is not None and not self.out:
+                            return answer
+                        return self._send(answer)
+                elif 4 < size <= _ONE_PACKET:
                     while True:
                         length, letter = read_head(data, position)
                         end = position + 4 + length

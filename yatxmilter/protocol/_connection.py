@@ -313,6 +313,8 @@ class TransportLine(Protocol):
             self._transport.stopReading()
         else:
             self._served.pause()
+            # Those of others do not wait for the callback.
+            self._served.connections.send_answers()
 
     def go_on(self) -> None:
         """

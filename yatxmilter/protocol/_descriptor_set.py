@@ -9,6 +9,10 @@ paused, sockets are read and written directly. Everything else - buffers, produc
 half-closing, errors - is done by a transport of Twisted's, which asks the set, instead of the
 reactor, to be told of what it can read and write.
 
+The answers to what was read in one event are sent one after the other when all of it is handled, or
+a millisecond has passed. To send one wakes whoever waits for it, which may cost more than all that
+we do ourselves; a program that waits for several answers is woken once that way.
+
 A connection that the set has accepted itself (`yatxmilter.protocol._accepting`) has no transport
 before one is needed, which for most never happens. One that a reactor has accepted has its
 transport from the beginning (`ConnectionSet.adopt`).
@@ -50,6 +54,11 @@ _LONG: Final = 8192
 
 # How many connections are served before the reactor has its turn again.
 _MOST_AT_ONCE: Final = 64
+
+# For how many seconds answers are gathered at most, while callbacks are quick.
+_SOON: Final = 0.001
+# What is longer is no answer alone, and is sent at once: so it is seen how far the peer reads.
+_MOST_GATHERED: Final = 4096
 
 _IN: Final[int] = getattr(select, "EPOLLIN", 1)
 _OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
@@ -120,14 +129,17 @@ class Served:
         is to be written; ``None`` when the line has been told of all that it should know.
     :ivar client: Its address as the system gave it, for the transport.
     :ivar listener: The port that has accepted it, likewise.
+    :ivar answer: What is to be sent with the answers of others, before anything else.
     :ivar direct: Whether what is to be written can go to the socket without a second look: it is
-        watched for reading alone, so that nothing is queued, and has no transport.
+        watched for reading alone, so that nothing is queued, it has no transport, and nothing is
+        there before the usual answer.
     :ivar events: What the connection is watched for.
     :ivar failed: Whether the system has told us, and tells nobody else, that the peer is lost.
     :ivar size: How many bytes are read at once.
     """
 
     __slots__ = (
+        "answer",
         "client",
         "connections",
         "direct",
@@ -150,6 +162,7 @@ class Served:
         self.socket = socket
         self.events = 0
         self.size = _SHORT
+        self.answer = b""
         self.direct = self.failed = False
         self.made: Any = None
         self.line: Any = None
@@ -166,6 +179,10 @@ class Served:
         Of a connection that is over, one that is lost.
         """
         if self.made is None:
+            if self.answer:
+                self.send_answer()
+                # It may not have been taken at once: then there is one.
+                return self.transport
             protocol = self.protocol
             self.direct = False
             if protocol is None:
@@ -203,6 +220,8 @@ class Served:
         if receive is not None:
             self.line = protocol
             self.receive = receive
+            if protocol.slow < self.connections.soon:
+                self.connections.soon = protocol.slow
         self.connections.watch(self, _IN)
 
     def read_on(self, data: bytes) -> bytes:
@@ -222,8 +241,15 @@ class Served:
 
     def write(self, data: bytes) -> None:
         """
-        Send at once what can be sent at once; the transport has the rest.
+        Send what can be sent at once, with the answers of others; the transport has the rest.
         """
+        if self.answer:
+            self.send_answer()
+        elif self.direct and self.connections.serving and len(data) <= _MOST_GATHERED:
+            self.direct = False
+            self.answer = data
+            self.connections.answered.append(self)
+            return
         # Watched for reading alone: nothing is queued, it is not paused and not being closed.
         if self.events == _IN and (self.made is None or not self.made.TLS):
             try:
@@ -234,6 +260,19 @@ class Served:
                 return
             data = data[sent:]
         self.transport.write(data)
+
+    def send_answer(self) -> None:
+        """
+        Send the answer that was to be sent with those of others.
+        """
+        answer, self.answer = self.answer, b""
+        self.direct = self.events == _IN
+        try:
+            sent = self.socket.send(answer)
+        except OSError as error:
+            sent = self.has_failed(error)
+        if sent != len(answer):
+            self.transport.write(answer[sent:])
 
     def has_failed(self, error: OSError) -> int:
         """
@@ -278,6 +317,10 @@ class Served:
         """
         if self.made is not None:
             self.made.connectionLost(reason)
+            return
+        if self.answer:
+            self.send_answer()
+            self.lose(reason)
             return
         protocol, self.protocol = self.protocol, None
         self.connections.watch(self, 0)
@@ -368,14 +411,19 @@ class ConnectionSet:
 
     :param reactor: An `IReactorFDSet`.
     :ivar serving: Whether connections are being served.
+    :ivar answered: Those whose answers are to be sent.
     :ivar finished: Those that are to be closed when what was read is dealt with.
+    :ivar soon: For how many seconds answers are gathered at most, while callbacks are quick. No read
+        is slow that has taken less.
     :ivar turn: How often the reactor has let the set serve its connections.
     """
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.serving = False
+        self.answered: list[Served] = []
         self.finished: list[Served] = []
+        self.soon = _SOON
         self.turn = 0
         self._ready: list[tuple[int, int]] = []
         self._epoll = select.epoll()
@@ -452,6 +500,7 @@ class ConnectionSet:
         # If the reactor has gone on without a callback, this is in the middle of another call,
         # whose connections are ready still (`yatxmilter.pymilter`).
         self._ready.clear()
+        self.send_answers()
         self.serving = True
         left, poll = _MOST_AT_ONCE, self._epoll.poll
         while left > 0:
@@ -469,8 +518,9 @@ class ConnectionSet:
         """
         Serve connections and ports that are ready.
         """
-        all_served, seconds = self._served, monotonic
+        all_served, answered, seconds = self._served, self.answered, monotonic
         now = seconds()
+        due = now + self.soon
         for descriptor, events in ready:
             if events != _IN and events & _IN_OR_OUT != _IN:
                 self._serve_otherwise(descriptor, events)
@@ -511,20 +561,40 @@ class ConnectionSet:
                     if answer:
                         if served.direct:
                             # As `Served.write`.
-                            try:
-                                sent = served.socket.send(answer)
-                            except OSError as error:
-                                sent = served.has_failed(error)
-                            if sent != len(answer):
-                                served.transport.write(answer[sent:])
+                            served.answer = answer
+                            answered.append(served)
                         else:
                             served.write(answer)
-                if now - began > line.slow:
-                    line.was_slow(began, now)
+                if now > due:
+                    if now - began > line.slow:
+                        line.was_slow(began, now)
+                    self.send_answers()
+                    due = now + self.soon
             except BaseException as error:
                 # As the reactors of Twisted do: log it, and end the connection that failed.
                 log.err()
                 self.disconnect(served, error, True)
+        self.send_answers()
+
+    def send_answers(self) -> None:
+        """
+        Send the answers that there are.
+        """
+        answered = self.answered
+        for served in answered:
+            answer = served.answer
+            # One that had to be sent earlier is there no more.
+            if answer:
+                # As `Served.send_answer`.
+                served.answer = b""
+                served.direct = served.events == _IN
+                try:
+                    sent = served.socket.send(answer)
+                except OSError as error:
+                    sent = served.has_failed(error)
+                if sent != len(answer):
+                    served.transport.write(answer[sent:])
+        answered.clear()
 
     def _end_finished(self) -> None:
         finished, self.finished = self.finished, []

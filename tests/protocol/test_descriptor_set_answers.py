@@ -1,0 +1,219 @@
+"""
+Answers to what was read in one event are sent together, and nothing of them is late or lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+from unittest import skipUnless
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from tests.conversation_helpers import EOM, HELO, MAIL, QUIT, RCPT, full
+from tests.pathways import HAS_EPOLL, Mta, PathCase
+from yatxmilter.constants import SMFIS_CONTINUE
+from yatxmilter.protocol._descriptor_set import _MOST_GATHERED, _SOON
+
+
+@skipUnless(HAS_EPOLL, "there is no epoll")
+class AnswersTests(PathCase, TestCase):
+    """
+    Connections that have no transport, and are ready at the same time.
+    """
+
+    family = socket.AF_UNIX
+
+    async def served(
+        self, act: Callable[[list[Any]], object], said: bytes = HELO, **answers: Any
+    ) -> list[Mta]:
+        """
+        Let three MTAs talk at once, and do something in the callback of each.
+
+        :param act: Called with the protocols that have been served so far, the present one last.
+        :return: The MTAs, in the order in which they are served.
+        """
+        protocols: list[Any] = []
+
+        def helo(milter: Any, *_: Any) -> Any:
+            protocols.append(milter.protocol)
+            return act(protocols)
+
+        self.serve(full(helo=helo, mta_close=None, **answers))
+        self.of = {}
+        for _ in range(3):
+            mta, protocol = await self.mta()
+            self.of[protocol] = mta
+        for mta in self.of.values():
+            mta.send(said)
+        await self.until(lambda: len(protocols) == 3)
+        return [self.of[protocol] for protocol in protocols]
+
+    async def test_answers_go_when_all_is_handled(self) -> None:
+        """
+        While callbacks are quick, no answer goes before all that was ready has been handled.
+        """
+        early: list[bytes] = []
+        mtas = await self.served(
+            lambda protocols: early.extend([self.of[one].read() for one in protocols])
+        )
+        self.assertEqual(early, [b""] * 6)
+        for mta in mtas:
+            await self.until(lambda mta=mta: mta.letters() == "c")
+
+    async def test_answers_do_not_wait_for_slow_callbacks(self) -> None:
+        """
+        When a callback has taken longer, its answer and those before it go before the next one.
+        """
+        early: list[str] = []
+
+        def helo(protocols: list[Any]) -> None:
+            early.append("".join(self.of[one].letters() for one in protocols))
+            if len(protocols) == 2:
+                self.clock.advance(2 * _SOON)
+
+        await self.served(helo)
+        self.assertEqual(early, ["", "", "cc"])
+
+    async def test_answer_of_one_that_another_closes_is_sent(self) -> None:
+        """
+        One that a later callback closes or aborts has sent its answer before; also where a milter
+        closes the connection with it.
+        """
+        acts: list[Callable[[Any], object]] = [
+            lambda protocol: protocol.give_up(),
+            lambda protocol: protocol.transport.abortConnection(),
+            lambda protocol: protocol.transport.loseConnection(),
+            lambda protocol: protocol._served.lose(Failure(ConnectionDone())),
+        ]
+        for act in acts:
+            first, *_ = await self.served(
+                lambda protocols, act=act: act(protocols[0]) if len(protocols) == 2 else None
+            )
+            await self.over(first)
+            self.assertEqual(first.letters(), "c")
+            await self._end()
+
+    async def test_answer_comes_before_what_is_written_later(self) -> None:
+        """
+        What a later callback writes to one that was served before goes behind its answer.
+        """
+        written = b"\0\0\0\1p"
+        first, *_ = await self.served(
+            lambda protocols: protocols[0].send(written) if len(protocols) == 2 else None
+        )
+        await self.until(lambda: first.letters() == "cp")
+
+    async def test_what_a_callback_writes_comes_before_its_answer(self) -> None:
+        """
+        What a callback has the MTA told goes out before its own answer, and both with the others.
+        """
+        early: list[bytes] = []
+
+        def helo(protocols: list[Any]) -> None:
+            protocols[-1].send(b"\0\0\0\1p")
+            early.extend([self.of[one].read() for one in protocols])
+
+        mtas = await self.served(helo)
+        self.assertEqual(early[0], b"")
+        for mta in mtas:
+            await self.until(lambda mta=mta: mta.letters() == "pc")
+
+    async def test_edits_and_answer_of_a_message(self) -> None:
+        """
+        Edits go with the answer to their message, and the next message is answered as always.
+        """
+
+        def eom(milter: Any) -> Any:
+            milter.smfi_addheader("X-One", "1")
+            milter.smfi_progress()
+            milter.smfi_addheader("X-Two", "2")
+            return SMFIS_CONTINUE
+
+        mtas = await self.served(lambda protocols: None, HELO + MAIL + RCPT + EOM, eom=eom)
+        for mta in mtas:
+            await self.until(lambda mta=mta: mta.letters() == "cccphhc")
+            mta.received = b""
+            mta.send(MAIL)
+        for mta in mtas:
+            await self.until(lambda mta=mta: mta.letters() == "c")
+
+    async def test_much_is_written_at_once(self) -> None:
+        """
+        What is longer than an answer is written at once, behind the answer that waits.
+        """
+        much = b"\0\0\0\1p" * (_MOST_GATHERED // 5 + 1)
+        early: list[int] = []
+
+        def helo(protocols: list[Any]) -> None:
+            if len(protocols) == 2:
+                protocols[0].send(much)
+                protocols[1].send(much)
+            early.append(sum(len(self.of[one].read()) for one in protocols))
+
+        first, second, _ = await self.served(helo)
+        self.assertEqual(early[:2], [0, 5 + 2 * len(much)])
+        await self.until(lambda: second.letters() == "p" * (len(much) // 5) + "c")
+        self.assertEqual(first.letters(), "c" + "p" * (len(much) // 5))
+
+    async def test_answer_that_is_not_taken_waits(self) -> None:
+        """
+        An answer that the system does not take at once goes when it does.
+        """
+        filled: list[int] = []
+
+        def helo(protocols: list[Any]) -> None:
+            # Until the system takes no more.
+            size = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    size += protocols[-1]._served.socket.send(b"x" * 1000)
+            filled.append(size)
+
+        mtas = await self.served(helo)
+        for mta, size in zip(mtas, filled, strict=True):
+            while len(mta.received) < size + 5:
+                mta.read()
+                await self.turn()
+            self.assertEqual(mta.received[size:], b"\0\0\0\1c")
+
+    async def test_answers_that_wait_go_when_a_callback_is_left_behind(self) -> None:
+        """
+        When the reactor is to go on without a callback, the answers of others go before that.
+        """
+        early: list[str] = []
+
+        def helo(protocols: list[Any]) -> None:
+            if len(protocols) == 3:
+                protocols[-1].rest()
+                early.extend([self.of[one].letters() for one in protocols])
+                protocols[-1].go_on()
+
+        await self.served(helo)
+        self.assertEqual(early, ["c", "c", ""])
+
+    async def test_goodbye_of_one_and_answers_of_others(self) -> None:
+        """
+        One that says goodbye with its last command is answered before it is closed.
+        """
+        mtas = await self.served(lambda protocols: None, HELO + QUIT)
+        for mta in mtas:
+            await self.over(mta)
+            self.assertEqual((mta.letters(), mta.end), ("c", "closed"))
+
+    async def test_answer_that_was_waited_for_is_written_at_once(self) -> None:
+        """
+        An answer that comes later, by a Deferred, does not wait for anything else.
+        """
+        answer: Deferred[None] = Deferred()
+        self.serve(full(helo=lambda *_: answer))
+        mta, _ = await self.mta()
+        mta.send(HELO)
+        await self.until(lambda: self.milter.calls)
+        answer.callback(None)
+        self.assertEqual(mta.letters(), "c")
