@@ -399,6 +399,12 @@ def _observe(command: Command, handler: Handler, *, answered: bool) -> Handler:
     def observe_in_message(session: Any, payload: bytes) -> bytes | None:
         if not session.untold:
             return observe(session, payload)
+        # As `Watch.begin_read`.
+        watch = session.watch
+        connection = watch.connection
+        if connection.began != watch.read:
+            watch.worked += connection.moved - watch.since
+            watch.read = watch.since = connection.began
         # In the middle of a message; of what is usual nothing is told but the call.
         answer = handler(session, payload)
         unusual = answer is None and (answered or session.out)

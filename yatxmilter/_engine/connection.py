@@ -737,10 +737,11 @@ class ObservedConversation(Conversation):
         Take note that a command is about to be handled.
         """
         self._watch.stage = command.callback
+        self._watch.begin_read()
         if command.in_message and not self._message_told:
             self._message_told = True
             self.untold = self._quiet
-            self._watch.in_callbacks = 0.0
+            self._watch.begin_message()
             self._watch.tell("message_began")
 
     def end_command(self, command: Command, answer: bytes | None) -> bytes | None:
@@ -784,6 +785,7 @@ class ObservedConversation(Conversation):
         self._tell_output()
         if self._message_told and not self.in_message:
             self._message_told = self.untold = False
+            self._watch.count_work(now=self.busy or self._way == _RUNNING)
             self._watch.tell("message_ended", outcome or self._watch.last)
             self._watch.end_message()
 

@@ -210,7 +210,6 @@ class Audience:
                 watch.look_back(label, name, start)
                 raise
             taken = seconds() - start
-            watch.in_callbacks += taken
             if taken > limit:
                 watch.look_back(label, name, start)
             if count is None:
@@ -292,7 +291,11 @@ class Watch:
     :ivar received: How many bytes have been read from the MTA; ``sent``: written for it. They are
         counted in a `CountedConversation` alone.
     :ivar tells_bytes: Whether somebody listens to the bytes that move.
-    :ivar in_callbacks: For how many seconds callbacks have been at work on the message.
+    :ivar worked: For how many seconds the milters have been at work on the message: while what was
+        read was dealt with, and waited for; see `count_work`.
+    :ivar read: When the read that is being dealt with began; ``since``: from when on the milters'
+        work is not counted yet.
+    :ivar decider: The milter by which the message, or its connection, was last decided.
     :ivar macros: The connection's.
     :ivar client: What CONNECT said, as it came; ``sender``: what the message's MAIL said.
     :ivar recipients: How many the MTA has named.
@@ -303,16 +306,19 @@ class Watch:
         "audience",
         "client",
         "connection",
-        "in_callbacks",
+        "decider",
         "last",
         "macros",
+        "read",
         "received",
         "recipients",
         "sender",
         "sent",
+        "since",
         "stage",
         "tells_bytes",
         "times",
+        "worked",
     )
 
     macros: MacroStore
@@ -327,7 +333,9 @@ class Watch:
         self.stage = ""
         self.last = ""
         self.received = self.sent = self.recipients = 0
-        self.in_callbacks = 0.0
+        self.worked = 0.0
+        self.decider: str | None = None
+        self.read = self.since = 0.0
         self.client: bytes | None = None
         self.sender: bytes | None = None
         self._seconds = seconds
@@ -351,6 +359,36 @@ class Watch:
         """
         self.sender = None
         self.recipients = 0
+
+    # ---- how long it takes
+
+    def begin_message(self) -> None:
+        """
+        Begin to count for how long the milters are at work on a message.
+        """
+        self.decider = None
+        self.worked = 0.0
+        self.read = self.connection.began
+        self.since = self._seconds()
+
+    def begin_read(self) -> None:
+        """
+        Count for how long the milters were at work on the last read, if there has been another.
+        """
+        began: float = self.connection.began
+        if began != self.read:
+            self.worked += self.connection.moved - self.since
+            self.read = self.since = began
+
+    def count_work(self, *, now: bool) -> None:
+        """
+        Bring `worked` up to date.
+
+        :param now: Whether the milters are at work; else they were until the last read was over.
+        """
+        until = self._seconds() if now else self.connection.moved
+        self.worked += until - self.since
+        self.since = until
 
     # ---- callbacks
 
@@ -394,7 +432,6 @@ class Watch:
         :param result: What the callback has returned, or a Failure.
         """
         taken = self._seconds() - start
-        self.in_callbacks += taken
         answered = self.audience.callback_answered
         if answered is not None:
             answered(self.connection, label, command.callback, _answer(command, result), taken)

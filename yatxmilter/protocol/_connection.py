@@ -50,6 +50,7 @@ class TransportLine(Protocol):
     a `Served`, which needs none (`accepted`); then the transport is made when it is asked for.
 
     :param options: The factory whose options count.
+    :ivar began: When the bytes that came last were read.
     :ivar connected: Whether the connection has come, as Twisted has it.
     :ivar factory: The factory, if it was built by one.
     :ivar moved: When bytes moved last, by the factory's clock.
@@ -71,6 +72,7 @@ class TransportLine(Protocol):
         "_transport",
         "_unsent",
         "_watch",
+        "began",
         "connected",
         "factory",
         "moved",
@@ -95,7 +97,7 @@ class TransportLine(Protocol):
         # How many packets there had been when the one that is incomplete began.
         self._taken = -1
         self._seconds = clock.seconds
-        self.moved = self.resumed = 0.0
+        self.began = self.moved = self.resumed = 0.0
         watch: Watch | None = None
         make: Callable[..., Conversation] = Conversation
         slow = options.slow_callbacks
@@ -192,7 +194,7 @@ class TransportLine(Protocol):
 
         `ConnectionSet.doRead` does the same.
         """
-        began = self._seconds()
+        began = self.began = self._seconds()
         answer = self._conversation.receive(data)
         now = self._seconds()
         if answer is not None:

@@ -413,8 +413,8 @@ class ConnectionSet:
     :ivar serving: Whether connections are being served.
     :ivar answered: Those whose answers are to be sent.
     :ivar finished: Those that are to be closed when what was read is dealt with.
-    :ivar soon: For how many seconds answers are gathered at most, while callbacks are quick. No read
-        is slow that has taken less.
+    :ivar soon: For how many seconds answers are gathered at most, while callbacks are quick. What
+        has taken less is no slow read.
     :ivar turn: How often the reactor has let the set serve its connections.
     """
 
@@ -554,6 +554,7 @@ class ConnectionSet:
                 # As `TransportLine.dataReceived`. In a variable first: it is no method, as which it
                 # would be looked for.
                 receive = served.receive
+                line.began = now
                 answer = receive(data)
                 began, now = now, seconds()
                 if answer is not None:

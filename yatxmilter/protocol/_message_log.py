@@ -22,8 +22,6 @@ __all__ = ["MessageLog"]
 
 _log = Logger()
 
-#: Answers of a callback that decide nothing.
-_GOES_ON: Final = frozenset({"continue", "noreply", "skip", "done", "cancelled"})
 _UNKNOWN: Final = "unknown"
 _RCPT: Final = "xxfi_envrcpt"
 
@@ -38,7 +36,6 @@ class _Connection:
 
     def begin(self, now: float) -> None:
         self.began = now
-        self.decided = "nobody"
         self.reply: str | None = None
         self.edits: dict[str, int] = {}
         # Of the recipients, how many were answered so.
@@ -66,7 +63,7 @@ class MessageLog(MilterObserver):
     Log each message at its end, at level info.
     """
 
-    #: Who only continues has decided nothing.
+    #: What the MTA is told as always is not worth a word.
     only_unusual = True
 
     def __init__(self) -> None:
@@ -89,17 +86,6 @@ class MessageLog(MilterObserver):
         Begin to count.
         """
         self._connections[connection].begin(connection.factory.clock.seconds())
-
-    def callback_answered(
-        self, connection: object, milter: str, stage: str, answer: str, seconds: float
-    ) -> None:
-        """
-        Take note of who decides.
-        """
-        # The answer to `xxfi_close` may come when the connection has gone.
-        one = self._connections.get(connection)
-        if one is not None and answer not in _GOES_ON and stage != _RCPT:
-            one.decided = milter
 
     def answer_sent(self, connection: object, stage: str, answer: str, reply: str | None) -> None:
         """
@@ -143,10 +129,10 @@ class MessageLog(MilterObserver):
             accepted=accepted,
             refused=refused,
             deferred=deferred,
-            milter=one.decided,
+            milter=watch.decider or "nobody",
             reply="none" if one.reply is None else printable(one.reply),
             edits=", ".join(f"{count} {name}" for name, count in edits.items()) or "none",
             edit_counts=edits,
             milliseconds=1000 * (now - one.began),
-            callback_milliseconds=1000 * watch.in_callbacks,
+            callback_milliseconds=1000 * watch.worked,
         )
