@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from gc import get_referents
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -124,10 +125,24 @@ def shape_of(milter: object, base: type) -> Shape:
         if len(_shapes) >= _MOST_SHAPES:
             _shapes.clear()
         _shapes[cls] = callbacks, shape
-    own = vars(milter)
-    if _NAMES.isdisjoint(own):
+    if not _may_have_own_callbacks(milter, cls):
         return shape
-    return _own_shape(milter, shape.wanted | _NAMES.intersection(own))
+    own = _NAMES.intersection(vars(milter))
+    return _own_shape(milter, shape.wanted | own) if own else shape
+
+
+def _may_have_own_callbacks(milter: object, cls: type) -> bool:
+    """
+    Tell whether a milter may have callbacks among its own attributes, beside those of its class.
+
+    Most attributes cannot be called. To look at the names, in its ``__dict__``, would have Python
+    make that, and from then on find the milter's attributes more slowly.
+    """
+    for value in get_referents(milter):
+        # A dictionary may be the `__dict__`, where there is one already.
+        if value is not cls and (callable(value) or type(value) is dict):
+            return True
+    return False
 
 
 def wanted_callbacks(milter: object, base: type) -> frozenset[str]:

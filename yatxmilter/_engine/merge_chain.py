@@ -46,6 +46,7 @@ from yatxmilter._wire.commands import (
 )
 from yatxmilter._wire.macros import RecipientMissed, mta_flavour
 from yatxmilter._wire.negotiation import data_size
+from yatxmilter._wire.payloads import decode_header
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
 from yatxmilter.errors import LimitExceeded
 
@@ -339,19 +340,12 @@ class Chain(Merge):
 
     # ---- the end of the message
 
-    def keep(self, command: Command, arguments: tuple[Any, ...], size: int) -> None:
+    @property
+    def content(self) -> ChainContent:
         """
-        Take in a piece of the content, which milters are shown at the end of the message.
-
-        :param size: That of the payload.
+        Header and body of the message that is open, which milters are shown at its end.
         """
-        content = self._message.content(self._session)
-        if command is HEADER_ROW:
-            name, value = arguments
-            # Name and value each have a NUL behind them.
-            content.take_field(name, value, size - 2)
-        elif command is BODY_ROW:
-            content.take_chunk(arguments[0])
+        return self._message.content(self._session)
 
     def filter(self) -> None:
         """
@@ -359,7 +353,7 @@ class Chain(Merge):
         """
         self._current = EOM_ROW
         try:
-            result = run_coroutine(self._filter(self._message.content(self._session)))
+            result = run_coroutine(self._filter(self.content))
         except CancelledError:
             # The conversation was ended in the place of an answer.
             return
@@ -417,6 +411,7 @@ class Chain(Merge):
             if content.header is None:
                 return self._fail_content(member, HEADER_ROW, content.lost[HEADER_ROW])
             show, session, step = member.view(HEADER_ROW), self._session, self._step
+            given = self._given
             for name, value in content.header.shown():
                 # As in `_show`, without a call.
                 try:
@@ -428,10 +423,11 @@ class Chain(Merge):
                     if code is not SMFIS_CONTINUE:
                         return code
                 # As in `_ends_turn`.
-                self._given += step
-                if self._given >= _TURN:
-                    self._given = 0
+                given += step
+                if given >= _TURN:
+                    given = 0
                     await self._next_turn()
+            self._given = given
         if self._is_called(member, EOH_ROW):
             code = await self._show(member, EOH_ROW, member.view(EOH_ROW))
         return code
@@ -601,14 +597,21 @@ def _send_down(command: Command, *, wanted: bool) -> Handler:
 
 
 def _keep_content(command: Command, *, wanted: bool, answered: bool) -> Handler:
-    decode, needs_payload = DECODERS[command.index], command.needs_payload
+    needs_payload = command.needs_payload
+    is_field, is_chunk = command is HEADER_ROW, command is BODY_ROW
     usual = CONTINUE_PACKET if answered else None
 
     def handle(session: Session, payload: bytes) -> bytes | None:
         if needs_payload and not payload:
             raise empty(command)
         if wanted:
-            session.merge.keep(command, decode(payload), len(payload))
+            content = session.merge.content
+            if is_field:
+                name, value = decode_header(payload)
+                # Name and value each have a NUL behind them.
+                content.take_field(name, value, len(payload) - 2)
+            elif is_chunk:
+                content.take_chunk(payload)
         return usual
 
     return handle

@@ -69,7 +69,7 @@ class Slot:
     :ivar value: The raw value; ``None`` when there is none any more.
     :ivar shown: Whether filters see it and count it.
     :ivar given: Name and value as filters are shown them, if that is known, and for which raw value
-        it is (``given_for``).
+        it is (``given_for``): not the present one, once that has been changed.
     :ivar block: For `Ordered`: where it is among all, and (``block_of_name``) among those of its
         name.
     """
@@ -85,13 +85,20 @@ class Slot:
         "value",
     )
 
-    def __init__(self, name: bytes, value: bytes | None, origin: int | None, shown: bool) -> None:
+    def __init__(
+        self,
+        name: bytes,
+        value: bytes | None,
+        origin: int | None,
+        shown: bool,
+        given: tuple[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.value = value
         self.origin = origin
         self.shown = shown
-        self.given: tuple[str, str] | None = None
-        self.given_for: bytes | None = None
+        self.given = given
+        self.given_for = value
 
     def is_named(self, name: bytes) -> bool:
         """
@@ -250,10 +257,11 @@ class HeaderModel(ABC):
         Take a field as the MTA shows it to the first filter.
         """
         raw = self._raw(value)
-        slot = self._append(from_text(name), raw)
-        if len(raw) < _SHORT and _LF not in raw:
-            # It is shown to the other filters just so.
-            slot.given, slot.given_for = (name, value), raw
+        # Most are shown to the other filters just so.
+        as_it_came = len(raw) < _SHORT and _LF not in raw
+        self._append(
+            name.encode("utf-8", "surrogateescape"), raw, (name, value) if as_it_came else None
+        )
 
     def receive_field(self, field: Field) -> None:
         """
@@ -261,15 +269,16 @@ class HeaderModel(ABC):
         """
         self._append(field.name, field.value)
 
-    def _append(self, name: bytes, value: bytes) -> Slot:
-        slots = self.slots
-        slot = Slot(name, value, len(slots), True)
-        slots.append(slot)
+    def _append(self, name: bytes, value: bytes, given: tuple[str, str] | None = None) -> None:
+        slots = self._slots
+        if slots is None:
+            slots = self.slots
+        slots.append(Slot(name, value, len(slots), True, given))
         self._index = None
-        return slot
 
     def _raw(self, value: str) -> bytes:
-        raw = from_text(value)
+        # `from_text`, without a call.
+        raw = value.encode("utf-8", "surrogateescape")
         if _LF in raw:
             # A line that does not start with a blank would be a field of its own: MTAs fold it.
             raw = re.sub(rb"\n(?![ \t])", b"\n\t", raw)

@@ -156,17 +156,23 @@ def decode_header(payload: bytes) -> tuple[str, str]:
 
     :raises ProtocolError: when the last byte is not a NUL, or there is no second string.
     """
-    # `to_text`, without a call: there are more of these than of all other commands.
-    parts = payload.decode("utf-8", "surrogateescape").split("\0")
-    if len(parts) == 3 and parts[0] and not parts[2]:
-        return parts[0], parts[1]
+    # There are more of these than of all other commands: no calls, and first what most are.
+    try:
+        # What is no UTF-8 raises one, too.
+        name, value, rest = payload.decode().split("\0")
+        if name and not rest:
+            return name, value
+    except ValueError:
+        pass
     # libmilter looks for the separator from the second byte on, so an empty name takes the
     # string behind it along; strings after the second are ignored.
     separator = payload.find(b"\0", 1)
     if not payload.endswith(b"\0") or not 0 < separator < len(payload) - 1:
         raise ProtocolError(f"header field is not two strings: {payload[:80]!r}")
-    value = payload[separator + 1 :]
-    return to_text(payload).partition("\0")[0], to_text(value).partition("\0")[0]
+    return (
+        to_text(payload).partition("\0")[0],
+        to_text(payload[separator + 1 :]).partition("\0")[0],
+    )
 
 
 def encode_indexed_header(index: int, name: bytes, value: bytes) -> bytes:
