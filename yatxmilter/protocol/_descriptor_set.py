@@ -52,8 +52,10 @@ _SHORT: Final = 512 - bytes.__basicsize__
 # Where more than this comes, so does more of it: a large body.
 _LONG: Final = 8192
 
-# How many connections are served before the reactor has its turn again.
+# How many connections are served between two looks at the clock, and for how many seconds before
+# the reactor has its turn again. That costs as much as some answers.
 _MOST_AT_ONCE: Final = 64
+_TURN: Final = 0.002
 
 # For how many seconds answers are gathered at most, while callbacks are quick.
 _SOON: Final = 0.001
@@ -494,7 +496,7 @@ class ConnectionSet:
         Serve the connections that are ready; accept new ones.
 
         Where several were ready at once, more become ready meanwhile. They are served in the same
-        turn, up to a number: a turn of the reactor's costs as much as an answer.
+        turn, for some time.
         """
         self.turn = turn = self.turn + 1
         # If the reactor has gone on without a callback, this is in the middle of another call,
@@ -502,15 +504,15 @@ class ConnectionSet:
         self._ready.clear()
         self.send_answers()
         self.serving = True
-        left, poll = _MOST_AT_ONCE, self._epoll.poll
-        while left > 0:
-            ready = self._ready = poll(0, left)
+        seconds, poll = monotonic, self._epoll.poll
+        until = seconds() + _TURN
+        while True:
+            ready = self._ready = poll(0, _MOST_AT_ONCE)
             count = len(ready)
-            left -= count
             self._serve_ready(ready)
             if self.finished:
                 self._end_finished()
-            if count < 2 or self.turn != turn:
+            if count < 2 or self.turn != turn or seconds() >= until:
                 break
         self.serving = False
 
