@@ -22,7 +22,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter._engine.addresses import describe_address
-from yatxmilter._engine.connection import Conversation, CountedConversation, ObservedConversation
+from yatxmilter._engine.connection import Conversation
+from yatxmilter._engine.observed_connection import CountedConversation, ObservedConversation
 from yatxmilter._engine.observing import Watch
 from yatxmilter.protocol._descriptor_set import Served
 from yatxmilter.protocol._time_limits import Fault, hung_up
