@@ -22,6 +22,7 @@ from tests.conversation_helpers import (
     milter,
     packet,
 )
+from yatxmilter import MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.protocol import MilterProtocolFactory
 
@@ -101,6 +102,91 @@ class LineTests(ConversationTestCase):
         self.assert_told(
             {"accepted": 1, "edits": "2 addheader, 1 chgheader", "verdict": "continue"}
         )
+
+    def test_milters_are_at_work_while_they_answer_and_are_waited_for(self) -> None:
+        """
+        The milters' time is that in which they answer and are waited for, those that are waited for
+        together once; that in which the MTA is silent is not theirs.
+        """
+
+        def takes(seconds: float) -> Any:
+            return lambda self, *_: self.protocol.factory.clock.advance(seconds)
+
+        ends: list[tuple[Any, float, float]] = [
+            (lambda conversation: conversation.send(EOM), 8850.0, 2600.0),
+            (lambda conversation: conversation.send(ABORT), 8600.0, 2350.0),
+            (lambda conversation: conversation.drop(), 8600.0, 2350.0),
+        ]
+        for end, whole, theirs in ends:
+            waits = [Waiting(), Waiting()]
+            conversation = self.started(
+                full(envfrom=takes(0.1), envrcpt=waits[0], data=takes(0.25), eom=takes(0.25)),
+                full(envrcpt=waits[1]),
+            )
+            conversation.send(MAIL)
+            conversation.clock.advance(5)
+            conversation.send(RCPT)
+            conversation.clock.advance(1)
+            waits[0].fire()
+            # What comes meanwhile has to wait, too.
+            conversation.send(packet("T"))
+            conversation.clock.advance(1)
+            waits[1].fire()
+            conversation.clock.advance(1)
+            conversation.send(packet("N"))
+            conversation.clock.advance(0.25)
+            end(conversation)
+            self.assert_told({"milliseconds": whole, "callback_milliseconds": theirs})
+
+    def test_connection_that_is_lost_while_a_milter_is_waited_for(self) -> None:
+        """
+        The wait for a milter is its time also where the connection is lost meanwhile.
+        """
+        conversation = self.started(full(envrcpt=Waiting()))
+        conversation.send(MAIL)
+        conversation.clock.advance(5)
+        conversation.send(RCPT)
+        conversation.clock.advance(2)
+        conversation.drop()
+        self.assert_told({"milliseconds": 7000.0, "callback_milliseconds": 2000.0})
+
+    def test_each_of_several_messages_in_one_read_has_its_own_time(self) -> None:
+        """
+        Of two messages that come in one read each is told with its own time.
+        """
+        seconds = [0.5, 0.25]
+
+        def eom(self: Any) -> None:
+            self.protocol.factory.clock.advance(seconds.pop(0))
+
+        conversation = self.started(full(eom=eom))
+        conversation.protocol.dataReceived(MESSAGE + MESSAGE)
+        self.assert_told(
+            {"milliseconds": 500.0, "callback_milliseconds": 500.0},
+            {"milliseconds": 250.0, "callback_milliseconds": 250.0},
+        )
+
+    def test_who_decides_is_whose_answer_the_mta_gets(self) -> None:
+        """
+        Who decided is whose answer the MTA gets, not who answered last; one that failed, and let
+        the message pass, has decided nothing.
+        """
+
+        def fails(self: Any) -> None:
+            raise RuntimeError("no")
+
+        conversation = self.started(
+            full("One", eom=c.SMFIS_REJECT), full("Two", eom=c.SMFIS_ACCEPT), merge="strictest"
+        )
+        conversation.send(MESSAGE)
+        self.assert_told({"verdict": "reject", "milter": "One"})
+        for merge in ("first", "strictest", "chain"):
+            conversation = self.started(full("One", eom=c.SMFIS_ACCEPT), merge=merge)
+            conversation.send(MESSAGE)
+            self.assert_told({"verdict": "accept", "milter": "One"})
+        conversation = self.started(MilterFactory(full(eom=fails), on_error="accept"))
+        conversation.send(MESSAGE)
+        self.assert_told({"verdict": "continue", "milter": "nobody"})
 
     def test_message_that_is_refused_is_told_with_its_reason(self) -> None:
         """
