@@ -184,7 +184,7 @@ class LineTests(ConversationTestCase):
             conversation = self.started(full("One", eom=c.SMFIS_ACCEPT), merge=merge)
             conversation.send(MESSAGE)
             self.assert_told({"verdict": "accept", "milter": "One"})
-        conversation = self.started(MilterFactory(full(eom=fails), on_error="accept"))
+        conversation = self.started(MilterFactory(full(eom=fails), on_error=c.SMFIS_CONTINUE))
         conversation.send(MESSAGE)
         self.assert_told({"verdict": "continue", "milter": "nobody"})
 
