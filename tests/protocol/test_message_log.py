@@ -187,6 +187,7 @@ class LineTests(ConversationTestCase):
         conversation = self.started(MilterFactory(full(eom=fails), on_error=c.SMFIS_CONTINUE))
         conversation.send(MESSAGE)
         self.assert_told({"verdict": "continue", "milter": "nobody"})
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_message_that_is_refused_is_told_with_its_reason(self) -> None:
         """
