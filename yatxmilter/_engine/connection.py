@@ -212,26 +212,27 @@ class Conversation(Session):
         position = 0
         answer: bytes | None = None
         lent: tuple[bytes, int] | None = None
+        watch = self.watch
+        if watch is not None and watch.counts:
+            watch.received += len(data)
+            if watch.tells_bytes and data:
+                watch.tell("bytes_received", len(data))
         if self._way or self.held:
             lent = self._receive_more(data)
             if lent is None:
                 return None
             data, position = lent
         while True:
-            # As nearly always: whole packets, with nothing before them.
             size = len(data)
             self._way = _RUNNING
             try:
                 if size < _MOST_ALONE and data[:4] == _ALONE[size] and lent is None:
+                    # As nearly always: one packet and nothing else.
                     handler, self.table = self.table[data[4]]
                     answer = handler(self, data[5:])
                     position = size
-                    if not self.held:
-                        self._way = _EASY
-                        if answer is not None and not self.out:
-                            return answer
-                        return self._send(answer)
                 elif 4 < size <= _ONE_PACKET:
+                    # Whole packets, with nothing before them.
                     while True:
                         length, letter = read_head(data, position)
                         end = position + 4 + length
@@ -243,22 +244,22 @@ class Conversation(Session):
                         handler, self.table = self.table[letter]
                         answer = handler(self, data[position + 5 : end])
                         position = end
-                        if self.held:
-                            break
-                        if end == size:
-                            if lent is None:
-                                self._way = _EASY
-                                if answer is not None and not self.out:
-                                    return answer
-                                return self._send(answer)
-                            break
-                        if size - end < 5:
+                        if self.held or size - end < 5:
                             break
             except BaseException as error:
                 self._way = _CAREFUL
                 if not isinstance(error, ProtocolError):
                     raise
                 self._break_off(error)
+            if position == size and lent is None and not self.held:
+                self._way = _EASY
+                if answer is None or self.out:
+                    return self._send(answer)
+                if watch is not None and watch.counts:
+                    watch.sent += len(answer)
+                    if watch.tells_bytes:
+                        watch.tell("bytes_sent", len(answer))
+                return answer
             self._way = _CAREFUL
             if answer is not None:
                 self.out.append(answer)
@@ -576,8 +577,9 @@ class Conversation(Session):
             return None
         if len(payload) < MILTER_OPTLEN:
             return None
-        observed = None if self.watch is None else self.watch.times
-        asked: list[object] = [payload[:MILTER_OPTLEN], self.plan.merge, observed]
+        times = self.watch is not None and self.watch.times
+        plan = self.plan
+        asked: list[object] = [payload[:MILTER_OPTLEN], plan.merge, plan.observed, times]
         for member in self.members:
             flags = member.asks_as_others
             if flags is False:

@@ -17,7 +17,7 @@ from yatxmilter._mail.bounds import Limits
 from yatxmilter._wire.commands import Command
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["CountedConversation", "ObservedConversation"]
+__all__ = ["ObservedConversation"]
 
 
 class ObservedConversation(Conversation):
@@ -57,7 +57,12 @@ class ObservedConversation(Conversation):
         if self._told_of or not self._quiet:
             self._tell_output()
             self._told_of = 0
+        watch = self._watch
+        size = sum([len(packet) for packet in out]) if watch.counts else 0
         self._line.send_packets(out)
+        watch.sent += size
+        if watch.tells_bytes:
+            watch.tell("bytes_sent", size)
 
     def observe(self, command: Command, handler: Handler, payload: bytes) -> bytes | None:
         """
@@ -130,37 +135,3 @@ class ObservedConversation(Conversation):
             for packet in self.out[self._told_of :]:
                 self._watch.output(packet)
             self._told_of = len(self.out)
-
-
-class CountedConversation(ObservedConversation):
-    """
-    An observed conversation whose bytes are counted, and told.
-    """
-
-    __slots__ = ()
-
-    def receive(self, data: bytes) -> bytes | None:
-        """
-        Take in bytes; count them, and those that are given back.
-        """
-        watch = self._watch
-        watch.received += len(data)
-        if watch.tells_bytes and data:
-            watch.tell("bytes_received", len(data))
-        # By `super` it would be found more slowly.
-        answer = Conversation.receive(self, data)
-        if answer:
-            watch.sent += len(answer)
-            if watch.tells_bytes:
-                watch.tell("bytes_sent", len(answer))
-        return answer
-
-    def send(self, out: list[bytes]) -> None:
-        """
-        Send packets; count their bytes.
-        """
-        size = sum([len(packet) for packet in out])
-        super().send(out)
-        self._watch.sent += size
-        if self._watch.tells_bytes:
-            self._watch.tell("bytes_sent", size)

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._describing import type_name
 from yatxmilter._engine.awaitables import outcome_of
+from yatxmilter._engine.command_order import SEEN, TIMED
 from yatxmilter._engine.return_codes import word_of
 from yatxmilter._engine.slow_callbacks import SlowCallbacks
 from yatxmilter._wire.commands import (
@@ -107,6 +108,7 @@ class Audience:
         methods.
     :ivar hears_of_callbacks: Whether somebody listens to callbacks.
     :ivar counts_bytes: Whether bytes that move are counted: somebody reads that, or hears of them.
+    :ivar times_work: Whether somebody reads for how long milters are at work (`Watch.worked`).
     :ivar tells_usual_answers: Whether somebody listens to each continue that the MTA gets.
     """
 
@@ -159,6 +161,7 @@ class Audience:
         self.hears_of_callbacks = bool(self.callback_called or self.callback_answered)
         readers = [one for one in self.observers if getattr(one, "reads_traffic", False)]
         self.counts_bytes = bool(self.bytes_received or self.bytes_sent or readers)
+        self.times_work = any(getattr(one, "reads_work", False) for one in self.observers)
 
     def _teller(
         self, event: str, listeners: list[tuple[Any, Callable[..., object]]]
@@ -288,9 +291,11 @@ class Watch:
     :ivar times: The same.
     :ivar stage: The callback of the command that is being answered.
     :ivar last: The last answer, in a word.
+    :ivar counts: Whether somebody wants to know how many bytes move.
     :ivar received: How many bytes have been read from the MTA; ``sent``: written for it. They are
-        counted in a `CountedConversation` alone.
+        counted where `counts` says so.
     :ivar tells_bytes: Whether somebody listens to the bytes that move.
+    :ivar manner: `SEEN`, or `TIMED` if somebody reads `worked`.
     :ivar worked: For how many seconds the milters have been at work on the message: while what was
         read was dealt with, and waited for; see `count_work`.
     :ivar read: When the read that is being dealt with began; ``since``: from when on the milters'
@@ -306,9 +311,11 @@ class Watch:
         "audience",
         "client",
         "connection",
+        "counts",
         "decider",
         "last",
         "macros",
+        "manner",
         "read",
         "received",
         "recipients",
@@ -329,6 +336,8 @@ class Watch:
         self.audience = audience
         self.times = times
         self.tells_bytes = bool(audience.bytes_received or audience.bytes_sent)
+        self.manner = TIMED if audience.times_work else SEEN
+        self.counts = audience.counts_bytes
         self.connection = connection
         self.stage = ""
         self.last = ""
@@ -375,10 +384,10 @@ class Watch:
         """
         Count for how long the milters were at work on the last read, if there has been another.
         """
-        began: float = self.connection.began
-        if began != self.read:
-            self.worked += self.connection.moved - self.since
-            self.read = self.since = began
+        connection = self.connection
+        if connection.began != self.read:
+            self.worked += connection.moved - self.since
+            self.read = self.since = connection.began
 
     def count_work(self, *, now: bool) -> None:
         """

@@ -17,7 +17,14 @@ from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
-from yatxmilter._engine.command_order import Handler, Plan, fresh_plan, plan_for, state_of
+from yatxmilter._engine.command_order import (
+    UNSEEN,
+    Handler,
+    Plan,
+    fresh_plan,
+    plan_for,
+    state_of,
+)
 from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
@@ -128,7 +135,9 @@ class Session:
         self.limits = limits
         self.watch = watch
         self.thread = get_ident()
-        self.plan = self.base = self.full = plan = fresh_plan(merge, watch is not None)
+        self.plan = self.base = self.full = plan = fresh_plan(
+            merge, UNSEEN if watch is None else watch.manner
+        )
         self.table = plan.tables[0]
         self.macros = MacroStore()
         self.members: list[Member] = []
@@ -238,7 +247,7 @@ class Session:
             skip_offered,
             tuple([member.prepare(steps, self.macros) for member in self.members]),
             tuple([member.manner for member in self.members]),
-            self.watch is not None,
+            self.plan.observed,
         )
 
     def begin(self, plan: Plan) -> None:

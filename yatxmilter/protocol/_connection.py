@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import Conversation
-from yatxmilter._engine.observed_connection import CountedConversation, ObservedConversation
+from yatxmilter._engine.observed_connection import ObservedConversation
 from yatxmilter._engine.observing import Watch
 from yatxmilter.protocol._descriptor_set import Served
 from yatxmilter.protocol._time_limits import Fault, hung_up
@@ -107,8 +107,7 @@ class TransportLine(Protocol):
         if options.audience.observers or timing:
             times = timing or options.audience.hears_of_callbacks
             watch = Watch(options.audience, self, self._seconds, times=times)
-            counts = options.audience.counts_bytes
-            make = CountedConversation if counts else ObservedConversation
+            make = ObservedConversation
         self._watch = watch
         self._conversation = make(
             self, clock, options.merge, options.progress_interval, options.limits, watch

@@ -65,6 +65,8 @@ class MessageLog(MilterObserver):
 
     #: What the MTA is told as always is not worth a word.
     only_unusual = True
+    #: Each message is told with the time for which milters were at work on it.
+    reads_work = True
 
     def __init__(self) -> None:
         self._connections: dict[object, _Connection] = {}
