@@ -61,6 +61,29 @@ class WantedTests(SynchronousTestCase):
         other = SimpleNamespace(xxfi_helo=1, xxfi_eom=1, xxfi_nonsense=1, helo=1)
         self.assertEqual(wanted_callbacks(other, Milter), {"xxfi_helo", "xxfi_eom"})
 
+    def test_callback_of_an_instance_is_found_wherever_its_attributes_are(self) -> None:
+        """
+        A callback that an instance has is found, also where its attributes are in a dictionary
+        that somebody has asked for, or of another kind; what cannot be called is no callback.
+        """
+
+        class Attributes(dict[str, Any]):
+            pass
+
+        for prepare in (
+            lambda one: None,
+            vars,
+            lambda one: setattr(one, "__dict__", Attributes(vars(one))),
+            lambda one: setattr(one, "seen", {}),
+        ):
+            one: Any = milter(helo=None)(None, None)
+            prepare(one)
+            self.assertEqual(wanted_callbacks(one, Milter), {"xxfi_helo"})
+            one.xxfi_header = None
+            self.assertEqual(wanted_callbacks(one, Milter), {"xxfi_helo"})
+            one.xxfi_body = lambda body: None
+            self.assertEqual(wanted_callbacks(one, Milter), {"xxfi_helo", "xxfi_body"})
+
     def test_called_on_the_instance(self) -> None:
         """
         A callback set on an instance is asked for and called.

@@ -18,7 +18,7 @@ from twisted.trial.unittest import TestCase
 from tests.conversation_helpers import EOM, HELO, MAIL, QUIT, RCPT, full
 from tests.pathways import HAS_EPOLL, Mta, PathCase
 from yatxmilter.constants import SMFIS_CONTINUE
-from yatxmilter.protocol._descriptor_set import _MOST_GATHERED, _SOON
+from yatxmilter.protocol._descriptor_set import _SOON
 
 
 @skipUnless(HAS_EPOLL, "there is no epoll")
@@ -109,20 +109,22 @@ class AnswersTests(PathCase, TestCase):
         )
         await self.until(lambda: first.letters() == "cp")
 
-    async def test_what_a_callback_writes_comes_before_its_answer(self) -> None:
+    async def test_what_a_callback_writes_is_written_at_once(self) -> None:
         """
-        What a callback has the MTA told goes out before its own answer, and both with the others.
+        What a callback has the MTA told, such as that it is at work, goes at once, behind what was
+        answered before, and before its own answer.
         """
-        early: list[bytes] = []
+        early: list[str] = []
 
         def helo(protocols: list[Any]) -> None:
-            protocols[-1].send(b"\0\0\0\1p")
-            early.extend([self.of[one].read() for one in protocols])
+            for one in protocols:
+                one.send(b"\0\0\0\1p")
+            early.append("".join(self.of[one].letters() for one in protocols))
 
         mtas = await self.served(helo)
-        self.assertEqual(early[0], b"")
-        for mta in mtas:
-            await self.until(lambda mta=mta: mta.letters() == "pc")
+        self.assertEqual(early, ["p", "pcpp", "pcpppcpp"])
+        for mta, letters in zip(mtas, ("pcpp", "pcp", "pc"), strict=True):
+            await self.until(lambda mta=mta, letters=letters: mta.letters() == letters)
 
     async def test_edits_and_answer_of_a_message(self) -> None:
         """
@@ -142,24 +144,6 @@ class AnswersTests(PathCase, TestCase):
             mta.send(MAIL)
         for mta in mtas:
             await self.until(lambda mta=mta: mta.letters() == "c")
-
-    async def test_much_is_written_at_once(self) -> None:
-        """
-        What is longer than an answer is written at once, behind the answer that waits.
-        """
-        much = b"\0\0\0\1p" * (_MOST_GATHERED // 5 + 1)
-        early: list[int] = []
-
-        def helo(protocols: list[Any]) -> None:
-            if len(protocols) == 2:
-                protocols[0].send(much)
-                protocols[1].send(much)
-            early.append(sum(len(self.of[one].read()) for one in protocols))
-
-        first, second, _ = await self.served(helo)
-        self.assertEqual(early[:2], [0, 5 + 2 * len(much)])
-        await self.until(lambda: second.letters() == "p" * (len(much) // 5) + "c")
-        self.assertEqual(first.letters(), "c" + "p" * (len(much) // 5))
 
     async def test_answer_that_is_not_taken_waits(self) -> None:
         """
@@ -196,6 +180,63 @@ class AnswersTests(PathCase, TestCase):
 
         await self.served(helo)
         self.assertEqual(early, ["c", "c", ""])
+
+    async def test_answer_that_comes_while_a_callback_is_left_behind_goes_at_once(self) -> None:
+        """
+        An answer that was awaited, and comes while a callback is left behind, goes at once.
+        """
+        answers: list[Deferred[None]] = [Deferred(), Deferred()]
+        early: list[str] = []
+
+        def helo(protocols: list[Any]) -> Any:
+            if len(protocols) < 3:
+                return answers[len(protocols) - 1]
+            protocols[-1].rest()
+            for answer in answers:
+                answer.callback(None)
+            early.extend([self.of[one].letters() for one in protocols])
+            protocols[-1].go_on()
+            return None
+
+        await self.served(helo)
+        self.assertEqual(early, ["c", "c", ""])
+
+    async def test_answers_wait_for_no_slow_end_and_no_slow_beginning(self) -> None:
+        """
+        Answers do not wait until others have come to their end, slowly, nor for new connections.
+        """
+        for kind in ("end", "transport", "beginning"):
+            await self.slowly(kind)
+
+    async def slowly(self, kind: str) -> None:
+        """
+        Let one MTA ask for something, and three others do something that takes long.
+        """
+        early: list[str] = []
+
+        def slow(milter: Any, *_: Any) -> None:
+            early.append(asking.letters())
+            self.clock.advance(2 * _SOON)
+
+        self.serve(full(mta_connect=None, close=slow, envfrom=slow))
+        asking, _ = await self.mta()
+        others = [await self.mta() for _ in range(3)]
+        if kind == "beginning":
+            self.milter.xxfi_mta_connect = slow
+        asking.send(HELO)
+        for mta, protocol in others:
+            if kind == "end":
+                mta.socket.close()
+            elif kind == "transport":
+                self.assertIsNotNone(protocol.transport)
+                mta.send(MAIL)
+            else:
+                self.addCleanup(Mta(self.family, self.address).socket.close)
+        await self.until(lambda: len(early) == 3)
+        # The first of them may be served before it, and is slow.
+        self.assertEqual(early[-1], "c")
+        self.assertIn(early[1], ("c", ""))
+        await self._end()
 
     async def test_goodbye_of_one_and_answers_of_others(self) -> None:
         """

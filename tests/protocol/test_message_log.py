@@ -22,7 +22,7 @@ from tests.conversation_helpers import (
     milter,
     packet,
 )
-from yatxmilter import MilterFactory
+from yatxmilter import DISCONNECT, MilterFactory
 from yatxmilter import constants as c
 from yatxmilter.protocol import MilterProtocolFactory
 
@@ -150,6 +150,32 @@ class LineTests(ConversationTestCase):
         conversation.drop()
         self.assert_told({"milliseconds": 7000.0, "callback_milliseconds": 2000.0})
 
+    def test_silence_of_the_mta_is_never_the_milters_time(self) -> None:
+        """
+        The MTA's silence is not the milters' time, whatever comes behind it: macros alone, a part
+        of a packet, what breaks the protocol; nor is the time in which it does not read.
+        """
+
+        def stalls(conversation: Conversation) -> None:
+            conversation.protocol.pauseProducing()
+            conversation.clock.advance(1)
+            conversation.protocol.resumeProducing()
+
+        says: list[Any] = [
+            lambda conversation: conversation.send(macros("R", b"i", b"4QID")),
+            lambda conversation: conversation.send(RCPT[:3]),
+            lambda conversation: conversation.send(packet("L", b"no")),
+            stalls,
+        ]
+        for say in says:
+            conversation = self.started(full())
+            conversation.send(MAIL)
+            conversation.clock.advance(5)
+            say(conversation)
+            conversation.clock.advance(1)
+            conversation.drop()
+            self.assert_told({"verdict": "aborted", "callback_milliseconds": 0.0})
+
     def test_each_of_several_messages_in_one_read_has_its_own_time(self) -> None:
         """
         Of two messages that come in one read each is told with its own time.
@@ -187,7 +213,10 @@ class LineTests(ConversationTestCase):
         conversation = self.started(MilterFactory(full(eom=fails), on_error=c.SMFIS_CONTINUE))
         conversation.send(MESSAGE)
         self.assert_told({"verdict": "continue", "milter": "nobody"})
-        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        conversation = self.started(MilterFactory(full("One", eom=fails), on_error=DISCONNECT))
+        conversation.send(MESSAGE)
+        self.assert_told({"verdict": "aborted", "milter": "One"})
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
     def test_message_that_is_refused_is_told_with_its_reason(self) -> None:
         """

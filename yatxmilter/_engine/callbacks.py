@@ -165,6 +165,7 @@ class Caller:
             # call fail must not get rid of the edits made before it.
             self._note_failed(member, answer.disconnects or answer.code not in _PASSES)
         if answer.disconnects:
+            self._session.note_decider(command, member)
             self._session.disconnect()
         return answer.code
 

@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from yatxmilter._engine.session import Session
 
 __all__ = [
-    "SEEN",
-    "TIMED",
-    "UNSEEN",
     "Callees",
     "Handler",
     "Plan",
@@ -84,11 +81,6 @@ StateTable = list[Any]  # of "tuple[Handler, StateTable]", but for the last
 
 _LETTERS: Final = 256
 
-#: Whether observers are told of what a connection does; see `Plan`.
-UNSEEN: Final = 0
-SEEN: Final = 1
-TIMED: Final = 2
-
 
 def state_of(table: StateTable) -> int:
     """
@@ -107,8 +99,6 @@ class Plan:
         answer; ``declined``: the steps passed over.
     :ivar callees: Who is called for each command, by `Command.index`.
     :ivar manners: For each milter, how its callbacks are called; see `Member.manner`.
-    :ivar observed: Whether observers are told of what is done: `UNSEEN`, `SEEN`, or `TIMED` if one
-        of them also reads for how long milters are at work.
     :ivar kept: Whether there is an answer already, which is given to each command.
     :ivar careful: Whether each command must be concluded with care: some milter has accepted for
         itself alone, or has given an answer that counts later.
@@ -142,7 +132,7 @@ class Plan:
         skip_offered: bool,
         callees: tuple[Callees, ...],
         manners: tuple[int, ...],
-        observed: int,
+        observed: bool,
         kept: bool,
         careful: bool,
     ) -> None:
@@ -257,8 +247,7 @@ class Plan:
     def _observed(self, command: Command, handler: Handler) -> Handler:
         if not (self.observed and command.callback):
             return handler
-        answered, times_work = self.answered(command), self.observed == TIMED
-        return _observe(command, handler, answered=answered, times_work=times_work)
+        return _observe(command, handler, answered=self.answered(command))
 
 
 _compiled: Final = lru_cache(maxsize=256)(Plan)
@@ -272,7 +261,7 @@ def plan_for(
     skip_offered: bool,
     masks: tuple[int, ...],
     manners: tuple[int, ...],
-    observed: int,
+    observed: bool,
 ) -> Plan:
     """
     Give the plan of connections that have agreed on the same.
@@ -308,7 +297,7 @@ class _FreshPlan(Plan):
 
 
 @lru_cache(maxsize=16)
-def fresh_plan(merge: type[Merge], observed: int) -> Plan:
+def fresh_plan(merge: type[Merge], observed: bool) -> Plan:
     """
     Give the plan of connections on which nothing was agreed yet.
     """
@@ -402,7 +391,7 @@ def _give_kept(command: Command, session: Session, payload: bytes) -> None:
     session.merge.give_kept(command)
 
 
-def _observe(command: Command, handler: Handler, *, answered: bool, times_work: bool) -> Handler:
+def _observe(command: Command, handler: Handler, *, answered: bool) -> Handler:
     # The sessions are `ObservedConversation`.
     def observe(session: Any, payload: bytes) -> bytes | None:
         answer: bytes | None = session.observe(command, handler, payload)
@@ -411,13 +400,6 @@ def _observe(command: Command, handler: Handler, *, answered: bool, times_work: 
     def observe_in_message(session: Any, payload: bytes) -> bytes | None:
         if not session.untold:
             return observe(session, payload)
-        if times_work:
-            # As `Watch.begin_read`.
-            watch = session.watch
-            connection = watch.connection
-            if connection.began != watch.read:
-                watch.worked += connection.moved - watch.since
-                watch.read = watch.since = connection.began
         # In the middle of a message; of what is usual nothing is told but the call.
         answer = handler(session, payload)
         unusual = answer is None and (answered or session.out)

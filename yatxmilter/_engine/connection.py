@@ -213,10 +213,15 @@ class Conversation(Session):
         answer: bytes | None = None
         lent: tuple[bytes, int] | None = None
         watch = self.watch
-        if watch is not None and watch.counts:
-            watch.received += len(data)
-            if watch.tells_bytes and data:
-                watch.tell("bytes_received", len(data))
+        if watch is not None and data:
+            if watch.counts:
+                watch.received += len(data)
+                if watch.tells_bytes:
+                    watch.tell("bytes_received", len(data))
+            if watch.times_work and not self.busy:
+                # What the last read took counts as the milters' work.
+                watch.worked += watch.connection.moved - watch.since
+                watch.since = watch.connection.began
         if self._way or self.held:
             lent = self._receive_more(data)
             if lent is None:
@@ -456,6 +461,13 @@ class Conversation(Session):
 
     @stalled.setter
     def stalled(self, stalled: bool) -> None:
+        watch = self.watch
+        if watch is not None:
+            # While the MTA does not read nobody is at work.
+            if stalled:
+                watch.count_work(now=self.at_work)
+            else:
+                watch.count_anew()
         self._stalled = stalled
         self.held = self.held or stalled
 
@@ -469,9 +481,9 @@ class Conversation(Session):
     @property
     def at_work(self) -> bool:
         """
-        Whether a packet is being handled, or what has arrived has to wait.
+        Whether a packet is being handled, or a milter waited for.
         """
-        return self.busy or self._way == _RUNNING
+        return self._way == _RUNNING or (self.busy and not self._stalled)
 
     @property
     def session(self) -> Conversation:
@@ -577,9 +589,8 @@ class Conversation(Session):
             return None
         if len(payload) < MILTER_OPTLEN:
             return None
-        times = self.watch is not None and self.watch.times
-        plan = self.plan
-        asked: list[object] = [payload[:MILTER_OPTLEN], plan.merge, plan.observed, times]
+        times = None if self.watch is None else self.watch.times
+        asked: list[object] = [payload[:MILTER_OPTLEN], self.plan.merge, times]
         for member in self.members:
             flags = member.asks_as_others
             if flags is False:

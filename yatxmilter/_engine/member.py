@@ -127,7 +127,7 @@ def shape_of(milter: object, base: type) -> Shape:
         _shapes[cls] = callbacks, shape
     if not _may_have_own_callbacks(milter, cls):
         return shape
-    own = _NAMES.intersection(vars(milter))
+    own = {name for name in _NAMES.intersection(vars(milter)) if callable(vars(milter)[name])}
     return _own_shape(milter, shape.wanted | own) if own else shape
 
 
@@ -140,7 +140,7 @@ def _may_have_own_callbacks(milter: object, cls: type) -> bool:
     """
     for value in get_referents(milter):
         # A dictionary may be the `__dict__`, where there is one already.
-        if value is not cls and (callable(value) or type(value) is dict):
+        if value is not cls and (callable(value) or isinstance(value, dict)):
             return True
     return False
 

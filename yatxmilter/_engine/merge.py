@@ -162,7 +162,7 @@ class Merge(ABC):
         Call a milter no more: in this message, or after connect and HELO in this connection.
         """
         session = self._session
-        self._note_decider(command, member)
+        session.note_decider(command, member)
         if session.message is not None:
             session.message.left |= {member}
         if command is CONNECT_ROW or command is HELO_ROW:
@@ -233,7 +233,7 @@ class Merge(ABC):
         """
         Write the answer of the milter that decides, with its own text if it has set one.
         """
-        self._note_decider(command, member)
+        self._session.note_decider(command, member)
         context = member.made_context
         if context is None:
             return response(code, None)
@@ -241,12 +241,6 @@ class Merge(ABC):
         if reply is None and context.reply is not None and code in _REFUSES:
             self._caller.warn_of_text(member, command, code, context.reply)
         return response(code, reply)
-
-    def _note_decider(self, command: Command, member: Member | None) -> None:
-        watch = self._session.watch
-        # What is said of a recipient decides no message.
-        if watch is not None and member is not None and command is not RCPT_ROW:
-            watch.decider = member.name
 
     def _continue(self, command: Command, called: bool) -> None:
         if command is EOM_ROW:
@@ -286,7 +280,7 @@ class Merge(ABC):
         if command.nr & self._unanswered and not self._session.last_chunk:
             return
         code = kept.code
-        self._note_decider(command, kept.member)
+        self._session.note_decider(command, kept.member)
         over = not kept.for_connection or command is CONNECT_ROW or command is HELO_ROW
         if over and ends_message(command, code):
             self._forget_kept(kept)

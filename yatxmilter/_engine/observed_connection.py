@@ -78,7 +78,6 @@ class ObservedConversation(Conversation):
         Take note that a command is about to be handled.
         """
         self._watch.stage = command.callback
-        self._watch.begin_read()
         if command.in_message and not self._message_told:
             self._message_told = True
             self.untold = self._quiet

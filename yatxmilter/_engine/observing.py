@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 from yatxmilter import constants as c
 from yatxmilter._describing import type_name
 from yatxmilter._engine.awaitables import outcome_of
-from yatxmilter._engine.command_order import SEEN, TIMED
 from yatxmilter._engine.return_codes import word_of
 from yatxmilter._engine.slow_callbacks import SlowCallbacks
 from yatxmilter._wire.commands import (
@@ -295,11 +294,10 @@ class Watch:
     :ivar received: How many bytes have been read from the MTA; ``sent``: written for it. They are
         counted where `counts` says so.
     :ivar tells_bytes: Whether somebody listens to the bytes that move.
-    :ivar manner: `SEEN`, or `TIMED` if somebody reads `worked`.
+    :ivar times_work: Whether somebody reads `worked`.
     :ivar worked: For how many seconds the milters have been at work on the message: while what was
         read was dealt with, and waited for; see `count_work`.
-    :ivar read: When the read that is being dealt with began; ``since``: from when on the milters'
-        work is not counted yet.
+    :ivar since: From when on the milters' work is not counted yet.
     :ivar decider: The milter by which the message, or its connection, was last decided.
     :ivar macros: The connection's.
     :ivar client: What CONNECT said, as it came; ``sender``: what the message's MAIL said.
@@ -315,8 +313,6 @@ class Watch:
         "decider",
         "last",
         "macros",
-        "manner",
-        "read",
         "received",
         "recipients",
         "sender",
@@ -325,6 +321,7 @@ class Watch:
         "stage",
         "tells_bytes",
         "times",
+        "times_work",
         "worked",
     )
 
@@ -336,7 +333,7 @@ class Watch:
         self.audience = audience
         self.times = times
         self.tells_bytes = bool(audience.bytes_received or audience.bytes_sent)
-        self.manner = TIMED if audience.times_work else SEEN
+        self.times_work = audience.times_work
         self.counts = audience.counts_bytes
         self.connection = connection
         self.stage = ""
@@ -344,7 +341,7 @@ class Watch:
         self.received = self.sent = self.recipients = 0
         self.worked = 0.0
         self.decider: str | None = None
-        self.read = self.since = 0.0
+        self.since = 0.0
         self.client: bytes | None = None
         self.sender: bytes | None = None
         self._seconds = seconds
@@ -377,17 +374,7 @@ class Watch:
         """
         self.decider = None
         self.worked = 0.0
-        self.read = self.connection.began
-        self.since = self._seconds()
-
-    def begin_read(self) -> None:
-        """
-        Count for how long the milters were at work on the last read, if there has been another.
-        """
-        connection = self.connection
-        if connection.began != self.read:
-            self.worked += connection.moved - self.since
-            self.read = self.since = connection.began
+        self.count_anew()
 
     def count_work(self, *, now: bool) -> None:
         """
@@ -396,8 +383,15 @@ class Watch:
         :param now: Whether the milters are at work; else they were until the last read was over.
         """
         until = self._seconds() if now else self.connection.moved
-        self.worked += until - self.since
+        # In a read that breaks the protocol nobody is at work.
+        self.worked += max(0.0, until - self.since)
         self.since = until
+
+    def count_anew(self) -> None:
+        """
+        Go on to count the milters' work, from now on.
+        """
+        self.since = self._seconds()
 
     # ---- callbacks
 

@@ -18,7 +18,6 @@ from twisted.logger import Logger
 from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
 from yatxmilter._engine.command_order import (
-    UNSEEN,
     Handler,
     Plan,
     fresh_plan,
@@ -29,7 +28,7 @@ from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
 from yatxmilter._mail.bounds import Limits
-from yatxmilter._wire.commands import HELO, QUIT_ROW, Command
+from yatxmilter._wire.commands import HELO, QUIT_ROW, RCPT_ROW, Command
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.negotiation import Agreement, Request, declined_by
 
@@ -135,9 +134,7 @@ class Session:
         self.limits = limits
         self.watch = watch
         self.thread = get_ident()
-        self.plan = self.base = self.full = plan = fresh_plan(
-            merge, UNSEEN if watch is None else watch.manner
-        )
+        self.plan = self.base = self.full = plan = fresh_plan(merge, watch is not None)
         self.table = plan.tables[0]
         self.macros = MacroStore()
         self.members: list[Member] = []
@@ -247,7 +244,7 @@ class Session:
             skip_offered,
             tuple([member.prepare(steps, self.macros) for member in self.members]),
             tuple([member.manner for member in self.members]),
-            self.plan.observed,
+            self.watch is not None,
         )
 
     def begin(self, plan: Plan) -> None:
@@ -375,6 +372,14 @@ class Session:
         """
         Tell the MTA at once that a milter is at work.
         """
+
+    def note_decider(self, command: Command, member: Member | None) -> None:
+        """
+        Take note, for observers, of the milter that decides.
+        """
+        # What is said of a recipient decides no message.
+        if self.watch is not None and member is not None and command is not RCPT_ROW:
+            self.watch.decider = member.name
 
     def begin_anew(self) -> None:
         """

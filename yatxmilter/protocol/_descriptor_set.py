@@ -9,9 +9,11 @@ paused, sockets are read and written directly. Everything else - buffers, produc
 half-closing, errors - is done by a transport of Twisted's, which asks the set, instead of the
 reactor, to be told of what it can read and write.
 
-The answers to what was read in one event are sent one after the other when all of it is handled, or
-a millisecond has passed. To send one wakes whoever waits for it, which may cost more than all that
-we do ourselves; a program that waits for several answers is woken once that way.
+The usual answers to what was read in one event are sent one after the other when all of it is
+handled, or as soon as a millisecond has passed. To send one wakes whoever waits for it, which may
+cost more than all that we do ourselves; a program that waits for several answers is woken once that
+way. What else is written - by a callback, or when something that was awaited has come - is written
+at once, behind the answer that waits.
 
 A connection that the set has accepted itself (`yatxmilter.protocol._accepting`) has no transport
 before one is needed, which for most never happens. One that a reactor has accepted has its
@@ -59,8 +61,6 @@ _TURN: Final = 0.002
 
 # For how many seconds answers are gathered at most, while callbacks are quick.
 _SOON: Final = 0.001
-# What is longer is no answer alone, and is sent at once: so it is seen how far the peer reads.
-_MOST_GATHERED: Final = 4096
 
 _IN: Final[int] = getattr(select, "EPOLLIN", 1)
 _OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
@@ -133,8 +133,7 @@ class Served:
     :ivar listener: The port that has accepted it, likewise.
     :ivar answer: What is to be sent with the answers of others, before anything else.
     :ivar direct: Whether what is to be written can go to the socket without a second look: it is
-        watched for reading alone, so that nothing is queued, it has no transport, and nothing is
-        there before the usual answer.
+        watched for reading alone, so that nothing is queued, and has no transport.
     :ivar events: What the connection is watched for.
     :ivar failed: Whether the system has told us, and tells nobody else, that the peer is lost.
     :ivar size: How many bytes are read at once.
@@ -243,15 +242,10 @@ class Served:
 
     def write(self, data: bytes) -> None:
         """
-        Send what can be sent at once, with the answers of others; the transport has the rest.
+        Send at once what can be sent at once; the transport has the rest.
         """
         if self.answer:
             self.send_answer()
-        elif self.direct and self.connections.serving and len(data) <= _MOST_GATHERED:
-            self.direct = False
-            self.answer = data
-            self.connections.answered.append(self)
-            return
         # Watched for reading alone: nothing is queued, it is not paused and not being closed.
         if self.events == _IN and (self.made is None or not self.made.TLS):
             try:
@@ -268,7 +262,6 @@ class Served:
         Send the answer that was to be sent with those of others.
         """
         answer, self.answer = self.answer, b""
-        self.direct = self.events == _IN
         try:
             sent = self.socket.send(answer)
         except OSError as error:
@@ -518,15 +511,22 @@ class ConnectionSet:
 
     def _serve_ready(self, ready: list[tuple[int, int]]) -> None:
         """
-        Serve connections and ports that are ready.
+        Serve connections and ports that are ready; ports when all answers are on their way.
         """
         all_served, answered, seconds = self._served, self.answered, monotonic
+        ports: list[int] = []
         now = seconds()
         due = now + self.soon
         for descriptor, events in ready:
+            if now > due:
+                self.send_answers()
+                due = now + self.soon
             if events != _IN and events & _IN_OR_OUT != _IN:
-                self._serve_otherwise(descriptor, events)
-                now = seconds()
+                if descriptor in all_served:
+                    self._serve_otherwise(all_served[descriptor], events)
+                    now = seconds()
+                else:
+                    ports.append(descriptor)
                 continue
             try:
                 served = all_served[descriptor]
@@ -534,17 +534,18 @@ class ConnectionSet:
             except BlockingIOError:
                 continue
             except KeyError:
-                self._serve_otherwise(descriptor, events)
-                now = seconds()
+                ports.append(descriptor)
                 continue
             except OSError:
                 self.disconnect(served, main.CONNECTION_LOST, True)
+                now = seconds()
                 continue
             if len(data) >= _SHORT:
                 data = served.read_on(data)
             elif not data:
                 why = main.CONNECTION_LOST if served.failed else main.CONNECTION_DONE
                 self.disconnect(served, why, True)
+                now = seconds()
                 continue
             line = served.line
             try:
@@ -562,22 +563,24 @@ class ConnectionSet:
                 if answer is not None:
                     line.moved = now
                     if answer:
-                        if served.direct:
-                            # As `Served.write`.
+                        if served.direct and not served.answer:
                             served.answer = answer
                             answered.append(served)
                         else:
                             served.write(answer)
-                if now > due:
-                    if now - began > line.slow:
-                        line.was_slow(began, now)
-                    self.send_answers()
-                    due = now + self.soon
+                if now > due and now - began > line.slow:
+                    line.was_slow(began, now)
             except BaseException as error:
                 # As the reactors of Twisted do: log it, and end the connection that failed.
                 log.err()
                 self.disconnect(served, error, True)
+                now = seconds()
         self.send_answers()
+        for descriptor in ports:
+            port = self._ports.get(descriptor)
+            # It may have been closed, or be a connection that another one has ended.
+            if port is not None:
+                port.accept()
 
     def send_answers(self) -> None:
         """
@@ -590,7 +593,6 @@ class ConnectionSet:
             if answer:
                 # As `Served.send_answer`.
                 served.answer = b""
-                served.direct = served.events == _IN
                 try:
                     sent = served.socket.send(answer)
                 except OSError as error:
@@ -606,17 +608,10 @@ class ConnectionSet:
             if served.events:
                 self.disconnect(served, main.CONNECTION_DONE)
 
-    def _serve_otherwise(self, descriptor: int, events: int) -> None:
+    def _serve_otherwise(self, served: Served, events: int) -> None:
         """
-        Serve what is no connection that can be read and nothing else.
+        Serve a connection that can do something else than to be read.
         """
-        served = self._served.get(descriptor)
-        if served is None:
-            port = self._ports.get(descriptor)
-            # One that was served before it may have closed it.
-            if port is not None:
-                port.accept()
-            return
         try:
             why, reading = _serve(served, events)
         except BaseException:
