@@ -77,12 +77,13 @@ class WantedTests(SynchronousTestCase):
             lambda one: setattr(one, "seen", {}),
         ):
             one: Any = milter(helo=None)(None, None)
+            usual = wanted_callbacks(one, Milter)
             prepare(one)
-            self.assertEqual(wanted_callbacks(one, Milter), {"xxfi_helo"})
+            self.assertEqual(wanted_callbacks(one, Milter), usual)
             one.xxfi_header = None
-            self.assertEqual(wanted_callbacks(one, Milter), {"xxfi_helo"})
+            self.assertEqual(wanted_callbacks(one, Milter), usual)
             one.xxfi_body = lambda body: None
-            self.assertEqual(wanted_callbacks(one, Milter), {"xxfi_helo", "xxfi_body"})
+            self.assertEqual(wanted_callbacks(one, Milter), usual | {"xxfi_body"})
 
     def test_called_on_the_instance(self) -> None:
         """
