@@ -54,8 +54,8 @@ _SHORT: Final = 512 - bytes.__basicsize__
 # Where more than this comes, so does more of it: a large body.
 _LONG: Final = 8192
 
-# How many connections are served between two looks at the clock, and for how many seconds before
-# the reactor has its turn again. That costs as much as some answers.
+# How many connections are served between two looks at the clock, and for how many seconds after the
+# first ones, before the reactor has its turn again. That costs as much as some answers.
 _MOST_AT_ONCE: Final = 64
 _TURN: Final = 0.002
 
@@ -495,17 +495,21 @@ class ConnectionSet:
         # If the reactor has gone on without a callback, this is in the middle of another call,
         # whose connections are ready still (`yatxmilter.pymilter`).
         self._ready.clear()
-        self.send_answers()
+        if self.answered:
+            self.send_answers()
         self.serving = True
-        seconds, poll = monotonic, self._epoll.poll
-        until = seconds() + _TURN
+        seconds, poll, until = monotonic, self._epoll.poll, 0.0
         while True:
             ready = self._ready = poll(0, _MOST_AT_ONCE)
             count = len(ready)
             self._serve_ready(ready)
             if self.finished:
                 self._end_finished()
-            if count < 2 or self.turn != turn or seconds() >= until:
+            if count < 2 or self.turn != turn:
+                break
+            now = seconds()
+            until = until or now + _TURN
+            if now >= until:
                 break
         self.serving = False
 
@@ -514,6 +518,8 @@ class ConnectionSet:
         Serve connections and ports that are ready; ports when all answers are on their way.
         """
         all_served, answered, seconds = self._served, self.answered, monotonic
+        # The answer to one alone need not wait.
+        together = len(ready) > 1
         ports: list[int] = []
         now = seconds()
         due = now + self.soon
@@ -563,7 +569,7 @@ class ConnectionSet:
                 if answer is not None:
                     line.moved = now
                     if answer:
-                        if served.direct and not served.answer:
+                        if together and served.direct and not served.answer:
                             served.answer = answer
                             answered.append(served)
                         else:
@@ -575,7 +581,8 @@ class ConnectionSet:
                 log.err()
                 self.disconnect(served, error, True)
                 now = seconds()
-        self.send_answers()
+        if answered:
+            self.send_answers()
         for descriptor in ports:
             port = self._ports.get(descriptor)
             # It may have been closed, or be a connection that another one has ended.
