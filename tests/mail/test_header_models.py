@@ -73,13 +73,16 @@ class BothTests(SynchronousTestCase):
 
     def test_fields_of_a_file(self) -> None:
         """
-        Fields may also be given as they stand in a file.
+        Fields may also be given as they stand in a file, and after edits, too.
         """
         for flavour in FLAVOURS:
             header = model(flavour)
             header.receive_field(Field(b"A", b"1"))
             self.assertEqual(shown(header), "A:1")
             self.assertEqual(header.fields(), [Field(b"A", b"1")])
+            header.apply(ChangeHeader(1, "A", "2"))
+            header.receive("B", "3")
+            self.assertEqual(shown(header), "A:2|B:3")
 
     def test_edits_of_anything_else_leave_the_header_alone(self) -> None:
         """

@@ -37,7 +37,7 @@ from tests.conversation_helpers import (
 from tests.pathways import HAS_EPOLL, Mta, PathCase, both_paths, reactor
 from yatxmilter import Milter, MilterProtocol
 from yatxmilter.constants import SMFIS_CONTINUE
-from yatxmilter.protocol._descriptor_set import _SHORT, _TURN, connection_set
+from yatxmilter.protocol._descriptor_set import _SHORT, _SOON, _TURN, connection_set
 
 
 class _ServiceTests(PathCase):
@@ -338,6 +338,19 @@ class _BackPressureTests(PathCase):
             mta.send(sent)
             await self.until(lambda answers=answers: mta.letters() == answers)
         self.assertEqual([event["seconds"] for event in told if "hint" in event], [3])
+
+    async def test_callback_that_takes_less_than_answers_wait_may_be_slow(self) -> None:
+        """
+        A limit below the time for which answers may wait is kept, too.
+        """
+        told: list[LogEvent] = []
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        self.serve(full(helo=lambda *_: self.clock.advance(_SOON / 2)), slow_callback=_SOON / 4)
+        mta, _ = await self.mta()
+        mta.send(HELO)
+        await self.until(lambda: mta.letters() == "c")
+        self.assertEqual([event["seconds"] for event in told if "hint" in event], [_SOON / 2])
 
     async def test_paused_and_reset(self) -> None:
         """

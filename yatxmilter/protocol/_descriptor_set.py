@@ -9,11 +9,12 @@ paused, sockets are read and written directly. Everything else - buffers, produc
 half-closing, errors - is done by a transport of Twisted's, which asks the set, instead of the
 reactor, to be told of what it can read and write.
 
-The usual answers to what was read in one event are sent one after the other when all of it is
-handled, or as soon as a millisecond has passed. To send one wakes whoever waits for it, which may
-cost more than all that we do ourselves; a program that waits for several answers is woken once that
-way. What else is written - by a callback, or when something that was awaited has come - is written
-at once, behind the answer that waits.
+Where many connections are ready at once, their usual answers are sent one after the other when all
+of them are handled, or as soon as a millisecond has passed. To send one wakes whoever waits for it,
+which may cost more than all that we do ourselves; a program that waits for several answers is woken
+once that way. Where few are ready it is better that others go on while we do. What else is written
+- by a callback, or when something that was awaited has come - is written at once, behind the answer
+that waits.
 
 A connection that the set has accepted itself (`yatxmilter.protocol._accepting`) has no transport
 before one is needed, which for most never happens. One that a reactor has accepted has its
@@ -59,6 +60,8 @@ _LONG: Final = 8192
 _MOST_AT_ONCE: Final = 64
 _TURN: Final = 0.002
 
+# Where no more are ready, each answer is sent at once.
+_FEW: Final = 8
 # For how many seconds answers are gathered at most, while callbacks are quick.
 _SOON: Final = 0.001
 
@@ -518,8 +521,7 @@ class ConnectionSet:
         Serve connections and ports that are ready; ports when all answers are on their way.
         """
         all_served, answered, seconds = self._served, self.answered, monotonic
-        # The answer to one alone need not wait.
-        together = len(ready) > 1
+        together = len(ready) > _FEW
         ports: list[int] = []
         now = seconds()
         due = now + self.soon
