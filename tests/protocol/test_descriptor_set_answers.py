@@ -172,6 +172,34 @@ class AnswersTests(PathCase, TestCase):
                 await self.turn()
             self.assertEqual(mta.received[size:], b"\0\0\0\1c")
 
+    async def test_one_that_cannot_be_answered_does_not_harm_the_others(self) -> None:
+        """
+        Where sending to one fails by a fault of ours, it is logged, that one is closed, and the
+        others have their answers.
+        """
+
+        class Broken:
+            def __init__(self, whole: socket.socket) -> None:
+                self.whole = whole
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.whole, name)
+
+            def send(self, data: bytes) -> int:
+                raise RuntimeError("no")
+
+        def helo(protocols: list[Any]) -> None:
+            if len(protocols) == 1:
+                served = protocols[0]._served
+                served.socket = Broken(served.socket)
+
+        first, *others = await self.served(helo)
+        for mta in others:
+            await self.until(lambda mta=mta: mta.letters() == "c")
+        await self.over(first)
+        self.assertEqual(first.received, b"")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
     async def test_what_is_written_behind_an_answer_that_is_not_taken(self) -> None:
         """
         What a later callback writes to one whose answer the system does not take goes behind that.

@@ -17,13 +17,7 @@ from twisted.logger import Logger
 
 from yatxmilter import constants as c
 from yatxmilter._engine.callbacks import Caller
-from yatxmilter._engine.command_order import (
-    Handler,
-    Plan,
-    fresh_plan,
-    plan_for,
-    state_of,
-)
+from yatxmilter._engine.command_order import Handler, Plan, fresh_plan, plan_for, state_of
 from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending

@@ -603,11 +603,16 @@ class ConnectionSet:
                 # As `Served.send_answer`.
                 served.answer = b""
                 try:
-                    sent = served.socket.send(answer)
-                except OSError as error:
-                    sent = served.has_failed(error)
-                if sent != len(answer):
-                    served.transport.write(answer[sent:])
+                    try:
+                        sent = served.socket.send(answer)
+                    except OSError as error:
+                        sent = served.has_failed(error)
+                    if sent != len(answer):
+                        served.transport.write(answer[sent:])
+                except BaseException as error:
+                    # The others have theirs all the same.
+                    log.err()
+                    self.disconnect(served, error)
         answered.clear()
 
     def _end_finished(self) -> None:
