@@ -26,7 +26,15 @@ from twisted.python.failure import Failure
 
 from yatxmilter.errors import WrongReactor
 
-__all__ = ["awaited", "is_awaited", "outcome_of", "run_coroutine", "running_loop", "wrong_reactor"]
+__all__ = [
+    "awaited",
+    "begun",
+    "is_awaited",
+    "outcome_of",
+    "run_coroutine",
+    "running_loop",
+    "wrong_reactor",
+]
 
 _NOTHING: Final = object()
 
@@ -46,8 +54,26 @@ def outcome_of(result: object) -> object:
     if type(result) is CoroutineType:
         loop = running_loop()
         result = run_coroutine(result) if loop is None else _run_task(result, loop)
-    # To ask whether it is a Deferred costs more than most callbacks, where it is none.
-    if result is None or isinstance(result, Deferred):
+    # To ask what it is costs more than most callbacks, where it is nothing.
+    return None if result is None else _at_hand(result)
+
+
+def begun(coroutine: Coroutine[Any, Any, object]) -> object:
+    """
+    Get at what a coroutine has to say, as far as it can be had at once.
+
+    :return: As `outcome_of`; a Failure if it raises.
+    """
+    try:
+        loop = running_loop()
+        result = run_coroutine(coroutine) if loop is None else _run_task(coroutine, loop)
+        return None if result is None else _at_hand(result)
+    except BaseException:
+        return Failure()
+
+
+def _at_hand(result: object) -> object:
+    if isinstance(result, Deferred):
         return result
     return _outcome_of_future(result) if asyncio.isfuture(result) else result
 

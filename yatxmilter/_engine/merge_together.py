@@ -9,11 +9,13 @@ behind, and the conversation goes no further until the round it belongs to is ov
 from __future__ import annotations
 
 from abc import abstractmethod
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
 from yatxmilter._engine.addresses import DECODERS
+from yatxmilter._engine.awaitables import begun
 from yatxmilter._engine.command_order import Handler, Plan, empty
 from yatxmilter._engine.member import TOLD, Member
 from yatxmilter._engine.merge import Merge
@@ -190,6 +192,11 @@ def _ask_one(command: Command, *, manner: int, answered: bool) -> Handler:
         except BaseException:
             result = Failure()
         if not (result is None or result is SMFIS_CONTINUE):
+            if type(result) is CoroutineType:
+                # Most do not wait.
+                result = begun(result)
+                if result is None or result is SMFIS_CONTINUE:
+                    return usual
             session.payload = payload
             if not session.merge.take_alone(command, member, result):
                 return None
@@ -226,6 +233,11 @@ def _ask_about_field(*, manner: int, answered: bool) -> Handler:
         except BaseException:
             result = Failure()
         if not (result is None or result is SMFIS_CONTINUE):
+            if type(result) is CoroutineType:
+                # As in `_ask_one`.
+                result = begun(result)
+                if result is None or result is SMFIS_CONTINUE:
+                    return usual
             session.payload = payload
             if not session.merge.take_alone(HEADER_ROW, member, result):
                 return None
@@ -247,6 +259,8 @@ def _ask_at_end(*, manner: int) -> Handler:
             result = (member.milter.xxfi_eom if not manner else member.view(EOM_ROW))()
         except BaseException:
             result = Failure()
+        if type(result) is CoroutineType:
+            result = begun(result)
         usual = result is None or result is SMFIS_CONTINUE
         if usual and session.made_merge is None:
             # All that `end_usual` of a new one would do.
@@ -309,6 +323,8 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
                     result = member.adapted[index](*shown)
             except BaseException:
                 result = Failure()
+            if result is not None and type(result) is CoroutineType:
+                result = begun(result)
             if result is None or result is SMFIS_CONTINUE:
                 if session.over:
                     if merge is not None:
