@@ -411,7 +411,6 @@ class Chain(Merge):
             if content.header is None:
                 return self._fail_content(member, HEADER_ROW, content.lost[HEADER_ROW])
             show, session, step = member.view(HEADER_ROW), self._session, self._step
-            given = self._given
             for name, value in content.header.shown():
                 # As in `_show`, without a call.
                 try:
@@ -423,11 +422,10 @@ class Chain(Merge):
                     if code is not SMFIS_CONTINUE:
                         return code
                 # As in `_ends_turn`.
-                given += step
-                if given >= _TURN:
-                    given = 0
+                self._given += step
+                if self._given >= _TURN:
+                    self._given = 0
                     await self._next_turn()
-            self._given = given
         if self._is_called(member, EOH_ROW):
             code = await self._show(member, EOH_ROW, member.view(EOH_ROW))
         return code

@@ -270,9 +270,7 @@ class HeaderModel(ABC):
         self._append(field.name, field.value)
 
     def _append(self, name: bytes, value: bytes, given: tuple[str, str] | None = None) -> None:
-        slots = self._slots
-        if slots is None:
-            slots = self.slots
+        slots = self.slots
         slots.append(Slot(name, value, len(slots), True, given))
         self._index = None
 

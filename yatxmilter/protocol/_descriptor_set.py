@@ -184,7 +184,7 @@ class Served:
         """
         if self.made is None:
             if self.answer:
-                self.send_answer()
+                self.connections.send_answers()
                 # It may not have been taken at once: then there is one.
                 return self.transport
             protocol = self.protocol
@@ -248,7 +248,7 @@ class Served:
         Send at once what can be sent at once; the transport has the rest.
         """
         if self.answer:
-            self.send_answer()
+            self.connections.send_answers()
         # Watched for reading alone: nothing is queued, it is not paused and not being closed.
         if self.events == _IN and (self.made is None or not self.made.TLS):
             try:
@@ -259,18 +259,6 @@ class Served:
                 return
             data = data[sent:]
         self.transport.write(data)
-
-    def send_answer(self) -> None:
-        """
-        Send the answer that was to be sent with those of others.
-        """
-        answer, self.answer = self.answer, b""
-        try:
-            sent = self.socket.send(answer)
-        except OSError as error:
-            sent = self.has_failed(error)
-        if sent != len(answer):
-            self.transport.write(answer[sent:])
 
     def has_failed(self, error: OSError) -> int:
         """
@@ -317,7 +305,7 @@ class Served:
             self.made.connectionLost(reason)
             return
         if self.answer:
-            self.send_answer()
+            self.connections.send_answers()
             self.lose(reason)
             return
         protocol, self.protocol = self.protocol, None
@@ -598,9 +586,8 @@ class ConnectionSet:
         answered = self.answered
         for served in answered:
             answer = served.answer
-            # One that had to be sent earlier is there no more.
+            # To send one may have had others sent.
             if answer:
-                # As `Served.send_answer`.
                 served.answer = b""
                 try:
                     try:
