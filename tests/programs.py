@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,15 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Seconds after which a program that does not listen, or does not end, has failed.
 PATIENCE = 120.0
-
-
-def free_port() -> int:
-    """
-    Find a TCP port on which nobody listens.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Program:

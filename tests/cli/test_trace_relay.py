@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from tests.programs import free_port
+from tests.ports import free_port
 from yatxmilter._cli import trace_relay
 from yatxmilter._cli.trace_relay import Relay
 from yatxmilter.protocol._endpoints import client_endpoint, server_endpoint

@@ -17,7 +17,8 @@ from twisted.names import dns
 from twisted.names.authority import FileAuthority
 from twisted.names.server import DNSServerFactory
 
-from tests.programs import ROOT, Program, ProgramTestCase, free_port
+from tests.ports import free_port
+from tests.programs import ROOT, Program, ProgramTestCase
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.client import MilterClient, Outcome, apply_edits
 from yatxmilter.constants import (

@@ -25,7 +25,8 @@ from typing import NamedTuple
 from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.programs import ROOT, Program, ProgramTestCase, free_port
+from tests.ports import free_port
+from tests.programs import ROOT, Program, ProgramTestCase
 from yatxmilter import Milter, MilterProtocolFactory
 from yatxmilter.client import AddHeader, Outcome
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ports import free_ports
+
 from .control import MilterProcess, Script
 from .mta import Addresses, Mta, Traits
-from .processes import free_ports
 from .sink import Delivery, Sink
 from .smtp import Reply, SmtpClient
 

@@ -13,10 +13,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_ports
+
 from .control import Event, MilterProcess, Script
 from .mta import Addresses, Mta
 from .postfix import Postfix
-from .processes import LOOPBACK, free_ports, wait_until
+from .processes import LOOPBACK, wait_until
 from .sendmail import Sendmail
 from .sink import Delivery, Sink
 from .smtp import Disconnected, SmtpClient

@@ -24,12 +24,13 @@ from pathlib import Path
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
 
+from tests.ports import free_ports
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 
 from .control import ROOT
 from .mta import Addresses
 from .postfix import Postfix
-from .processes import free_ports, stop, wait_until
+from .processes import stop, wait_until
 from .sink import Sink
 from .smtp import SmtpClient
 

@@ -13,7 +13,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from .processes import LOOPBACK, free_ports, is_listening, start, stop, wait_until
+from tests.ports import free_ports
+
+from .processes import LOOPBACK, is_listening, start, stop, wait_until
 
 HOSTNAME = "mta.example.test"
 

@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import unittest
@@ -54,20 +53,6 @@ def require_root() -> None:
     Skip the test if it is not run by root: MTAs change users, and namespaces are made.
     """
     require(os.geteuid() == 0, "an MTA has to be started by root")
-
-
-def free_ports(count: int) -> list[int]:
-    """
-    Find TCP ports that nobody uses, all different.
-    """
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:

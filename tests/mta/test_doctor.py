@@ -20,10 +20,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ports import free_ports
+
 from .control import ROOT
 from .mta import Addresses, Mta
 from .postfix import Postfix
-from .processes import LOOPBACK, free_ports, start, stop, wait_until
+from .processes import LOOPBACK, start, stop, wait_until
 from .sendmail import Sendmail
 from .smtp import Disconnected, SmtpClient
 

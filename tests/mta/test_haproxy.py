@@ -25,12 +25,13 @@ from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from tests.ports import free_ports
 from yatxmilter.client import PeerError, connect_milter
 
 from .control import ROOT
 from .hosting import HostCase
 from .postfix import Postfix
-from .processes import LOOPBACK, free_ports, is_listening, require_program, start, stop, wait_until
+from .processes import LOOPBACK, is_listening, require_program, start, stop, wait_until
 
 EXAMPLE = ROOT / "examples" / "behind_haproxy.py"
 CONFIGURATION = ROOT / "examples" / "deploy" / "haproxy.cfg"

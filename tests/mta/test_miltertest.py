@@ -18,10 +18,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ports import free_ports
 from yatxmilter.constants import SMFIF_ADDHDRS, SMFIP_HDR_LEADSPC
 
 from .control import MilterProcess, Script, script
-from .processes import LOOPBACK, PATIENCE, free_ports, require_program
+from .processes import LOOPBACK, PATIENCE, require_program
 
 SCRIPTS = Path(__file__).with_name("miltertest")
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.ports import free_ports
+
 from .control import ROOT
 from .load import CLIENTS, Load, LoadCase
-from .processes import LOOPBACK, free_ports, is_listening, start, stop, wait_until
+from .processes import LOOPBACK, is_listening, start, stop, wait_until
 
 
 class HostsTests(LoadCase):

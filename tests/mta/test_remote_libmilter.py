@@ -9,10 +9,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.ports import free_ports
+
 from .bench import MESSAGE
 from .hosting import HostCase, connections_to
 from .postfix import Postfix
-from .processes import LOOPBACK, free_ports, is_listening, require, start, stop, wait_until
+from .processes import LOOPBACK, is_listening, require, start, stop, wait_until
 
 SOURCE = Path(__file__).with_name("counting_milter.c")
 

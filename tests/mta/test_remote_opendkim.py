@@ -15,13 +15,14 @@ import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.ports import free_ports
+
 from .control import ROOT
 from .hosting import HostCase, connections_to
 from .mta import Mta
 from .postfix import Postfix
 from .processes import (
     LOOPBACK,
-    free_ports,
     is_listening,
     require,
     require_program,

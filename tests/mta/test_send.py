@@ -14,16 +14,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ports import free_ports
+
 from .control import ROOT
-from .processes import (
-    LOOPBACK,
-    free_ports,
-    is_listening,
-    require,
-    start,
-    stop,
-    wait_until,
-)
+from .processes import LOOPBACK, is_listening, require, start, stop, wait_until
 from .test_remote_libmilter import CONNECTION_CALLS, SOURCE
 from .test_remote_opendkim import MESSAGE, OpenDkim, require_opendkim
 

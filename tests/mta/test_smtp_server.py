@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ports import free_ports
 from tests.smtp_session import RECEIVED, Session, recorder
 from yatxmilter import Milter
 
@@ -22,14 +23,7 @@ from .bench import MtaTestCase
 from .control import ROOT, script
 from .mta import Mta
 from .postfix import Postfix
-from .processes import (
-    LOOPBACK,
-    free_ports,
-    is_listening,
-    start,
-    stop,
-    wait_until,
-)
+from .processes import LOOPBACK, is_listening, start, stop, wait_until
 from .smtp import Reply, SmtpClient
 from .test_remote_opendkim import MESSAGE, OpenDkim, require_opendkim
 

@@ -18,10 +18,12 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ports import free_ports
+
 from .control import ROOT
 from .mta import Addresses
 from .postfix import Postfix
-from .processes import free_ports, is_listening, start, stop, wait_until
+from .processes import is_listening, start, stop, wait_until
 
 PAGE = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import Milter
 import milter
 from twisted.internet.error import CannotListenError
 
+from tests.ports import free_port
 from tests.pymilter.programs import ProgramCase, wait_for
 from tests.pymilter.test_threads import HopClock
 from yatxmilter.protocol import MilterProtocol
@@ -503,9 +503,7 @@ class FamilyTests(ProgramCase):
         """
         The page adds up what workers tell; one that is gone is left out.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         page = _Page(f"inet:{port}@127.0.0.1", str(self.folder))
 
         class Counting:

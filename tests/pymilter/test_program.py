@@ -15,6 +15,7 @@ from typing import Any
 import Milter
 import milter
 
+from tests.ports import free_port
 from tests.pymilter.programs import ProgramCase, wait_for
 from yatxmilter.__main__ import main as command
 from yatxmilter.pymilter._adapter import AdapterFactory
@@ -476,9 +477,7 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         """
         Workers share the socket; one that dies is started anew; one page shows what all count.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         process = self.start(self.PROGRAM, "--workers", "2", "--metrics", f"inet:{port}@127.0.0.1")
         first = self.hello()
         self.assertIn(b"550 5.7.1 pid", first)
@@ -531,9 +530,7 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         """
         Without workers the process shows its own metrics.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.start(self.PROGRAM, "--metrics", f"inet:{port}@127.0.0.1")
         self.assertIn(b"550 5.7.1 pid", self.hello())
         from urllib.request import urlopen

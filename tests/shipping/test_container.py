@@ -14,15 +14,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mta.processes import (
-    LOOPBACK,
-    descendants,
-    free_ports,
-    is_listening,
-    start,
-    stop,
-    wait_until,
-)
+from tests.mta.processes import LOOPBACK, descendants, is_listening, start, stop, wait_until
+from tests.ports import free_ports
 from tests.shipping.commands import ROOT, run, set_up
 
 CONTAINERFILE = ROOT / "examples" / "deploy" / "Containerfile"
