@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tests.mta.processes import descendants, free_ports, is_listening
+from tests.mta.processes import descendants, is_listening
+from tests.ports import free_ports
 
 from .build import Unavailable
 from .milters import PEERS, PYTHONPATH

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.mta.mta import Addresses
-from tests.mta.processes import free_ports
 from tests.mta.sendmail import Sendmail
 from tests.mta.sink import Sink
 from tests.mta.smtp import SmtpClient
+from tests.ports import free_ports
 
 from .build import Unavailable
 from .generator import Wrong
