@@ -23,6 +23,24 @@ from yatxmilter.protocol._descriptor_set import _FEW, _SOON
 _MANY = _FEW + 2
 
 
+class Broken:
+    """
+    A socket to which nothing can be sent, by a fault of ours.
+    """
+
+    def __init__(self, whole: socket.socket) -> None:
+        self.whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def send(self, data: bytes) -> int:
+        """
+        Fail.
+        """
+        raise RuntimeError("no")
+
+
 @skipUnless(HAS_EPOLL, "there is no epoll")
 class AnswersTests(PathCase, TestCase):
     """
@@ -178,16 +196,6 @@ class AnswersTests(PathCase, TestCase):
         others have their answers.
         """
 
-        class Broken:
-            def __init__(self, whole: socket.socket) -> None:
-                self.whole = whole
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(self.whole, name)
-
-            def send(self, data: bytes) -> int:
-                raise RuntimeError("no")
-
         def helo(protocols: list[Any]) -> None:
             if len(protocols) == 1:
                 served = protocols[0]._served
@@ -198,6 +206,31 @@ class AnswersTests(PathCase, TestCase):
             await self.until(lambda mta=mta: mta.letters() == "c")
         await self.over(first)
         self.assertEqual(first.received, b"")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    async def test_end_of_one_that_cannot_be_answered_writes_to_another(self) -> None:
+        """
+        Where the end of one whose answer cannot be sent has something written to another, each has
+        its answer once, and what is written goes behind it.
+        """
+        waiting: list[Any] = []
+
+        def helo(protocols: list[Any]) -> None:
+            waiting[:] = protocols
+            if len(protocols) == 2:
+                served = protocols[1]._served
+                served.socket = Broken(served.socket)
+
+        def close(milter: Any) -> None:
+            if milter.protocol is waiting[1]:
+                waiting[2].send(b"\0\0\0\1p")
+
+        first, broken, third, *others = await self.served(helo, close=close)
+        await self.over(broken)
+        self.assertEqual(broken.received, b"")
+        await self.until(lambda: third.letters() == "cp")
+        for mta in (first, *others):
+            await self.until(lambda mta=mta: mta.letters() == "c")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     async def test_what_is_written_behind_an_answer_that_is_not_taken(self) -> None:

@@ -63,6 +63,8 @@ _CONTENT: Final = frozenset((HEADER_ROW, EOH_ROW, BODY_ROW))
 # to do it counts like so many bytes: 250 header fields or edits make a turn.
 _TURN: Final = 4_000_000
 _STEP: Final = _TURN // 250
+# So many fields are shown before it is looked whether the turn is over.
+_FIELDS: Final = 50
 
 _Result = TypeVar("_Result", bool, list[bytes])
 
@@ -75,39 +77,23 @@ class _OpenMessage:
         its own: a bit for each position.
     :ivar recipients: How many recipients there have been, those left out that the MTA refused.
     :ivar overrun: What is answered for milters that cannot be shown all recipients.
+    :ivar content: Its header and body; ``None`` as long as there is nothing of them.
     """
 
-    __slots__ = ("_content", "met", "overrun", "recipients")
+    __slots__ = ("content", "met", "overrun", "recipients")
 
     def __init__(self) -> None:
         self.met = 0
         self.recipients = 0
         self.overrun: dict[Member, ReturnCode] = {}
-        self._content: ChainContent | None = None
-
-    def content(self, session: Session) -> ChainContent:
-        """
-        Give its header and body. Nothing is kept of them before there is something.
-        """
-        content = self._content
-        if content is None:
-            macros, limits, plan = session.macros, session.limits, session.plan
-            flavour = mta_flavour(macros.get("v"), macros.get("j"))
-            leading_space = bool(plan.steps & c.SMFIP_HDR_LEADSPC)
-            content = self._content = ChainContent(
-                header_model(flavour, leading_space=leading_space),
-                BodySpool(limits.spool_memory, flavour),
-                limits,
-                stops_when_held=flavour == "postfix",
-            )
-        return content
+        self.content: ChainContent | None = None
 
     def close(self) -> None:
         """
         Give the room back that its body takes.
         """
-        if self._content is not None:
-            self._content.body.close()
+        if self.content is not None:
+            self.content.body.close()
 
 
 class Chain(Merge):
@@ -132,6 +118,8 @@ class Chain(Merge):
         self._then: Callable[[Pending], None] | None = None
         # The end of the message, when it waits.
         self._filtering: Deferred[None] | None = None
+        # What the MTA is, once it has said so.
+        self._flavour: str | None = None
         # How much was given to milters in this turn of the reactor. Where tests turn the clock
         # nobody else waits for a turn.
         self._given = 0
@@ -207,28 +195,33 @@ class Chain(Merge):
 
     # ---- connect to DATA
 
-    def send_down(self, command: Command, arguments: tuple[Any, ...]) -> None:
+    def send_down(self, command: Command, arguments: tuple[Any, ...]) -> bytes | None:
         """
         Show a command to the milters that want it, one after the other.
+
+        :return: The usual answer, if that is to be given.
         """
         self._current = command
         if command is MAIL_ROW:
             self._see_recipients(self._members)
             self._recipient = None
-        self._go_down(command, arguments, iter(self._session.plan.callees[command.index]))
+        return self._go_down(command, arguments, iter(self._session.plan.callees[command.index]))
 
-    def _go_down(self, command: Command, arguments: tuple[Any, ...], below: Iterator[int]) -> None:
+    def _go_down(
+        self, command: Command, arguments: tuple[Any, ...], below: Iterator[int]
+    ) -> bytes | None:
         session, members, message = self._session, self._members, self._message
-        told = self._told_of[command.index]
+        told, has_argv = self._told_of[command.index], command.has_argv
         withholds = command is RCPT_ROW and self._may_withhold()
         for position in below:
             member = members[position]
-            # Before the call: the MTA may go while it is awaited.
-            message.met |= told & ((2 << position) - 1)
+            if told:
+                # Before the call: the MTA may go while it is awaited.
+                message.met |= told & ((2 << position) - 1)
             code = self._withheld(member) if withholds else None
             if code is None:
                 # A list that one milter changes must not change for the next.
-                shown = (arguments[0].copy(),) if command.has_argv else arguments
+                shown = (arguments[0].copy(),) if has_argv else arguments
                 try:
                     result = member.view(command)(*shown)
                 except BaseException:
@@ -238,19 +231,19 @@ class Chain(Merge):
                 result = self._caller.resolve(member, command, result)
                 if type(result) is Pending:
                     self._await(result, partial(self._go_on_down, command, arguments, below))
-                    return
+                    return None
                 code = self._read(member, command, result)
             if not self._goes_on(command, member, code, below):
-                return
+                return None
         message.met |= told
-        self._end_below(command)
+        return self._end_below(command)
 
     def _go_on_down(
         self, command: Command, arguments: tuple[Any, ...], below: Iterator[int], pending: Pending
     ) -> None:
         code = self._read(pending.member, command, pending.result)
         if self._goes_on(command, pending.member, code, below):
-            self._go_down(command, arguments, below)
+            self._session.give(self._go_down(command, arguments, below))
 
     def _goes_on(
         self, command: Command, member: Member, code: ReturnCode, below: Iterable[int]
@@ -275,22 +268,24 @@ class Chain(Merge):
             return False
         return True
 
-    def _end_below(self, command: Command) -> None:
+    def _end_below(self, command: Command) -> bytes | None:
         """
         Answer a command that no milter has said no to.
+
+        :return: The usual answer, if it is that one.
         """
         plan = self._session.plan
         if command is RCPT_ROW:
             self._message.recipients += not self._is_refused()
             self._recipient = self._session.macros.recipient
         if command.nr & plan.unanswered:
-            return
+            return None
         # Nobody has left where the plan is not careful.
         if plan.careful and command is not UNKNOWN_ROW and self._all_left():
             packet = response(c.SMFIS_ACCEPT, None)
             self._answer(command, self._members, c.SMFIS_ACCEPT, packet)
-        else:
-            self._out.append(CONTINUE_PACKET)
+            return None
+        return CONTINUE_PACKET
 
     # ---- milters that are not shown a recipient
 
@@ -345,7 +340,28 @@ class Chain(Merge):
         """
         Header and body of the message that is open, which milters are shown at its end.
         """
-        return self._message.content(self._session)
+        message = self._message
+        content = message.content
+        if content is None:
+            content = message.content = self._new_content()
+        return content
+
+    def _new_content(self) -> ChainContent:
+        flavour = self._flavour
+        if flavour is None:
+            macros = self._session.macros
+            version, hostname = macros.get("v"), macros.get("j")
+            flavour = mta_flavour(version, hostname)
+            if version or hostname:
+                # It is the same MTA as long as the connection lasts.
+                self._flavour = flavour
+        leading_space = bool(self._session.plan.steps & c.SMFIP_HDR_LEADSPC)
+        return ChainContent(
+            header_model(flavour, leading_space=leading_space),
+            BodySpool(self._limits.spool_memory, flavour),
+            self._limits,
+            stops_when_held=flavour == "postfix",
+        )
 
     def filter(self) -> None:
         """
@@ -410,21 +426,19 @@ class Chain(Merge):
         if self._is_called(member, HEADER_ROW):
             if content.header is None:
                 return self._fail_content(member, HEADER_ROW, content.lost[HEADER_ROW])
-            show, session, step = member.view(HEADER_ROW), self._session, self._step
-            for name, value in content.header.shown():
-                # As in `_show`, without a call.
-                try:
-                    result = show(name, value)
-                except BaseException:
-                    result = Failure()
-                if session.over or not (result is None or result is SMFIS_CONTINUE):
-                    code = await self._answer_to(member, HEADER_ROW, result)
-                    if code is not SMFIS_CONTINUE:
-                        return code
-                # As in `_ends_turn`.
-                self._given += step
-                if self._given >= _TURN:
-                    self._given = 0
+            show, session = member.view(HEADER_ROW), self._session
+            for fields in content.header.shown(_FIELDS):
+                for name, value in fields:
+                    # As in `_show`, without a call.
+                    try:
+                        result = show(name, value)
+                    except BaseException:
+                        result = Failure()
+                    if session.over or not (result is None or result is SMFIS_CONTINUE):
+                        code = await self._answer_to(member, HEADER_ROW, result)
+                        if code is not SMFIS_CONTINUE:
+                            return code
+                if self._ends_turn(len(fields) * self._step):
                     await self._next_turn()
         if self._is_called(member, EOH_ROW):
             code = await self._show(member, EOH_ROW, member.view(EOH_ROW))
@@ -584,12 +598,14 @@ def _told_by(requests: tuple[int, ...]) -> tuple[int, ...]:
 def _send_down(command: Command, *, wanted: bool) -> Handler:
     decode, needs_payload = DECODERS[command.index], command.needs_payload
 
-    def handle(session: Session, payload: bytes) -> None:
+    def handle(session: Session, payload: bytes) -> bytes | None:
         if needs_payload and not payload:
             raise empty(command)
         arguments = decode(payload) if wanted else ()
-        if arguments is not None:
-            session.merge.send_down(command, arguments)
+        if arguments is None:
+            return None
+        answer: bytes | None = session.merge.send_down(command, arguments)
+        return answer
 
     return handle
 

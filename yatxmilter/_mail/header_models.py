@@ -258,20 +258,18 @@ class HeaderModel(ABC):
         """
         raw = self._raw(value)
         # Most are shown to the other filters just so.
-        as_it_came = len(raw) < _SHORT and _LF not in raw
-        self._append(
-            name.encode("utf-8", "surrogateescape"), raw, (name, value) if as_it_came else None
-        )
+        given = (name, value) if len(raw) < _SHORT and _LF not in raw else None
+        slots = self.slots
+        # `from_text`, without a call.
+        slots.append(Slot(name.encode("utf-8", "surrogateescape"), raw, len(slots), True, given))
+        self._index = None
 
     def receive_field(self, field: Field) -> None:
         """
         Take a field as it stands in a message file.
         """
-        self._append(field.name, field.value)
-
-    def _append(self, name: bytes, value: bytes, given: tuple[str, str] | None = None) -> None:
         slots = self.slots
-        slots.append(Slot(name, value, len(slots), True, given))
+        slots.append(Slot(field.name, field.value, len(slots), True))
         self._index = None
 
     def _raw(self, value: str) -> bytes:
@@ -362,19 +360,28 @@ class HeaderModel(ABC):
             if slot.shown and slot.value is not None
         ]
 
-    def shown(self) -> Iterator[tuple[str, str]]:
+    def shown(self, most: int) -> Iterator[list[tuple[str, str]]]:
         """
         Give names and values as the MTA shows them to the next filter.
+
+        :param most: How many there are in a list at most: to make a list of very many takes a
+            while.
         """
-        # One after the other: to make a list of very many takes a while.
-        for slot in self.slots:
-            value = slot.value
-            if value is None or not slot.shown:
-                continue
-            if slot.given is None or slot.given_for is not value:
-                # Each filter is shown the same until the field is changed.
-                slot.given, slot.given_for = self._shown(Field(slot.name, value)), value
-            yield slot.given
+        slots = self.slots
+        for start in range(0, len(slots), most):
+            yield [
+                slot.given
+                if slot.given is not None and slot.given_for is slot.value
+                else self._show(slot, slot.value)
+                for slot in slots[start : start + most]
+                if slot.shown and slot.value is not None
+            ]
+
+    def _show(self, slot: Slot, value: bytes) -> tuple[str, str]:
+        # Each filter is shown the same until the field is changed.
+        given = slot.given = self._shown(Field(slot.name, value))
+        slot.given_for = value
+        return given
 
     def _shown(self, field: Field) -> tuple[str, str]:
         if self.longest_shown is not None:
