@@ -68,8 +68,7 @@ class Slot:
     :ivar origin: Its number in the header as it came; ``None`` for one that a filter made.
     :ivar value: The raw value; ``None`` when there is none any more.
     :ivar shown: Whether filters see it and count it.
-    :ivar given: Name and value as filters are shown them, if that is known, and for which raw value
-        it is (``given_for``): not the present one, once that has been changed.
+    :ivar given: Name and value as filters are shown them, if that is known.
     :ivar block: For `Ordered`: where it is among all, and (``block_of_name``) among those of its
         name.
     """
@@ -78,7 +77,6 @@ class Slot:
         "block",
         "block_of_name",
         "given",
-        "given_for",
         "name",
         "origin",
         "shown",
@@ -98,7 +96,14 @@ class Slot:
         self.origin = origin
         self.shown = shown
         self.given = given
-        self.given_for = value
+
+    def change(self, name: bytes, value: bytes | None) -> None:
+        """
+        Give it another name and value.
+        """
+        self.name = name
+        self.value = value
+        self.given = None
 
     def is_named(self, name: bytes) -> bool:
         """
@@ -370,17 +375,14 @@ class HeaderModel(ABC):
         slots = self.slots
         for start in range(0, len(slots), most):
             yield [
-                slot.given
-                if slot.given is not None and slot.given_for is slot.value
-                else self._show(slot, slot.value)
+                # Each filter is shown the same until the field is changed.
+                slot.given or self._show(slot, slot.value)
                 for slot in slots[start : start + most]
                 if slot.shown and slot.value is not None
             ]
 
     def _show(self, slot: Slot, value: bytes) -> tuple[str, str]:
-        # Each filter is shown the same until the field is changed.
         given = slot.given = self._shown(Field(slot.name, value))
-        slot.given_for = value
         return given
 
     def _shown(self, field: Field) -> tuple[str, str]:
@@ -436,7 +438,7 @@ class PostfixHeader(HeaderModel):
             self._indexed().remove(found)
             self._slots = None
         else:
-            found.name, found.value = new.name, new.value
+            found.change(new.name, new.value)
 
     def edits_from(self, first: PostfixHeader) -> list[Edit]:
         """
@@ -498,7 +500,7 @@ class SendmailHeader(HeaderModel):
     def _add(self, new: Slot) -> None:
         hidden = self._hidden(new.name, last=False)
         if hidden is not None:
-            hidden.value = new.value
+            hidden.change(hidden.name, new.value)
             self._indexed().show(hidden, True)
         else:
             self._add_slot(new)
@@ -519,7 +521,7 @@ class SendmailHeader(HeaderModel):
     def _change(self, index: int, new: Slot, *, delete: bool) -> None:
         found = self._counted(new.name, index) or self._hidden(new.name, last=True)
         if found is not None:
-            found.value = None if delete else new.value
+            found.change(found.name, None if delete else new.value)
             if delete:
                 self._deleted.append(found)
             else:
