@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from gc import get_referents
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.python.failure import Failure
 
@@ -298,8 +298,10 @@ class Member:
         if name not in self.wanted:
             return None
         if self.watch is not None:
-            return cast(Callback, self.watch.around(self, name))
-        return cast(Callback, getattr(self.milter, name))
+            around: Callback = self.watch.around(self, name)
+            return around
+        own: Callback = getattr(self.milter, name)
+        return own
 
     def call(self, command: Command, *arguments: object) -> object:
         """
@@ -452,7 +454,8 @@ class Member:
         Give what to call for a command that the milter is called for.
         """
         if self.manner == AS_THEY_ARE:
-            return cast(Callback, getattr(self.milter, command.callback))
+            own: Callback = getattr(self.milter, command.callback)
+            return own
         callback = self.adapted[command.index]
         return callback if self.manner == ADAPTED else partial(callback, self)
 

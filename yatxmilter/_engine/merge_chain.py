@@ -12,7 +12,7 @@ answer. The end of the message is a coroutine: it may wait at any field or chunk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Iterator
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,7 +27,7 @@ from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.awaitables import run_coroutine
 from yatxmilter._engine.chain_content import ChainContent
 from yatxmilter._engine.command_order import Handler, Plan, empty
-from yatxmilter._engine.member import Callback, Member
+from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
@@ -412,12 +412,14 @@ class Chain(Merge):
             shows_header = not member.request.steps & c.SMFIP_NOHDRS
             content.header.begin_filter(shows_header=shows_header)
         code = await self._show_header(member, content)
-        if code is SMFIS_CONTINUE:
+        if code is SMFIS_CONTINUE and self._is_called(member, BODY_ROW):
             code = await self._show_body(member, content)
         if code is SMFIS_CONTINUE and self._is_called(member, EOM_ROW):
             context = member.context
             context.editing = True
-            code = await self._show(member, EOM_ROW, member.view(EOM_ROW))
+            unusual = self._show(member, EOM_ROW)
+            if unusual is not None:
+                code = await unusual
             context.editing = False
         return code
 
@@ -441,46 +443,49 @@ class Chain(Merge):
                 if self._ends_turn(len(fields) * self._step):
                     await self._next_turn()
         if self._is_called(member, EOH_ROW):
-            code = await self._show(member, EOH_ROW, member.view(EOH_ROW))
+            unusual = self._show(member, EOH_ROW)
+            if unusual is not None:
+                code = await unusual
         return code
 
     async def _show_body(self, member: Member, content: ChainContent) -> ReturnCode:
-        if not self._is_called(member, BODY_ROW):
-            return SMFIS_CONTINUE
         if BODY_ROW in content.lost:
             return self._fail_content(member, BODY_ROW, content.lost[BODY_ROW])
         chunks = content.body.chunks(data_size(member.request.steps))
-        # Looked up each time: SKIP takes it away.
-        while self._is_called(member, BODY_ROW):
+        while True:
             try:
                 chunk = next(chunks, None)
             except OSError:
                 return self._fail_content(member, BODY_ROW, Failure())
             if chunk is None:
-                break
-            code = await self._show(member, BODY_ROW, member.view(BODY_ROW), chunk)
-            if code is not SMFIS_CONTINUE:
-                return code
+                return SMFIS_CONTINUE
+            unusual = self._show(member, BODY_ROW, chunk)
+            if unusual is not None:
+                code = await unusual
+                # SKIP has it called no more.
+                if code is not SMFIS_CONTINUE or not self._is_called(member, BODY_ROW):
+                    return code
             if self._ends_turn(len(chunk)):
                 await self._next_turn()
-        return SMFIS_CONTINUE
 
     def _is_called(self, member: Member, command: Command) -> bool:
         return member.position in self._session.plan.callees[command.index]
 
-    async def _show(
-        self, member: Member, command: Command, callback: Callback, *arguments: object
-    ) -> ReturnCode:
+    def _show(
+        self, member: Member, command: Command, *arguments: object
+    ) -> Coroutine[Any, Any, ReturnCode] | None:
         """
-        Call a callback, and wait for its answer if need be.
+        Call a callback.
+
+        :return: ``None`` for a continue; else gives its answer, when that has come.
         """
         try:
-            result = callback(*arguments)
+            result = member.view(command)(*arguments)
         except BaseException:
             result = Failure()
         if self._session.over or not (result is None or result is SMFIS_CONTINUE):
-            return await self._answer_to(member, command, result)
-        return SMFIS_CONTINUE
+            return self._answer_to(member, command, result)
+        return None
 
     async def _answer_to(self, member: Member, command: Command, result: object) -> ReturnCode:
         result = self._caller.resolve(member, command, result)
