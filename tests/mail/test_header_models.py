@@ -81,6 +81,26 @@ class BothTests(SynchronousTestCase):
             header = model(flavour, "A: 1", "b:2", leading_space=True)
             self.assertEqual(shown(header), "A: 1|b:2")
 
+    def test_field_that_comes_after_an_edit_is_counted(self) -> None:
+        """
+        A field that comes after edits is shown behind the others, and later edits find it.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1", "B: 2")
+            header.apply(ChangeHeader(1, "A", "x"))
+            header.receive("A", "3")
+            self.assertTrue(header.finds("A", 2))
+            header.apply(ChangeHeader(2, "A", "y"))
+            self.assertEqual(shown(header), "A:x|B:2|A:y")
+
+    def test_folded_as_no_mta_does(self) -> None:
+        """
+        A field whose folded lines do not begin with a blank is shown as the MTA keeps it.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1\n 2\n\t3", "B: 1\n2\n 3")
+            self.assertEqual(shown(header), "A:1\n 2\n\t3|B:1\n\t2\n 3")
+
     def test_fields_of_a_file(self) -> None:
         """
         Fields may also be given as they stand in a file, and after edits, too.

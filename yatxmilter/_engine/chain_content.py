@@ -50,16 +50,17 @@ class ChainContent:
 
         :param size: The bytes of name and value.
         """
-        if self.header is None:
+        header = self.header
+        if header is None:
             return
         # As it stands in a message, with colon, blank and line end.
-        self._header_bytes += size + 4
+        self._header_bytes = taken = self._header_bytes + size + 4
         limit = self._limits.max_header_bytes
-        if self._header_bytes > limit:
+        if taken <= limit:
+            header.receive(name, value)
+        else:
             self.header = None
             self._lose(HEADER_ROW, f"header fields of more than {limit} bytes (max_header_bytes)")
-        else:
-            self.header.receive(name, value)
 
     def take_chunk(self, chunk: bytes) -> None:
         """

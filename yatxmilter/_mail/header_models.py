@@ -32,7 +32,7 @@ _Model = TypeVar("_Model", bound="HeaderModel")
 #: The slots of a header at one time: name, value, origin, and whether they are shown.
 Snapshot = list[tuple[bytes, "bytes | None", "int | None", bool]]
 
-# A value so short is shown whole by both MTAs.
+# A field so short is shown whole by both MTAs.
 _SHORT: Final = 1000
 # As a number: to look for a piece of bytes in bytes costs ten times as much.
 _LF: Final = 10
@@ -204,6 +204,8 @@ class HeaderModel(ABC):
         self.filters = 0
         self._slots: list[Slot] | None = []
         self._index: _Index | None = None
+        # Fields that have come and have no slots yet: many together cost less.
+        self._came: list[tuple[str, str]] = []
 
     @property
     def slots(self) -> list[Slot]:
@@ -213,6 +215,8 @@ class HeaderModel(ABC):
         if self._slots is None:
             assert self._index is not None
             self._slots = self._index.all.items()
+        if self._came:
+            self._make_slots(self._slots)
         return self._slots
 
     @slots.setter
@@ -261,12 +265,23 @@ class HeaderModel(ABC):
         """
         Take a field as the MTA shows it to the first filter.
         """
-        raw = self._raw(value)
-        # Most are shown to the other filters just so.
-        given = (name, value) if len(raw) < _SHORT and _LF not in raw else None
-        slots = self.slots
-        # `from_text`, without a call.
-        slots.append(Slot(name.encode("utf-8", "surrogateescape"), raw, len(slots), True, given))
+        came = self._came
+        came.append((name, value))
+        if len(came) == PIECE or self._index is not None:
+            self._slots = self.slots
+
+    def _make_slots(self, slots: list[Slot]) -> None:
+        for given in self._came:
+            name, value = given
+            raw = self._raw(value)
+            # Most are shown to the other filters just so: short ones, and as they are kept.
+            as_it_came = len(raw) + len(name) < _SHORT and (
+                _LF not in raw or self._given(raw) == value
+            )
+            slots.append(
+                Slot(from_text(name), raw, len(slots), True, given if as_it_came else None)
+            )
+        self._came.clear()
         self._index = None
 
     def receive_field(self, field: Field) -> None:
