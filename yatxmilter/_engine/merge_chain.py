@@ -350,7 +350,8 @@ class Chain(Merge):
         flavour = self._flavour
         if flavour is None:
             macros = self._session.macros
-            version, hostname = macros.get("v"), macros.get("j")
+            version = macros.get("v")
+            hostname = None if version else macros.get("j")
             flavour = mta_flavour(version, hostname)
             if version or hostname:
                 # It is the same MTA as long as the connection lasts.
