@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import contextlib
 import json
 import os
 import subprocess
@@ -271,7 +272,9 @@ class MilterProcess:
         if self._process is None:
             return
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        # One that has been killed did not read all it was told.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
