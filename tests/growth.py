@@ -75,11 +75,11 @@ def _growth(prepare: Callable[[int], Callable[[], object]], size: int) -> float:
     # It may be a busy machine, or a step where memory is had in another way: what is linear is so
     # at some size, what is not is so at none.
     ratio = float("inf")
-    for attempt in range(3):
+    for attempt in range(5):
         ratio = min(ratio, cost(prepare(4 * size), 1 + attempt) / max(small, 1e-6))
-        if ratio <= MOST or (attempt and ratio > 1.7 * MOST):
+        if ratio <= MOST or (attempt > 1 and ratio > 1.7 * MOST):
             break
-        size *= 4 if attempt else 1
+        size *= 4 if attempt in (1, 2) else 1
         small = cost(prepare(size), 1)
     return ratio
 
