@@ -96,3 +96,17 @@ class NamingTests(SynchronousTestCase):
             type("Right", (Milter,), {"xxfi_flags": right})
         for wrong in ("0", True, 1.0, [1]):
             self.assertIn(repr(wrong), self.refusal(xxfi_flags=wrong))
+        for number in (-1, 1 << 32):
+            with self.assertRaisesRegex(ValueError, f"Wrong.xxfi_flags is {number}, expected"):
+                type("Wrong", (Milter,), {"xxfi_flags": number})
+
+    def test_xxfi_name_is_a_text(self) -> None:
+        """
+        `xxfi_name` is a text that says something, or a property.
+        """
+        for right in ("mine", property(lambda self: "its own")):
+            type("Right", (Milter,), {"xxfi_name": right})
+        for wrong in (5, b"x", None):
+            self.assertIn(f"xxfi_name is {wrong!r}, expected text", self.refusal(xxfi_name=wrong))
+        with self.assertRaisesRegex(ValueError, "Wrong.xxfi_name is empty"):
+            type("Wrong", (Milter,), {"xxfi_name": ""})

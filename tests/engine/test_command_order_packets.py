@@ -17,6 +17,8 @@ from tests.sessions import (
 from yatxmilter import constants as c
 from yatxmilter._wire.packets import encode_packet
 
+_OF_MAIL = ("envfrom", "envrcpt", "abort", "close")
+
 
 class BrokenPacketTests(ConversationTestCase):
     """
@@ -116,6 +118,53 @@ class BrokenPacketTests(ConversationTestCase):
         """
         for length in (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x80\0\0\1"):
             self.assertEqual(calls_after("O", [length + b"Q"]), [("Q", ())])
+
+    def test_length_that_none_has_and_helo_without_its_end_are_told_once(self) -> None:
+        """
+        What is taken, or dropped, as libmilter does, though it breaks the protocol, is logged once
+        with the peer's address.
+        """
+        mta = started(milter(helo=None))
+        mta.send(b"\0\0\0\0A")
+        text = self.log_text()
+        self.assertIn("The MTA at [192.0.2.25]:4242 sent a packet of length 0: taken for one", text)
+        mta.send(b"\xff\xff\xff\xffA")
+        self.assertEqual(self.log_text().count("of length"), 1)
+        for merge in ("first", "strictest", "chain"):
+            for milters in ((full(),), (full(), full())):
+                mta = started(*milters, merge=merge)
+                self.events.clear()
+                self.assertEqual(mta.send(command_packet("H", b"abc")), b"")
+                self.assertIn("sent HELO, which does not end in NUL: dropped", self.log_text())
+                mta.send(command_packet("H", b"abc"))
+                self.assertEqual(self.log_text().count("sent HELO"), 1)
+                self.assertEqual(mta.send(command_packet("M")), b"\0\0\0\1c")
+
+    def test_broken_command_that_ends_a_message_ends_it_once(self) -> None:
+        """
+        A command that ends a message and cannot be read has the abort called once; the first MAIL
+        that cannot be read, as ever.
+        """
+        for merge in ("first", "strictest", "chain"):
+            for count in (1, 2):
+                milters = [full() for _ in range(count)]
+                for letters, data, expected in (
+                    ("M", command_packet("M", b"abc"), ["envfrom", "abort", "close"]),
+                    ("MR", command_packet("M", b""), ["envfrom", "envrcpt", "abort", "close"]),
+                    ("", command_packet("M", b"abc"), ["abort", "close"]),
+                    ("MRTLNBE", command_packet("M", b"abc"), ["abort", "close"]),
+                ):
+                    mta = started(*milters, merge=merge)
+                    mta.send(command_packets(letters))
+                    if letters.endswith("E"):
+                        for one in milters:
+                            one.calls.clear()
+                    mta.send(data)
+                    self.assertTrue(mta.closed)
+                    for one in milters:
+                        called = [name for name, *_ in one.calls if name in _OF_MAIL]
+                        self.assertEqual(called, expected, (merge, count, letters))
+                        one.calls.clear()
 
     def test_payload_where_none_belongs(self) -> None:
         """

@@ -98,6 +98,7 @@ class AllowTests(SynchronousTestCase):
             (TypeError, [1], "allow has 1, expected a network as a string"),
             (TypeError, "127.0.0.1", "allow is '127.0.0.1', expected a list of networks"),
             (TypeError, b"127.0.0.1", "allow is b'127.0.0.1', expected a list of networks"),
+            (TypeError, 5, "allow is 5, expected a list of networks"),
         ):
             raised = self.assertRaises(error, Admission, allow, None, None)
             self.assertIn(words, str(raised))

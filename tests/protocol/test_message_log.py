@@ -13,7 +13,9 @@ from tests.conversation_helpers import (
     HELO,
     MAIL,
     MESSAGE,
+    QUIT,
     RCPT,
+    UNKNOWN,
     Conversation,
     ConversationTestCase,
     Waiting,
@@ -22,7 +24,7 @@ from tests.conversation_helpers import (
     milter,
     packet,
 )
-from yatxmilter import DISCONNECT, MilterFactory
+from yatxmilter import DISCONNECT, Milter, MilterFactory, rejected_recipients
 from yatxmilter import constants as c
 from yatxmilter.protocol import MilterProtocolFactory
 
@@ -253,6 +255,49 @@ class LineTests(ConversationTestCase):
         answers += [c.SMFIS_CONTINUE]
         conversation.send(MAIL, RCPT, ABORT)
         self.assert_told({"accepted": 1, "verdict": "aborted", "milter": "nobody"})
+
+    def test_recipients_that_the_mta_has_refused_itself(self) -> None:
+        """
+        Recipients that the MTA has refused itself, and shows all the same, are refused ones,
+        whatever the milter says of them; where they are not shown, the macro says nothing.
+        """
+        for answer in (c.SMFIS_CONTINUE, c.SMFIS_REJECT):
+
+            class Shown(Milter):
+                @rejected_recipients
+                def xxfi_envrcpt(self, argv: list[str], answer: c.ReturnCode = answer) -> int:
+                    return answer
+
+            conversation = self.started(Shown)
+            error, smtp = (macros("R", b"{rcpt_mailer}", value) for value in (b"error", b"smtp"))
+            conversation.send(MAIL, error + RCPT, smtp + RCPT, ABORT)
+            passed = answer is c.SMFIS_CONTINUE
+            self.assert_told({"accepted": int(passed), "refused": 2 - passed})
+        conversation = self.started(full())
+        conversation.send(MAIL, error + RCPT, smtp + RCPT, ABORT)
+        self.assert_told({"accepted": 2, "refused": 0})
+
+    def test_what_a_milter_says_of_one_recipient_may_decide_the_message(self) -> None:
+        """
+        ACCEPT and DISCARD at a recipient are about the message: so are its verdict and its milter,
+        however the MTA ends it. What is said of one recipient, or of an unknown command, is not.
+        """
+        for merge in ("first", "strictest", "chain"):
+            for code, word in ((c.SMFIS_ACCEPT, "accept"), (c.SMFIS_DISCARD, "discard")):
+                for end in (ABORT, QUIT, MAIL):
+                    conversation = self.started(full("One", envrcpt=code), merge=merge)
+                    conversation.send(MAIL, RCPT, end)
+                    self.assertEqual(
+                        [(event["verdict"], event["milter"]) for event in self.told()],
+                        [(word, "One")],
+                    )
+            answers = [c.SMFIS_REJECT, c.SMFIS_CONTINUE]
+            conversation = self.started(
+                full(envrcpt=lambda *_, answers=answers: answers.pop(0), unknown=c.SMFIS_REJECT),
+                merge=merge,
+            )
+            conversation.send(MAIL, RCPT, RCPT, UNKNOWN, packet("T"), packet("N"), EOM)
+            self.assert_told({"verdict": "continue", "milter": "nobody"})
 
     def test_message_that_another_one_cuts_off_is_told_with_its_own_sender(self) -> None:
         """

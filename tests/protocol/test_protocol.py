@@ -345,6 +345,15 @@ class NumberTests(ConversationTestCase):
                 MilterProtocolFactory((), allow=wrong)
             self.assertIn("allow", str(caught.exception))
 
+    def test_options_that_are_no_such_thing_are_refused_by_value(self) -> None:
+        """
+        What is no list of observers, and no clock, is refused by name and value.
+        """
+        for name, words in (("observers", "a list of observers"), ("reactor", "an IReactorTime")):
+            options: dict[str, Any] = {name: 5}
+            error = self.assertRaises(TypeError, MilterProtocolFactory, (), **options)
+            self.assertEqual(str(error), f"{name} is 5, expected {words}")
+
     def test_nothing_is_half_added(self) -> None:
         """
         When one of several is no milter factory, none is added.

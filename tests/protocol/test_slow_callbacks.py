@@ -144,7 +144,7 @@ class SlowCallbackTests(SynchronousTestCase):
                     (text,) = self.told()
                     self.assertIn("Callbacks of Blocking, Other have blocked", text)
                     self.assertIn("for 0.7 s in one read from the MTA at [192.0.2.9]:9", text)
-                    self.assertEqual("the last of them xxfi_helo" in text, bool(observers))
+                    self.assertIn("the last of them xxfi_helo", text)
                     self.greet()
                     (text,) = self.told()
                     self.assertIn(

@@ -145,6 +145,30 @@ class RedactionTests(SynchronousTestCase):
             Logger(namespace=namespace, observer=observer).warn(text, **values)
         return texts.getvalue().partition("] ")[2].rstrip(), json.loads(records.getvalue())
 
+    def test_names_of_strangers_are_replaced_whatever_they_look_like(self) -> None:
+        """
+        Of client and sender nothing is left, be it no address and no name with dots, or the name of
+        a module of ours; that nobody knows them may be read.
+        """
+        hidden = "(?:host|ip|address)-[0-9a-f]{10}"
+        for value, expected in (
+            ("johnspc [192.0.2.1]", rf"{hidden} \[{hidden}\]"),
+            ("a.b.c", hidden),
+            ("twisted.internet", hidden),
+            ("<john>", f"<{hidden}>"),
+            ("<john@example.com>", f"<{hidden}>"),
+            ("evil\\nhost.example", f"{hidden}{hidden}"),
+            ("<>", "<>"),
+            ("unknown", "unknown"),
+        ):
+            for name in ("client", "sender"):
+                text, record = self.written("yatxmilter.protocol", f"x {{{name}}}", **{name: value})
+                self.assertRegex(text, f"^x {expected}$")
+                self.assertRegex(record[name], f"^{expected}$")
+        # Of others, whatever is called so may be anything.
+        text, _ = self.written("elsewhere", "x {client}", client="curl 8")
+        self.assertEqual(text, "x curl 8")
+
     def test_our_own_stays(self) -> None:
         """
         Of our own events the addresses, files, classes and roles stay.
@@ -360,7 +384,8 @@ class LinearTests(SynchronousTestCase):
         """
         redact = Redactor()
         for piece in ("a@[", "a-."):
-            assert_linear(lambda n, p=piece: partial(redact, p * (n // len(p))), 2_000)
+            for each in (redact, redact.stranger):
+                assert_linear(lambda n, p=piece, r=each: partial(r, p * (n // len(p))), 2_000)
 
     def test_time_for_a_payload_of_a_record_grows_with_its_size(self) -> None:
         """

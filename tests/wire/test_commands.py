@@ -20,7 +20,9 @@ from yatxmilter._wire.commands import (
     CALLBACK_STEPS,
     COMMANDS,
     legal_commands,
+    stage_of,
 )
+from yatxmilter._wire.packets import encode_packet
 from yatxmilter.constants import ReturnCode
 
 #: Letter -> callback, step that declines it, step that promises no answer, first version.
@@ -236,6 +238,33 @@ class CommandTableTests(SynchronousTestCase):
         """
         letters = "".join(chr(row.letter) for row in ALL_COMMANDS if row.has_argv)
         self.assertEqual(letters, "MR")
+
+
+class StageTests(SynchronousTestCase):
+    """
+    What a read was about.
+    """
+
+    def test_stage_of_a_read_is_that_of_its_last_command(self) -> None:
+        """
+        Macros have no stage of their own; where a read is no whole packets nothing is told.
+        """
+        macros, helo, mail = (
+            encode_packet(ord(letter), payload)
+            for letter, payload in (("D", b"Ci\0x\0"), ("H", b"a\0"), ("M", b"<>\0"))
+        )
+        for data, stage in (
+            (helo, "xxfi_helo"),
+            (helo + macros + mail, "xxfi_envfrom"),
+            (mail + macros, "xxfi_envfrom"),
+            (macros, ""),
+            (b"", ""),
+            (helo + mail[:-1], ""),
+            (helo + b"\0\0", ""),
+            (b"\0\0\0\0Q", ""),
+            (encode_packet(ord("z")) + helo, ""),
+        ):
+            self.assertEqual(stage_of(data), stage, data)
 
 
 class LegalOrderTests(SynchronousTestCase):

@@ -60,7 +60,9 @@ def check_milter_class(cls: type, base: type, hooks: Mapping[str, str]) -> None:
     :param hooks: What stands for callbacks in this class, and for which.
     :raises TypeError: for an ``xxfi_`` name that is no callback, naming the nearest that is; for a
         callback that is no function, or cannot be called with its arguments; for a decorator above
-        what it is not for; for flags that are no number; for pymilter's callbacks and none of ours.
+        what it is not for; for flags that are no number; for a name that is no text; for pymilter's
+        callbacks and none of ours.
+    :raises ValueError: for flags that do not fit into 32 bits; for an empty name.
     """
     own = _own_attributes(cls, base)
     for name in sorted(own):
@@ -84,6 +86,16 @@ def check_milter_class(cls: type, base: type, hooks: Mapping[str, str]) -> None:
     flags = getattr(cls, "xxfi_flags", None)
     if flags is not None and (not isinstance(flags, int) or isinstance(flags, bool)):
         raise TypeError(f"{cls.__qualname__}.xxfi_flags is {flags!r}, not a number or None")
+    if flags is not None and not 0 <= flags <= 0xFFFFFFFF:
+        raise ValueError(
+            f"{cls.__qualname__}.xxfi_flags is {flags!r}, expected a number from 0 to 0xFFFFFFFF"
+        )
+    called = own.get("xxfi_name", "name")
+    # A property gives each milter its own.
+    if not (isinstance(called, str) or hasattr(called, "__get__")):
+        raise TypeError(f"{cls.__qualname__}.xxfi_name is {called!r}, expected text")
+    if called == "":
+        raise ValueError(f"{cls.__qualname__}.xxfi_name is empty, expected a name")
     if all(_same(cls, base, name) for name in CALLBACKS):
         _check_foreign_names(cls, base)
 

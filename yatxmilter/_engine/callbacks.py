@@ -21,11 +21,11 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._engine.explaining import explained
 from yatxmilter._engine.member import Member
-from yatxmilter._engine.on_error import answer_for
+from yatxmilter._engine.on_error import Fallback, answer_for
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import ON_ERROR, check_code
 from yatxmilter._escaping import printable
-from yatxmilter._wire.commands import EOM_ROW, RCPT_ROW, Command
+from yatxmilter._wire.commands import EOM_ROW, OPTNEG_ROW, RCPT_ROW, Command
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.constants import ReturnCode
 from yatxmilter.errors import ReturnCodeError
@@ -42,6 +42,13 @@ _PASSES: Final = (c.SMFIS_CONTINUE, c.SMFIS_ACCEPT)
 
 # So many bytes of a reply are logged.
 _SHOWN: Final = 200
+
+
+def _instead(command: Command, answer: Fallback) -> str:
+    # A negotiation has no such answer: the connection goes on or is closed.
+    if command is OPTNEG_ROW:
+        return f"its on_error is {answer.described}"
+    return f"answering {answer.described} for it"
 
 
 class Caller:
@@ -124,10 +131,13 @@ class Caller:
         except BaseException:
             return self.failed(member, command, Failure())
         if silent and code not in (c.SMFIS_CONTINUE, c.SMFIS_SKIP):
+            # The MTA may have offered no such promise, or another milter not have made it.
+            answered = self._answered(command)
             _log.warn(
                 "Milter {milter} promised not to answer in {stage}, but returned {code}; it is"
-                " given at the next step that is answered (queue id {queue_id}, MTA {mta})",
+                " given {when} (queue id {queue_id}, MTA {mta})",
                 code=code,
+                when="all the same" if answered else "at the next step that is answered",
                 **self._where(member, command),
             )
         return code
@@ -140,9 +150,9 @@ class Caller:
         failure = explained(failure, member.milter)
         self.tell_failure(member, command, failure)
         _log.failure(
-            "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta});"
-            " answering {code} for it",
+            "Milter {milter} failed in {stage} (queue id {queue_id}, MTA {mta}); {instead}",
             failure,
+            instead=_instead(command, answer),
             code=answer.described,
             **self._where(member, command),
         )
@@ -165,7 +175,7 @@ class Caller:
             # call fail must not get rid of the edits made before it.
             self._note_failed(member, answer.disconnects or answer.code not in _PASSES)
         if answer.disconnects:
-            self._session.note_decider(command, member)
+            self._session.note_decider(member)
             self._session.disconnect()
         return answer.code
 

@@ -308,6 +308,13 @@ def fresh_plan(merge: type[Merge], observed: bool) -> Plan:
 # ---- handlers
 
 
+def drop_unread(command: Command, session: Session) -> None:
+    """
+    Take note of a command whose payload cannot be read, and which is dropped for that: a HELO.
+    """
+    session.drop(command.name, "does not end in NUL")
+
+
 def empty(command: Command) -> ProtocolError:
     """
     Make the error of a command whose payload is missing.
@@ -355,11 +362,16 @@ def _end_message_first(letter: int, session: Session, payload: bytes) -> None:
 
 
 def _look_again(letter: int, session: Session, payload: bytes) -> None:
-    session.handle(letter, payload)
+    try:
+        session.handle(letter, payload)
+    except ProtocolError:
+        # The milters have been told that a message is over, and know of no other.
+        session.close_message()
+        raise
 
 
 def _drop(dropped: str, session: Session, payload: bytes) -> None:
-    session.drop(dropped)
+    session.drop(dropped, "is out of order")
 
 
 def _nothing(session: Session, payload: bytes) -> None:
@@ -414,7 +426,11 @@ def _observe(command: Command, handler: Handler, *, answered: bool) -> Handler:
 def _hear(command: Command, handler: Handler, session: Session, payload: bytes) -> bytes | None:
     watch = session.watch
     assert watch is not None
-    watch.hear(command, payload)
+    if command is RCPT_ROW:
+        shows_refused = session.plan.steps & c.SMFIP_RCPT_REJ
+        watch.hear_recipient(refused=bool(shows_refused) and session.macros.refuses_recipient)
+    else:
+        watch.hear(command, payload)
     return handler(session, payload)
 
 

@@ -152,6 +152,7 @@ class Conversation(Session):
         "_limit",
         "_line",
         "_lost",
+        "_odd_told",
         "_shadows",
         "_splitter",
         "_stalled",
@@ -181,7 +182,7 @@ class Conversation(Session):
         self.busy = self.elsewhere = self.hurried = False
         self._line = line
         self._stalled = self._begun = self._lost = False
-        self._draining = self._drop_told = False
+        self._draining = self._drop_told = self._odd_told = False
         self._way = _EASY
         self._shadows: Shadows | None = None
         # What the agreement that is being made follows from.
@@ -196,7 +197,7 @@ class Conversation(Session):
         """
         splitter = self._splitter
         if splitter is None:
-            splitter = self._splitter = PacketSplitter(self._limit)
+            splitter = self._splitter = PacketSplitter(self._limit, odd=self._overlook)
         return splitter
 
     # ---- bytes come in
@@ -435,19 +436,36 @@ class Conversation(Session):
         self.merge.join_all()
         self.end()
 
-    def drop(self, dropped: str) -> None:
+    def drop(self, dropped: str, why: str) -> None:
         """
-        Take note of a command that is dropped, being out of order.
+        Take note of a command that is dropped.
+
+        :param why: What is wrong with it.
         """
         # Once: an MTA that is out of step sends many.
         if not self._drop_told:
             self._drop_told = True
             _log.info(
-                "The MTA at {mta} sent {dropped}, which is out of order: dropped without an"
-                " answer (further ones are not logged)",
+                "The MTA at {mta} sent {dropped}, which {why}: dropped without an answer"
+                " (further ones are not logged)",
                 mta=self.caller.mta,
                 connection=self.number,
                 dropped=dropped,
+                why=why,
+            )
+
+    def _overlook(self, length: int) -> None:
+        """
+        Take note of a packet whose length no packet can have, and which is taken all the same.
+        """
+        if not self._odd_told:
+            self._odd_told = True
+            _log.info(
+                "The MTA at {mta} sent a packet of length {length}: taken for one without a"
+                " payload, as libmilter does (further ones are not logged)",
+                mta=self.caller.mta,
+                connection=self.number,
+                length=length,
             )
 
     # ---- whether something is waited for

@@ -485,8 +485,7 @@ def _without_leading_space(callback: Callback, headerf: str, headerv: str) -> ob
 
 
 def _unless_refused(callback: Callback, macros: MacroStore, argv: list[str]) -> object:
-    # How both MTAs mark a recipient that they have refused themselves.
-    if macros.get("{rcpt_mailer}") == "error":
+    if macros.refuses_recipient:
         return c.SMFIS_CONTINUE
     return callback(argv)
 

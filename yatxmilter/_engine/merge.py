@@ -162,7 +162,7 @@ class Merge(ABC):
         Call a milter no more: in this message, or after connect and HELO in this connection.
         """
         session = self._session
-        session.note_decider(command, member)
+        session.note_decider(member)
         if session.message is not None:
             session.message.left |= {member}
         if command is CONNECT_ROW or command is HELO_ROW:
@@ -233,7 +233,9 @@ class Merge(ABC):
         """
         Write the answer of the milter that decides, with its own text if it has set one.
         """
-        self._session.note_decider(command, member)
+        # Of one recipient, or of an unknown command, nothing else is decided.
+        if ends_message(command, code) or code is c.SMFIS_DISCARD:
+            self._session.note_decider(member)
         context = member.made_context
         if context is None:
             return response(code, None)
@@ -280,7 +282,7 @@ class Merge(ABC):
         if command.nr & self._unanswered and not self._session.last_chunk:
             return
         code = kept.code
-        self._session.note_decider(command, kept.member)
+        self._session.note_decider(kept.member)
         over = not kept.for_connection or command is CONNECT_ROW or command is HELO_ROW
         if over and ends_message(command, code):
             self._forget_kept(kept)

@@ -26,7 +26,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.awaitables import run_coroutine
 from yatxmilter._engine.chain_content import ChainContent
-from yatxmilter._engine.command_order import Handler, Plan, empty
+from yatxmilter._engine.command_order import Handler, Plan, drop_unread, empty
 from yatxmilter._engine.member import Member
 from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
@@ -291,7 +291,7 @@ class Chain(Merge):
 
     def _is_refused(self) -> bool:
         # By the MTA itself, which shows such if somebody asks for them.
-        return self._shows_refused and self._session.macros.get("{rcpt_mailer}") == "error"
+        return self._shows_refused and self._session.macros.refuses_recipient
 
     def _may_withhold(self) -> bool:
         full = self._message.recipients >= self._limits.max_recipients
@@ -609,6 +609,7 @@ def _send_down(command: Command, *, wanted: bool) -> Handler:
             raise empty(command)
         arguments = decode(payload) if wanted else ()
         if arguments is None:
+            drop_unread(command, session)
             return None
         answer: bytes | None = session.merge.send_down(command, arguments)
         return answer

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from yatxmilter._engine.addresses import DECODERS
 from yatxmilter._engine.awaitables import begun
-from yatxmilter._engine.command_order import Handler, Plan, empty
+from yatxmilter._engine.command_order import Handler, Plan, drop_unread, empty
 from yatxmilter._engine.member import TOLD, Member
 from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
@@ -180,6 +180,7 @@ def _ask_one(command: Command, *, manner: int, answered: bool) -> Handler:
             raise empty(command)
         arguments = decode(payload)
         if arguments is None:
+            drop_unread(command, session)
             return None
         member = session.members[0]
         try:
@@ -301,6 +302,7 @@ def _ask_all(command: Command, plan: Plan, *, answered: bool) -> Handler:
         if callees:
             arguments = decode(payload)
             if arguments is None:
+                drop_unread(command, session)
                 return None
             if ends:
                 for position in callees:

@@ -126,6 +126,9 @@ class ObservedConversation(Conversation):
         if self._message_told and not self.in_message:
             self._message_told = self.untold = False
             self._watch.count_work(now=self.at_work)
+            if outcome == "aborted" and self._watch.discards:
+                # As long as the MTA does not end it, it is open for libmilter.
+                outcome = "discard"
             self._watch.tell("message_ended", outcome or self._watch.last)
             self._watch.end_message()
 

@@ -27,7 +27,6 @@ from yatxmilter._wire.commands import (
     MAIL_ROW,
     MTA_CLOSE_ROW,
     MTA_CONNECT_ROW,
-    RCPT_ROW,
     Command,
 )
 from yatxmilter._wire.macros import MacroStore
@@ -301,7 +300,9 @@ class Watch:
     :ivar decider: The milter by which the message, or its connection, was last decided.
     :ivar macros: The connection's.
     :ivar client: What CONNECT said, as it came; ``sender``: what the message's MAIL said.
-    :ivar recipients: How many the MTA has named.
+    :ivar recipients: How many the MTA has named; ``refused``: that it has refused itself.
+    :ivar refuses_recipient: Whether the last one is such a one.
+    :ivar discards: Whether the message was discarded with a recipient, and goes on for libmilter.
     """
 
     __slots__ = (
@@ -311,10 +312,13 @@ class Watch:
         "connection",
         "counts",
         "decider",
+        "discards",
         "last",
         "macros",
         "received",
         "recipients",
+        "refused",
+        "refuses_recipient",
         "sender",
         "sent",
         "since",
@@ -338,7 +342,8 @@ class Watch:
         self.connection = connection
         self.stage = ""
         self.last = ""
-        self.received = self.sent = self.recipients = 0
+        self.received = self.sent = self.recipients = self.refused = 0
+        self.refuses_recipient = self.discards = False
         self.worked = 0.0
         self.decider: str | None = None
         self.since = 0.0
@@ -352,19 +357,28 @@ class Watch:
         """
         Keep what a command says of whose message it is.
         """
-        if command is RCPT_ROW:
-            self.recipients += 1
-        elif command is MAIL_ROW:
+        if command is MAIL_ROW:
             self.sender = payload
         else:
             self.client = payload
+
+    def hear_recipient(self, *, refused: bool) -> None:
+        """
+        Count a recipient.
+
+        :param refused: Whether the MTA has refused it already.
+        """
+        self.recipients += 1
+        self.refused += refused
+        self.refuses_recipient = refused
 
     def end_message(self) -> None:
         """
         Forget whose message it was.
         """
         self.sender = None
-        self.recipients = 0
+        self.recipients = self.refused = 0
+        self.discards = False
 
     # ---- how long it takes
 
@@ -458,6 +472,7 @@ class Watch:
             word = "reject" if reply.startswith("5") else "tempfail"
         if letter != c.SMFIR_PROGRESS:
             self.last = word
+            self.discards |= letter == c.SMFIR_DISCARD
         if self.audience.answer_sent is not None:
             self.audience.answer_sent(self.connection, self.stage, word, reply)
 

@@ -162,9 +162,10 @@ class Opening:
         except NegotiationError as error:
             self._caller.tell_failure(member, OPTNEG_ROW, Failure())
             _log.error(
-                "Milter {milter} {error}: negotiation failed; closing the connection from {mta}",
+                "Milter {milter} {error}: negotiation failed; {ending} the connection from {mta}",
                 milter=member.name,
                 error=printable(str(error)),
+                ending=self._session.ENDING,
                 mta=self._caller.mta,
                 connection=self._caller.connection,
             )

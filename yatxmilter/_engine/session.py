@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -22,7 +22,7 @@ from yatxmilter._engine.observing import Watch
 from yatxmilter._engine.opening import Opening
 from yatxmilter._engine.pending import Pending
 from yatxmilter._mail.bounds import Limits
-from yatxmilter._wire.commands import HELO, QUIT_ROW, RCPT_ROW, Command
+from yatxmilter._wire.commands import HELO, QUIT_ROW, Command
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.negotiation import Agreement, Request, declined_by
 
@@ -85,6 +85,9 @@ class Session:
     :ivar number: The connection's number, for the log.
     :ivar thread: The thread that the conversation is in.
     """
+
+    #: What is done when milters cannot agree with the MTA, in a word for the log.
+    ENDING: ClassVar[str] = "closing"
 
     __slots__ = (
         "_caller",
@@ -367,12 +370,11 @@ class Session:
         Tell the MTA at once that a milter is at work.
         """
 
-    def note_decider(self, command: Command, member: Member | None) -> None:
+    def note_decider(self, member: Member | None) -> None:
         """
-        Take note, for observers, of the milter that decides.
+        Take note, for observers, of the milter that decides about the message, or the connection.
         """
-        # What is said of a recipient decides no message.
-        if self.watch is not None and member is not None and command is not RCPT_ROW:
+        if self.watch is not None and member is not None:
             self.watch.decider = member.name
 
     def begin_anew(self) -> None:
@@ -406,7 +408,9 @@ class Session:
             else:
                 self.caller.ignore(member, command, result)
 
-    def drop(self, dropped: str) -> None:
+    def drop(self, dropped: str, why: str) -> None:
         """
-        Take note of a command that is dropped, being out of order.
+        Take note of a command that is dropped.
+
+        :param why: What is wrong with it.
         """

@@ -48,6 +48,8 @@ class _Shadow(Session):
     One milter in shadow, on one connection: a conversation whose answers reach nobody.
     """
 
+    ENDING = "its shadow is gone from"
+
     __slots__ = (
         "_agreement",
         "_asked",

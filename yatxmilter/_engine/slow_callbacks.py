@@ -67,7 +67,7 @@ class SlowCallbacks:
         Take note that a read of a connection whose callbacks are not timed has been slow.
 
         :param connection: The `MilterProtocol`.
-        :param stage: The callback of its last command; empty where that is not known.
+        :param stage: The callback of its last command; empty where that cannot be told.
         :param taken: For how many seconds it has blocked the process.
         """
         milters = ", ".join(connection.milter_names)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from yatxmilter import constants as c
 from yatxmilter._wire import payloads
 from yatxmilter._wire.actions import ACTIONS
+from yatxmilter._wire.packets import read_head
 from yatxmilter.constants import ReturnCode
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "COMMANDS",
     "Command",
     "legal_commands",
+    "stage_of",
 ]
 
 # States, with libmilter's names and numbers (engine.c). UNKN is never entered here, because an
@@ -140,6 +142,20 @@ COMMANDS: Final = {command.letter: command for command in ALL_COMMANDS}
 
 #: The commands that call a milter and want an answer, in the order of the SMTP dialogue.
 CALLBACK_STEPS: Final = tuple(command for command in ALL_COMMANDS if command.codes)
+
+
+def stage_of(data: bytes) -> str:
+    """
+    Name the callback of the last command in a read; give nothing where this is not whole packets.
+    """
+    stage, position = "", 0
+    while len(data) - position > 4:
+        length, letter = read_head(data, position)
+        if not length or letter not in COMMANDS:
+            return ""
+        stage = COMMANDS[letter].callback or stage
+        position += 4 + length
+    return stage if position == len(data) else ""
 
 
 def _mask(letters: str) -> int:

@@ -136,6 +136,14 @@ class MacroStore:
         """
         return self.payloads[_RCPT]
 
+    @property
+    def refuses_recipient(self) -> bool:
+        """
+        Whether the MTA has refused the last recipient itself: so both MTAs mark one, which they
+        show to milters that ask for such (SMFIP_RCPT_REJ).
+        """
+        return self.get("{rcpt_mailer}") == "error"
+
     def copy(self) -> MacroStore:
         """
         Give a copy, which stays as it is when other macros come.

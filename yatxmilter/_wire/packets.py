@@ -4,6 +4,7 @@ Packets: a length (four bytes, big-endian, counting the letter), a letter, and a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
@@ -47,6 +48,7 @@ class PacketSplitter:
     :param strict: Refuse lengths of 0 and of more than 2**31, as MTAs do. libmilter, which reads
         five bytes before it looks at the length and then counts in signed numbers, takes them for
         packets without payload; so does a splitter that is not strict.
+    :param odd: Told of such a length where it is taken.
     """
 
     __slots__ = (
@@ -55,15 +57,23 @@ class PacketSplitter:
         "buffer",
         "limit",
         "missing",
+        "odd",
         "position",
         "queue",
         "strict",
         "taken",
     )
 
-    def __init__(self, limit: int = MILTER_MAX_DATA_SIZE, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        limit: int = MILTER_MAX_DATA_SIZE,
+        *,
+        strict: bool = False,
+        odd: Callable[[int], object] | None = None,
+    ) -> None:
         self.limit = limit
         self.strict = strict
+        self.odd = odd
         self.buffer = b""
         self.position = 0
         self.queue: list[bytes] = []
@@ -200,6 +210,8 @@ class PacketSplitter:
 
     def _odd_length(self, length: int) -> int:
         if not self.strict and (length == 0 or length > 0x80000000):
+            if self.odd is not None:
+                self.odd(length)
             return 1
         raise ProtocolError(
             f"packet length {length} is not between 1 and {self.limit + 1}"

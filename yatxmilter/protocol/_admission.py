@@ -49,7 +49,7 @@ class Admission:
         max_connections: int | None,
         max_connections_per_peer: int | None,
     ) -> None:
-        if isinstance(allow, (str, bytes)):
+        if isinstance(allow, (str, bytes)) or not (allow is None or isinstance(allow, Iterable)):
             raise TypeError(f"allow is {allow!r}, expected a list of networks")
         self.networks = None if allow is None else [_network(one) for one in allow]
         self.most = count_option("max_connections", max_connections)

@@ -25,6 +25,7 @@ from yatxmilter._engine.addresses import describe_address
 from yatxmilter._engine.connection import Conversation
 from yatxmilter._engine.observed_connection import ObservedConversation
 from yatxmilter._engine.observing import Watch
+from yatxmilter._wire.commands import stage_of
 from yatxmilter.protocol._descriptor_set import Served
 from yatxmilter.protocol._time_limits import Fault, hung_up
 
@@ -202,7 +203,7 @@ class TransportLine(Protocol):
             if answer:
                 (self._served or self._transport).write(answer)
         if now - began > self.slow:
-            self.was_slow(began, now)
+            self.was_slow(data, began, now)
 
     def held_up(self) -> None:
         """
@@ -214,16 +215,17 @@ class TransportLine(Protocol):
         if self._conversation.session.splitter.buffered > self._options.max_buffered:
             self._pause()
 
-    def was_slow(self, began: float, now: float) -> None:
+    def was_slow(self, data: bytes, began: float, now: float) -> None:
         """
         Tell of a read that has been slow.
 
+        :param data: What was read.
         :param began: When it began, and ``now``: when it was done with.
         """
         # Not if the reactor has gone on meanwhile, nor where each callback is timed.
         watch, taken = self._watch, now - max(began, self.resumed)
         if taken > self.slow and (watch is None or not watch.times):
-            stage = "" if watch is None else watch.stage
+            stage = stage_of(data) or ("" if watch is None else watch.stage)
             self._options.slow_callbacks.read(self, stage, taken)
 
     def _pause(self) -> None:

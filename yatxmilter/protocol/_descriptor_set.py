@@ -565,7 +565,7 @@ class ConnectionSet:
                         else:
                             served.write(answer)
                 if now > due and now - began > line.slow:
-                    line.was_slow(began, now)
+                    line.was_slow(data, began, now)
             except BaseException as error:
                 # As the reactors of Twisted do: log it, and end the connection that failed.
                 log.err()

@@ -72,6 +72,13 @@ _log = Logger()
 _Factories: TypeAlias = "MilterFactory | IMilterFactory | Iterable[MilterFactory | IMilterFactory]"
 
 
+def _clock_option(reactor: Any) -> Any:
+    # What the clock of a test has is enough.
+    if not (hasattr(reactor, "callLater") and hasattr(reactor, "seconds")):
+        raise TypeError(f"reactor is {described(reactor)}, expected an IReactorTime")
+    return steady(reactor)
+
+
 class MilterProtocol(TransportLine):
     """
     One connection from an MTA, with its milters.
@@ -245,7 +252,7 @@ class MilterProtocolFactory(Factory):
         )
         self.admission = Admission(allow, max_connections, max_connections_per_peer)
         self.connections: set[TransportLine] = set()
-        self._clock: IReactorTime | None = None if reactor is None else steady(reactor)
+        self._clock: IReactorTime | None = None if reactor is None else _clock_option(reactor)
         self._draining = False
         self._closing = False
         self._drains = Drains(lambda: self.clock)
@@ -272,6 +279,8 @@ class MilterProtocolFactory(Factory):
         self.slow_callback = seconds_option("slow_callback", slow_callback)
         self.slow_callbacks = SlowCallbacks(self.slow_callback, lambda: self.clock)
         self.audience = Audience(MilterObserver, self.slow_callbacks)
+        if not isinstance(observers, Iterable):
+            raise TypeError(f"observers is {described(observers)}, expected a list of observers")
         for observer in observers:
             self.addObserver(observer)
         self.log_messages = flag_option("log_messages", log_messages)

@@ -89,13 +89,14 @@ class MessageLog(MilterObserver):
         """
         self._connections[connection].begin(connection.factory.clock.seconds())
 
-    def answer_sent(self, connection: object, stage: str, answer: str, reply: str | None) -> None:
+    def answer_sent(self, connection: Any, stage: str, answer: str, reply: str | None) -> None:
         """
         Take note of what the MTA is told.
         """
         one = self._connections[connection]
         if stage == _RCPT and answer in one.recipients:
-            one.recipients[answer] += 1
+            if not connection.watch.refuses_recipient:
+                one.recipients[answer] += 1
         elif answer not in ("continue", "progress"):
             one.reply = reply
 
@@ -111,7 +112,8 @@ class MessageLog(MilterObserver):
         Write the line.
         """
         one, watch = self._connections[connection], connection.watch
-        refused, deferred = one.recipients["reject"], one.recipients["tempfail"]
+        refused = watch.refused + one.recipients["reject"]
+        deferred = one.recipients["tempfail"]
         accepted = watch.recipients - refused - deferred
         if outcome == "aborted" and not accepted and refused + deferred:
             # There was nobody left whom it could go to.

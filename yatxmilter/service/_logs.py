@@ -55,6 +55,8 @@ _IP4: Final = r"(?P<ip4>(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]))"
 _IP6: Final = r"(?P<ip6>(?<!\w)(?=[0-9A-Fa-f.]{0,4}:[0-9A-Fa-f.]{0,45}:)[0-9A-Fa-f:.]{2,45}(?!\w))"
 _HOST: Final = r"(?P<host>(?<![\w./-])(?:[\w-]+\.)+[A-Za-z][\w-]*[A-Za-z0-9]\b)"
 _SENSITIVE: Final = re.compile("|".join((_MAIL, _IP6, _IP4, _HOST)))
+# What is left between these where nothing is a program's own.
+_WORDS_LEFT: Final = re.compile(r"[^\s<>\[\]]+")
 _KINDS: Final = {"mail": "address", "ip4": "ip", "ip6": "ip", "host": "host"}
 
 
@@ -80,11 +82,31 @@ class Redactor:
         """
         return _SENSITIVE.sub(self._replace, text)
 
+    def stranger(self, text: str) -> str:
+        """
+        Give a stranger's name or address with all of its words replaced, also those that look like
+        neither.
+        """
+        replaced, position = [], 0
+        for match in _SENSITIVE.finditer(text):
+            replaced.append(_WORDS_LEFT.sub(self._replace_word, text[position : match.start()]))
+            replaced.append(self._hidden(match.lastgroup or "host", match.group()))
+            position = match.end()
+        replaced.append(_WORDS_LEFT.sub(self._replace_word, text[position:]))
+        return "".join(replaced)
+
     def _replace(self, match: re.Match[str]) -> str:
         text = match.group()
         kind = match.lastgroup or "host"
         if kind == "host" and _is_of_a_program(text):
             return text
+        return self._hidden(kind, text)
+
+    def _replace_word(self, match: re.Match[str]) -> str:
+        word = match.group()
+        return word if word == "unknown" else self._hidden("host", word)
+
+    def _hidden(self, kind: str, text: str) -> str:
         text = text.lower().rstrip(".")
         digest = hmac.new(self._key, text.encode("utf-8", "surrogatepass"), sha256).hexdigest()
         return f"{_KINDS[kind]}-{digest[:10]}"
@@ -101,6 +123,8 @@ _OWN_FIELDS: Final = frozenset(
     + ("pid", "role", "where", "path", "place", "observer", "address", "seconds", "pause")
     + ("changed", "restart", "mode")
 )
+#: Those that are a stranger's name or address and nothing else.
+_STRANGERS_FIELDS: Final = frozenset(("client", "sender"))
 #: What an event is written as.
 _WORDS: Final = ("log_format", "log_flattened", "log_text")
 _OTHER_WORDS: Final = frozenset(_WORDS) - {"log_format"}
@@ -263,7 +287,11 @@ def _redacts(event: LogEvent, name: str, redact: Callable[[str], str]) -> Callab
         "log_logger",
     ):
         return _unchanged
-    own = name in _OWN_FIELDS and _is_ours(event) and "@" not in str(event.get("mta"))
+    if not _is_ours(event):
+        return redact
+    if name in _STRANGERS_FIELDS and isinstance(redact, Redactor):
+        return redact.stranger
+    own = name in _OWN_FIELDS and "@" not in str(event.get("mta"))
     return _unchanged if own else redact
 
 
