@@ -179,9 +179,14 @@ class PromiseTests(ConversationTestCase):
         conversation = started(full("Chatty", quiet=("eoh",), eoh=c.SMFIS_REJECT))
         conversation.send(MAIL, RCPT, DATA)
         self.assertEqual(conversation.letters(EOH), "")
-        for word in ("Chatty", "xxfi_eoh", "SMFIS_REJECT"):
+        for word in ("Chatty", "xxfi_eoh", "SMFIS_REJECT", "given at the next step"):
             self.assertIn(word, self.log_text())
         self.assertEqual(self.flushLoggedErrors(), [])
+        # Another milter answers there, so that this one's answer is given, too.
+        conversation = started(full("Quick", quiet=("eoh",), eoh=c.SMFIS_REJECT), full())
+        conversation.send(MAIL, RCPT, DATA)
+        self.assertEqual(conversation.letters(EOH), "r")
+        self.assertIn("it is given all the same", self.log_text())
 
     def test_skip_and_continue_are_fine(self) -> None:
         """

@@ -381,6 +381,7 @@ class AgreementTests(ConversationTestCase):
         self.assertEqual(steps & DECLINED, DECLINED & ~c.SMFIP_NOMAIL)
         self.assertEqual(conversation.letters(MAIL + QUIT), "c")
         self.assertEqual(names(made.calls), ["negotiate", "close"])
+        self.assertIn("negotiation failed; its shadow is gone from the connection", self.log_text())
         self.assertIn("(shadow) refuses the connection", self.log_text())
 
     def test_if_it_takes_its_time_to_negotiate_nobody_waits(self) -> None:
