@@ -191,6 +191,21 @@ class ReadingTests(SynchronousTestCase):
 
         assert_linear(work, 100)
 
+    def test_takes_time_linear_in_the_lengths_of_two_kinds(self) -> None:
+        """
+        It does so where much of one kind comes behind much of another, in brackets and outside.
+        """
+        texts = (" ", ",", "@a", "x", ":", ";", "<", "(")
+        pairs = [(start, one, other) for start in ("", "<") for one in texts for other in texts]
+
+        def work(size: int) -> Any:
+            return lambda: [
+                read(start + one * size + "@a" + other * size).defects
+                for start, one, other in pairs
+            ]
+
+        assert_linear(work, 200)
+
 
 class WritingTests(SynchronousTestCase):
     """

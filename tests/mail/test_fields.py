@@ -162,6 +162,21 @@ class AnyFieldTests(SynchronousTestCase):
 
         assert_linear(work, 50)
 
+    def test_writing_takes_time_and_room_linear_in_the_length(self) -> None:
+        """
+        To write a long value under a long name takes time linear in both, and no more room.
+        """
+
+        def work(size: int) -> Any:
+            text = "attachment; " + "x" * size + '="' + "\u00e9" * size + '"'
+            return lambda: write_field("Content-Disposition", text)
+
+        assert_linear(work, 200)
+        written = work(3000)()
+        self.assertLess(len(written), 10 * 6000)
+        value = read_field("Content-Disposition", written.replace("\n", ""))
+        self.assertEqual(value.params["x" * 3000], "\u00e9" * 3000)
+
 
 class DateTests(SynchronousTestCase):
     """

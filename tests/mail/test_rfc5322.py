@@ -4,6 +4,9 @@ Tests of `yatxmilter.rfc5322`: message files taken apart and put together.
 
 from __future__ import annotations
 
+import itertools
+import re
+import tracemalloc
 from collections.abc import Callable
 
 from hypothesis import given
@@ -12,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
 from tests.helpers import STEADY, table_of
-from yatxmilter._mail.rfc5322 import Field, Mail, split_mail, wire_body
+from yatxmilter._mail.rfc5322 import Field, Mail, crlf_lines, split_mail, wire_body
 
 
 class SplitTests(SynchronousTestCase):
@@ -94,6 +97,25 @@ class GrowthTests(SynchronousTestCase):
                 return lambda: split_mail(message)
 
             assert_linear(prepare, 2000)
+
+    def test_line_ends_are_made_in_the_room_of_a_few_bodies(self) -> None:
+        """
+        To give a body of very short lines its line ends takes the room of a few bodies, not an
+        object for each line; what comes out is what a regular expression would make.
+        """
+        body = b"a\r\n" * 100_000
+        for make in (wire_body, Mail([], True, body, b"\n").join):
+            tracemalloc.start()
+            try:
+                make(*[body] * (make is wire_body))
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            self.assertLess(peak, 6 * len(body))
+        for size in range(6):
+            for octets in itertools.product(b"\r\nx", repeat=size):
+                data = bytes(octets)
+                self.assertEqual(crlf_lines(data), re.sub(rb"\r?\n", b"\r\n", data), data)
 
     def test_lines_of_a_mailbox_do_not_make_a_header_dear(self) -> None:
         """

@@ -114,9 +114,11 @@ class BoundTests(MessageTestCase):
 
     def test_recipient_too_many_is_answered_by_on_error_and_is_not_kept(self) -> None:
         """
-        A recipient too many is answered by ``on_error``, and is not kept.
+        A recipient too many is answered by ``on_error``, and is not kept; it is told once.
         """
-        outcome, called, errors = self.played(c.SMFIS_TEMPFAIL, to=(B, C, A), max_recipients=2)
+        outcome, called, errors = self.played(
+            c.SMFIS_TEMPFAIL, to=(B, C, A, A, A), max_recipients=2
+        )
         self.assertEqual(called, ["b@example.net", "c@example.org", "headers", "message"])
         self.assertEqual(len(errors), 1)
         self.assertIn("max_recipients = 2", errors[0])

@@ -255,6 +255,30 @@ class AnswersTests(PathCase, TestCase):
             await self.turn()
         self.assertEqual(first.received[sizes[0] :], b"\0\0\0\1c\0\0\0\1p")
 
+    async def test_end_of_one_whose_answer_is_not_taken(self) -> None:
+        """
+        One that a later callback closes, and whose answer the system does not take, is closed when
+        the answer is written.
+        """
+        sizes: list[int] = []
+
+        def helo(protocols: list[Any]) -> None:
+            if len(protocols) == 1:
+                size = 0
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        size += protocols[0]._served.socket.send(b"x" * 1000)
+                sizes.append(size)
+            elif len(protocols) == 2:
+                protocols[0].drain()
+
+        first, *_ = await self.served(helo)
+        while len(first.received) < sizes[0] + 5:
+            first.read()
+            await self.turn()
+        self.assertEqual(first.received[sizes[0] :], b"\0\0\0\1c")
+        await self.over(first)
+
     async def test_answers_go_before_a_callback_has_others_served(self) -> None:
         """
         Where a callback has the reactor go on, the answers that wait go before others are served.

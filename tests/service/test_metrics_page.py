@@ -27,16 +27,18 @@ DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "deploy" / "grafa
 class Get(Protocol):
     """
     Asks for a page, and has all of the answer when the connection is closed.
+
+    :param more: What the request has besides its first line.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, method: str = "GET", more: str = "\r\n") -> None:
+        self.request = f"{method} {path} HTTP/1.{int(method != 'GET')}\r\n{more}"
         self.data = b""
         self.done: Deferred[bytes] = Deferred()
 
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.transport.write(f"GET {self.path} HTTP/1.0\r\n\r\n".encode())
+        self.transport.write(self.request.encode())
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
@@ -50,13 +52,35 @@ class PageTests(TestCase):
     Three pages.
     """
 
-    async def get(self, port: Any, path: str) -> str:
+    async def get(self, port: Any, path: str, *more: str) -> str:
         """
         Get a page with its head.
         """
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
-        client = await connectProtocol(endpoint, Get(path))
+        client = await connectProtocol(endpoint, Get(path, *more))
         return (await client.done).decode()
+
+    async def test_body_is_refused_when_the_headers_have_come(self) -> None:
+        """
+        A request with a body is refused before the body is read, however much there is of it; what
+        has come of it already is passed over.
+        """
+        port = await listen_metrics(reactor, "inet:0@127.0.0.1", dict)
+        self.addCleanup(port.stopListening)
+        form = "Content-Type: application/x-www-form-urlencoded\r\n"
+        for head, body in (
+            ("Content-Length: 1000000000", ""),
+            ("Transfer-Encoding: chunked", ""),
+            ("Content-Length: 7", "a=b&c=d"),
+        ):
+            more = f"Host: x\r\n{form}{head}\r\n\r\n{body}"
+            page = await self.get(port, "/metrics", "POST", more)
+            self.assertEqual(page.partition("\r\n")[0], "HTTP/1.1 413 Content Too Large")
+            self.assertEqual(page.count("HTTP/1.1"), 1)
+        more = "Host: x\r\nConnection: close\r\n\r\n"
+        self.assertIn(
+            " 405 ", (await self.get(port, "/metrics", "POST", more)).partition("\r\n")[0]
+        )
 
     async def test_metrics_are_those_of_moment_and_readiness_is_told_by_status(self) -> None:
         """

@@ -117,6 +117,9 @@ class _Reader:
         self._angle: list[str] | None = None
         self._inside = False
         self._has_at = False
+        # What brackets began with that was looked at last, and whether it begins a route.
+        self._looked_at: str | None = None
+        self._routes = False
 
     def read(self, text: str) -> list[Address | Group]:
         words = self._words
@@ -177,7 +180,13 @@ class _Reader:
                 self._end_group()
 
     def _is_route(self) -> bool:
-        return bool(self._angle) and self._angle[0].lstrip(" \t")[:1] == "@"  # type: ignore[index]
+        if not self._angle:
+            return False
+        first = self._angle[0]
+        # Once for each: it may be long, and be asked about at each of very many commas.
+        if first is not self._looked_at:
+            self._looked_at, self._routes = first, first.lstrip(" \t")[:1] == "@"
+        return self._routes
 
     def _take_colon(self) -> None:
         if self._inside:

@@ -5,11 +5,10 @@ A body as an MTA keeps it while filters replace it: in memory up to a size, on d
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator
 from tempfile import SpooledTemporaryFile
 
-from yatxmilter._mail.rfc5322 import wire_body
+from yatxmilter._mail.rfc5322 import crlf_lines, wire_body
 
 __all__ = ["BodySpool"]
 
@@ -17,7 +16,7 @@ __all__ = ["BodySpool"]
 def _sendmail_body(body: bytes) -> bytes:
     # It keeps lines that end in LF, and puts a CR before each LF that has none. It adds no line
     # end before the message is delivered.
-    return re.sub(rb"(?<!\r)\n", b"\r\n", body.replace(b"\r\n", b"\n"))
+    return crlf_lines(body.replace(b"\r\n", b"\n"))
 
 
 class BodySpool:

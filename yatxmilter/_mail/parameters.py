@@ -171,8 +171,9 @@ def _parameter(blank: str, part: str, mark: str, kept: frozenset[str]) -> Iterat
     if value.startswith('"'):
         value = unquote(value)
     segments = list(_segments(value))
-    if len(segments) == 1:
-        yield Piece(blank, f"{name}*=utf-8''{segments[0]}{mark}")
+    # Each segment has the name, which a stranger may have chosen.
+    if len(segments) == 1 or len(name) > _SEGMENT:
+        yield Piece(blank, f"{name}*=utf-8''{''.join(segments)}{mark}")
         return
     for number, segment in enumerate(segments):
         charset = "utf-8''" if number == 0 else ""

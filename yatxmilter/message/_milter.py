@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IAddress
 from yatxmilter import constants as c
 from yatxmilter._engine.callback_names import check_signature
 from yatxmilter._engine.on_error import answer_for, on_error_option
+from yatxmilter._engine.return_codes import ON_ERROR
 from yatxmilter._mail.bounds import MAX_BODY, MAX_HEADER_BYTES, MAX_RECIPIENTS, SPOOL_MEMORY
 from yatxmilter._wire.actions import SUBJECTS
 from yatxmilter._wire.commands import RCPT_ROW
@@ -110,9 +111,11 @@ class MessageMilter(Milter):
     _client: Client
     _received: Received | None = None
     _message: Message
-    # Whether the body is longer than is looked at; whether there is more than is kept.
+    # Whether the body is longer than is looked at; whether there is more than is kept; and whether
+    # there are more recipients.
     _oversize = False
     _given_up = False
+    _overrun = False
     _header_bytes = 0
 
     def __init__(self, factory: Any, protocol: Any) -> None:
@@ -245,7 +248,7 @@ class MessageMilter(Milter):
 
     def _open_message(self, argv: list[str]) -> Message:
         self._forget()
-        self._oversize = self._given_up = False
+        self._oversize = self._given_up = self._overrun = False
         self._header_bytes = 0
         memory = self.spool_memory if self.body_memory is None else self.body_memory
         self._received = Received(
@@ -331,6 +334,10 @@ def _envfrom(self: MessageMilter, argv: list[str]) -> CallbackResult:
 async def _envrcpt(self: MessageMilter, argv: list[str]) -> Any:
     message = self._message
     if self.max_recipients is not None and message.recipients.received >= self.max_recipients:
+        if self._overrun:
+            # It has been told.
+            return ON_ERROR
+        self._overrun = True
         raise LimitExceeded(
             f"the message has more recipients than max_recipients = {self.max_recipients} of"
             f" {self.xxfi_name}"

@@ -605,8 +605,11 @@ class ConnectionSet:
     def _end_finished(self) -> None:
         finished, self.finished = self.finished, []
         for served in finished:
-            # It may have come to an end otherwise.
-            if served.events:
+            if served.events & _OUT:
+                # Its last answer was not taken at once since: the transport has the rest.
+                served.made.protocol.hang_up()
+            elif served.events:
+                # It has not come to an end otherwise.
                 self.disconnect(served, main.CONNECTION_DONE)
 
     def _serve_otherwise(self, served: Served, events: int) -> None:

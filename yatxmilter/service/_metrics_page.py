@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.service._metrics_families import BUCKETS, FAMILIES, Family
@@ -27,6 +27,9 @@ __all__ = ["listen_metrics", "metrics_site", "metrics_text"]
 
 _log = Logger()
 
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
 _BOUNDS: Final = [*map(str, BUCKETS), "+Inf"]
 
 
@@ -64,6 +67,39 @@ def metrics_text(snapshot: Mapping[str, Any]) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Collector(snapshot))
     return generate_latest(registry)
+
+
+class _Request(Request):
+    """
+    A request without a body: nobody has to send one, and one of any size would be read, and parsed
+    if it is a form.
+    """
+
+    _refused = False
+
+    def gotLength(self, length: int | None) -> None:
+        """
+        Refuse a body when the headers have come; its size is not known where it comes in chunks.
+        """
+        if length == 0:
+            super().gotLength(length)  # type: ignore[no-untyped-call]
+            return
+        self._refused = True
+        transport: Any = self.channel.transport
+        transport.write(_TOO_LARGE)
+        transport.loseConnection()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """
+        Pass over what has come of a body already.
+        """
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """
+        Answer, unless that has been done.
+        """
+        if not self._refused:
+            super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
 
 
 class _QuietSite(Site):
@@ -124,7 +160,7 @@ def metrics_site(snapshot: Callable[[], Any], ready: Callable[[], bool] = lambda
     root.putChild(b"metrics", _Page(metrics, kind))
     root.putChild(b"healthz", _Page(lambda: (200, b"ok\n")))
     root.putChild(b"readyz", _Page(lambda: (200, b"ready\n") if ready() else (503, b"not ready\n")))
-    return _QuietSite(root)  # type: ignore[no-untyped-call]
+    return _QuietSite(root, requestFactory=_Request)  # type: ignore[no-untyped-call]
 
 
 def listen_metrics(
