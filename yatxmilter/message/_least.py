@@ -197,9 +197,9 @@ def _arrange(
         if j is not None:
             if new[j][1:] != given[i]:
                 made = _slot(header, new[j])
-                slot.name, slot.value = made.name, made.value
+                slot.change(made.name, made.value)
         elif isinstance(header, SendmailHeader):
-            slot.value = None
+            slot.change(slot.name, None)
         else:
             continue
         slots.append(slot)
@@ -219,7 +219,8 @@ def _stands_in(made: Slot, own: list[Slot], names: set[bytes]) -> bool:
         if slot.is_named(name) and not slot.shown:
             if name == b"received" or name in names:
                 return False
-            slot.value, slot.shown = made.value, True
+            slot.change(slot.name, made.value)
+            slot.shown = True
             return True
     return False
 
