@@ -4,10 +4,12 @@ What a `MessageMilter` keeps of a message is bounded, and edits cost no more tha
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.conversation_helpers import EOM, HEADER, MAIL, RCPT, packet, started
 from tests.growth import assert_linear
 from yatxmilter import MilterFactory
 from yatxmilter import constants as c
@@ -16,6 +18,8 @@ from yatxmilter.client import AddHeader
 from yatxmilter.errors import LimitExceeded
 from yatxmilter.message import Message, MessageMilter, Recipient
 from yatxmilter.message._envelope import Recipients
+from yatxmilter.message._milter import _MANY
+from yatxmilter.testing import InMemoryMTA
 
 from .test_content import allow, headers, message
 from .test_message import A, B, C, MessageTestCase
@@ -132,6 +136,57 @@ class BoundTests(MessageTestCase):
                 TypeError, type, "Made", (MessageMilter,), {"max_body": value}
             )
             self.assertIn("Made.max_body", str(error))
+
+
+class ThreadTests(SynchronousTestCase):
+    """
+    What takes long holds no other connection up.
+    """
+
+    def test_edits_of_a_header_of_many_fields_are_worked_out_in_a_thread(self) -> None:
+        """
+        The edits of a header of many fields are worked out in a thread, those of others at once;
+        what comes of it is the same, a failure included.
+        """
+        where: list[bool] = []
+
+        class Adds(MessageMilter):
+            def message(self, msg: Message) -> None:
+                edits = msg.edits
+
+                def watched(flavour: str, actions: int) -> Any:
+                    where.append(get_ident() == own)
+                    return edits(flavour, actions)
+
+                msg.edits = watched  # type: ignore[method-assign]
+                msg.headers.add("X-Seen", "1")
+
+        own = get_ident()
+        for count, at_once in ((1, True), (_MANY, True), (_MANY + 1, False)):
+            mta = InMemoryMTA(Adds)
+            sent = mta.send(b"X: y\r\n" * count + b"\r\nbody\r\n")
+            self.assertEqual((sent.edits, where), ((AddHeader("X-Seen", " 1"),), [at_once]))
+            where.clear()
+        mta = InMemoryMTA(MilterFactory(Adds), max_edit_bytes=5)
+        sent = mta.send(b"X: y\r\n" * (_MANY + 1) + b"\r\nbody\r\n")
+        self.assertEqual((sent.verdict, where), (c.SMFIS_TEMPFAIL, [False]))
+        self.assertEqual(len(self.flushLoggedErrors(LimitExceeded)), 1)
+
+    def test_where_a_test_turns_the_clock_nobody_else_waits(self) -> None:
+        """
+        Where the clock is that of a test, nothing is done in a thread.
+        """
+        mta = started(type("Adds", (MessageMilter,), {"message": lambda self, msg: adds(msg)}))
+        answer = mta.send(MAIL, RCPT, packet("T"), HEADER * (_MANY + 1), packet("N"), EOM)
+        self.assertTrue(answer.endswith(b"\0\0\0\1c"))
+        self.assertIn(b"X-Seen", answer)
+
+
+def adds(msg: Message) -> None:
+    """
+    Add a field.
+    """
+    msg.headers.add("X-Seen", "1")
 
 
 class LinearTests(SynchronousTestCase):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from yatxmilter._engine.context import Context
     from yatxmilter._engine.member import Member
 
-__all__ = ["in_thread"]
+__all__ = ["in_thread", "threads_of"]
 
 
 def in_thread(
@@ -37,12 +37,16 @@ def in_thread(
     call = partial(copy_context().run, callback, *args, **kwargs)
     member: Member | None = getattr(milter, "_member", None)
     context = None if member is None else member.context
-    return _Loan(_reactor_of(milter), context, call).deferred
+    reactor = threads_of(milter)
+    if reactor is None:
+        from twisted.internet import reactor
+    return _Loan(reactor, context, call).deferred
 
 
-def _reactor_of(milter: Any) -> Any:
+def threads_of(milter: Any) -> Any:
     """
-    Find what has threads for a milter: the reactor that its connection is served by.
+    Find what has threads for a milter: the reactor that its connection is served by; ``None`` where
+    that is the clock of a test.
     """
     factory = getattr(getattr(milter, "protocol", None), "factory", None)
     threads = getattr(factory, "threads", None)
@@ -50,10 +54,7 @@ def _reactor_of(milter: Any) -> Any:
         return threads
     clock = getattr(factory, "clock", None)
     reactor = getattr(clock, "reactor", clock)
-    if not IReactorThreads.providedBy(reactor):
-        # The clock of a test.
-        from twisted.internet import reactor
-    return reactor
+    return reactor if IReactorThreads.providedBy(reactor) else None
 
 
 class _Loan:

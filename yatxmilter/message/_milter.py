@@ -19,6 +19,7 @@ from yatxmilter import constants as c
 from yatxmilter._engine.callback_names import check_signature
 from yatxmilter._engine.on_error import answer_for, on_error_option
 from yatxmilter._engine.return_codes import ON_ERROR
+from yatxmilter._engine.threads import in_thread, threads_of
 from yatxmilter._mail.bounds import MAX_BODY, MAX_HEADER_BYTES, MAX_RECIPIENTS, SPOOL_MEMORY
 from yatxmilter._wire.actions import SUBJECTS
 from yatxmilter._wire.commands import RCPT_ROW
@@ -55,6 +56,9 @@ _BOUNDS: Final = (
     "max_recipients",
     "max_size",
 )
+
+#: The edits of a header of more fields are worked out in a thread: some milliseconds' work.
+_MANY: Final = 500
 
 _GOES_ON: Final = (None, c.SMFIS_CONTINUE)
 _REFUSES: Final = (c.SMFIS_REJECT, c.SMFIS_TEMPFAIL)
@@ -410,12 +414,20 @@ async def _eom(self: MessageMilter) -> Any:
                 result = await result
             code = self._standing(result)
         if code in (*_GOES_ON, c.SMFIS_ACCEPT):
-            flavour = mta_flavour(self.smfi_getsymval("v"), self.smfi_getsymval("j"))
-            for edit in message.edits(flavour, self._ctx().actions):
-                self._ctx().make_edit(edit)
+            if len(received.fields) > _MANY and threads_of(self) is not None:
+                await in_thread(self, _make_edits, (self, message), {})
+            else:
+                _make_edits(self, message)
         return code
     finally:
         received.forget()
+
+
+def _make_edits(self: MessageMilter, message: Message) -> None:
+    flavour = mta_flavour(self.smfi_getsymval("v"), self.smfi_getsymval("j"))
+    context = self._ctx()
+    for edit in message.edits(flavour, context.actions):
+        context.make_edit(edit)
 
 
 _CALLBACKS: Final = MappingProxyType(
