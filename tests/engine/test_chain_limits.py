@@ -435,7 +435,7 @@ class AloneTests(ConversationTestCase):
 
 
 @implementer(IReactorTime)
-class _Turns:
+class Turns:
     """
     A clock that, as a reactor does, has others waiting for their turn.
     """
@@ -475,7 +475,7 @@ class PiecesTests(ConversationTestCase):
             timeout=None,
         )
         if keeps_turning:
-            self.turning = conversation.factory._clock = _Turns(conversation.clock)
+            self.turning = conversation.factory._clock = Turns(conversation.clock)
             conversation.connect()
         conversation.agree()
         conversation.send(MAIL, RCPT, DATA, *(count * [packet("L", b"X\0y\0")]), EOH)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -39,9 +40,13 @@ from tests.conversation_helpers import (
     started,
     strings,
 )
+from tests.engine.test_chain_limits import Turns
+from tests.growth import assert_linear
 from tests.helpers import STEADY
-from yatxmilter import MilterFactory
+from yatxmilter import DISCONNECT, MilterFactory
 from yatxmilter import constants as c
+from yatxmilter._engine.conditions import Recipients
+from yatxmilter._mail.bounds import MAX_LATE_COMMANDS
 from yatxmilter._wire.commands import CONNECT_ROW, DATA_ROW, HELO_ROW, MAIL_ROW, RCPT_ROW
 from yatxmilter._wire.macros import MacroStore
 from yatxmilter.conditions import (
@@ -55,6 +60,7 @@ from yatxmilter.conditions import (
     recipient_matches,
     sender_matches,
 )
+from yatxmilter.errors import LimitExceeded
 
 MERGES = ("first", "strictest", "chain")
 OTHER_RCPT = packet("R", b"<other@example.org>\0")
@@ -816,6 +822,231 @@ class FailingConditionTests(ConversationTestCase):
         self.assertEqual(conversation.letters(CONNECT + HELO + MESSAGE), "cccccccsc")
         self.assertEqual(made.calls, [])
         self.assertEqual(len(self.failures()), 1)
+
+
+class BoundsTests(ConversationTestCase):
+    """
+    What is kept of a message, and of a connection, has limits.
+    """
+
+    def failed(self, option: str) -> None:
+        """
+        Expect that one failure was logged, and that it names an option.
+        """
+        (failure,) = self.failures()
+        self.assertIs(failure.type, LimitExceeded)
+        self.assertIn(option, str(failure.value))
+        self.events.clear()
+
+    def test_recipients_beyond_number_allowed_are_answered_with_on_error(self) -> None:
+        """
+        Recipients beyond the number allowed are answered with ``on_error``, told once for each
+        message; the milter stays in the message.
+        """
+        for condition in (recipient_matches("example.net"), always("data")):
+            for merge in ("first", "strictest"):
+                for code, letter in ((c.SMFIS_TEMPFAIL, "t"), (c.SMFIS_CONTINUE, "c")):
+                    made = full()
+                    conversation = started(
+                        behind(condition, made, on_error=code), merge=merge, max_recipients=2
+                    )
+                    conversation.send(CONNECT + HELO)
+                    for _ in range(2):
+                        made.calls.clear()
+                        answers = conversation.letters(MAIL + RCPT * 4 + DATA + EOH + EOM)
+                        self.assertEqual(answers, "ccc" + letter * 2 + "ccc")
+                        self.assertEqual(names(made.calls).count("envrcpt"), 2)
+                        self.assertEqual(names(made.calls)[-1], "eom")
+                        self.failed("max_recipients")
+
+    def test_what_is_known_before_recipients_keeps_none(self) -> None:
+        """
+        What is known before the recipients keeps none, so there may be any number.
+        """
+        for condition in (always("connect"), sender_matches("s@")):
+            conversation = started(behind(condition, full()), max_recipients=1, max_header_bytes=1)
+            self.assertEqual(conversation.letters(CONNECT + HELO + MAIL + RCPT * 3), "cccccc")
+
+    def test_all_recipients_in_the_message_are_refused(self) -> None:
+        """
+        Where all recipients that are in the message are refused late, the message is; those that
+        are in it though they were not kept stay.
+        """
+        for code, answers in ((c.SMFIS_TEMPFAIL, "cctr"), (c.SMFIS_CONTINUE, "cccc")):
+            made = full(envrcpt=c.SMFIS_REJECT)
+            conversation = started(behind(always("data"), made, on_error=code), max_recipients=1)
+            self.assertEqual(conversation.letters(MAIL + RCPT + RCPT + DATA), answers)
+            self.failed("max_recipients")
+
+    def test_disconnect_as_on_error_ends_the_connection(self) -> None:
+        """
+        With DISCONNECT as ``on_error`` a recipient too many ends the connection.
+        """
+        made = full()
+        conversation = started(behind(always("data"), made, on_error=DISCONNECT), max_recipients=1)
+        self.assertEqual(conversation.letters(MAIL + RCPT + RCPT), "cc")
+        self.assertTrue(conversation.closed)
+        self.failed("max_recipients")
+
+    def test_bytes_of_recipients_and_macros_are_limited(self) -> None:
+        """
+        The bytes of recipients are limited, with the macros of those not decided upon; macros that
+        have not changed are not counted again.
+        """
+        long = packet("R", b"<" + 100 * b"r" + b"@example.net>\0")
+        conversation = started(behind(recipient_matches("x.example"), full()), max_header_bytes=200)
+        self.assertEqual(conversation.letters(MAIL + long + long + RCPT), "cctc")
+        self.failed("max_header_bytes")
+        same, other = macros("M", b"i", 100 * b"1"), macros("R", b"{own}", 100 * b"2")
+        conversation = started(behind(always("data"), full()), max_header_bytes=200)
+        self.assertEqual(conversation.letters(same + MAIL + RCPT + other + RCPT), "ccc")
+        self.assertEqual(conversation.letters(other + RCPT + other + RCPT + DATA), "ttc")
+        self.failed("max_header_bytes")
+
+    def test_last_helo_and_few_others_are_kept(self) -> None:
+        """
+        Of HELO and unknown commands a few are kept, the connection and the last HELO in any case.
+        """
+        made = full()
+        conversation = started(behind(always("envfrom"), made))
+        conversation.send(CONNECT, *(packet("H", b"h%d\0" % number) for number in range(100)))
+        conversation.send(UNKNOWN * 100 + MAIL)
+        self.assertEqual(
+            names(made.calls),
+            ["connect", "helo", *(MAX_LATE_COMMANDS - 2) * ["unknown"], "envfrom"],
+        )
+        self.assertEqual(made.calls[1], ("helo", "h99"))
+        self.assertIn("not shown 181 HELO and unknown commands", self.log_text())
+        self.events.clear()
+        made.calls.clear()
+        conversation.send(ABORT, *(packet("H", b"h%d\0" % number) for number in range(100)))
+        conversation.send(MAIL)
+        self.assertEqual(made.calls[1], ("helo", f"h{100 - MAX_LATE_COMMANDS}"))
+        self.assertEqual(made.calls[-2], ("helo", "h99"))
+
+    def test_bytes_of_commands_before_a_message_are_limited(self) -> None:
+        """
+        So are their bytes; what the connection itself takes does not matter.
+        """
+        for size, shown in (
+            (10, ["connect", "helo", "unknown", "helo"]),
+            (900, ["connect", "helo"]),
+        ):
+            made = full()
+            conversation = started(behind(always("envfrom"), made), max_header_bytes=500)
+            conversation.send(macros("C", b"j", size * b"x") + CONNECT + HELO)
+            conversation.send(UNKNOWN + HELO + MAIL)
+            self.assertEqual(names(made.calls), [*shown, "envfrom"])
+
+    def test_few_unknown_commands_of_a_message_are_kept(self) -> None:
+        """
+        Of unknown commands in a message the first few are kept, and none that is too long.
+        """
+        made = full()
+        conversation = started(behind(always("envrcpt"), made), max_header_bytes=1000)
+        conversation.send(CONNECT + MAIL + packet("U", 2000 * b"x" + b"\0") + UNKNOWN * 100 + RCPT)
+        self.assertEqual(names(made.calls).count("unknown"), MAX_LATE_COMMANDS)
+        self.assertIn("not shown 81 HELO and unknown commands", self.log_text())
+        self.assertEqual(conversation.letters(DATA + EOH + EOM), "ccc")
+
+    def test_recipients_cost_no_more_each_when_there_are_many(self) -> None:
+        """
+        Recipients cost no more each when there are many, whatever the condition.
+        """
+        conditions = [
+            sender_matches("s@") & recipient_matches("x.example"),
+            recipient_matches("example.org") | ~always("data"),
+            known_at("envrcpt")(lambda mail: len(mail.recipients) > 10**9),
+            always("data"),
+        ]
+        for condition in conditions:
+
+            def prepare(size: int, condition: Condition = condition) -> Callable[[], object]:
+                conversation = started(
+                    behind(condition, milter(envrcpt=None)),
+                    max_recipients=None,
+                    max_header_bytes=None,
+                    timeout=None,
+                )
+                pieces = [CONNECT + MAIL, *(size * [RCPT]), *(size * [OTHER_RCPT]), DATA + ABORT]
+
+                def work() -> None:
+                    for piece in pieces:
+                        conversation.protocol.dataReceived(piece)
+                        conversation.transport.clear()
+
+                return work
+
+            assert_linear(prepare, 300)
+
+    def turning(self, made: Any) -> Conversation:
+        """
+        Begin a conversation in which many recipients are shown late, and others have their turns.
+        """
+        conversation = Conversation(behind(always("data"), made), timeout=None)
+        self.turns = conversation.factory._clock = Turns(conversation.clock)
+        conversation.connect()
+        conversation.agree()
+        conversation.send(CONNECT + HELO + MAIL, *(1000 * [RCPT]))
+        return conversation
+
+    def test_others_have_their_turn_while_many_recipients_are_shown_late(self) -> None:
+        """
+        Other connections have their turn while many recipients are shown late.
+        """
+        made = full()
+        conversation = self.turning(made)
+        conversation.protocol.dataReceived(DATA)
+        self.assertEqual(conversation.written(), b"")
+        self.assertEqual(conversation.letters(), "c")
+        self.assertEqual(self.turns.turns, 4)
+        self.assertEqual(names(made.calls), [*SPEAKING[:3], *(1000 * ["envrcpt"]), "data"])
+
+    def test_mta_may_go_between_turns(self) -> None:
+        """
+        The MTA may go in between.
+        """
+        made = full()
+        conversation = self.turning(made)
+        conversation.protocol.dataReceived(DATA)
+        conversation.drop()
+        conversation.clock.advance(1)
+        self.assertEqual(names(made.calls)[-2:], ["abort", "close"])
+        self.assertEqual(conversation.clock.getDelayedCalls(), [])
+        self.assertEqual(self.failures(), [])
+
+    def test_macros_of_each_recipient_shown_late(self) -> None:
+        """
+        Each recipient that is shown late finds its own macros, and those of stages before it.
+        """
+        seen = []
+
+        def look(self: Any, argv: list[str]) -> None:
+            seen.append((self.smfi_getsymval("j"), self.smfi_getsymval("{own}")))
+
+        conversation = started(behind(always("data"), milter(envrcpt=look)))
+        conversation.send(macros("C", b"j", b"host") + CONNECT + MAIL)
+        for value in (b"one", b"two"):
+            conversation.send(macros("R", b"{own}", value) + RCPT)
+        conversation.send(DATA)
+        self.assertEqual(seen, [("host", "one"), ("host", "two")])
+
+    def test_recipients_of_a_view_are_as_a_tuple(self) -> None:
+        """
+        The recipients that a condition is shown are as a tuple, and stay when others come.
+        """
+        kept = [("a",), ("b",), ("c",)]
+        seen = Recipients(kept)
+        kept.append(("d",))
+        expected = (("a",), ("b",), ("c",))
+        self.assertEqual(seen, expected)
+        self.assertEqual(seen, Recipients(kept[:3]))
+        self.assertNotEqual(seen, Recipients(kept))
+        self.assertNotEqual(seen, 3)
+        self.assertEqual(hash(seen), hash(expected))
+        self.assertEqual(repr(seen), repr(expected))
+        self.assertEqual((len(seen), seen[-1], seen[1:]), (3, ("c",), expected[1:]))
+        self.assertRaises(IndexError, lambda: seen[3])
 
 
 PIECES = {

@@ -177,7 +177,7 @@ def _limits() -> Iterator[_Option]:
         ("max_macro_bytes", "bytes of macros for one connection"),
         ("max_buffered", "bytes that may wait for a milter before reading is paused"),
         ("max_header_bytes", "bytes of header fields that a chain keeps of one message"),
-        ("max_recipients", "recipients of one message that a chain takes"),
+        ("max_recipients", "recipients of one message that a chain takes, or a condition looks at"),
         ("max_edit_bytes", "bytes of a milter's edits of one message, a new body aside"),
         ("max_body", "bytes of a body that a chain keeps in all"),
         ("spool_memory", "bytes of a body that a chain keeps in memory"),

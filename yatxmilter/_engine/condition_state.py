@@ -3,16 +3,23 @@ What a condition says of a conversation: `Decision`, the state behind a `GatedMe
 
 It follows one SMTP connection after the other, command by command, and knows whether the milter is
 to be shown the current one, and what it has not been shown so far.
+
+An SMTP client chooses how much that is: all that is kept has a bound. What cannot be kept of
+recipients is a failure of the milter, as in a chain. Of HELO and unknown commands a few are kept: a
+client may say them without end, the last HELO is the one that counts, and what is answered late to
+an unknown command is for nobody.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from yatxmilter._engine.conditions import Condition, MailView
+from yatxmilter._engine.conditions import Condition, MailView, Recipients
 from yatxmilter._engine.member import Callback
 from yatxmilter._engine.on_error import answer_for
+from yatxmilter._mail.bounds import MAX_LATE_COMMANDS, Limits
 from yatxmilter._wire.commands import (
     CONNECT_ROW,
     DATA_ROW,
@@ -22,7 +29,7 @@ from yatxmilter._wire.commands import (
     UNKNOWN_ROW,
     Command,
 )
-from yatxmilter._wire.macros import MacroStore
+from yatxmilter._wire.macros import NO_MACROS, MacroStore
 from yatxmilter.constants import ReturnCode
 
 __all__ = ["CONNECTION_ROWS", "Decision", "Late", "Standing"]
@@ -36,12 +43,15 @@ class Late(NamedTuple):
     A callback that the milter has not been shown yet.
 
     :ivar callback: ``None`` if the milter does not want it; it is kept for the condition.
+    :ivar macros: Those of its time, as `MacroStore.payloads` has them.
+    :ivar size: How many bytes are kept for it.
     """
 
     command: Command
     callback: Callback | None
     arguments: tuple[Any, ...]
-    macros: MacroStore
+    macros: tuple[bytes | None, ...] = NO_MACROS
+    size: int = 0
 
 
 class Standing(NamedTuple):
@@ -61,12 +71,17 @@ class Decision:
     :ivar known: What is known at connect, for all of the connection.
     :ivar standing: The answer that stands for the milter.
     :ivar early: What it has not been shown of the connection; ``pending``: of the message.
+    :ivar received: How many recipients the message has.
+    :ivar overrun: Why not all of them are kept, once that is so.
     """
 
-    def __init__(self, condition: Condition, on_error: Any, macros: MacroStore) -> None:
+    def __init__(
+        self, condition: Condition, on_error: Any, macros: MacroStore, limits: Limits
+    ) -> None:
         self._condition = condition
         self._on_error = on_error
         self._macros = macros
+        self._limits = limits
         self.begin_connection()
 
     def begin_connection(self) -> None:
@@ -75,6 +90,7 @@ class Decision:
         """
         self.view = MailView(self._macros.get)
         self.early: list[Late] = []
+        self._early_size = self._early_dropped = 0
         self.standing: Standing | None = None
         self.known: bool | None = None
         # What the last HELO made of it.
@@ -90,6 +106,15 @@ class Decision:
         self._now: bool | None = None
         self._joined = False
         self.pending: list[Late] = []
+        # Whether there is anything among it but recipients.
+        self._mixed = False
+        # The macros of what was kept last: only what is new takes room.
+        self._kept = NO_MACROS
+        self._size = self._unknown = self._dropped = 0
+        self.received = 0
+        self.overrun: str | None = None
+        # It grows with the message. What a condition is shown of it is a view that does not.
+        self._recipients: list[tuple[str, ...]] = []
         self.view = replace(self.view, sender=None, recipient=None, recipients=())
         if self.standing is not None and not self.standing.for_connection:
             self.standing = None
@@ -101,31 +126,97 @@ class Decision:
         """
         return bool(self.known or self._now or self._joined)
 
-    def keep(self, late: Late) -> None:
+    def keep(self, late: Late) -> bool:
         """
         Keep what the milter may have to be shown later, with the macros as they are.
+
+        :return: Whether there is room for it; only a recipient needs it.
         """
-        kept = self.pending if self.in_message else self.early
-        kept.append(late._replace(macros=self._macros.copy()))
+        macros = tuple(self._macros.payloads)
+        if not self.in_message:
+            self._keep_early(late._replace(macros=macros, size=_size(late, macros, NO_MACROS)))
+            return True
+        if late.command is MAIL_ROW:
+            # There is one, and its macros have a limit of their own.
+            self.pending.append(late._replace(macros=macros))
+            self._kept, self._mixed = macros, True
+            return True
+        size = _size(late, macros, self._kept)
+        if late.command is UNKNOWN_ROW and self._unknown >= MAX_LATE_COMMANDS:
+            self._dropped += 1
+            return True
+        if self._size + size > self._limits.max_header_bytes:
+            if late.command is RCPT_ROW:
+                self._exceed_bytes()
+                return False
+            self._dropped += 1
+            return True
+        if late.command is UNKNOWN_ROW:
+            self._unknown += 1
+            self._mixed = True
+        self._size += size
+        self._kept = macros
+        self.pending.append(late._replace(macros=macros))
+        return True
+
+    def _keep_early(self, late: Late) -> None:
+        early = self.early
+        early.append(late)
+        self._early_size += late.size
+        limit = self._limits.max_header_bytes
+        while len(early) > MAX_LATE_COMMANDS or self._early_size > limit:
+            # Neither the connection itself goes nor the HELO that counts.
+            last_helo = max([i for i, one in enumerate(early) if one.command is HELO_ROW] or [-1])
+            for index, one in enumerate(early):
+                if one.command is not CONNECT_ROW and index != last_helo:
+                    break
+            else:
+                return
+            self._early_size -= one.size
+            self._early_dropped += 1
+            del early[index]
+
+    def _exceed_bytes(self) -> None:
+        limit = self._limits.max_header_bytes
+        self.overrun = f"recipients of more than {limit} bytes with macros (max_header_bytes)"
 
     def missed(self) -> list[Late]:
         """
         Take what the milter has not been shown yet, but for recipients not decided upon.
         """
-        early, pending = self.early, self.pending
-        undecided = [one for one in pending if self._now is None and one.command is RCPT_ROW]
-        self.early, self.pending = [], undecided
-        return early + [one for one in pending if one not in undecided]
+        taken = self.early
+        self.early = []
+        self._early_size = 0
+        if self._now is not None:
+            taken = taken + self.pending
+            self.pending = []
+        elif self._mixed:
+            # From now on there are recipients only: they are not looked through at each of them.
+            self._mixed = False
+            taken = taken + [one for one in self.pending if one.command is not RCPT_ROW]
+            self.pending = [one for one in self.pending if one.command is RCPT_ROW]
+        return taken
+
+    def dropped(self) -> int:
+        """
+        Tell, once, how many commands were not kept of what was missed.
+        """
+        dropped = self._early_dropped + self._dropped
+        self._early_dropped = self._dropped = 0
+        return dropped
 
     def put_back(self, missed: list[Late]) -> None:
         """
         Keep what is about the connection for its next message: this one is over.
         """
         self.early = [late for late in missed if late.command in CONNECTION_ROWS] + self.early
+        self._early_size = sum([late.size for late in self.early])
 
-    def note(self, command: Command, arguments: tuple[Any, ...]) -> None:
+    def note(self, command: Command, arguments: tuple[Any, ...]) -> bool:
         """
         Take note of a command.
+
+        :return: Whether there is room for it; only a recipient needs it.
         """
         if command is CONNECT_ROW:
             hostname, client = arguments
@@ -138,9 +229,24 @@ class Decision:
             self.in_message = True
             self.view = replace(self.view, sender=tuple(arguments[0]))
         elif command is RCPT_ROW:
-            one = tuple(arguments[0])
-            recipients = (*self.view.recipients, one)
-            self.view = replace(self.view, recipient=one, recipients=recipients)
+            self.received += 1
+            if self.known is None and self._now is None:
+                return self._note_recipient(tuple(arguments[0]))
+        return True
+
+    def _note_recipient(self, one: tuple[str, ...]) -> bool:
+        recipients, limit = self._recipients, self._limits.max_recipients
+        size = _length(one)
+        if len(recipients) >= limit:
+            self.overrun = f"a message of more than {limit} recipients (max_recipients)"
+            return False
+        if self._size + size > self._limits.max_header_bytes:
+            self._exceed_bytes()
+            return False
+        self._size += size
+        recipients.append(one)
+        self.view = replace(self.view, recipient=one, recipients=Recipients(recipients))
+        return True
 
     def decide(self, command: Command) -> bool | None:
         """
@@ -181,15 +287,17 @@ class Decision:
         if self._now is not None:
             return
         opened = self._joined
-        for late in self.pending.copy():
+        kept = []
+        for late in self.pending:
             if late.command is RCPT_ROW:
                 self.view = replace(self.view, recipient=tuple(late.arguments[0]))
-                if self._evaluate(DATA_ROW):
-                    opened = True
-                else:
-                    self.pending.remove(late)
-        if not self.view.recipients:
+                if not self._evaluate(DATA_ROW):
+                    continue
+                opened = True
+            kept.append(late)
+        if not self._recipients:
             opened = self._evaluate(DATA_ROW) is True
+        self.pending = kept
         self._now = opened
 
     def _evaluate(self, reached: Command) -> bool | None:
@@ -205,3 +313,22 @@ class Decision:
             else:
                 self._now = True
             raise
+
+
+def _size(late: Late, macros: tuple[bytes | None, ...], known: tuple[bytes | None, ...]) -> int:
+    """
+    Tell how many bytes it takes to keep a callback.
+
+    :param known: The macros that take no room of their own.
+    """
+    arguments = late.arguments[0] if late.command is RCPT_ROW else late.arguments
+    size = _length(arguments) if late.command is not CONNECT_ROW else 0
+    for one, other in zip(macros, known, strict=True):
+        if one is not None and one is not other:
+            size += len(one)
+    return size
+
+
+def _length(strings: Sequence[str]) -> int:
+    # Each has a NUL behind it.
+    return sum([len(one) for one in strings]) + len(strings)

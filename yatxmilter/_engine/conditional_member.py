@@ -13,9 +13,10 @@ for as long as it would have if it had come in time: for the message, or for the
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -42,6 +43,7 @@ from yatxmilter._wire.macros import MacroStore
 from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS, Request
 from yatxmilter._wire.payloads import Offer, from_text, to_text
 from yatxmilter.constants import SMFIS_CONTINUE, ReturnCode
+from yatxmilter.errors import LimitExceeded
 
 if TYPE_CHECKING:
     from yatxmilter._engine.session import Session
@@ -54,6 +56,9 @@ _log = Logger(__name__)
 #: let pass.
 _REPEATS = (*CONNECTION_ROWS, MAIL_ROW, RCPT_ROW)
 
+#: So many callbacks are called late in one turn of the reactor.
+_TURN: Final = 250
+
 
 class GatedMember(Member):
     """
@@ -65,6 +70,7 @@ class GatedMember(Member):
         "_condition",
         "_decision",
         "_gone",
+        "_late_macros",
         "_macros",
         "_met",
         "_needs",
@@ -94,7 +100,9 @@ class GatedMember(Member):
         self._met = self._seen = False
         self._concerned = False
         self._own_steps_agreed = self.request.steps
-        self._decision = Decision(condition, self.on_error, session.macros)
+        self._decision = Decision(condition, self.on_error, session.macros, session.limits)
+        # One for all that is shown late: macros that many callbacks have in common are read once.
+        self._late_macros = MacroStore()
         self.request = self.widened(self.request, Offer(0, 0, 0))
 
     # ---- negotiation
@@ -200,17 +208,37 @@ class GatedMember(Member):
         decision = self._decision
         if command is CONNECT_ROW or command is MAIL_ROW:
             self._seen = self._concerned = False
-        decision.note(command, arguments)
+        told = decision.overrun is not None
+        if not decision.note(command, arguments):
+            return self._overrun(told)
         joins = not decision.open
         opened = decision.decide(command)
-        late = Late(command, callback, arguments, self._macros)
+        late = Late(command, callback, arguments)
         if opened is None:
-            decision.keep(late)
-            return None
+            return None if decision.keep(late) else self._overrun(told)
         if not opened or decision.standing is not None:
             return self._do_without(command, opened and (joins or command in _REPEATS))
         missed = decision.missed()
-        return run_coroutine(self._catch_up(missed, late)) if missed else self._show(late)
+        if not missed:
+            return self._show(late)
+        dropped = decision.dropped()
+        if dropped:
+            self._warn_of_dropped(dropped, command)
+        return run_coroutine(self._catch_up(missed, late))
+
+    def _overrun(self, told: bool) -> object:
+        """
+        Fail at a recipient that is not kept: it is not the milter's, which stays in the message.
+
+        :param told: Whether that has been told of the message.
+        """
+        decision = self._decision
+        answer = answer_for(RCPT_ROW, self.on_error)
+        if answer.disconnects or answer.code is not SMFIS_CONTINUE:
+            decision.received -= 1
+        if told:
+            return ON_ERROR
+        raise LimitExceeded(f"the condition has {decision.overrun}")
 
     # ---- calling
 
@@ -257,12 +285,14 @@ class GatedMember(Member):
 
     async def _catch_up(self, missed: list[Late], now: Late) -> object:
         refused: list[Standing] = []
-        while missed:
-            late = missed.pop(0)
+        takes_turns = not isinstance(self._session.clock, Clock)
+        for count, late in enumerate(missed, 1):
             try:
-                code = await self._show_late(late, now.command)
+                code = await self._show_late(
+                    late, now.command, in_turn=takes_turns and not count % _TURN
+                )
             except CancelledError:
-                self._decision.put_back(missed)
+                self._decision.put_back(missed[count:])
                 raise
             if self._session.over:
                 return ON_ERROR
@@ -273,7 +303,7 @@ class GatedMember(Member):
             if late.command is not RCPT_ROW or code is c.SMFIS_DISCARD or code is c.SMFIS_ACCEPT:
                 return self._stand(standing, now.command)
             refused.append(standing)
-        if refused and len(refused) == len(self._decision.view.recipients):
+        if refused and len(refused) == self._decision.received:
             return self._stand(refused[-1], now.command)
         if refused:
             self._warn_of_refused(len(refused), now.command)
@@ -286,12 +316,15 @@ class GatedMember(Member):
         self._seen = False
         return self._do_without(command, True)
 
-    async def _show_late(self, late: Late, now: Command) -> ReturnCode:
+    async def _show_late(self, late: Late, now: Command, *, in_turn: bool) -> ReturnCode:
         context = self.context
         context.editing = False
-        context.show_macros(late.macros)
+        self._late_macros.become(late.macros)
+        context.show_macros(self._late_macros)
         context.early = late.command in CONNECTION_ROWS
         try:
+            if in_turn:
+                await self._next_turn()
             result = await self._shown_late(late)
         except CancelledError:
             # Its time is over, or the message: the first is answered for at the current step.
@@ -311,6 +344,22 @@ class GatedMember(Member):
             raise
         except BaseException:
             return Failure()
+
+    async def _next_turn(self) -> None:
+        # Other connections have theirs.
+        turn: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self._session.clock.callLater(0, turn.callback, None)
+        await turn
+
+    def _warn_of_dropped(self, count: int, command: Command) -> None:
+        _log.warn(
+            "Milter {milter} is not shown {count} HELO and unknown commands, which came before its"
+            " condition was known, at {stage} (queue id {queue_id}): so many are not kept",
+            milter=self.name,
+            count=count,
+            stage=command.callback,
+            queue_id=self._queue_id(),
+        )
 
     def _warn_of_refused(self, count: int, command: Command) -> None:
         _log.warn(

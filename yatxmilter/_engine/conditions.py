@@ -10,10 +10,11 @@ that is `yatxmilter._engine.conditional_member`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, overload
 
 from twisted.internet.interfaces import IAddress
 
@@ -33,6 +34,7 @@ from yatxmilter._wire.negotiation import DEFAULT_SYMBOLS
 __all__ = [
     "Condition",
     "MailView",
+    "Recipients",
     "authenticated",
     "client_in",
     "condition_option",
@@ -53,6 +55,51 @@ STAGES: Final[dict[str, tuple[Command, int]]] = {
 }
 
 
+class Recipients(Sequence[tuple[str, ...]]):
+    """
+    The recipients of a message up to one of them: a tuple but for the room it takes.
+
+    There is one for each recipient, and copies would make many of them dear.
+
+    :param kept: All of them. Others may come behind those of now; none is ever taken away.
+    """
+
+    __slots__ = ("_count", "_kept")
+
+    def __init__(self, kept: list[tuple[str, ...]]) -> None:
+        self._kept = kept
+        self._count = len(kept)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return islice(self._kept, self._count)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, ...]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[str, ...], ...]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
+        places = range(self._count)[index]
+        if isinstance(places, range):
+            return tuple([self._kept[place] for place in places])
+        return self._kept[places]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, (tuple, Recipients)):
+            return tuple(self) == tuple(other)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class MailView:
     """
@@ -64,7 +111,8 @@ class MailView:
     :ivar helo: What the client said in HELO or EHLO.
     :ivar sender: The arguments of ``xxfi_envfrom``.
     :ivar recipient: Those of the ``xxfi_envrcpt`` that is decided upon.
-    :ivar recipients: Those of all recipients that were asked for so far, this one included.
+    :ivar recipients: Those of all recipients that were asked for so far, this one included: a
+        sequence that compares as a tuple does.
     """
 
     macro: Callable[[str], str | None]
@@ -73,7 +121,7 @@ class MailView:
     helo: str | None = None
     sender: tuple[str, ...] | None = None
     recipient: tuple[str, ...] | None = None
-    recipients: tuple[tuple[str, ...], ...] = ()
+    recipients: Sequence[tuple[str, ...]] = ()
 
 
 Predicate = Callable[[MailView], object]

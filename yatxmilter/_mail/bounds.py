@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BODY",
     "MAX_EDIT_BYTES",
     "MAX_HEADER_BYTES",
+    "MAX_LATE_COMMANDS",
     "MAX_MIME_DEPTH",
     "MAX_MIME_PARTS",
     "MAX_NEW_BODY",
@@ -34,6 +35,9 @@ __all__ = [
 MAX_HEADER_BYTES: Final = 1024 * 1024
 #: Recipients that are kept for one message.
 MAX_RECIPIENTS: Final = 10_000
+#: Commands before a message, CONNECT included, that are kept for a milter whose condition is not
+#: known yet, and unknown commands in it. A client says HELO once or twice, and nothing unknown.
+MAX_LATE_COMMANDS: Final = 20
 #: Recipients that an SMTP server takes for one message.
 SMTP_MAX_RECIPIENTS: Final = 1_000
 #: Bytes of one milter's edits of one message, its new body aside.
@@ -95,6 +99,8 @@ _FAILED = (
     "a failure of that milter: its `on_error` is the answer; the SMTP server refuses the message"
 )
 
+_NOT_KEPT = "a failure of that milter: its `on_error` is the answer for each further recipient"
+
 #: All bounds, in the order in which the manual has them.
 BOUNDS: Final = (
     Bound(
@@ -110,6 +116,32 @@ BOUNDS: Final = (
         MAX_RECIPIENTS,
         _FAILED,
         SMTP_MAX_RECIPIENTS,
+    ),
+    Bound(
+        "recipients of one message that are kept for a milter with a condition which looks at them",
+        "max_recipients",
+        MAX_RECIPIENTS,
+        _NOT_KEPT,
+    ),
+    Bound(
+        "bytes of these recipients, with the macros of those not decided upon",
+        "max_header_bytes",
+        MAX_HEADER_BYTES,
+        _NOT_KEPT,
+    ),
+    Bound(
+        "commands before a message (connect, HELO, unknown ones), and unknown ones in a message,"
+        " that are kept for a milter whose condition is not known yet",
+        None,
+        MAX_LATE_COMMANDS,
+        "the milter is shown the connection, the last HELO and the last others before the message,"
+        " and the first in the message; the log says so",
+    ),
+    Bound(
+        "bytes of these commands before a message, with macros",
+        "max_header_bytes",
+        MAX_HEADER_BYTES,
+        "likewise",
     ),
     Bound(
         "bytes of the edits of one milter for one message, those of a remote one included, the"

@@ -153,6 +153,19 @@ class MacroStore:
         other._tables = None if self._tables is None else self._tables.copy()
         return other
 
+    def become(self, payloads: tuple[bytes | None, ...]) -> None:
+        """
+        Have the macros of another time.
+
+        What was read stays for the stages whose macros are the same.
+        """
+        tables = self._tables
+        for stage, payload in enumerate(payloads):
+            if payload is not self.payloads[stage]:
+                self.payloads[stage] = payload
+                if tables is not None:
+                    tables[stage] = None
+
     def get(self, symname: str) -> str | None:
         """
         Look a macro up, from the last stage to the first; mirrors ``smfi_getsymval``.

@@ -169,8 +169,9 @@ class MilterProtocolFactory(Factory):
     :param max_macros: How many macros there may be for one stage.
     :param max_macro_bytes: How many bytes of macros there may be for one connection.
     :param max_buffered: Bytes that may wait for a milter before reading is paused.
-    :param max_header_bytes: Bytes of header fields that a chain keeps of one message.
-    :param max_recipients: Recipients of one message that a chain takes.
+    :param max_header_bytes: Bytes of header fields that a chain keeps of one message, or of
+        recipients that are kept for a condition.
+    :param max_recipients: Recipients of one message that a chain takes, or a condition looks at.
     :param max_edit_bytes: Bytes of one milter's edits of one message, a new body aside.
     :param max_body: Bytes of a body that a chain keeps in all, or that a milter puts in.
     :param spool_memory: Bytes of a body that a chain keeps in memory; more go to a temporary file.
