@@ -87,7 +87,7 @@ CASES = (
         "a chain of three",
         _REUSE,
         {"BENCH_MILTERS": "3", "BENCH_MERGE": "chain"},
-        1.53,
+        1.45,
         1.36,
         _THREE,
     ),
