@@ -5,10 +5,15 @@ The message as an object of the email package: bounded, for any octets, and put 
 from __future__ import annotations
 
 import copy
+import encodings
+from collections.abc import Callable
 from email import message_from_bytes, policy
+from email.generator import BytesGenerator, Generator
 from email.header import Header
 from email.message import EmailMessage
 from email.message import Message as OldMessage
+from functools import partial
+from io import BytesIO, StringIO
 from typing import Any
 
 from hypothesis import example, given
@@ -24,7 +29,7 @@ from yatxmilter._mail.rfc5322 import split_mail
 from yatxmilter._wire.payloads import to_text
 from yatxmilter.errors import LimitExceeded, ValueNotSendable
 from yatxmilter.message import Message
-from yatxmilter.message._email import build_email, write_email
+from yatxmilter.message._email import ParsedMessage, build_email, write_email
 
 from .test_content import message
 
@@ -134,6 +139,185 @@ class ObjectTests(SynchronousTestCase):
         assert_linear(
             lambda size: lambda: write_email(parsed(parts + b"--b\r\n\r\nx\r\n" * size)), 100
         )
+
+
+#: What strangers write where a charset belongs; there are codecs for some that are none.
+NO_CHARSETS = (
+    *(b"x-unknown", b"zlib", b"idna", b"undefined", b"punycode", b"unicode_escape", b"rot13"),
+    *("é".encode(), b"\xff", b'"a\\\x01b"', b'""', b"\0", b"x" * 5000),
+)
+
+
+def text_part(charset: bytes, content: bytes) -> Any:
+    """
+    Make the object of a text in a charset.
+    """
+    return parsed(b"Content-Type: text/plain; charset=" + charset + b"\r\n\r\n" + content)
+
+
+class ContentTests(SynchronousTestCase):
+    """
+    What is read of a part, whatever its header says.
+    """
+
+    def test_charset_that_is_not_known_counts_as_utf_8(self) -> None:
+        """
+        A charset that is not known, or is none, counts as UTF-8; where an author asks for strict
+        reading it is an error.
+        """
+        for charset in NO_CHARSETS:
+            mail = text_part(charset, b"a-\xc3\xa9\xff")
+            self.assertEqual(mail.get_content(), "a-é\ufffd", charset)
+            self.assertEqual(mail.get_content("ignore"), "a-é")
+            self.assertEqual(mail.get_payload(), "a-é\ufffd")
+            self.assertRaises(LookupError, mail.get_content, errors="strict")
+
+    def test_charset_that_is_known_is_read_as_ever(self) -> None:
+        """
+        A charset that is known is read as ever, and so is a text without one.
+        """
+        self.assertEqual(text_part(b"ISO-8859-1", b"\xe9").get_content(), "é")
+        self.assertEqual(text_part(b"iso-8859-1", b"\xe9").get_payload(), "é")
+        self.assertEqual(text_part(b"utf-8", b"\xe9").get_content(), "\ufffd")
+        strict = text_part(b"utf-8", b"\xe9").get_content
+        self.assertRaises(UnicodeDecodeError, strict, errors="strict")
+        self.assertEqual(parsed(b"A: b\r\n\r\n\xe9").get_content(), "\ufffd")
+        self.assertEqual(parsed(b"A: b\r\n\r\nx").get_payload(), "x")
+
+    def test_what_is_no_text_and_not_known_is_octets(self) -> None:
+        """
+        What is no text is octets: types that nobody knows too, and messages that are not looked
+        into. A multipart has parts.
+        """
+        for kind in (b"font/x", b"image/x", b"message/partial", b"message/delivery-status"):
+            mail = parsed(b"Content-Type: " + kind + b"\r\n\r\n\xff")
+            self.assertEqual(mail.get_content(), b"\xff", kind)
+        head = b"Content-Type: message/rfc822\r\n"
+        coded = parsed(head + b"Content-Transfer-Encoding: base64\r\n\r\nQQ==")
+        self.assertEqual(coded.get_content(), b"A")
+        self.assertEqual(parsed(head + b"\r\nA: b\r\n\r\n").get_content()["A"], "b")
+        mixed = parsed(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx")
+        self.assertRaises(KeyError, mixed.get_content)
+        self.assertRaises(KeyError, parsed(b"Content-Type: multipart/mixed x\r\n\r\n").get_content)
+        self.assertEqual(mixed.get_payload(0).get_content(), "x")
+
+    def test_what_cannot_be_decoded_is_given_as_it_stands(self) -> None:
+        """
+        What cannot be decoded is given as it stands, also where Python would raise for it.
+        """
+        mail = parsed(b"Content-Transfer-Encoding: x-uuencode\r\n\r\nbegin 644 \xff\r\n~\xff")
+        self.assertEqual(mail.get_payload(decode=True), b"begin 644 \xff\n~\xff")
+
+        def fails(*_: object, **__: object) -> None:
+            raise ValueError
+
+        self.patch(OldMessage, "get_payload", fails)
+        self.assertEqual(mail.get_payload(decode=True), b"begin 644 \xff\n~\xff")
+
+    def test_message_is_written_with_any_charset_and_any_header(self) -> None:
+        """
+        A message is written, in all of the ways there are, whatever its header says.
+        """
+        for charset in NO_CHARSETS:
+            source = b"Subject: \xff\r\nContent-Type: text/plain; charset=" + charset
+            source += b"\r\n\r\n\xc3\xa9\r\n"
+            mail = parsed(source)
+            text = source.decode("utf-8", "replace")
+            self.assertEqual(mail.as_bytes(policy=policy.SMTP), source)
+            self.assertEqual(mail.as_bytes(policy=policy.default), source.replace(b"\r\n", b"\n"))
+            self.assertEqual(mail.as_string(policy=policy.default), text.replace("\r\n", "\n"))
+            self.assertEqual(mail.as_string(maxheaderlen=20), text)
+            self.assertEqual(str(mail), text)
+            self.assertEqual(bytes(mail), source)
+        for writes, file in ((BytesGenerator, BytesIO()), (Generator, StringIO())):
+            # Which ask the message's policy.
+            writes(file).flatten(parsed(b"Subject: x\r\n\ty\r\n\r\nz\r\n"))
+            self.assertIn(
+                file.getvalue(),
+                (b"Subject: x\r\n\ty\r\n\r\nz\r\n", "Subject: x\r\n\ty\r\n\r\nz\r\n"),
+            )
+        self.assertRegex(mail.as_string(unixfrom=True), r"^From nobody .*\r\nSubject: ")
+        mail.set_unixfrom("From a@b.test x")
+        self.assertTrue(mail.as_bytes(unixfrom=True).startswith(b"From a@b.test x\r\nSubject: "))
+
+    def test_parameters_that_are_octets_are_kept_and_copied(self) -> None:
+        """
+        Parameters with octets that are no UTF-8 in them stay as they are where others are edited,
+        and can be set.
+        """
+        mail = parsed(b'Content-Type: text/plain; name="\xff\\"\xe9"; x=1\r\n\r\n')
+        mail.set_param("x", "2")
+        mail.set_type("text/html")
+        mail.set_param("y", mail.get_param("name"), replace=True)
+        mail.del_param("x", "Content-Type")
+        name = b'"\xff\\"\xe9"'
+        self.assertEqual(
+            mail.as_bytes(),
+            b"MIME-Version: 1.0\r\nContent-Type: text/html; name=%b; y=%b\r\n\r\n" % (name, name),
+        )
+
+    def test_parameters_are_edited_as_by_the_standard_library(self) -> None:
+        """
+        Parameters are edited as by the standard library.
+        """
+        edits: Any = (
+            ("set_param", ("a", "1"), {}),
+            ("set_param", ("a", "x y"), {"header": "X-Other", "charset": "utf-8"}),
+            ("set_param", ("A", "é"), {"charset": "utf-8"}),
+            ("set_param", ("b", "1"), {"replace": True}),
+            ("set_param", ("b", "1"), {}),
+            ("del_param", ("none",), {"header": "X-None"}),
+            ("set_type", ("text/html",), {}),
+            ("set_type", ("image/png",), {"header": "X-Third"}),
+            ("del_param", ("A",), {}),
+            ("set_param", ("y", "1"), {"header": "X-Other"}),
+            ("del_param", ("none",), {}),
+        )
+        mine: Any = ParsedMessage()
+        theirs: Any = ParsedMessage()
+        for name, args, options in edits:
+            getattr(mine, name)(*args, **options)
+            getattr(EmailMessage, name)(theirs, *args, **options)
+            self.assertEqual(list(mine.raw_items()), list(theirs.raw_items()), (name, args))
+        self.assertRaises(ValueError, mine.set_type, "html")
+        self.assertEqual(list(mine.raw_items()), list(theirs.raw_items()))
+
+    def test_charsets_of_strangers_are_not_remembered(self) -> None:
+        """
+        Python, which remembers each codec that it was asked for, is not asked for a stranger's.
+        """
+        for number in range(50):
+            mail = text_part(b"stranger%d" % number, b"\xff")
+            ask(mail)
+            mail.get_content(), mail.get_payload(), str(mail), mail.as_string(maxheaderlen=20)
+            self.assertRaises(LookupError, mail.get_content, errors="strict")
+        known: Any = encodings._cache  # type: ignore[attr-defined]
+        self.assertEqual([name for name in known if "stranger" in name], [])
+
+    def test_time_is_linear(self) -> None:
+        """
+        Time is linear in the length of the content, and of the header.
+        """
+        assert_linear(
+            lambda size: text_part(b"punycode", b"a" * size + b"-" + b"b" * size).get_content
+        )
+        assert_linear(lambda size: text_part(b"punycode", b"\xff" * size).__str__)
+        assert_linear(
+            lambda size: partial(parsed(b"To: " + b"(=?" * size).as_bytes, False, policy.SMTP)
+        )
+        edits: tuple[Callable[[Any], object], ...] = (
+            lambda mail: mail.set_param("a1", "y"),
+            lambda mail: mail.set_param("z", "y"),
+            lambda mail: mail.del_param("a1"),
+            lambda mail: mail.set_type("text/html"),
+        )
+        for edit in edits:
+
+            def prepare(size: int, edit: Callable[[Any], object] = edit) -> Callable[[], object]:
+                mail = text_part(b"a" + b"".join(b"; a%d=b" % n for n in range(size)), b"")
+                return lambda: edit(copy.copy(mail))
+
+            assert_linear(prepare, 300)
 
 
 class WritingTests(SynchronousTestCase):

@@ -17,7 +17,7 @@ from typing import Final
 
 from yatxmilter._mail.bounds import MAX_HEADER_BYTES, MAX_MIME_DEPTH, MAX_MIME_PARTS
 from yatxmilter._mail.fields import ContentValue, EncodingValue, FieldValue, read_field
-from yatxmilter._mail.words import charset_codec
+from yatxmilter._mail.words import charset_text
 
 __all__ = ["Octets", "Part", "decode_content", "find_parts"]
 
@@ -184,10 +184,7 @@ class Part:
         Its content as text, its lines ending in LF. Octets that are not what the charset says are
         U+FFFD; a charset that is not known counts as UTF-8.
         """
-        charset = self.charset
-        codec = None if charset is None else charset_codec(charset)
-        text = self.content.decode(codec or "utf-8", "replace")
-        return text.replace("\r\n", "\n")
+        return charset_text(self.content, self.charset or "utf-8").replace("\r\n", "\n")
 
     def walk(self) -> Iterator[Part]:
         """

@@ -19,6 +19,8 @@ from typing import Final, NamedTuple
 __all__ = [
     "ENCODED_WORD",
     "Piece",
+    "charset_codec",
+    "charset_text",
     "decode_text",
     "encode_text",
     "fold",
@@ -102,6 +104,16 @@ def charset_codec(charset: str) -> str | None:
     """
     name = charset.partition("*")[0].lower()
     return _CHARSETS.get(name.replace("-", "_").replace(".", "_").replace(" ", "_"))
+
+
+def charset_text(octets: bytes, charset: str, errors: str = "replace") -> str:
+    """
+    Decode octets by the charset that mail names for them; one that is not known counts as UTF-8.
+
+    :param errors: What is done with octets that are not what the charset says, as for
+        ``bytes.decode``.
+    """
+    return octets.decode(charset_codec(charset.strip()) or "utf-8", errors)
 
 
 def has_octets(text: str) -> bool:

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from email.errors import MessageDefect
-from email.message import EmailMessage
+from email.message import (  # type: ignore[attr-defined]
+    EmailMessage,
+    _formatparam,
+)
 from email.message import Message as AnyEmail
 from email.policy import EmailPolicy
 from itertools import zip_longest
@@ -21,13 +25,15 @@ from typing import Any, Final
 
 from yatxmilter._mail.fields import ContentValue, FieldValue, read_field
 from yatxmilter._mail.mime import Octets, Part, find_parts
-from yatxmilter._mail.words import has_octets
+from yatxmilter._mail.tokens import quote
+from yatxmilter._mail.words import charset_codec, charset_text, has_octets
 from yatxmilter.errors import ValueNotSendable
 from yatxmilter.message._values import check_name, check_raw, encode_value
 
 __all__ = ["ParsedMessage", "build_email", "write_email"]
 
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
+_ANY_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _MULTIPART: Final = re.compile(r"(?i)multipart/")
 
 
@@ -107,22 +113,147 @@ class ParsedMessage(EmailMessage):
         )
         return [(value.first, ""), *quoted]
 
+    def set_param(
+        self,
+        param: str,
+        value: Any,
+        header: str = "Content-Type",
+        requote: bool = True,
+        charset: Any = None,
+        language: str = "",
+        replace: bool = False,
+    ) -> None:
+        """
+        Set a parameter of a field, as the ``email`` package does; in time linear in its length.
+        """
+        if charset and not isinstance(value, tuple):
+            value = (charset, language, value)
+        if self.get_param(param, header=header):
+            params = self.get_params([], header, requote)
+            changed = (
+                _parameter(param, value, requote)
+                if name.lower() == param.lower()
+                else _parameter(name, old, requote)
+                for name, old in params
+            )
+            self._set_params(header, changed, replace)
+            return
+        whole = self.get(header)
+        if whole is None and header.lower() == "content-type":
+            whole = "text/plain"
+        before = [str(whole)] if whole else []
+        self._set_params(header, [*before, _parameter(param, value, requote)], replace)
+
+    def del_param(self, param: str, header: str = "content-type", requote: bool = True) -> None:
+        """
+        Delete a parameter of a field, as the ``email`` package does; in time linear in its length.
+        """
+        if header in self:
+            params = self.get_params([], header, requote)
+            kept = [each for each in params if each[0].lower() != param.lower()]
+            self._set_params(header, (_parameter(*each, requote) for each in kept), False)
+
+    def set_type(self, type: str, header: str = "Content-Type", requote: bool = True) -> None:
+        """
+        Set the type, as the ``email`` package does; in time linear in the length of the field.
+        """
+        params = self.get_params([], header, requote)[1:]
+        if type.count("/") == 1:
+            # Else the parameters would be set again one by one.
+            del self[header]
+        super().set_type(type, header, requote)
+        if params:
+            written = (_parameter(*each, requote) for each in params)
+            self._set_params(header, [type, *written], False)
+
+    def _set_params(self, header: str, written: Iterable[str], replace: bool) -> None:
+        text = "; ".join(written)
+        if text == self.get(header):
+            return
+        if replace:
+            self.replace_header(header, text)
+        else:
+            del self[header]
+            self[header] = text
+
     def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
         """
         Give the message's octets, the parts that were not touched as they came.
-        """
-        if unixfrom or policy is not None:
-            return super().as_bytes(unixfrom, policy)
-        fields, body = write_email(self)
-        return written_header(fields) + b"\r\n" + body
 
-    def as_string(self, unixfrom: bool = False, *args: Any, **options: Any) -> str:
+        :param unixfrom: Whether a ``From `` line stands before them.
+        :param policy: Says what lines end in. Nothing else of it counts: the ``email`` package
+            cannot fold what a stranger wrote without failing, or taking its time.
+        """
+        fields, body = write_email(self)
+        octets = written_header(fields) + b"\r\n" + body
+        if unixfrom:
+            mark = self.get_unixfrom() or f"From nobody {time.ctime()}"
+            octets = mark.encode("utf-8", "surrogateescape") + b"\r\n" + octets
+        if policy is None:
+            return octets
+        line_end = policy.linesep.encode("ascii")
+        return _ANY_LINE_END.sub(lambda _: line_end, octets)
+
+    def as_string(
+        self, unixfrom: bool = False, maxheaderlen: int | None = None, policy: Any = None
+    ) -> str:
         """
         Give the message as text, for people to read.
+
+        :param maxheaderlen: Nothing is folded, whatever it is.
+        :param policy: Says what lines end in, as for `as_bytes`.
         """
-        if unixfrom or args or options:
-            return super().as_string(unixfrom, *args, **options)
+        if unixfrom or maxheaderlen is not None or policy is not None:
+            return self.as_bytes(unixfrom, policy or self.policy).decode("utf-8", "replace")
         return self.as_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def get_payload(self, i: Any = None, decode: bool = False) -> Any:
+        """
+        Give the content as it is kept: parts, or a string; decoded, octets.
+        """
+        payload = _payload(self)
+        if i is not None or not isinstance(payload, str):
+            inherited: Any = super()
+            return inherited.get_payload(i, decode)
+        if decode:
+            try:
+                return super().get_payload(decode=True)
+            except ValueError:
+                # Python 3.10 does so for what is not uuencoded.
+                return payload.encode("utf-8", "surrogateescape")
+        if not has_octets(payload):
+            return payload
+        return charset_text(payload.encode("utf-8", "surrogateescape"), self._charset_name())
+
+    def get_content(self, *args: Any, content_manager: Any = None, **options: Any) -> Any:
+        """
+        Give what the content says: text, octets, or the message in a message.
+
+        :param errors: For text: what is done with octets that are not what the charset says. A
+            charset that is not known counts as UTF-8; where this is ``strict``, it is an error.
+        :raises KeyError: for a multipart, whose content is its parts.
+        """
+        if content_manager is None and isinstance(_payload(self), str):
+            maintype = self.get_content_maintype()
+            if maintype == "text":
+                return self._text(*args, **options)
+            if maintype != "multipart":
+                return self._octets(*args, **options)
+        return super().get_content(*args, content_manager=content_manager, **options)
+
+    def _text(self, errors: str = "replace") -> str:
+        charset = self._charset_name()
+        if errors == "strict" and charset_codec(charset.strip()) is None:
+            raise LookupError(f"unknown charset: {charset}")
+        return charset_text(self.get_payload(decode=True), charset, errors)
+
+    def _octets(self) -> Any:
+        # A type that the email package does not know counts as octets (RFC 2046, section 4), and
+        # so does a message in a message that was not looked into.
+        return self.get_payload(decode=True)
+
+    def _charset_name(self) -> str:
+        return str(self.get_param("charset", "us-ascii"))
 
     def iter_attachments(self) -> Any:
         """
@@ -177,6 +308,16 @@ class _Source:
             and len(payload) == len(self.parts)
             and all(one is other for one, other in zip(payload, self.parts, strict=True))
         )
+
+
+def _parameter(name: str, value: Any, requote: bool) -> str:
+    """
+    Write a parameter: as the ``email`` package does, but for octets that are no UTF-8, which are
+    left as they are.
+    """
+    if isinstance(value, str) and has_octets(value):
+        return f"{name}={quote(value)}"
+    return str(_formatparam(name, value, requote))
 
 
 def _payload(email: AnyEmail) -> Any:
