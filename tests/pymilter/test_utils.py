@@ -4,11 +4,31 @@
 
 from __future__ import annotations
 
+import encodings
 import socket
+from email.errors import HeaderParseError
+from email.header import decode_header
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from Milter import utils
 from twisted.trial.unittest import SynchronousTestCase
+
+from tests.growth import assert_linear
+from tests.helpers import STEADY
+
+PIECES = (
+    *(
+        "=?utf-8?q?a?=",
+        "=?UTF-8?B?w6Q=?=",
+        "=?utf-8?b?w6?=",
+        "=?iso-8859-1?q?=e9_x?=",
+        "=?utf-8?b?a?=",
+    ),
+    *("=?utf-8?q?=c3?=", "=?utf-8?q?=a4?=", "=?utf-8?q? ?=", "=?utf-8?q??=", "=?us-ascii?Q?a b?="),
+    *(" ", "\n ", "\r\n\t", "x", "é", "=?", "?=", "?", "=", "\x0c", "=?utf-8\n?q?b?="),
+)
 
 
 class UtilsTests(SynchronousTestCase):
@@ -117,5 +137,73 @@ class UtilsTests(SynchronousTestCase):
             ("=?utf-8?B?w6Q=?=", "ä"),
             ("=?nonsense?Q?abc?=", "abc"),
             ("=?nonsense?Q?=FF?=", "=?nonsense?Q?=FF?="),
+            ("=?utf-8?B?a?=", "=?utf-8?B?a?="),
+            ("=?utf-8?Q?a", "=?utf-8?Q?a"),
+            ("=?utf-8?Q?=C3?= =?utf-8?Q?=A4?=", "ä"),
+            ("=?zlib?Q?abc?=", "abc"),
         ):
             self.assertEqual(utils.parse_header(text), decoded)
+
+    @STEADY
+    @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+    def test_header_is_decoded_as_by_pymilter(self, text: str) -> None:
+        """
+        A header is decoded as by pymilter, which leaves it to the standard library.
+        """
+        expected = text
+        try:
+            parts = decode_header(text)
+            if any(charset for _, charset in parts):
+                expected = "".join(
+                    [
+                        octets.decode(charset, "replace") if charset else octets.decode()
+                        for octets, charset in parts
+                    ]
+                )
+        except (ValueError, HeaderParseError):
+            pass
+        self.assertEqual(utils.parse_header(text), expected)
+
+    def test_long_list_has_the_same_first_address_as_short_one(self) -> None:
+        """
+        A list that is long, or has brackets without end, has the same first address as a short
+        one. Encoded words in a name are left alone.
+        """
+        for first, found in (
+            ("A =?utf-8?q?b?= <a@b.test>", ("A =?utf-8?q?b?=", "a@b.test")),
+            ("a@b.test", ("", "a@b.test")),
+            ("Team: a@b.test", ("", "a@b.test")),
+            ('"A\0B" <a@b.test>', ("A\ufffdB", "a@b.test")),
+            ("A <@x.test:a@b.test>", ("A", "a@b.test")),
+            ("A " * 5000 + "<a@b.test>", (("A " * 5000).strip(), "a@b.test")),
+        ):
+            self.assertEqual(utils.parseaddr(first + ", c@d.test" * 5000), found)
+        self.assertEqual(utils.parseaddr("(" * 5000), ("", ""))
+        self.assertEqual(utils.parseaddr("x:;" * 5000 + "a@b.test"), ("", "a@b.test"))
+        self.assertIsInstance(utils.parseaddr("a:" * 2000), tuple)
+
+    def test_charsets_of_strangers_are_not_remembered(self) -> None:
+        """
+        Python, which remembers each codec that it was asked for, is not asked for a stranger's.
+        """
+        for number in range(50):
+            self.assertEqual(utils.parse_header(f"=?stranger{number}?q?a?="), "a")
+        known: Any = encodings._cache  # type: ignore[attr-defined]
+        self.assertEqual([name for name in known if "stranger" in name], [])
+
+    def test_time_is_linear_whatever_a_field_says(self) -> None:
+        """
+        Time is linear in the length of a field, whatever it says.
+        """
+        for piece in ("=?a?q?b ", "=?", "=?utf-8?q?a?= ", "=?a?q?=?b?b?a?= x", "=?utf-8?q?"):
+            assert_linear(lambda size, piece=piece: lambda: utils.parse_header(piece * size))
+        assert_linear(
+            lambda size: lambda: utils.parse_header(f"=?punycode?q?{'a' * size}-{'b' * size}?=")
+        )
+        for start, piece in (("g:", "a@b,"), ("", "a:"), ("", "("), ("", "<"), ("x <", "a@b,")):
+            assert_linear(
+                lambda size, start=start, piece=piece: (
+                    lambda: utils.parseaddr(start + piece * size + ">")
+                ),
+                4000,
+            )

@@ -4,15 +4,18 @@ Small helpers of programs written for pymilter: addresses, networks, header valu
 
 from __future__ import annotations
 
-import email.errors
-import email.header
+import email.quoprimime
 import email.utils
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from binascii import a2b_base64
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
+
+from yatxmilter._mail.addresses import Group, read_addresses
+from yatxmilter._mail.words import charset_codec, unfold
 
 __all__ = ["addr2bin", "bin2long6", "inet_ntop", "inet_pton", "iniplist", "ip4re", "ip6re"]
 __all__ += ["parse_addr", "parse_header", "parseaddr"]
@@ -50,6 +53,11 @@ def _ip6_pattern() -> str:
 ip4re: Final = re.compile(rf"{_IP4}$")
 #: Matches an IPv6 address from its beginning to its end.
 ip6re: Final = re.compile(rf"(?:{_ip6_pattern()})$", re.IGNORECASE)
+#: What an encoded word begins with. Its text ends at the next ``?=``.
+_WORD: Final = re.compile(r"=\?([^?]*)\?([bBqQ])\?")
+#: Longer lists, and those with more colons and brackets, are not left to Python's reader.
+_ADDRESS_LENGTH: Final = 4096
+_ADDRESS_MARKS: Final = 50
 _HOSTNAME: Final = re.compile(r"[a-z][-a-z0-9.]+$", re.IGNORECASE)
 
 
@@ -155,7 +163,7 @@ def parseaddr(text: str) -> tuple[str, str]:
     What `email.utils.parseaddr` fails at - a full name with special characters that is not quoted,
     a source route - is tried again.
     """
-    name, address = email.utils.parseaddr(text)
+    name, address = _first_address(text)
     opening = text.find("<")
     if (name and address) or opening <= 0 or not text.endswith(">"):
         return name, address
@@ -165,27 +173,121 @@ def parseaddr(text: str) -> tuple[str, str]:
     if colon and route:
         inside = rest
     again = f'"{before}" <{inside}>' if not name else f"{before}<{inside}>"
-    return email.utils.parseaddr(again)
+    return _first_address(again)
+
+
+def _first_address(text: str) -> tuple[str, str]:
+    """
+    Give the first address of a list, and the name beside it, in which nothing is decoded.
+    """
+    if len(text) <= _ADDRESS_LENGTH and text.count(":") + text.count("(") <= _ADDRESS_MARKS:
+        return email.utils.parseaddr(text)
+    # Of a long list Python reads a group in quadratic time, and groups or comments in one another
+    # by recursion. A character that no field can have keeps encoded words from being seen.
+    entries, _ = read_addresses(unfold(text).replace("=?", "=\0?"))
+    for entry in entries:
+        for found in entry.addresses if isinstance(entry, Group) else (entry,):
+            return found.display_name.replace("\0", ""), found.addr_spec.replace("\0", "")
+    return "", ""
 
 
 def parse_header(value: str) -> str:
     """
     Decode the encoded words of a header value; where that cannot be, give it as it is.
     """
+    if "=?" not in value:
+        return value
     try:
-        parts = email.header.decode_header(value)
-        if not parts or (len(parts) == 1 and not parts[0][1]):
+        runs = _runs(_words(value))
+        if len(runs) == 1 and not runs[0][0]:
             return value
-        # Where anything is encoded all parts are bytes.
-        return "".join([_part(text, charset) for text, charset in parts])
-    except (LookupError, ValueError, email.errors.HeaderParseError):
+        return "".join([_part(b"".join(texts), charset) for charset, texts in runs])
+    except ValueError:
         return value
 
 
+class _Word(NamedTuple):
+    """
+    A piece of a header value.
+
+    :ivar text: What stands there, in an encoded word between the question marks.
+    :ivar encoding: ``q`` or ``b``; empty for what is no encoded word.
+    :ivar charset: Its charset; ``None`` for what is no encoded word.
+    """
+
+    text: str
+    encoding: str = ""
+    charset: str | None = None
+
+    def octets(self) -> bytes:
+        """
+        Take the encoding off.
+
+        :raises ValueError: for what is not base64.
+        """
+        if self.encoding == "b":
+            missing = "=" * (-len(self.text) % 4)
+            return a2b_base64((self.text + missing).encode("raw-unicode-escape"))
+        text = email.quoprimime.header_decode(self.text) if self.encoding else self.text
+        return text.encode("raw-unicode-escape")
+
+
+def _words(value: str) -> list[_Word]:
+    """
+    Split a value as `email.header.decode_header` does, which takes quadratic time for it.
+    """
+    words: list[_Word] = []
+    for line in value.splitlines():
+        start = 0
+        for before, word, end in _line_words(line):
+            plain = line[start:before] if start else line[:before].lstrip()
+            words += [_Word(plain), word] if plain else [word]
+            start = end
+        rest = line[start:] if start else line.lstrip()
+        if rest:
+            words.append(_Word(rest))
+    # Blanks between two encoded words are not shown.
+    return [
+        word
+        for place, word in enumerate(words)
+        if not (
+            0 < place < len(words) - 1
+            and word.text.isspace()
+            and words[place - 1].encoding
+            and words[place + 1].encoding
+        )
+    ]
+
+
+def _line_words(line: str) -> Iterator[tuple[int, _Word, int]]:
+    """
+    Yield the encoded words of a line, and where each begins and ends.
+    """
+    start = 0
+    while (match := _WORD.search(line, start)) is not None:
+        close = line.find("?=", match.end())
+        if close < 0:
+            # Nor is there one behind any that begins later.
+            return
+        start = close + 2
+        text = line[match.end() : close]
+        yield match.start(), _Word(text, match[2].lower(), match[1].lower()), start
+
+
+def _runs(words: Iterable[_Word]) -> list[tuple[str | None, list[bytes]]]:
+    """
+    Put together what has one charset: it may have cut a character in two.
+    """
+    runs: list[tuple[str | None, list[bytes]]] = []
+    for word in words:
+        if not runs or runs[-1][0] != word.charset:
+            runs.append((word.charset, []))
+        elif word.charset is None:
+            runs[-1][1].append(b" ")
+        runs[-1][1].append(word.octets())
+    return runs
+
+
 def _part(text: bytes, charset: str | None) -> str:
-    if charset:
-        try:
-            return text.decode(charset, "replace")
-        except LookupError:
-            pass
-    return text.decode()
+    codec = charset_codec(charset) if charset else None
+    return text.decode(codec, "replace") if codec else text.decode()
