@@ -215,6 +215,18 @@ class EnvelopeTests(SynchronousTestCase):
         for nobody in (b"X: y\n\n", b"To: undisclosed-recipients:;\n\n"):
             self.assertEqual(Source("", nobody).recipients(), ["<postmaster>"])
 
+    def test_name_by_itself_is_an_address_and_words_are_none(self) -> None:
+        """
+        A name by itself is an address; words, or signs, are none.
+        """
+        for value, found in (
+            (b"root, Admin <admin>", ["<root>", "<admin>"]),
+            (b"Undisclosed recipients", ["<postmaster>"]),
+            (b"::, <>", ["<postmaster>"]),
+            (b'"a b"@c.example (x), d@[192.0.2.1]', ['<"a b"@c.example>', "<d@[192.0.2.1]>"]),
+        ):
+            self.assertEqual(Source("", b"To: " + value + b"\n\n").recipients(), found)
+
     def test_bytes_that_are_not_utf_8_survive(self) -> None:
         """
         Bytes that are not UTF-8 survive; a NUL does not.
@@ -274,6 +286,8 @@ class GrowthTests(FolderCase):
             (b"From a 1:00\nA: b\n\n", b">From a\n"),
             (b"To: a@b.example", b",\n c@d.example"),
             (b"To: ", b'((\\<"'),
+            (b"To: g:", b"a@b.example,"),
+            (b"To: ", b"a:"),
             (b"A: b\n", b"To: a@b.example\n"),
         ):
 

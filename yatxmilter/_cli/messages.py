@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from email.utils import getaddresses
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
+from yatxmilter._mail.addresses import Group, read_addresses
 from yatxmilter._mail.controls import has_controls
 from yatxmilter._mail.rfc5322 import Field, split_mail
 from yatxmilter._wire.payloads import from_text, to_text
@@ -96,16 +96,16 @@ def bracketed(address: str) -> str:
 
 def _addresses(fields: Iterable[Field]) -> Iterator[str]:
     for field in fields:
-        text = to_text(field.value).replace("\n", " ").replace("\0", "")
-        try:
-            found = getaddresses([text])
-        except RecursionError:
-            # Groups in groups are written only to do this.
-            found = []
-        for _, address in found:
-            # An MTA gives milters no address with a control character in it.
-            if address and not has_controls(from_text(address)):
-                yield bracketed(address)
+        found, _ = read_addresses(to_text(field.value).replace("\n", " ").replace("\0", ""))
+        for one in found:
+            for each in one.addresses if isinstance(one, Group) else (one,):
+                address = each.addr_spec
+                if not each.domain and address != each.username:
+                    # Words that are none, as in ``To: Undisclosed recipients``.
+                    continue
+                # An MTA gives milters no address with a control character in it.
+                if address and not has_controls(from_text(address)):
+                    yield bracketed(address)
 
 
 def read_messages(paths: Iterable[str]) -> Iterator[Source]:
