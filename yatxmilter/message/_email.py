@@ -33,7 +33,6 @@ from yatxmilter.message._values import check_name, check_raw, encode_value
 __all__ = ["ParsedMessage", "build_email", "write_email"]
 
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
-_ANY_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _MULTIPART: Final = re.compile(r"(?i)multipart/")
 
 
@@ -192,7 +191,7 @@ class ParsedMessage(EmailMessage):
         if policy is None:
             return octets
         line_end = policy.linesep.encode("ascii")
-        return _ANY_LINE_END.sub(lambda _: line_end, octets)
+        return _with_line_ends(octets, line_end)
 
     def as_string(
         self, unixfrom: bool = False, maxheaderlen: int | None = None, policy: Any = None
@@ -464,7 +463,12 @@ def _leaf(payload: Any) -> bytes:
     if not isinstance(payload, str):
         raise ValueNotSendable(f"content is {type(payload).__name__}, not str")
     octets = payload.encode("ascii", "surrogateescape")
-    return re.sub(rb"\r\n|\r|\n", b"\r\n", octets)
+    return _with_line_ends(octets, b"\r\n")
+
+
+def _with_line_ends(octets: bytes, line_end: bytes) -> bytes:
+    # As `crlf_lines`, but a lone CR ends a line, too.
+    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", line_end)
 
 
 def _part(email: AnyEmail, depth: int) -> Iterator[bytes]:
