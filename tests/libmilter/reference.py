@@ -121,12 +121,14 @@ class Reference(Answers):
         """Handle packets; the result tells whether the session ended by a failure."""
         while True:
             self.abort_due = self._in_mail()
+            ended = False
             found = self._read()
             if found is None or found[0] not in COMMANDS:
                 return True
             letter, payload = found
             state, needs_payload, stale = COMMANDS[letter]
             if state != NONE and not self._legal(self.state, state):
+                ended = self.in_message
                 if self.abort_due:
                     self._abort()
                 self.state = HELO
@@ -139,8 +141,12 @@ class Reference(Answers):
             self._enter(state)
             for stage in range(stale, 7):
                 self.context.macros[stage] = None
+            called = len(self.invocations)
             result = self._handle(chr(letter), state, payload)
             if result == END_SESSION:
+                if ended and called == len(self.invocations) and self.rules.abort_in_message_only:
+                    # What could not be read ended a message, and began none that is known.
+                    self.in_message = False
                 return True
             if result == ACCEPT or (
                 result in (REJECT, DISCARD, TEMPFAIL) and state not in (RCPT, UNKN)

@@ -75,8 +75,6 @@ class _Request(Request):
     if it is a form.
     """
 
-    _refused = False
-
     def gotLength(self, length: int | None) -> None:
         """
         Refuse a body when the headers have come; its size is not known where it comes in chunks.
@@ -84,22 +82,10 @@ class _Request(Request):
         if length == 0:
             super().gotLength(length)  # type: ignore[no-untyped-call]
             return
-        self._refused = True
+        # From a connection that is being closed nothing more is read.
         transport: Any = self.channel.transport
         transport.write(_TOO_LARGE)
         transport.loseConnection()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """
-        Pass over what has come of a body already.
-        """
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """
-        Answer, unless that has been done.
-        """
-        if not self._refused:
-            super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
 
 
 class _QuietSite(Site):
