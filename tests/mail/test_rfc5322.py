@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
 from tests.helpers import STEADY, table_of
-from yatxmilter._mail.rfc5322 import Field, Mail, crlf_lines, split_mail, wire_body
+from yatxmilter._mail.rfc5322 import Field, Mail, split_mail, wire_body, with_line_ends
 
 
 class SplitTests(SynchronousTestCase):
@@ -115,7 +115,7 @@ class GrowthTests(SynchronousTestCase):
         for size in range(6):
             for octets in itertools.product(b"\r\nx", repeat=size):
                 data = bytes(octets)
-                self.assertEqual(crlf_lines(data), re.sub(rb"\r?\n", b"\r\n", data), data)
+                self.assertEqual(with_line_ends(data), re.sub(rb"\r?\n", b"\r\n", data), data)
 
     def test_lines_of_a_mailbox_do_not_make_a_header_dear(self) -> None:
         """

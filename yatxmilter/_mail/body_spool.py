@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from tempfile import SpooledTemporaryFile
 
-from yatxmilter._mail.rfc5322 import crlf_lines, wire_body
+from yatxmilter._mail.rfc5322 import wire_body, with_line_ends
 
 __all__ = ["BodySpool"]
 
@@ -16,7 +16,7 @@ __all__ = ["BodySpool"]
 def _sendmail_body(body: bytes) -> bytes:
     # It keeps lines that end in LF, and puts a CR before each LF that has none. It adds no line
     # end before the message is delivered.
-    return crlf_lines(body.replace(b"\r\n", b"\n"))
+    return with_line_ends(body.replace(b"\r\n", b"\n"))
 
 
 class BodySpool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["Field", "Mail", "crlf_lines", "split_mail", "wire_body"]
+__all__ = ["Field", "Mail", "split_mail", "wire_body", "with_line_ends"]
 
 _LINE_END: Final = re.compile(rb"\r?\n")
 _FIELD: Final = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)", re.DOTALL)
@@ -56,8 +56,7 @@ class Mail(NamedTuple):
         if self.separated or self.body:
             lines.append(b"")
         header = b"".join(line + b"\n" for line in lines)
-        body = self.body.replace(b"\r\n", b"\n").replace(b"\n", self.line_end)
-        return header.replace(b"\n", self.line_end) + body
+        return header.replace(b"\n", self.line_end) + with_line_ends(self.body, self.line_end)
 
 
 def split_mail(message: bytes) -> Mail:
@@ -102,13 +101,13 @@ def wire_body(body: bytes) -> bytes:
     if body and not body.endswith(b"\n"):
         # Of its own, even after a CR.
         body += b"\r\n"
-    return crlf_lines(body)
+    return with_line_ends(body)
 
 
-def crlf_lines(data: bytes) -> bytes:
+def with_line_ends(data: bytes, line_end: bytes = b"\r\n") -> bytes:
     """
-    Give bytes in which each LF has a CR before it.
+    Give bytes with other line ends in the place of LF and CR LF.
     """
     # Not by a regular expression, which makes an object for each line: it would take sixty times
     # the memory of a body of short lines, and ten times the time.
-    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return data.replace(b"\r\n", b"\n").replace(b"\n", line_end)

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from yatxmilter._mail.fields import ContentValue, FieldValue, read_field
 from yatxmilter._mail.mime import Octets, Part, find_parts
+from yatxmilter._mail.rfc5322 import with_line_ends
 from yatxmilter._mail.tokens import quote
 from yatxmilter._mail.words import charset_codec, charset_text, has_octets
 from yatxmilter.errors import ValueNotSendable
@@ -190,8 +191,7 @@ class ParsedMessage(EmailMessage):
             octets = mark.encode("utf-8", "surrogateescape") + b"\r\n" + octets
         if policy is None:
             return octets
-        line_end = policy.linesep.encode("ascii")
-        return _with_line_ends(octets, line_end)
+        return _lines_ending_in(octets, policy.linesep.encode("ascii"))
 
     def as_string(
         self, unixfrom: bool = False, maxheaderlen: int | None = None, policy: Any = None
@@ -463,12 +463,12 @@ def _leaf(payload: Any) -> bytes:
     if not isinstance(payload, str):
         raise ValueNotSendable(f"content is {type(payload).__name__}, not str")
     octets = payload.encode("ascii", "surrogateescape")
-    return _with_line_ends(octets, b"\r\n")
+    return _lines_ending_in(octets, b"\r\n")
 
 
-def _with_line_ends(octets: bytes, line_end: bytes) -> bytes:
-    # As `crlf_lines`, but a lone CR ends a line, too.
-    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", line_end)
+def _lines_ending_in(octets: bytes, line_end: bytes) -> bytes:
+    # Here a lone CR ends a line, too.
+    return with_line_ends(octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), line_end)
 
 
 def _part(email: AnyEmail, depth: int) -> Iterator[bytes]:
