@@ -212,12 +212,7 @@ class HeaderModel(ABC):
         """
         The slots in order; what is done to this list counts before the first edit only.
         """
-        if self._slots is None:
-            assert self._index is not None
-            self._slots = self._index.all.items()
-        if self._came:
-            self._make_slots(self._slots)
-        return self._slots
+        return self._settled()
 
     @slots.setter
     def slots(self, slots: list[Slot]) -> None:
@@ -268,7 +263,19 @@ class HeaderModel(ABC):
         came = self._came
         came.append((name, value))
         if len(came) == PIECE or self._index is not None:
-            self._slots = self.slots
+            self._settled()
+
+    def _settled(self) -> list[Slot]:
+        """
+        Give the slots, those of fields that have come since included.
+        """
+        slots = self._slots
+        if slots is None:
+            assert self._index is not None
+            slots = self._slots = self._index.all.items()
+        if self._came:
+            self._make_slots(slots)
+        return slots
 
     def _make_slots(self, slots: list[Slot]) -> None:
         for given in self._came:
