@@ -41,6 +41,17 @@ class Broken:
         raise RuntimeError("no")
 
 
+def filled(protocol: Any) -> int:
+    """
+    Send to an MTA until the system takes no more; give the number of bytes.
+    """
+    size = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            size += protocol._served.socket.send(b"x" * 1000)
+    return size
+
+
 @skipUnless(HAS_EPOLL, "there is no epoll")
 class AnswersTests(PathCase, TestCase):
     """
@@ -173,18 +184,13 @@ class AnswersTests(PathCase, TestCase):
         """
         An answer that the system does not take at once goes when it does.
         """
-        filled: list[int] = []
+        sizes: list[int] = []
 
         def helo(protocols: list[Any]) -> None:
-            # Until the system takes no more.
-            size = 0
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    size += protocols[-1]._served.socket.send(b"x" * 1000)
-            filled.append(size)
+            sizes.append(filled(protocols[-1]))
 
         mtas = await self.served(helo)
-        for mta, size in zip(mtas, filled, strict=True):
+        for mta, size in zip(mtas, sizes, strict=True):
             while len(mta.received) < size + 5:
                 mta.read()
                 await self.turn()
@@ -241,11 +247,7 @@ class AnswersTests(PathCase, TestCase):
 
         def helo(protocols: list[Any]) -> None:
             if len(protocols) == 1:
-                size = 0
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        size += protocols[0]._served.socket.send(b"x" * 1000)
-                sizes.append(size)
+                sizes.append(filled(protocols[0]))
             elif len(protocols) == 2:
                 protocols[0].send(b"\0\0\0\1p")
 
@@ -264,11 +266,7 @@ class AnswersTests(PathCase, TestCase):
 
         def helo(protocols: list[Any]) -> None:
             if len(protocols) == 1:
-                size = 0
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        size += protocols[0]._served.socket.send(b"x" * 1000)
-                sizes.append(size)
+                sizes.append(filled(protocols[0]))
             elif len(protocols) == 2:
                 protocols[0].drain()
 
