@@ -427,8 +427,7 @@ def _hear(command: Command, handler: Handler, session: Session, payload: bytes) 
     watch = session.watch
     assert watch is not None
     if command is RCPT_ROW:
-        shows_refused = session.plan.steps & c.SMFIP_RCPT_REJ
-        watch.hear_recipient(refused=bool(shows_refused) and session.macros.refuses_recipient)
+        watch.hear_recipient(refused=session.refuses_recipient)
     else:
         watch.hear(command, payload)
     return handler(session, payload)

@@ -136,24 +136,18 @@ class Decision:
         if not self.in_message:
             self._keep_early(late._replace(macros=macros, size=_size(late, macros, NO_MACROS)))
             return True
-        if late.command is MAIL_ROW:
-            # There is one, and its macros have a limit of their own.
-            self.pending.append(late._replace(macros=macros))
-            self._kept, self._mixed = macros, True
-            return True
-        size = _size(late, macros, self._kept)
-        if late.command is UNKNOWN_ROW and self._unknown >= MAX_LATE_COMMANDS:
+        # Of MAIL there is one, and its macros have a limit of their own.
+        size = 0 if late.command is MAIL_ROW else _size(late, macros, self._kept)
+        unknown = late.command is UNKNOWN_ROW
+        full = self._size + size > self._limits.max_header_bytes
+        if full and late.command is RCPT_ROW:
+            self._exceed_bytes()
+            return False
+        if full or (unknown and self._unknown >= MAX_LATE_COMMANDS):
             self._dropped += 1
             return True
-        if self._size + size > self._limits.max_header_bytes:
-            if late.command is RCPT_ROW:
-                self._exceed_bytes()
-                return False
-            self._dropped += 1
-            return True
-        if late.command is UNKNOWN_ROW:
-            self._unknown += 1
-            self._mixed = True
+        self._unknown += unknown
+        self._mixed = self._mixed or late.command is not RCPT_ROW
         self._size += size
         self._kept = macros
         self.pending.append(late._replace(macros=macros))

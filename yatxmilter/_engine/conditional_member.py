@@ -15,8 +15,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -58,6 +58,15 @@ _REPEATS = (*CONNECTION_ROWS, MAIL_ROW, RCPT_ROW)
 
 #: So many callbacks are called late in one turn of the reactor.
 _TURN: Final = 250
+
+_DROPPED: Final = (
+    "Milter {milter} is not shown {count} HELO and unknown commands, which came before its"
+    " condition was known, at {stage} (queue id {queue_id}): so many are not kept"
+)
+_REFUSED: Final = (
+    "Milter {milter} refused {count} recipients, which were accepted before its condition was"
+    " known, at {stage}: they stay (queue id {queue_id})"
+)
 
 
 class GatedMember(Member):
@@ -223,7 +232,7 @@ class GatedMember(Member):
             return self._show(late)
         dropped = decision.dropped()
         if dropped:
-            self._warn_of_dropped(dropped, command)
+            self._warn(_DROPPED, dropped, command)
         return run_coroutine(self._catch_up(missed, late))
 
     def _overrun(self, told: bool) -> object:
@@ -306,7 +315,7 @@ class GatedMember(Member):
         if refused and len(refused) == self._decision.received:
             return self._stand(refused[-1], now.command)
         if refused:
-            self._warn_of_refused(len(refused), now.command)
+            self._warn(_REFUSED, len(refused), now.command)
         self.context.editing = now.command is EOM_ROW
         return await awaited(self._show(now))
 
@@ -324,7 +333,8 @@ class GatedMember(Member):
         context.early = late.command in CONNECTION_ROWS
         try:
             if in_turn:
-                await self._next_turn()
+                # Other connections have theirs.
+                await deferLater(self._session.clock, 0)
             result = await self._shown_late(late)
         except CancelledError:
             # Its time is over, or the message: the first is answered for at the current step.
@@ -345,26 +355,9 @@ class GatedMember(Member):
         except BaseException:
             return Failure()
 
-    async def _next_turn(self) -> None:
-        # Other connections have theirs.
-        turn: Deferred[None] = Deferred(lambda _: call.cancel())
-        call = self._session.clock.callLater(0, turn.callback, None)
-        await turn
-
-    def _warn_of_dropped(self, count: int, command: Command) -> None:
+    def _warn(self, text: str, count: int, command: Command) -> None:
         _log.warn(
-            "Milter {milter} is not shown {count} HELO and unknown commands, which came before its"
-            " condition was known, at {stage} (queue id {queue_id}): so many are not kept",
-            milter=self.name,
-            count=count,
-            stage=command.callback,
-            queue_id=self._queue_id(),
-        )
-
-    def _warn_of_refused(self, count: int, command: Command) -> None:
-        _log.warn(
-            "Milter {milter} refused {count} recipients, which were accepted before its condition"
-            " was known, at {stage}: they stay (queue id {queue_id})",
+            text,
             milter=self.name,
             count=count,
             stage=command.callback,

@@ -64,6 +64,15 @@ _RUNNING: Final = 1
 _CAREFUL: Final = 2
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
+_DROPPED: Final = (
+    "The MTA at {mta} sent {dropped}, which {why}: dropped without an answer (further ones are not"
+    " logged)"
+)
+_OVERLOOKED: Final = (
+    "The MTA at {mta} sent a packet of length {length}: taken for one without a payload, as"
+    " libmilter does (further ones are not logged)"
+)
+
 #: The fan-outs there are, by the name of their ``merge``.
 MERGES: Final[dict[str, type[Merge]]] = {
     "first": FirstAnswer,
@@ -148,15 +157,14 @@ class Conversation(Session):
     __slots__ = (
         "_begun",
         "_draining",
-        "_drop_told",
         "_limit",
         "_line",
         "_lost",
-        "_odd_told",
         "_shadows",
         "_splitter",
         "_stalled",
         "_to_settle",
+        "_told",
         "_unwelcome",
         "_way",
         "busy",
@@ -182,7 +190,9 @@ class Conversation(Session):
         self.busy = self.elsewhere = self.hurried = False
         self._line = line
         self._stalled = self._begun = self._lost = False
-        self._draining = self._drop_told = self._odd_told = False
+        self._draining = False
+        # What is logged once, and has been.
+        self._told: tuple[str, ...] = ()
         self._way = _EASY
         self._shadows: Shadows | None = None
         # What the agreement that is being made follows from.
@@ -442,31 +452,19 @@ class Conversation(Session):
 
         :param why: What is wrong with it.
         """
-        # Once: an MTA that is out of step sends many.
-        if not self._drop_told:
-            self._drop_told = True
-            _log.info(
-                "The MTA at {mta} sent {dropped}, which {why}: dropped without an answer"
-                " (further ones are not logged)",
-                mta=self.caller.mta,
-                connection=self.number,
-                dropped=dropped,
-                why=why,
-            )
+        self._tell_once(_DROPPED, dropped=dropped, why=why)
 
     def _overlook(self, length: int) -> None:
         """
         Take note of a packet whose length no packet can have, and which is taken all the same.
         """
-        if not self._odd_told:
-            self._odd_told = True
-            _log.info(
-                "The MTA at {mta} sent a packet of length {length}: taken for one without a"
-                " payload, as libmilter does (further ones are not logged)",
-                mta=self.caller.mta,
-                connection=self.number,
-                length=length,
-            )
+        self._tell_once(_OVERLOOKED, length=length)
+
+    def _tell_once(self, text: str, **values: object) -> None:
+        # An MTA that is out of step sends many.
+        if text not in self._told:
+            self._told += (text,)
+            _log.info(text, mta=self.caller.mta, connection=self.number, **values)
 
     # ---- whether something is waited for
 

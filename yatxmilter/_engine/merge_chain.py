@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -276,7 +276,7 @@ class Chain(Merge):
         """
         plan = self._session.plan
         if command is RCPT_ROW:
-            self._message.recipients += not self._is_refused()
+            self._message.recipients += not self._session.refuses_recipient
             self._recipient = self._session.macros.recipient
         if command.nr & plan.unanswered:
             return None
@@ -289,10 +289,6 @@ class Chain(Merge):
 
     # ---- milters that are not shown a recipient
 
-    def _is_refused(self) -> bool:
-        # By the MTA itself, which shows such if somebody asks for them.
-        return self._shows_refused and self._session.macros.refuses_recipient
-
     def _may_withhold(self) -> bool:
         full = self._message.recipients >= self._limits.max_recipients
         return full or bool(self._missed) or self._shows_refused
@@ -301,7 +297,7 @@ class Chain(Merge):
         """
         Give the answer of a milter that is not to be shown the recipient; ``None`` if it is.
         """
-        if self._is_refused():
+        if self._session.refuses_recipient:
             if not member.request.steps & c.SMFIP_RCPT_REJ:
                 self._miss_recipient([member])
                 return SMFIS_CONTINUE
@@ -541,8 +537,7 @@ class Chain(Merge):
         return True
 
     async def _next_turn(self) -> None:
-        turn: Deferred[None] = Deferred(lambda _: call.cancel())
-        call = self._clock.callLater(0, turn.callback, None)
+        turn: Deferred[None] = deferLater(self._clock, 0)
         await self._arrival(Pending(self._members[-1], EOM_ROW, turn))
 
     # ---- messages

@@ -184,6 +184,14 @@ class Session:
         return opening
 
     @property
+    def refuses_recipient(self) -> bool:
+        """
+        Whether the MTA has refused the last recipient itself. It shows such if somebody asks for
+        them; else the macro says nothing.
+        """
+        return bool(self.plan.steps & c.SMFIP_RCPT_REJ) and self.macros.refuses_recipient
+
+    @property
     def awaiting(self) -> bool:
         """
         Whether a milter is waited for.
