@@ -41,8 +41,11 @@ from yatxmilter.constants import MILTER_OPTLEN
 from yatxmilter.errors import ProtocolError
 
 __all__ = [
+    "ALONE",
     "COMPILED",
+    "EASY",
     "MERGES",
+    "RUNNING",
     "Conversation",
     "Line",
 ]
@@ -54,13 +57,14 @@ _log = Logger(__name__)
 # In a read of no more than this there is no packet longer than any MTA may send; whether longer
 # ones were agreed on, the splitter looks.
 _ONE_PACKET: Final = c.MILTER_CHUNK_SIZE + 5
-# What a read begins with that is one packet and nothing else, by its size: the packet's length.
-_ALONE: Final = [None if size < 5 else (size - 4).to_bytes(4, "big") for size in range(512)]
-_MOST_ALONE: Final = len(_ALONE)
-# How packets go through. Easily: the line knows that nothing is waited for, and nothing is left of
-# what was read before. Or one is being handled. Or with care: anything may be.
-_EASY: Final = 0
-_RUNNING: Final = 1
+#: What a read begins with that is one packet and nothing else, by its size: the packet's length.
+ALONE: Final = [None if size < 5 else (size - 4).to_bytes(4, "big") for size in range(512)]
+#: How packets go through. Easily: the line knows that nothing is waited for, and nothing is left of
+#: what was read before.
+EASY: Final = 0
+#: Or one is being handled.
+RUNNING: Final = 1
+# Or with care: anything may be.
 _CAREFUL: Final = 2
 _PROGRESS_PACKET: Final = encode_packet(c.SMFIR_PROGRESS)
 
@@ -150,6 +154,7 @@ class Conversation(Session):
     :ivar members: The milters, those in shadow left out.
     :ivar hurried: Whether the line is to be told of what is not answered.
     :ivar takers: What is called with each packet, before it is looked at; see `show`.
+    :ivar way: How packets go through: `EASY`, `RUNNING`, or with care.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
     :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
     """
@@ -166,11 +171,11 @@ class Conversation(Session):
         "_to_settle",
         "_told",
         "_unwelcome",
-        "_way",
         "busy",
         "elsewhere",
         "hurried",
         "takers",
+        "way",
     )
 
     def __init__(
@@ -193,7 +198,7 @@ class Conversation(Session):
         self._draining = False
         # What is logged once, and has been.
         self._told: tuple[str, ...] = ()
-        self._way = _EASY
+        self.way = EASY
         self._shadows: Shadows | None = None
         # What the agreement that is being made follows from.
         self._to_settle: tuple[object, ...] | None = None
@@ -225,29 +230,18 @@ class Conversation(Session):
         lent: tuple[bytes, int] | None = None
         watch = self.watch
         if watch is not None and data:
-            if watch.counts:
-                watch.received += len(data)
-                if watch.tells_bytes:
-                    watch.tell("bytes_received", len(data))
-            if watch.times_work and not self.busy:
-                # What the last read took counts as the milters' work.
-                watch.worked += watch.connection.moved - watch.since
-                watch.since = watch.connection.began
-        if self._way or self.held:
+            # What the last read took counts as the milters' work.
+            watch.count_read(len(data), working=self.busy)
+        if self.way or self.held:
             lent = self._receive_more(data)
             if lent is None:
                 return None
             data, position = lent
         while True:
             size = len(data)
-            self._way = _RUNNING
+            self.way = RUNNING
             try:
-                if size < _MOST_ALONE and data[:4] == _ALONE[size] and lent is None:
-                    # As nearly always: one packet and nothing else.
-                    handler, self.table = self.table[data[4]]
-                    answer = handler(self, data[5:])
-                    position = size
-                elif 4 < size <= _ONE_PACKET:
+                if 4 < size <= _ONE_PACKET:
                     # Whole packets, with nothing before them.
                     while True:
                         length, letter = read_head(data, position)
@@ -263,20 +257,17 @@ class Conversation(Session):
                         if self.held or size - end < 5:
                             break
             except BaseException as error:
-                self._way = _CAREFUL
-                if not isinstance(error, ProtocolError):
+                if not self.broken_by(error):
                     raise
-                self._break_off(error)
+                return None
             if position == size and lent is None and not self.held:
-                self._way = _EASY
                 if answer is None or self.out:
-                    return self._send(answer)
-                if watch is not None and watch.counts:
-                    watch.sent += len(answer)
-                    if watch.tells_bytes:
-                        watch.tell("bytes_sent", len(answer))
+                    return self.go_on(answer)
+                self.way = EASY
+                if watch is not None:
+                    watch.count_sent(len(answer))
                 return answer
-            self._way = _CAREFUL
+            self.way = _CAREFUL
             if answer is not None:
                 self.out.append(answer)
                 answer = None
@@ -290,6 +281,37 @@ class Conversation(Session):
             if lent is None:
                 return None
             data, position = lent
+
+    def go_on(self, answer: bytes | None) -> bytes | None:
+        """
+        Do what is left to do when all that was read has been handled, and not answered as usual.
+
+        :param answer: The last packet's, if that was a usual one.
+        :return: As `receive`.
+        """
+        if not self.held:
+            self.way = EASY
+            return self._send(answer)
+        self.way = _CAREFUL
+        if answer is not None:
+            self.out.append(answer)
+        if self._must_wait():
+            self._wait()
+            return None
+        return self.receive(b"")
+
+    def broken_by(self, error: BaseException) -> bool:
+        """
+        End the conversation if what a packet has raised says that the MTA broke the protocol.
+
+        :return: Whether it says so.
+        """
+        self.way = _CAREFUL
+        if not isinstance(error, ProtocolError):
+            return False
+        self._break_off(error)
+        self._wait()
+        return True
 
     def _send(self, answer: bytes | None) -> bytes | None:
         """
@@ -321,13 +343,13 @@ class Conversation(Session):
             before them; ``None`` when all is done that can be.
         """
         # A callback may lead here again, by a Deferred that it fires.
-        if self._way == _RUNNING or (self.held and self._must_wait()):
+        if self.way == RUNNING or (self.held and self._must_wait()):
             self._put_aside(data)
             return None
         splitter = self.splitter
         if data:
             splitter.feed(data)
-        self._way = _RUNNING
+        self.way = RUNNING
         try:
             while not self.held or self._may_go_on():
                 packet = splitter.next_packet()
@@ -342,7 +364,7 @@ class Conversation(Session):
         except ProtocolError as error:
             self._break_off(error)
         finally:
-            self._way = _CAREFUL
+            self.way = _CAREFUL
         if not self.held:
             if self.out:
                 self.send(self.out)
@@ -384,7 +406,7 @@ class Conversation(Session):
             if data:
                 self.splitter.feed(data)
             self.held = True
-            if self._way != _RUNNING:
+            if self.way != RUNNING:
                 self.busy = True
                 self._line.held_up()
 
@@ -411,7 +433,7 @@ class Conversation(Session):
             self.end()
             return
         if not (self.splitter.partial or self._draining or self.takers):
-            self._way = _EASY
+            self.way = EASY
         self._line.caught_up()
 
     def run(self) -> None:
@@ -427,12 +449,12 @@ class Conversation(Session):
 
         Not before: user code that the work runs must not make the loop go on in its middle.
         """
-        before = self._way
-        self._way = _RUNNING
+        before = self.way
+        self.way = RUNNING
         try:
             work(pending)
         finally:
-            self._way = before
+            self.way = before
         self.run()
 
     def _break_off(self, error: ProtocolError) -> None:
@@ -499,7 +521,7 @@ class Conversation(Session):
         """
         Whether a packet is being handled, or a milter waited for.
         """
-        return self._way == _RUNNING or (self.busy and not self._stalled)
+        return self.way == RUNNING or (self.busy and not self._stalled)
 
     @property
     def session(self) -> Conversation:

@@ -60,9 +60,7 @@ class ObservedConversation(Conversation):
         watch = self._watch
         size = sum([len(packet) for packet in out]) if watch.counts else 0
         self._line.send_packets(out)
-        watch.sent += size
-        if watch.tells_bytes:
-            watch.tell("bytes_sent", size)
+        watch.count_sent(size)
 
     def observe(self, command: Command, handler: Handler, payload: bytes) -> bytes | None:
         """

@@ -401,6 +401,31 @@ class Watch:
         self.worked += max(0.0, until - self.since)
         self.since = until
 
+    def count_read(self, size: int, *, working: bool) -> None:
+        """
+        Count what was read; what the last read took counts as the milters' work.
+
+        :param size: How many bytes were read.
+        :param working: Whether the milters are at work since.
+        """
+        if self.counts:
+            self.received += size
+            if self.tells_bytes:
+                self.tell("bytes_received", size)
+        if self.times_work and not working:
+            connection = self.connection
+            self.worked += connection.moved - self.since
+            self.since = connection.began
+
+    def count_sent(self, size: int) -> None:
+        """
+        Count bytes that are written.
+        """
+        if self.counts:
+            self.sent += size
+            if self.tells_bytes:
+                self.tell("bytes_sent", size)
+
     def count_anew(self) -> None:
         """
         Go on to count the milters' work, from now on.

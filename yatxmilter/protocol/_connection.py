@@ -151,7 +151,7 @@ class TransportLine(Protocol):
         may_be_passed_over = (
             self._seconds is monotonic and type(self).dataReceived is TransportLine.dataReceived
         )
-        served.begin(self, self._conversation.receive if may_be_passed_over else None)
+        served.begin(self, self._conversation if may_be_passed_over else None)
         self.connected = 1
         self.connectionMade()
         return True
@@ -193,7 +193,7 @@ class TransportLine(Protocol):
         """
         Hand bytes to the conversation, and look at the clock.
 
-        `ConnectionSet.doRead` does the same.
+        `ConnectionSet._serve_ready` does the same.
         """
         began = self.began = self._seconds()
         answer = self._conversation.receive(data)

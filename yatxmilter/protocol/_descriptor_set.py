@@ -26,7 +26,6 @@ from __future__ import annotations
 import select
 import socket
 import sys
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
@@ -41,6 +40,8 @@ from twisted.internet.interfaces import (
 from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from yatxmilter._engine.connection import ALONE, EASY, RUNNING, Conversation
 
 if TYPE_CHECKING:
     from yatxmilter.protocol._accepting import Listener
@@ -113,12 +114,6 @@ class Entry(Protocol):
         """
 
 
-def _nobody(data: bytes) -> None:
-    """
-    Receive what nobody is there for.
-    """
-
-
 class Served:
     """
     One connection in a set.
@@ -130,8 +125,7 @@ class Served:
     :ivar made: The transport, if it has been made.
     :ivar protocol: Whose connection it is, while that has no transport.
     :ivar line: The same, if it lets itself be passed over.
-    :ivar receive: What is given the bytes that were read, in the place of the line. It returns what
-        is to be written; ``None`` when the line has been told of all that it should know.
+    :ivar conversation: What is given the bytes that were read, in the place of the line.
     :ivar client: Its address as the system gave it, for the transport.
     :ivar listener: The port that has accepted it, likewise.
     :ivar answer: What is to be sent with the answers of others, before anything else.
@@ -146,6 +140,7 @@ class Served:
         "answer",
         "client",
         "connections",
+        "conversation",
         "direct",
         "events",
         "failed",
@@ -153,7 +148,6 @@ class Served:
         "listener",
         "made",
         "protocol",
-        "receive",
         "size",
         "socket",
     )
@@ -171,7 +165,7 @@ class Served:
         self.made: Any = None
         self.line: Any = None
         self.protocol: Any = None
-        self.receive: Callable[[bytes], bytes | None] = _nobody
+        self.conversation: Conversation | None = None
 
     # ---- the transport, late
 
@@ -199,7 +193,7 @@ class Served:
                 )
                 self.made.registerProducer(protocol, True)
                 self.protocol = None
-                self.line = None
+                self.line = self.conversation = None
         return self.made
 
     @property
@@ -214,16 +208,16 @@ class Served:
 
     # ---- bytes
 
-    def begin(self, protocol: Any, receive: Callable[[bytes], bytes | None] | None = None) -> None:
+    def begin(self, protocol: Any, conversation: Conversation | None = None) -> None:
         """
         Read from now on, for a protocol.
 
-        :param receive: What is given what was read, if that need not be its ``dataReceived``.
+        :param conversation: What is given what was read, if that need not be its ``dataReceived``.
         """
         self.protocol = protocol
-        if receive is not None:
+        if conversation is not None:
             self.line = protocol
-            self.receive = receive
+            self.conversation = conversation
             if protocol.slow < self.connections.soon:
                 self.connections.soon = protocol.slow
         self.connections.watch(self, _IN)
@@ -325,8 +319,7 @@ class Served:
         """
         Let go of the transport and of the line, whose connection is over.
         """
-        self.line = None
-        self.receive = _nobody
+        self.line = self.conversation = None
         if self.made is not None:
             self.made.reactor = self.connections.reactor
 
@@ -514,13 +507,10 @@ class ConnectionSet:
         now = seconds()
         due = now + self.soon
         for descriptor, events in ready:
-            if now > due:
-                self.send_answers()
-                due = now + self.soon
             if events != _IN and events & _IN_OR_OUT != _IN:
                 if descriptor in all_served:
                     self._serve_otherwise(all_served[descriptor], events)
-                    now = seconds()
+                    now, due = self._look_up()
                 else:
                     ports.append(descriptor)
                 continue
@@ -534,43 +524,65 @@ class ConnectionSet:
                 continue
             except OSError:
                 self.disconnect(served, main.CONNECTION_LOST, True)
-                now = seconds()
+                now, due = self._look_up()
                 continue
-            if len(data) >= _SHORT:
+            size = len(data)
+            if size >= _SHORT:
                 data = served.read_on(data)
-            elif not data:
+            elif not size:
                 why = main.CONNECTION_LOST if served.failed else main.CONNECTION_DONE
                 self.disconnect(served, why, True)
-                now = seconds()
+                now, due = self._look_up()
                 continue
-            line = served.line
+            conversation, line = served.conversation, served.line
             try:
-                if line is None:
+                if conversation is None:
                     # A transport's protocol may have been exchanged.
                     (served.protocol or served.made.protocol).dataReceived(data)
-                    now = seconds()
+                    now, due = self._look_up()
                     continue
-                # As `TransportLine.dataReceived`. In a variable first: it is no method, as which it
-                # would be looked for.
-                receive = served.receive
+                # As `TransportLine.dataReceived`.
                 line.began = now
-                answer = receive(data)
+                if (
+                    size < _SHORT
+                    and not (conversation.way or conversation.held)
+                    and data[:4] == ALONE[size]
+                ):
+                    # As nearly always: one packet and nothing else. What `Conversation.receive`
+                    # does then is done here, without a call in between.
+                    watch = conversation.watch
+                    if watch is not None:
+                        watch.count_read(size, working=False)
+                    conversation.way = RUNNING
+                    handler, conversation.table = conversation.table[data[4]]
+                    answer = handler(conversation, data[5:])
+                    if answer is None or conversation.held or conversation.out:
+                        answer = conversation.go_on(answer)
+                    else:
+                        conversation.way = EASY
+                        if watch is not None:
+                            watch.count_sent(len(answer))
+                else:
+                    answer = conversation.receive(data)
                 began, now = now, seconds()
                 if answer is not None:
                     line.moved = now
                     if answer:
-                        if together and served.direct and not served.answer:
+                        if together and served.direct:
                             served.answer = answer
                             answered.append(served)
                         else:
                             served.write(answer)
-                if now > due and now - began > line.slow:
-                    line.was_slow(data, began, now)
+                if now > due:
+                    if now - began > line.slow:
+                        line.was_slow(data, began, now)
+                    now, due = self._look_up()
             except BaseException as error:
-                # As the reactors of Twisted do: log it, and end the connection that failed.
-                log.err()
-                self.disconnect(served, error, True)
-                now = seconds()
+                if conversation is None or not conversation.broken_by(error):
+                    # As the reactors of Twisted do: log it, and end the connection that failed.
+                    log.err()
+                    self.disconnect(served, error, True)
+                now, due = self._look_up()
         if answered:
             self.send_answers()
         for descriptor in ports:
@@ -578,6 +590,17 @@ class ConnectionSet:
             # It may have been closed, or be a connection that another one has ended.
             if port is not None:
                 port.accept()
+
+    def _look_up(self) -> tuple[float, float]:
+        """
+        Send the answers that there are, after what may have taken its time.
+
+        :return: What time it is, and until when answers are gathered.
+        """
+        if self.answered:
+            self.send_answers()
+        now = monotonic()
+        return now, now + self.soon
 
     def send_answers(self) -> None:
         """
