@@ -57,6 +57,8 @@ _log = Logger(__name__)
 # In a read of no more than this there is no packet longer than any MTA may send; whether longer
 # ones were agreed on, the splitter looks.
 _ONE_PACKET: Final = c.MILTER_CHUNK_SIZE + 5
+# So many packets, most likely, are an edit or two and an answer.
+_FEW_PACKETS: Final = 4
 #: What a read begins with that is one packet and nothing else, by its size: the packet's length.
 ALONE: Final = [None if size < 5 else (size - 4).to_bytes(4, "big") for size in range(512)]
 #: How packets go through. Easily: the line knows that nothing is waited for, and nothing is left of
@@ -89,6 +91,17 @@ class Line(Protocol):
     """
     What a conversation needs of its connection.
     """
+
+    @property
+    def slow(self) -> float:
+        """
+        Seconds after which a read is too slow.
+        """
+
+    def was_slow(self, data: bytes, began: float, now: float) -> None:
+        """
+        Tell of a read that has been slow.
+        """
 
     def send_packets(self, packets: list[bytes]) -> None:
         """
@@ -151,9 +164,12 @@ class Conversation(Session):
         the end of a message is awaited; ``None`` for never.
     :param limits: How much of one message may be kept.
     :param watch: Tells observers; see `yatxmilter._engine.observed_connection`.
+    :ivar line: Its connection.
     :ivar members: The milters, those in shadow left out.
     :ivar hurried: Whether the line is to be told of what is not answered.
     :ivar takers: What is called with each packet, before it is looked at; see `show`.
+    :ivar began: When the bytes that came last were read, as its line says.
+    :ivar moved: When bytes moved last, likewise.
     :ivar way: How packets go through: `EASY`, `RUNNING`, or with care.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
     :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
@@ -163,7 +179,6 @@ class Conversation(Session):
         "_begun",
         "_draining",
         "_limit",
-        "_line",
         "_lost",
         "_shadows",
         "_splitter",
@@ -171,9 +186,12 @@ class Conversation(Session):
         "_to_settle",
         "_told",
         "_unwelcome",
+        "began",
         "busy",
         "elsewhere",
         "hurried",
+        "line",
+        "moved",
         "takers",
         "way",
     )
@@ -193,7 +211,8 @@ class Conversation(Session):
         self._limit = c.MILTER_MAX_DATA_SIZE
         self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
         self.busy = self.elsewhere = self.hurried = False
-        self._line = line
+        self.began = self.moved = 0.0
+        self.line = line
         self._stalled = self._begun = self._lost = False
         self._draining = False
         # What is logged once, and has been.
@@ -230,8 +249,8 @@ class Conversation(Session):
         lent: tuple[bytes, int] | None = None
         watch = self.watch
         if watch is not None and data:
-            # What the last read took counts as the milters' work.
-            watch.count_read(len(data), working=self.busy)
+            # While it is busy the milters are at work all the time.
+            watch.count_read(len(data), None if self.busy else self.moved, self.began)
         if self.way or self.held:
             lent = self._receive_more(data)
             if lent is None:
@@ -316,24 +335,40 @@ class Conversation(Session):
     def _send(self, answer: bytes | None) -> bytes | None:
         """
         Send what was answered, if anything was.
+
+        :return: As `receive`; a few packets are sent by who asked.
         """
         out = self.out
         if answer is not None:
             out.append(answer)
         if out:
+            if len(out) <= _FEW_PACKETS:
+                data = b"".join(out)
+                if len(data) <= _ONE_PACKET:
+                    if self.watch is not None:
+                        self.tell_sent(out)
+                    out.clear()
+                    return data
             self.send(out)
             if self.held:
                 self._wait()
                 return None
         elif self.hurried:
-            self._line.hurry()
+            self.line.hurry()
         return b""
 
     def send(self, out: list[bytes]) -> None:
         """
         Send packets, and empty the list.
         """
-        self._line.send_packets(out)
+        if self.watch is not None:
+            self.tell_sent(out)
+        self.line.send_packets(out)
+
+    def tell_sent(self, out: list[bytes]) -> None:
+        """
+        Tell observers of packets that are sent.
+        """
 
     def _receive_more(self, data: bytes) -> tuple[bytes, int] | None:
         """
@@ -369,7 +404,7 @@ class Conversation(Session):
             if self.out:
                 self.send(self.out)
             elif self.hurried:
-                self._line.hurry()
+                self.line.hurry()
         if self.held:
             self._wait()
         else:
@@ -408,7 +443,7 @@ class Conversation(Session):
             self.held = True
             if self.way != RUNNING:
                 self.busy = True
-                self._line.held_up()
+                self.line.held_up()
 
     def _wait(self) -> None:
         if self.ended:
@@ -421,7 +456,7 @@ class Conversation(Session):
         if self.out:
             self.send(self.out)
         self.busy = True
-        self._line.held_up()
+        self.line.held_up()
 
     def _forget_arrived(self) -> None:
         if self._splitter is not None:
@@ -434,7 +469,7 @@ class Conversation(Session):
             return
         if not (self.splitter.partial or self._draining or self.takers):
             self.way = EASY
-        self._line.caught_up()
+        self.line.caught_up()
 
     def run(self) -> None:
         """
@@ -705,7 +740,7 @@ class Conversation(Session):
         if not self._lost:
             if self.out:
                 self.send(self.out)
-            self._line.hang_up()
+            self.line.hang_up()
 
     def disconnect(self) -> None:
         """

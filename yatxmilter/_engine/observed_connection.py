@@ -50,17 +50,15 @@ class ObservedConversation(Conversation):
         self._quiet = not self._watch.audience.tells_usual_answers
         self._watch.macros = self.macros
 
-    def send(self, out: list[bytes]) -> None:
+    def tell_sent(self, out: list[bytes]) -> None:
         """
-        Send packets, and empty the list; tell of them, if not all of them have been told.
+        Tell of packets that are sent, if not all of them have been told.
         """
         if self._told_of or not self._quiet:
             self._tell_output()
             self._told_of = 0
-        watch = self._watch
-        size = sum([len(packet) for packet in out]) if watch.counts else 0
-        self._line.send_packets(out)
-        watch.count_sent(size)
+        if self._watch.counts:
+            self._watch.count_sent(sum([len(packet) for packet in out]))
 
     def observe(self, command: Command, handler: Handler, payload: bytes) -> bytes | None:
         """

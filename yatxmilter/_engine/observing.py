@@ -401,21 +401,21 @@ class Watch:
         self.worked += max(0.0, until - self.since)
         self.since = until
 
-    def count_read(self, size: int, *, working: bool) -> None:
+    def count_read(self, size: int, moved: float | None, began: float) -> None:
         """
         Count what was read; what the last read took counts as the milters' work.
 
         :param size: How many bytes were read.
-        :param working: Whether the milters are at work since.
+        :param moved: When the last read was over; ``None`` if the milters are at work since.
+        :param began: When this one began.
         """
         if self.counts:
             self.received += size
             if self.tells_bytes:
                 self.tell("bytes_received", size)
-        if self.times_work and not working:
-            connection = self.connection
-            self.worked += connection.moved - self.since
-            self.since = connection.began
+        if self.times_work and moved is not None:
+            self.worked += moved - self.since
+            self.since = began
 
     def count_sent(self, size: int) -> None:
         """

@@ -196,12 +196,11 @@ class Session:
         """
         Whether a milter is waited for.
         """
-        merge, opening, caller = self.made_merge, self._opening, self._caller
-        return bool(
-            (merge is not None and merge.round)
-            or (opening is not None and opening.awaited)
-            or (caller is not None and caller.settling)
-        )
+        if self.made_merge is not None and self.made_merge.round:
+            return True
+        if self._opening is not None and self._opening.awaited:
+            return True
+        return self._caller is not None and bool(self._caller.settling)
 
     # ---- packets
 

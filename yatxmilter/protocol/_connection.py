@@ -52,10 +52,8 @@ class TransportLine(Protocol):
     a `Served`, which needs none (`accepted`); then the transport is made when it is asked for.
 
     :param options: The factory whose options count.
-    :ivar began: When the bytes that came last were read.
     :ivar connected: Whether the connection has come, as Twisted has it.
     :ivar factory: The factory, if it was built by one.
-    :ivar moved: When bytes moved last, by the factory's clock.
     :ivar number: Its serial number in this process; ``connection`` in the log.
     :ivar peer: Where it comes from.
     :ivar resumed: When a callback that the reactor did not wait for was over.
@@ -74,10 +72,8 @@ class TransportLine(Protocol):
         "_transport",
         "_unsent",
         "_watch",
-        "began",
         "connected",
         "factory",
-        "moved",
         "number",
         "peer",
         "resumed",
@@ -99,7 +95,7 @@ class TransportLine(Protocol):
         # How many packets there had been when the one that is incomplete began.
         self._taken = -1
         self._seconds = clock.seconds
-        self.began = self.moved = self.resumed = 0.0
+        self.resumed = 0.0
         watch: Watch | None = None
         make: Callable[..., Conversation] = Conversation
         slow = options.slow_callbacks
@@ -123,6 +119,13 @@ class TransportLine(Protocol):
         What keeps time.
         """
         return self._options.clock
+
+    @property
+    def moved(self) -> float:
+        """
+        When bytes moved last, by the factory's clock.
+        """
+        return self._conversation.moved
 
     @property
     def transport(self) -> Any:
@@ -182,7 +185,7 @@ class TransportLine(Protocol):
         self._conversation.hurried = may_hurry and _QUICKACK is not None
         if factory is not None:
             factory.connection_made(self, peer)
-        self.moved = now = self._seconds()
+        self._conversation.moved = now = self._seconds()
         self._options.time_limits.idle.start(self, now)
         self.number = next(_NUMBERS)
         if self._watch is not None:
@@ -195,11 +198,12 @@ class TransportLine(Protocol):
 
         `ConnectionSet._serve_ready` does the same.
         """
-        began = self.began = self._seconds()
-        answer = self._conversation.receive(data)
+        conversation = self._conversation
+        began = conversation.began = self._seconds()
+        answer = conversation.receive(data)
         now = self._seconds()
         if answer is not None:
-            self.moved = now
+            conversation.moved = now
             if answer:
                 (self._served or self._transport).write(answer)
         if now - began > self.slow:
@@ -209,7 +213,7 @@ class TransportLine(Protocol):
         """
         Take note that what has arrived has to wait; pause the transport when it is too much.
         """
-        self.moved = self._seconds()
+        self._conversation.moved = self._seconds()
         # What is missing of a command is not looked at before there is time for it.
         self._options.time_limits.command.stop(self)
         if self._conversation.session.splitter.buffered > self._options.max_buffered:
@@ -325,7 +329,7 @@ class TransportLine(Protocol):
         Read on: the callback is over.
         """
         self._conversation.elsewhere = False
-        self.moved = self.resumed = self._seconds()
+        self._conversation.moved = self.resumed = self._seconds()
         served, transport = self._served, self._transport
         if self._paused:
             return
@@ -402,7 +406,7 @@ class TransportLine(Protocol):
         self._options.time_limits.reading.stop(self)
         self._conversation.stalled = False
         if self._unsent is not None:
-            self.moved = self._seconds()
+            self._conversation.moved = self._seconds()
             self._send_pieces()
         self._conversation.run()
 
@@ -447,7 +451,7 @@ class TransportLine(Protocol):
         """
         Read on, if reading was paused; give what is missing of a command its time.
         """
-        self.moved = self._seconds()
+        self._conversation.moved = self._seconds()
         splitter = self._conversation.session.splitter
         if splitter.partial:
             self._begin_command(splitter.taken)

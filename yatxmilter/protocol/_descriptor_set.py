@@ -124,8 +124,8 @@ class Served:
         transport.
     :ivar made: The transport, if it has been made.
     :ivar protocol: Whose connection it is, while that has no transport.
-    :ivar line: The same, if it lets itself be passed over.
-    :ivar conversation: What is given the bytes that were read, in the place of the line.
+    :ivar conversation: What is given the bytes that were read, in the place of the protocol, if
+        that lets itself be passed over.
     :ivar client: Its address as the system gave it, for the transport.
     :ivar listener: The port that has accepted it, likewise.
     :ivar answer: What is to be sent with the answers of others, before anything else.
@@ -144,7 +144,6 @@ class Served:
         "direct",
         "events",
         "failed",
-        "line",
         "listener",
         "made",
         "protocol",
@@ -163,7 +162,6 @@ class Served:
         self.answer = b""
         self.direct = self.failed = False
         self.made: Any = None
-        self.line: Any = None
         self.protocol: Any = None
         self.conversation: Conversation | None = None
 
@@ -193,7 +191,7 @@ class Served:
                 )
                 self.made.registerProducer(protocol, True)
                 self.protocol = None
-                self.line = self.conversation = None
+                self.conversation = None
         return self.made
 
     @property
@@ -216,7 +214,6 @@ class Served:
         """
         self.protocol = protocol
         if conversation is not None:
-            self.line = protocol
             self.conversation = conversation
             if protocol.slow < self.connections.soon:
                 self.connections.soon = protocol.slow
@@ -317,9 +314,9 @@ class Served:
 
     def release(self) -> None:
         """
-        Let go of the transport and of the line, whose connection is over.
+        Let go of the transport and of the conversation, whose connection is over.
         """
-        self.line = self.conversation = None
+        self.conversation = None
         if self.made is not None:
             self.made.reactor = self.connections.reactor
 
@@ -528,13 +525,14 @@ class ConnectionSet:
                 continue
             size = len(data)
             if size >= _SHORT:
-                data = served.read_on(data)
+                # Then it is no packet alone: none is of no size.
+                data, size = served.read_on(data), 0
             elif not size:
                 why = main.CONNECTION_LOST if served.failed else main.CONNECTION_DONE
                 self.disconnect(served, why, True)
                 now, due = self._look_up()
                 continue
-            conversation, line = served.conversation, served.line
+            conversation = served.conversation
             try:
                 if conversation is None:
                     # A transport's protocol may have been exchanged.
@@ -542,17 +540,12 @@ class ConnectionSet:
                     now, due = self._look_up()
                     continue
                 # As `TransportLine.dataReceived`.
-                line.began = now
-                if (
-                    size < _SHORT
-                    and not (conversation.way or conversation.held)
-                    and data[:4] == ALONE[size]
-                ):
+                if data[:4] == ALONE[size] and not (conversation.way or conversation.held):
                     # As nearly always: one packet and nothing else. What `Conversation.receive`
                     # does then is done here, without a call in between.
                     watch = conversation.watch
                     if watch is not None:
-                        watch.count_read(size, working=False)
+                        watch.count_read(size, conversation.moved, now)
                     conversation.way = RUNNING
                     handler, conversation.table = conversation.table[data[4]]
                     answer = handler(conversation, data[5:])
@@ -563,10 +556,11 @@ class ConnectionSet:
                         if watch is not None:
                             watch.count_sent(len(answer))
                 else:
+                    conversation.began = now
                     answer = conversation.receive(data)
                 began, now = now, seconds()
                 if answer is not None:
-                    line.moved = now
+                    conversation.moved = now
                     if answer:
                         if together and served.direct:
                             served.answer = answer
@@ -574,8 +568,8 @@ class ConnectionSet:
                         else:
                             served.write(answer)
                 if now > due:
-                    if now - began > line.slow:
-                        line.was_slow(data, began, now)
+                    if now - began > conversation.line.slow:
+                        conversation.line.was_slow(data, began, now)
                     now, due = self._look_up()
             except BaseException as error:
                 if conversation is None or not conversation.broken_by(error):

@@ -160,11 +160,13 @@ class TimeLimit(Generic[_T]):
 class Limited(Protocol):
     """
     What has limits: a connection.
-
-    :ivar moved: When bytes moved last.
     """
 
-    moved: float
+    @property
+    def moved(self) -> float:
+        """
+        When bytes moved last.
+        """
 
     def expired(self, fault: Fault) -> None:
         """
