@@ -41,7 +41,6 @@ from yatxmilter.constants import MILTER_OPTLEN
 from yatxmilter.errors import ProtocolError
 
 __all__ = [
-    "ALONE",
     "COMPILED",
     "EASY",
     "MERGES",
@@ -59,8 +58,6 @@ _log = Logger(__name__)
 _ONE_PACKET: Final = c.MILTER_CHUNK_SIZE + 5
 # So many packets, most likely, are an edit or two and an answer.
 _FEW_PACKETS: Final = 4
-#: What a read begins with that is one packet and nothing else, by its size: the packet's length.
-ALONE: Final = [None if size < 5 else (size - 4).to_bytes(4, "big") for size in range(512)]
 #: How packets go through. Easily: the line knows that nothing is waited for, and nothing is left of
 #: what was read before.
 EASY: Final = 0

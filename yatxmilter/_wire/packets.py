@@ -11,7 +11,7 @@ from typing import Final
 from yatxmilter.constants import MILTER_MAX_DATA_SIZE
 from yatxmilter.errors import ProtocolError
 
-__all__ = ["PacketSplitter", "encode_packet", "read_head"]
+__all__ = ["PacketSplitter", "encode_packet", "read_head", "readers_of_one"]
 
 #: Read a length and a letter at a place in bytes.
 read_head: Final = Struct(">IB").unpack_from
@@ -24,6 +24,24 @@ _MAX_PIECES: Final = 64
 # Reads that wait are joined while they are smaller than this, for the same reason: the queue stays
 # short however the peer cuts what it sends while an answer is awaited.
 _SMALL_READ: Final = 4096
+
+
+def readers_of_one(most: int) -> list[Callable[[bytes], tuple[int, int, bytes]]]:
+    """
+    Make what reads bytes that may be one packet and nothing else, by how many there are.
+
+    It costs half of what it does to read the head and to cut off the rest. Each gives the length, a
+    letter and a payload; it is one packet if the length is by four less than their number. Of bytes
+    that are none, as there are too few of them or too many, the length is -1.
+
+    :param most: Up to how many bytes it may be one.
+    """
+    some = [Struct(f">IB{size - 5}s").unpack for size in range(5, most + 1)]
+    return [*[_read_none] * 5, *some, _read_none]
+
+
+def _read_none(data: bytes) -> tuple[int, int, bytes]:
+    return -1, 0, b""
 
 
 def encode_packet(letter: int, payload: bytes = b"") -> bytes:

@@ -41,7 +41,8 @@ from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from yatxmilter._engine.connection import ALONE, EASY, RUNNING, Conversation
+from yatxmilter._engine.connection import EASY, RUNNING, Conversation
+from yatxmilter._wire.packets import readers_of_one
 
 if TYPE_CHECKING:
     from yatxmilter.protocol._accepting import Listener
@@ -53,6 +54,9 @@ READ_SIZE: Final = 65536 + 4096
 # Bytes tried first: what Python's own allocator has a place for, which costs a twentieth of the
 # work on a usual packet less than to cut a small piece off a large one.
 _SHORT: Final = 512 - bytes.__basicsize__
+# What reads one of so many bytes that is a packet alone; where as many came as could, there may be
+# more.
+_READERS: Final = readers_of_one(_SHORT - 1)
 # Where more than this comes, so does more of it: a large body.
 _LONG: Final = 8192
 
@@ -499,7 +503,7 @@ class ConnectionSet:
         Serve connections and ports that are ready; ports when all answers are on their way.
         """
         all_served, answered, seconds = self._served, self.answered, monotonic
-        together = len(ready) > _FEW
+        readers, together = _READERS, len(ready) > _FEW
         ports: list[int] = []
         now = seconds()
         due = now + self.soon
@@ -525,8 +529,7 @@ class ConnectionSet:
                 continue
             size = len(data)
             if size >= _SHORT:
-                # Then it is no packet alone: none is of no size.
-                data, size = served.read_on(data), 0
+                data = served.read_on(data)
             elif not size:
                 why = main.CONNECTION_LOST if served.failed else main.CONNECTION_DONE
                 self.disconnect(served, why, True)
@@ -540,15 +543,16 @@ class ConnectionSet:
                     now, due = self._look_up()
                     continue
                 # As `TransportLine.dataReceived`.
-                if data[:4] == ALONE[size] and not (conversation.way or conversation.held):
+                length, letter, payload = readers[size](data)
+                if length == size - 4 and not (conversation.way or conversation.held):
                     # As nearly always: one packet and nothing else. What `Conversation.receive`
                     # does then is done here, without a call in between.
                     watch = conversation.watch
                     if watch is not None:
                         watch.count_read(size, conversation.moved, now)
                     conversation.way = RUNNING
-                    handler, conversation.table = conversation.table[data[4]]
-                    answer = handler(conversation, data[5:])
+                    handler, conversation.table = conversation.table[letter]
+                    answer = handler(conversation, payload)
                     if answer is None or conversation.held or conversation.out:
                         answer = conversation.go_on(answer)
                     else:
@@ -559,14 +563,15 @@ class ConnectionSet:
                     conversation.began = now
                     answer = conversation.receive(data)
                 began, now = now, seconds()
-                if answer is not None:
+                if answer:
                     conversation.moved = now
-                    if answer:
-                        if together and served.direct:
-                            served.answer = answer
-                            answered.append(served)
-                        else:
-                            served.write(answer)
+                    if together and served.direct:
+                        served.answer = answer
+                        answered.append(served)
+                    else:
+                        served.write(answer)
+                elif answer is not None:
+                    conversation.moved = now
                 if now > due:
                     if now - began > conversation.line.slow:
                         conversation.line.was_slow(data, began, now)
