@@ -49,6 +49,18 @@ _MAX_INDEX: Final = 0x7FFFFFFF
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
 
 
+# libmilter's functions that edit.
+_ADDHEADER: Final = ACTIONS[c.SMFIR_ADDHEADER]
+_INSHEADER: Final = ACTIONS[c.SMFIR_INSHEADER]
+_CHGHEADER: Final = ACTIONS[c.SMFIR_CHGHEADER]
+_CHGFROM: Final = ACTIONS[c.SMFIR_CHGFROM]
+_ADDRCPT: Final = ACTIONS[c.SMFIR_ADDRCPT]
+_ADDRCPT_PAR: Final = ACTIONS[c.SMFIR_ADDRCPT_PAR]
+_DELRCPT: Final = ACTIONS[c.SMFIR_DELRCPT]
+_QUARANTINE: Final = ACTIONS[c.SMFIR_QUARANTINE]
+_REPLBODY: Final = ACTIONS[c.SMFIR_REPLBODY]
+
+
 class _Edits:
     """
     The edits of one message.
@@ -302,55 +314,55 @@ class Context:
         """
         ``smfi_addheader``.
         """
-        self._edit(ACTIONS[c.SMFIR_ADDHEADER], headerf, headerv)
+        self._edit(_ADDHEADER, headerf, headerv)
 
     def insheader(self, hdridx: int, headerf: Text, headerv: Text) -> None:
         """
         ``smfi_insheader``.
         """
-        self._edit(ACTIONS[c.SMFIR_INSHEADER], hdridx, headerf, headerv)
+        self._edit(_INSHEADER, hdridx, headerf, headerv)
 
     def chgheader(self, headerf: Text, hdridx: int, headerv: Text | None) -> None:
         """
         ``smfi_chgheader``.
         """
-        self._edit(ACTIONS[c.SMFIR_CHGHEADER], hdridx, headerf, headerv)
+        self._edit(_CHGHEADER, hdridx, headerf, headerv)
 
     def chgfrom(self, mail: Text, args: Text | None) -> None:
         """
         ``smfi_chgfrom``.
         """
-        self._edit(ACTIONS[c.SMFIR_CHGFROM], mail, args)
+        self._edit(_CHGFROM, mail, args)
 
     def addrcpt(self, rcpt: Text) -> None:
         """
         ``smfi_addrcpt``.
         """
-        self._edit(ACTIONS[c.SMFIR_ADDRCPT], rcpt)
+        self._edit(_ADDRCPT, rcpt)
 
     def addrcpt_par(self, rcpt: Text, args: Text | None) -> None:
         """
         ``smfi_addrcpt_par``.
         """
-        self._edit(ACTIONS[c.SMFIR_ADDRCPT_PAR], rcpt, args)
+        self._edit(_ADDRCPT_PAR, rcpt, args)
 
     def delrcpt(self, rcpt: Text) -> None:
         """
         ``smfi_delrcpt``.
         """
-        self._edit(ACTIONS[c.SMFIR_DELRCPT], rcpt)
+        self._edit(_DELRCPT, rcpt)
 
     def quarantine(self, reason: Text) -> None:
         """
         ``smfi_quarantine``.
         """
-        self._edit(ACTIONS[c.SMFIR_QUARANTINE], reason)
+        self._edit(_QUARANTINE, reason)
 
     def replacebody(self, bodyp: Body) -> None:
         """
         ``smfi_replacebody``.
         """
-        action = ACTIONS[c.SMFIR_REPLBODY]
+        action = _REPLBODY
         self._check_action(action)
         limit = self.limits.max_body
         before = 0 if self.edits is None else self.edits.body_size
@@ -402,7 +414,7 @@ class Context:
         :param values: One for each of the action's arguments.
         """
         checked = []
-        for check, value in zip(_CHECKS[action.letter], values, strict=True):
+        for check, value in zip(_CHECKS[action.letter], values):  # noqa: B905 (it takes its time)
             checked.append(check(self, value))
         self._send(action, action.encode(*checked))
 
