@@ -70,7 +70,7 @@ class OrderTests(ConversationTestCase):
         engine = conversation.protocol._conversation
         before = engine.table
         engine.table = [(fail, before)] * 256
-        self.assertRaises(ZeroDivisionError, engine.receive, HELO)
+        self.assertRaises(ZeroDivisionError, engine.take_in, HELO)
         engine.table = before
         self.assertEqual(letters(conversation.send(HELO + QUIT)), "c")
         self.assertFalse(conversation.transport.connected)

@@ -165,8 +165,7 @@ class Conversation(Session):
     :ivar members: The milters, those in shadow left out.
     :ivar hurried: Whether the line is to be told of what is not answered.
     :ivar takers: What is called with each packet, before it is looked at; see `show`.
-    :ivar began: When the bytes that came last were read, as its line says.
-    :ivar moved: When bytes moved last, likewise.
+    :ivar moved: When bytes moved last, as its line says.
     :ivar way: How packets go through: `EASY`, `RUNNING`, or with care.
     :ivar busy: Whether what arrives has to wait: for a milter, or for the MTA to read.
     :ivar elsewhere: Whether a callback is running that the reactor does not wait for.
@@ -183,7 +182,6 @@ class Conversation(Session):
         "_to_settle",
         "_told",
         "_unwelcome",
-        "began",
         "busy",
         "elsewhere",
         "hurried",
@@ -208,7 +206,7 @@ class Conversation(Session):
         self._limit = c.MILTER_MAX_DATA_SIZE
         self.takers: tuple[Callable[[tuple[int, bytes]], None], ...] = ()
         self.busy = self.elsewhere = self.hurried = False
-        self.began = self.moved = 0.0
+        self.moved = 0.0
         self.line = line
         self._stalled = self._begun = self._lost = False
         self._draining = False
@@ -233,7 +231,17 @@ class Conversation(Session):
 
     # ---- bytes come in
 
-    def receive(self, data: bytes) -> bytes | None:
+    def count_read(self, size: int, began: float) -> None:
+        """
+        Count what was read, for observers.
+
+        :param began: When.
+        """
+        assert self.watch is not None
+        # While it is busy the milters are at work all the time.
+        self.watch.count_read(size, None if self.busy else self.moved, began)
+
+    def take_in(self, data: bytes) -> bytes | None:
         """
         Take in bytes from the MTA; handle the packets, one after the other, until none is left, or
         something must be waited for.
@@ -244,10 +252,6 @@ class Conversation(Session):
         position = 0
         answer: bytes | None = None
         lent: tuple[bytes, int] | None = None
-        watch = self.watch
-        if watch is not None and data:
-            # While it is busy the milters are at work all the time.
-            watch.count_read(len(data), None if self.busy else self.moved, self.began)
         if self.way or self.held:
             lent = self._receive_more(data)
             if lent is None:
@@ -280,8 +284,8 @@ class Conversation(Session):
                 if answer is None or self.out:
                     return self.go_on(answer)
                 self.way = EASY
-                if watch is not None:
-                    watch.count_sent(len(answer))
+                if self.watch is not None:
+                    self.watch.count_sent(len(answer))
                 return answer
             self.way = _CAREFUL
             if answer is not None:
@@ -303,7 +307,7 @@ class Conversation(Session):
         Do what is left to do when all that was read has been handled, and not answered as usual.
 
         :param answer: The last packet's, if that was a usual one.
-        :return: As `receive`.
+        :return: As `take_in`.
         """
         if not self.held:
             self.way = EASY
@@ -314,7 +318,7 @@ class Conversation(Session):
         if self._must_wait():
             self._wait()
             return None
-        return self.receive(b"")
+        return self.take_in(b"")
 
     def broken_by(self, error: BaseException) -> bool:
         """
@@ -333,7 +337,7 @@ class Conversation(Session):
         """
         Send what was answered, if anything was.
 
-        :return: As `receive`; a few packets are sent by who asked.
+        :return: As `take_in`; a few packets are sent by who asked.
         """
         out = self.out
         if answer is not None:
@@ -473,7 +477,7 @@ class Conversation(Session):
         Go on with what has arrived, and tell the line how that stands.
         """
         self.held = True
-        self.receive(b"")
+        self.take_in(b"")
 
     def resume(self, work: Callable[[Pending], None], pending: Pending) -> None:
         """

@@ -199,8 +199,10 @@ class TransportLine(Protocol):
         `ConnectionSet._serve_ready` does the same.
         """
         conversation = self._conversation
-        began = conversation.began = self._seconds()
-        answer = conversation.receive(data)
+        began = self._seconds()
+        if self._watch is not None:
+            conversation.count_read(len(data), began)
+        answer = conversation.take_in(data)
         now = self._seconds()
         if answer is not None:
             conversation.moved = now

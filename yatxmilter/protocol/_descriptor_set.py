@@ -43,6 +43,7 @@ from zope.interface import implementer
 
 from yatxmilter._engine.connection import EASY, RUNNING, Conversation
 from yatxmilter._wire.packets import readers_of_one
+from yatxmilter.constants import SMFIC_MACRO
 
 if TYPE_CHECKING:
     from yatxmilter.protocol._accepting import Listener
@@ -70,6 +71,7 @@ _FEW: Final = 8
 # For how many seconds answers are gathered at most, while callbacks are quick.
 _SOON: Final = 0.001
 
+_MACRO: Final = SMFIC_MACRO
 _IN: Final[int] = getattr(select, "EPOLLIN", 1)
 _OUT: Final[int] = getattr(select, "EPOLLOUT", 4)
 _IN_OR_OUT: Final = _IN | _OUT
@@ -543,25 +545,34 @@ class ConnectionSet:
                     now, due = self._look_up()
                     continue
                 # As `TransportLine.dataReceived`.
-                length, letter, payload = readers[size](data)
-                if length == size - 4 and not (conversation.way or conversation.held):
-                    # As nearly always: one packet and nothing else. What `Conversation.receive`
-                    # does then is done here, without a call in between.
-                    watch = conversation.watch
-                    if watch is not None:
-                        watch.count_read(size, conversation.moved, now)
-                    conversation.way = RUNNING
-                    handler, conversation.table = conversation.table[letter]
-                    answer = handler(conversation, payload)
-                    if answer is None or conversation.held or conversation.out:
-                        answer = conversation.go_on(answer)
+                watch = conversation.watch
+                if watch is not None:
+                    conversation.count_read(len(data), now)
+                while True:
+                    length, letter, payload = readers[size](data)
+                    if conversation.way or conversation.held:
+                        answer = conversation.take_in(data)
+                    elif length == size - 4:
+                        # As nearly always: one packet and nothing else. What `take_in` does then is
+                        # done here, without a call in between.
+                        conversation.way = RUNNING
+                        handler, conversation.table = conversation.table[letter]
+                        answer = handler(conversation, payload)
+                        if answer is None or conversation.held or conversation.out:
+                            answer = conversation.go_on(answer)
+                        else:
+                            conversation.way = EASY
+                            if watch is not None:
+                                watch.count_sent(len(answer))
+                    elif letter == _MACRO and 1 < length < size - 4:
+                        # The macros of what comes behind them.
+                        conversation.macros.put(payload[: length - 1])
+                        data = payload[length - 1 :]
+                        size = len(data)
+                        continue
                     else:
-                        conversation.way = EASY
-                        if watch is not None:
-                            watch.count_sent(len(answer))
-                else:
-                    conversation.began = now
-                    answer = conversation.receive(data)
+                        answer = conversation.take_in(data)
+                    break
                 began, now = now, seconds()
                 if answer:
                     conversation.moved = now
