@@ -231,16 +231,6 @@ class Conversation(Session):
 
     # ---- bytes come in
 
-    def count_read(self, size: int, began: float) -> None:
-        """
-        Count what was read, for observers.
-
-        :param began: When.
-        """
-        assert self.watch is not None
-        # While it is busy the milters are at work all the time.
-        self.watch.count_read(size, None if self.busy else self.moved, began)
-
     def take_in(self, data: bytes) -> bytes | None:
         """
         Take in bytes from the MTA; handle the packets, one after the other, until none is left, or

@@ -406,7 +406,8 @@ class Watch:
         Count what was read; what the last read took counts as the milters' work.
 
         :param size: How many bytes were read.
-        :param moved: When the last read was over; ``None`` if the milters are at work since.
+        :param moved: When the last read was over; ``None`` if the milters are at work since, as
+            the connection is busy.
         :param began: When this one began.
         """
         if self.counts:

@@ -198,10 +198,11 @@ class TransportLine(Protocol):
 
         `ConnectionSet._serve_ready` does the same.
         """
-        conversation = self._conversation
+        conversation, watch = self._conversation, self._watch
         began = self._seconds()
-        if self._watch is not None:
-            conversation.count_read(len(data), began)
+        if watch is not None:
+            moved = None if conversation.busy else conversation.moved
+            watch.count_read(len(data), moved, began)
         answer = conversation.take_in(data)
         now = self._seconds()
         if answer is not None:

@@ -547,7 +547,8 @@ class ConnectionSet:
                 # As `TransportLine.dataReceived`.
                 watch = conversation.watch
                 if watch is not None:
-                    conversation.count_read(len(data), now)
+                    moved = None if conversation.busy else conversation.moved
+                    watch.count_read(len(data), moved, now)
                 while True:
                     length, letter, payload = readers[size](data)
                     if conversation.way or conversation.held:
