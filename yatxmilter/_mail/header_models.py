@@ -7,8 +7,9 @@ the header differently, so there is a class for each: Postfix has lines, of whic
 say how one filter would get from one state to another, since the MTA may understand an edit
 differently when it does not know that it comes from another filter.
 
-The fields are indexed when the first edit comes, by their place and by their name. From then on an
-edit looks at a few hundred of them at most, however many there are.
+The fields are kept as they came until an edit has to find one. Then they are indexed, by their
+place and by their name, and from then on an edit looks at a few hundred of them at most, however
+many there are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterator
+from itertools import chain
 from typing import Final, TypeVar
 
 from yatxmilter._mail.ordered import Ordered
@@ -29,10 +31,13 @@ __all__ = ["HeaderModel", "PostfixHeader", "SendmailHeader", "Slot", "Snapshot",
 
 _Model = TypeVar("_Model", bound="HeaderModel")
 
-#: The slots of a header at one time: name, value, origin, and whether they are shown.
-Snapshot = list[tuple[bytes, "bytes | None", "int | None", bool]]
+#: A header at one time: of its slots name, value, origin and whether they are shown, and the fields
+#: that have come and have none yet.
+Snapshot = tuple[
+    list[tuple[bytes, "bytes | None", "int | None", bool]], tuple[tuple[str, str], ...]
+]
 
-# A field so short is shown whole by both MTAs.
+# A field whose name and value are so short is shown whole by both MTAs.
 _SHORT: Final = 1000
 # As a number: to look for a piece of bytes in bytes costs ten times as much.
 _LF: Final = 10
@@ -204,8 +209,11 @@ class HeaderModel(ABC):
         self.filters = 0
         self._slots: list[Slot] | None = []
         self._index: _Index | None = None
-        # Fields that have come and have no slots yet: many together cost less.
+        # Fields that have come and have no slots yet, and whether filters are shown them as they
+        # are: so many of them. Behind them come slots that filters have added.
         self._came: list[tuple[str, str]] = []
+        self._plain = 0
+        self._added: list[Slot] = []
 
     @property
     def slots(self) -> list[Slot]:
@@ -245,14 +253,20 @@ class HeaderModel(ABC):
         """
         Give the state as it is now, to make a copy of it later if one is needed.
         """
-        return [(slot.name, slot.value, slot.origin, slot.shown) for slot in self.slots]
+        slots = self._slots
+        if slots is None or self._added:
+            slots = self._settled()
+        parts = [(slot.name, slot.value, slot.origin, slot.shown) for slot in slots]
+        return parts, tuple(self._came)
 
     def copy(self: _Model, snapshot: Snapshot | None = None) -> _Model:
         """
         Give another one in the same state, or in an earlier one.
         """
         twin = type(self)(leading_space=self.leading_space)
-        twin.slots = [Slot(*parts) for parts in snapshot or self.snapshot()]
+        slots, came = self.snapshot() if snapshot is None else snapshot
+        twin.slots = [Slot(*parts) for parts in slots]
+        twin._came += came
         twin.filters = self.filters
         return twin
 
@@ -261,6 +275,8 @@ class HeaderModel(ABC):
         Take a field as the MTA shows it to the first filter.
         """
         came = self._came
+        if self._added:
+            self._settled()
         came.append((name, value))
         if len(came) == PIECE or self._index is not None:
             self._settled()
@@ -275,6 +291,9 @@ class HeaderModel(ABC):
             slots = self._slots = self._index.all.items()
         if self._came:
             self._make_slots(slots)
+        if self._added:
+            slots += self._added
+            self._added = []
         return slots
 
     def _make_slots(self, slots: list[Slot]) -> None:
@@ -288,7 +307,8 @@ class HeaderModel(ABC):
             slots.append(
                 Slot(from_text(name), raw, len(slots), True, given if as_it_came else None)
             )
-        self._came.clear()
+        # A new list: somebody may be shown the old one.
+        self._came = []
         self._index = None
 
     def receive_field(self, field: Field) -> None:
@@ -394,7 +414,28 @@ class HeaderModel(ABC):
         :param most: How many there are in a list at most: to make a list of very many takes a
             while.
         """
-        slots = self.slots
+        came = self._came
+        if came and self._are_plain(came):
+            slots, added = self._slots or [], self._added
+            yield from self._shown_of(slots, most)
+            for start in range(0, len(came), most):
+                yield came[start : start + most]
+            yield from self._shown_of(added, most)
+        else:
+            yield from self._shown_of(self.slots, most)
+
+    def _are_plain(self, came: list[tuple[str, str]]) -> bool:
+        """
+        Tell whether fields are shown to filters as they came: all are short, and none is folded.
+        """
+        if self._plain != len(came):
+            texts = [*chain.from_iterable(came)]
+            if max(map(len, texts)) >= _SHORT or "\n" in "".join(texts):
+                return False
+            self._plain = len(came)
+        return True
+
+    def _shown_of(self, slots: list[Slot], most: int) -> Iterator[list[tuple[str, str]]]:
         for start in range(0, len(slots), most):
             yield [
                 # Each filter is shown the same until the field is changed.
@@ -444,7 +485,7 @@ class PostfixHeader(HeaderModel):
 
     def _add(self, new: Slot) -> None:
         if self._index is None:
-            self.slots.append(new)
+            self._added.append(new)
         else:
             self._insert_slot(new, None)
 
