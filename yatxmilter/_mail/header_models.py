@@ -39,6 +39,8 @@ Snapshot = tuple[
 
 # A field whose name and value are so short is shown whole by both MTAs.
 _SHORT: Final = 1000
+# So many fields are looked through for a name; more are indexed.
+_MANY: Final = 200
 # As a number: to look for a piece of bytes in bytes costs ten times as much.
 _LF: Final = 10
 
@@ -199,8 +201,6 @@ class HeaderModel(ABC):
     top = 0
     #: Whether the MTA counts differently once another filter has begun.
     counts_by_filter = False
-    #: Whether ADDHEADER needs to find no field.
-    adds_at_end = False
     #: So many octets of a field, its name included, are shown to filters.
     longest_shown: int | None = None
 
@@ -238,7 +238,9 @@ class HeaderModel(ABC):
         Do in pieces what an edit would else do at once: the first one that has to find a field
         takes long when there are very many.
         """
-        if self._index is None and not (self.adds_at_end and isinstance(edit, AddHeader)):
+        if self._index is None and not (
+            isinstance(edit, AddHeader) and self._goes_last(from_text(edit.name))
+        ):
             index = _Index()
             yield from index.fill(self.slots)
             self._index = index
@@ -386,6 +388,13 @@ class HeaderModel(ABC):
         """
 
     @abstractmethod
+    def _goes_last(self, name: bytes) -> bool:
+        """
+        Tell whether ADDHEADER is known to put a field of this name at the end of a header that is
+        not indexed.
+        """
+
+    @abstractmethod
     def _insert(self, index: int, new: Slot) -> None:
         """
         Make an INSHEADER: put a field at a place that the MTA counts in its own way.
@@ -477,11 +486,13 @@ class PostfixHeader(HeaderModel):
     """
 
     longest_shown = 60_000
-    adds_at_end = True
 
     def __init__(self, *, leading_space: bool = False) -> None:
         super().__init__(leading_space=leading_space)
         self.slots = [Slot(b"Received", _SECRET, 0, False)]
+
+    def _goes_last(self, name: bytes) -> bool:
+        return True
 
     def _add(self, new: Slot) -> None:
         if self._index is None:
@@ -560,7 +571,20 @@ class SendmailHeader(HeaderModel):
         twin._deleted = [slot for slot in twin.slots if slot.shown and slot.value is None]
         return twin
 
+    def _goes_last(self, name: bytes) -> bool:
+        # It does where there is none of that name; of many fields the index knows that.
+        slots, came, added = self._slots or [], self._came, self._added
+        if len(slots) + len(came) + len(added) > _MANY:
+            return False
+        if name.lower() in [slot.name.lower() for slot in slots + added]:
+            return False
+        # Names that differ in other letters than ASCII's are left to the index, too.
+        return to_text(name).lower() not in [one.lower() for one, _ in came]
+
     def _add(self, new: Slot) -> None:
+        if self._index is None and self._goes_last(new.name):
+            self._added.append(new)
+            return
         hidden = self._hidden(new.name, last=False)
         if hidden is not None:
             hidden.change(hidden.name, new.value)
