@@ -38,28 +38,28 @@ class ChainContent:
         self.body = body
         self.lost: dict[Command, Failure] = {}
         self._limits = limits
-        self._header_bytes = 0
+        # How many bytes of the header may come, and where its fields are put.
+        self._room = limits.max_header_bytes
+        self._fields = header.came
         self._edits: ChainEdits | None = None
         self._stops_when_held = stops_when_held
 
     # ---- what the MTA sends
 
-    def take_field(self, name: str, value: str, size: int) -> None:
+    def take_field(self, field: tuple[str, str], size: int) -> None:
         """
         Keep a header field.
 
-        :param size: The bytes of name and value.
+        :param field: Its name and value.
+        :param size: The bytes of both.
         """
-        header = self.header
-        if header is None:
-            return
         # As it stands in a message, with colon, blank and line end.
-        self._header_bytes = taken = self._header_bytes + size + 4
-        limit = self._limits.max_header_bytes
-        if taken <= limit:
-            header.receive(name, value)
-        else:
+        self._room = room = self._room - size - 4
+        if room >= 0:
+            self._fields.append(field)
+        elif self.header is not None:
             self.header = None
+            limit = self._limits.max_header_bytes
             self._lose(HEADER_ROW, f"header fields of more than {limit} bytes (max_header_bytes)")
 
     def take_chunk(self, chunk: bytes) -> None:

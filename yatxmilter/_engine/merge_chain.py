@@ -99,6 +99,8 @@ class _OpenMessage:
 class Chain(Merge):
     """
     One milter after the other.
+
+    :ivar message: What it knows of the message that is open.
     """
 
     # How the MTA is told from its fellow.
@@ -106,7 +108,7 @@ class Chain(Merge):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._message = _OpenMessage()
+        self.message = _OpenMessage()
         # For each command, the milters that an MTA would tell of the message by it, as in `met`.
         self._told_of: tuple[int, ...] = ()
         # The macros of the last recipient, and the milters that were not shown it. They are looked
@@ -210,7 +212,7 @@ class Chain(Merge):
     def _go_down(
         self, command: Command, arguments: tuple[Any, ...], below: Iterator[int]
     ) -> bytes | None:
-        session, members, message = self._session, self._members, self._message
+        session, members, message = self._session, self._members, self.message
         told, has_argv = self._told_of[command.index], command.has_argv
         withholds = command is RCPT_ROW and self._may_withhold()
         for position in below:
@@ -276,7 +278,7 @@ class Chain(Merge):
         """
         plan = self._session.plan
         if command is RCPT_ROW:
-            self._message.recipients += not self._session.refuses_recipient
+            self.message.recipients += not self._session.refuses_recipient
             self._recipient = self._session.macros.recipient
         if command.nr & plan.unanswered:
             return None
@@ -290,7 +292,7 @@ class Chain(Merge):
     # ---- milters that are not shown a recipient
 
     def _may_withhold(self) -> bool:
-        full = self._message.recipients >= self._limits.max_recipients
+        full = self.message.recipients >= self._limits.max_recipients
         return full or bool(self._missed) or self._shows_refused
 
     def _withheld(self, member: Member) -> ReturnCode | None:
@@ -301,14 +303,14 @@ class Chain(Merge):
             if not member.request.steps & c.SMFIP_RCPT_REJ:
                 self._miss_recipient([member])
                 return SMFIS_CONTINUE
-        elif self._message.recipients >= self._limits.max_recipients:
+        elif self.message.recipients >= self._limits.max_recipients:
             self._miss_recipient([member])
             return self._overrun(member)
         self._see_recipients([member])
         return None
 
     def _overrun(self, member: Member) -> ReturnCode:
-        overrun = self._message.overrun
+        overrun = self.message.overrun
         code = overrun.get(member)
         if code is None:
             limit = self._limits.max_recipients
@@ -336,7 +338,7 @@ class Chain(Merge):
         """
         Header and body of the message that is open, which milters are shown at its end.
         """
-        message = self._message
+        message = self.message
         content = message.content
         if content is None:
             content = message.content = self._new_content()
@@ -380,7 +382,7 @@ class Chain(Merge):
         below = [member for member in self._members if member not in left]
         while below:
             member = below.pop(0)
-            self._message.met |= told & ((2 << member.position) - 1)
+            self.message.met |= told & ((2 << member.position) - 1)
             code = await self._show_message(member, content)
             if code is c.SMFIS_ACCEPT:
                 self._leave(member, EOM_ROW)
@@ -547,19 +549,19 @@ class Chain(Merge):
         Count the open message as begun for all milters.
         """
         if self._session.message is not None:
-            self._message.met = (1 << len(self._members)) - 1
+            self.message.met = (1 << len(self._members)) - 1
 
     def _in_message(self) -> Collection[Member]:
-        met = self._message.met
+        met = self.message.met
         return [member for member in self._members if met >> member.position & 1]
 
     def end_message(self, aborted: Collection[Member]) -> None:
         """
         Forget what belongs to the message, its content included.
         """
-        met = self._message.met
-        self._message.close()
-        self._message = _OpenMessage()
+        met = self.message.met
+        self.message.close()
+        self.message = _OpenMessage()
         super().end_message([member for member in aborted if met >> member.position & 1])
 
     def forget_connection(self) -> None:
@@ -621,11 +623,11 @@ def _keep_content(command: Command, *, wanted: bool, answered: bool) -> Handler:
         if needs_payload and not payload:
             raise empty(command)
         if wanted:
-            content = session.merge.content
+            merge: Any = session.made_merge or session.merge
+            content = merge.message.content or merge.content
             if is_field:
-                name, value = decode_header(payload)
                 # Name and value each have a NUL behind them.
-                content.take_field(name, value, len(payload) - 2)
+                content.take_field(decode_header(payload), len(payload) - 2)
             elif is_chunk:
                 content.take_chunk(payload)
         return usual

@@ -195,6 +195,8 @@ class HeaderModel(ABC):
     :param leading_space: Whether SMFIP_HDR_LEADSPC was agreed: values come and are shown with the
         blank after the colon.
     :ivar filters: How many filters have been given the message.
+    :ivar came: Name and value of fields as the MTA shows them to the first filter. Before the first
+        edit they may be put in here, at the end.
     """
 
     #: Where a field inserted at index 0 gets: so many slots are above it.
@@ -209,10 +211,10 @@ class HeaderModel(ABC):
         self.filters = 0
         self._slots: list[Slot] | None = []
         self._index: _Index | None = None
-        # Fields that have come and have no slots yet, and whether filters are shown them as they
-        # are: so many of them. Behind them come slots that filters have added.
-        self._came: list[tuple[str, str]] = []
+        # They have no slots yet; of so many it is known that filters are shown them as they are.
+        self.came: list[tuple[str, str]] = []
         self._plain = 0
+        # Behind them come slots that filters have added.
         self._added: list[Slot] = []
 
     @property
@@ -242,6 +244,7 @@ class HeaderModel(ABC):
             isinstance(edit, AddHeader) and self._goes_last(from_text(edit.name))
         ):
             index = _Index()
+            yield from self._settle()
             yield from index.fill(self.slots)
             self._index = index
             # The list is the index's own now.
@@ -259,7 +262,7 @@ class HeaderModel(ABC):
         if slots is None or self._added:
             slots = self._settled()
         parts = [(slot.name, slot.value, slot.origin, slot.shown) for slot in slots]
-        return parts, tuple(self._came)
+        return parts, tuple(self.came)
 
     def copy(self: _Model, snapshot: Snapshot | None = None) -> _Model:
         """
@@ -268,7 +271,7 @@ class HeaderModel(ABC):
         twin = type(self)(leading_space=self.leading_space)
         slots, came = self.snapshot() if snapshot is None else snapshot
         twin.slots = [Slot(*parts) for parts in slots]
-        twin._came += came
+        twin.came += came
         twin.filters = self.filters
         return twin
 
@@ -276,41 +279,45 @@ class HeaderModel(ABC):
         """
         Take a field as the MTA shows it to the first filter.
         """
-        came = self._came
         if self._added:
             self._settled()
-        came.append((name, value))
-        if len(came) == PIECE or self._index is not None:
+        self.came.append((name, value))
+        if self._index is not None:
             self._settled()
 
     def _settled(self) -> list[Slot]:
         """
-        Give the slots, those of fields that have come since included.
+        Give the slots, those of fields that have come or were added since included.
         """
         slots = self._slots
         if slots is None:
             assert self._index is not None
             slots = self._slots = self._index.all.items()
-        if self._came:
-            self._make_slots(slots)
-        if self._added:
-            slots += self._added
-            self._added = []
+        if self.came or self._added:
+            done_at_once(self._settle())
         return slots
 
-    def _make_slots(self, slots: list[Slot]) -> None:
-        for given in self._came:
+    def _settle(self) -> Generator[None, None, None]:
+        """
+        Make slots of fields that have come, a thousand at a time, and put those in that were added.
+        """
+        slots = self._slots
+        if slots is None or not (self.came or self._added):
+            return
+        made: list[Slot] = []
+        for number, given in enumerate(self.came, len(slots)):
             name, value = given
             raw = self._raw(value)
             # Most are shown to the other filters just so: short ones, and as they are kept.
             as_it_came = len(raw) + len(name) < _SHORT and (
                 _LF not in raw or self._given(raw) == value
             )
-            slots.append(
-                Slot(from_text(name), raw, len(slots), True, given if as_it_came else None)
-            )
-        # A new list: somebody may be shown the old one.
-        self._came = []
+            made.append(Slot(from_text(name), raw, number, True, given if as_it_came else None))
+            if len(made) % PIECE == 0:
+                yield
+        slots += made + self._added
+        self.came.clear()
+        self._added.clear()
         self._index = None
 
     def receive_field(self, field: Field) -> None:
@@ -423,20 +430,25 @@ class HeaderModel(ABC):
         :param most: How many there are in a list at most: to make a list of very many takes a
             while.
         """
-        came = self._came
-        if came and self._are_plain(came):
-            slots, added = self._slots or [], self._added
+        if self._are_plain():
+            slots, came, added = self._slots or [], self.came.copy(), self._added.copy()
             yield from self._shown_of(slots, most)
             for start in range(0, len(came), most):
                 yield came[start : start + most]
             yield from self._shown_of(added, most)
         else:
+            for _ in self._settle():
+                yield []
             yield from self._shown_of(self.slots, most)
 
-    def _are_plain(self, came: list[tuple[str, str]]) -> bool:
+    def _are_plain(self) -> bool:
         """
-        Tell whether fields are shown to filters as they came: all are short, and none is folded.
+        Tell whether fields have come that are shown to filters just so: there are not too many to
+        look at all, which are short, and none is folded.
         """
+        came = self.came
+        if not 0 < len(came) < PIECE:
+            return False
         if self._plain != len(came):
             texts = [*chain.from_iterable(came)]
             if max(map(len, texts)) >= _SHORT or "\n" in "".join(texts):
@@ -573,7 +585,7 @@ class SendmailHeader(HeaderModel):
 
     def _goes_last(self, name: bytes) -> bool:
         # It does where there is none of that name; of many fields the index knows that.
-        slots, came, added = self._slots or [], self._came, self._added
+        slots, came, added = self._slots or [], self.came, self._added
         if len(slots) + len(came) + len(added) > _MANY:
             return False
         if name.lower() in [slot.name.lower() for slot in slots + added]:
