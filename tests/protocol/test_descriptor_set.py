@@ -37,7 +37,7 @@ from tests.conversation_helpers import (
 from tests.pathways import HAS_EPOLL, Mta, PathCase, both_paths, reactor
 from yatxmilter import Milter, MilterProtocol
 from yatxmilter.constants import SMFIS_CONTINUE
-from yatxmilter.protocol._descriptor_set import _SHORT, _SOON, _TURN, connection_set
+from yatxmilter.protocol._descriptor_set import _LONG, _SHORT, _SOON, _TURN, connection_set
 
 
 class _ServiceTests(PathCase):
@@ -68,12 +68,15 @@ class _ServiceTests(PathCase):
 
     async def test_packets_of_any_size_are_read_whole(self) -> None:
         """
-        Packets are read whole, whatever their size: also those that a short read just holds.
+        Packets are read whole, whatever their size: also those that a short read just holds, and
+        those that come after a large one, which are read with more room.
         """
         self.serve(full())
         mta, _ = await self.mta()
+        mta.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * _LONG)
         mta.send(MAIL + RCPT)
         sizes = [_SHORT - 1, _SHORT, _SHORT + 1, 2 * _SHORT, 6000, _SHORT, 20]
+        sizes += [2 * _LONG, 6000, 2 * _LONG, _SHORT - 1, 2 * _LONG, _SHORT, 2 * _LONG, 20]
         answers = "cc"
         await self.until(lambda: mta.letters() == answers)
         for size in (*sizes, *sizes):

@@ -531,7 +531,8 @@ class ConnectionSet:
                 continue
             size = len(data)
             if size >= _SHORT:
-                data = served.read_on(data)
+                # There is no reader for it: more may have come than one packet.
+                data, size = served.read_on(data), _SHORT
             elif not size:
                 why = main.CONNECTION_LOST if served.failed else main.CONNECTION_DONE
                 self.disconnect(served, why, True)
