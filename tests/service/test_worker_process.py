@@ -50,6 +50,14 @@ def make(dies):
 """
 
 
+#: What leaves a program of its own behind, which has its output.
+LEAVES = """
+import subprocess, sys
+left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("left", left.pid, flush=True)
+"""
+
+
 #: What makes it fail to start.
 FAILS = """
 def start(self):
@@ -359,6 +367,7 @@ class SupervisorTests(TestCase):
             self.spec, "stubborn:make", [dies], count=1, reactor=self.clock, **options
         )
         service.startService()
+        self.served = service
         return service
 
     async def until_ready(self, service: WorkerService) -> None:
@@ -369,7 +378,7 @@ class SupervisorTests(TestCase):
         """
         Wait until a worker has died; check when another comes, and let it come.
         """
-        while not self.clock.getDelayedCalls():
+        while self.served.pids or not self.clock.getDelayedCalls():
             await pause()
         (call,) = self.clock.getDelayedCalls()
         self.assertEqual(call.getTime() - self.clock.seconds(), pause_expected)
@@ -424,6 +433,37 @@ class SupervisorTests(TestCase):
             await service.stopService()
         self.assertIn("killed by SIGKILL", [event.get("reason") for event in logs])
         self.assertIn("a word", [event.get("line") for event in logs])
+
+    async def test_worker_is_gone_though_a_program_that_it_started_is_not(self) -> None:
+        """
+        A worker that dies is replaced, and one that ends is waited for, whatever programs that it
+        has started have of its pipes; meanwhile nothing is told to it.
+        """
+        (Path(self.spec.removeprefix("unix:")).parent / "stubborn.py").write_text(STUBBORN + LEAVES)
+        with capturedLogs() as logs:
+            service = self.service(drain_timeout=None)
+            await self.until_ready(service)
+            os.kill(service.pids[0], signal.SIGKILL)
+            while not self.clock.getDelayedCalls():
+                await pause()
+            service.reload()
+            self.clock.advance(1)
+            await self.restart_after(0)
+            self.clock.advance(0)
+            await self.until_ready(service)
+            stopped = service.stopService()
+            service._workers[0].kill()
+            while not service._workers[0]._closing.active():
+                await pause()
+            service._workers[0].kill()
+            self.clock.advance(1)
+            await stopped
+        self.assertIn("killed by SIGKILL", [event.get("reason") for event in logs])
+        said = [str(event.get("line")).split() for event in logs]
+        left = [int(words[1]) for words in said if words[0] == "left"]
+        self.assertEqual(len(left), 2)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
 
     async def test_worker_that_cannot_start_is_told_of_by_its_number_and_with_reason(self) -> None:
         """

@@ -15,10 +15,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
@@ -50,6 +52,8 @@ _GRACE: Final = 10.0
 _HURRY: Final = 3.0
 # Seconds within which a worker must answer a question.
 _PATIENCE: Final = 5.0
+# Seconds for which a worker that has ended may have its pipes open: what it started may have them.
+_LAST_WORDS: Final = 1.0
 
 
 class _Lines:
@@ -86,6 +90,9 @@ class _Worker(ProcessProtocol):
         self.running = False
         self.timer: Any = None
         self.gone: Deferred[None] | None = None
+        # Whether it can be told something; and what closes the pipes behind it.
+        self._hears = False
+        self._closing: Any = None
         self._asked: list[Deferred[Any]] = []
 
     def start(self) -> None:
@@ -100,7 +107,7 @@ class _Worker(ProcessProtocol):
             self.timer = self.service.clock.callLater(self._pause(), self.start)
 
     def connectionMade(self) -> None:
-        self.running = True
+        self.running = self._hears = True
         self.started = self.service.clock.seconds()
         self._told = _Lines(self._told_line, _LONGEST_MESSAGE)
         self._said = _Lines(lambda line: self.service.said(self.number, _text(line)))
@@ -119,7 +126,7 @@ class _Worker(ProcessProtocol):
             self._asked.pop(0).callback(message["answer"])
 
     def tell(self, **message: Any) -> None:
-        if self.running:
+        if self._hears:
             self.transport.writeToChild(TOLD, json.dumps(message).encode() + b"\n")
 
     def ask(self, what: str) -> Deferred[Any]:
@@ -161,12 +168,29 @@ class _Worker(ProcessProtocol):
             worker=self.number,
             pid=self.pid,
         )
-        self.transport.signalProcess("KILL")
+        with suppress(ProcessExitedAlready):
+            self.transport.signalProcess("KILL")
 
     def _pause(self) -> float:
         return min(2.0 ** (self.failures - 2), _LONGEST_PAUSE) if self.failures > 1 else 0
 
+    def childConnectionLost(self, childFD: int) -> None:
+        if childFD == TOLD:
+            self._hears = False
+
+    def processExited(self, reason: Any) -> None:
+        self._hears = False
+        # It has ended for Twisted when its pipes are closed, which programs that it has started
+        # may keep open for as long as they live.
+        self._closing = self.service.clock.callLater(_LAST_WORDS, self._close_pipes)
+
+    def _close_pipes(self) -> None:
+        for descriptor in (0, 1, 2, TOLD, TELLING):
+            self.transport.closeChildFD(descriptor)
+
     def processEnded(self, reason: Any) -> None:
+        if self._closing.active():
+            self._closing.cancel()
         self.running = self.ready = False
         self.service.worker_gone(self)
         asked, self._asked = self._asked, []
