@@ -8,14 +8,17 @@ import socket
 from typing import Any
 from unittest import skipIf
 
-from twisted.internet.endpoints import serverFromString
+from twisted.internet import tcp
+from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import TimeoutFactory, WrappingFactory
 from twisted.trial.unittest import TestCase
 
 from tests.conversation_helpers import HELO, QUIT, offer, parse
 from tests.pathways import Mta, PathCase, reactor
+from yatxmilter import MilterProtocolFactory
 from yatxmilter.protocol._descriptor_set import adoptable
+from yatxmilter.service import MilterService
 
 try:
     from OpenSSL import SSL, crypto
@@ -133,3 +136,33 @@ class TLSTests(PathCase, TestCase):
         await self.gone()
         await self.until(lambda: not mta.transport.connected)
         self.assertEqual([letter for letter, _ in parse(mta.received)], ["O", "c"])
+
+    async def test_connection_that_is_refused_is_closed_though_it_says_nothing(self) -> None:
+        """
+        A connection that is refused is closed, though its peer says nothing, with no error in the
+        log; the port starts and stops the factory.
+        """
+        self.serve()
+        self.factory = MilterProtocolFactory((), allow=["192.0.2.0/24"])
+        endpoint = SSL4ServerEndpoint(reactor, 0, self.contexts()[0], interface="127.0.0.1")
+        service = MilterService(endpoint, self.factory)
+        service.startService()
+        (port,) = [one for one in reactor.getReaders() if isinstance(one, tcp.Port)]
+        self.assertEqual(self.factory.numPorts, 1)
+        with socket.create_connection(("127.0.0.1", port.getHost().port)) as stranger:
+            stranger.setblocking(False)
+            await self.until(lambda: not is_open(stranger))
+        await service.stopService()
+        self.assertEqual(self.factory.numPorts, 0)
+
+
+def is_open(connection: socket.socket) -> bool:
+    """
+    Tell whether the other end of a connection has not closed it.
+    """
+    try:
+        return bool(connection.recv(1))
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False

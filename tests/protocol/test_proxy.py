@@ -20,7 +20,7 @@ from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter.constants import SMFIS_CONTINUE, SMFIS_REJECT
 from yatxmilter.protocol import _proxy as proxied
-from yatxmilter.protocol._proxy import WrappingFactory
+from yatxmilter.protocol._endpoints import _Refusing
 
 HAPROXY = IPv4Address("TCP", "192.0.2.1", 40000)
 MTA = IPv4Address("TCP", "198.51.100.7", 40025)
@@ -153,9 +153,8 @@ class ProxiedTests(SynchronousTestCase):
 
     def connect(self) -> None:
         self.transport = Transport(peerAddress=HAPROXY)
-        self.protocol = WrappingFactory(self.milters).buildProtocol(HAPROXY)
-        if self.protocol is not None:
-            self.protocol.makeConnection(self.transport)
+        self.protocol = HAProxyWrappingFactory(_Refusing(self.milters)).buildProtocol(HAPROXY)
+        self.protocol.makeConnection(self.transport)
 
     def test_what_is_no_address(self) -> None:
         """
@@ -226,10 +225,10 @@ class ProxiedTests(SynchronousTestCase):
         self.connect()
         first = self.protocol
         self.connect()
-        self.assertIsNone(self.protocol)
+        self.assertTrue(self.transport.disconnected)
         first.connectionLost(Failure(ConnectionDone()))
         self.connect()
-        self.assertIsNotNone(self.protocol)
+        self.assertFalse(self.transport.disconnected)
 
     def test_they_are_bounded(self) -> None:
         """

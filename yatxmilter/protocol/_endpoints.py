@@ -23,13 +23,18 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
-from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
-from yatxmilter.protocol._proxy import WrappingFactory
 from yatxmilter.protocol._socket_file import SocketFile, find_group, find_user, open_socket_file
 
-__all__ = ["check_client_spec", "client_endpoint", "parse_address", "server_endpoint"]
+__all__ = [
+    "check_client_spec",
+    "client_endpoint",
+    "parse_address",
+    "refusing_endpoint",
+    "server_endpoint",
+]
 
 # Twisted's endpoints are not annotated.
 _make: Final[Any] = endpoints
@@ -112,11 +117,79 @@ def server_endpoint(reactor: Any, spec: str, *, backlog: int = 50) -> IStreamSer
         host = address.host or ("" if inet else "::")
         endpoint = kind(reactor, address.port, backlog, host)
     else:
-        endpoint = _from_twisted(_make.serverFromString, reactor, spec)
-        if getattr(endpoint, "_wrapperFactory", None) is HAProxyWrappingFactory:
-            # Twisted's does not bear a factory that refuses a connection.
-            endpoint._wrapperFactory = WrappingFactory  # type: ignore[attr-defined]
+        endpoint = refusing_endpoint(_from_twisted(_make.serverFromString, reactor, spec))
     return endpoint
+
+
+def refusing_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+    """
+    Have an endpoint close the connections that a factory refuses, whatever is between the two.
+
+    What Twisted puts around a factory, for TLS or HAProxy's protocol, takes a refusal for a
+    protocol: it fails, and the connection stays open for as long as the peer likes.
+    """
+    return endpoint if isinstance(endpoint, _PLAIN) else _WrappingEndpoint(endpoint)
+
+
+class _Refused(Protocol):
+    """
+    A connection that is refused.
+    """
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """
+        End it.
+        """
+        self.transport.abortConnection()
+
+
+class _Refusing(Factory):
+    """
+    Builds what another factory builds, and for those that it refuses what closes them.
+    """
+
+    noisy = False
+
+    def __init__(self, factory: Any) -> None:
+        self._factory = factory
+
+    def doStart(self) -> None:
+        """
+        Begin.
+        """
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        """
+        Come to an end.
+        """
+        self._factory.doStop()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """
+        Build a connection.
+        """
+        protocol = self._factory.buildProtocol(addr)
+        return _Refused() if protocol is None else protocol
+
+
+@implementer(IStreamServerEndpoint)
+class _WrappingEndpoint:
+    """
+    Listens on an endpoint that may have something around the factory.
+    """
+
+    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def listen(self, protocolFactory: Any) -> Deferred[Any]:
+        """
+        Listen.
+        """
+        listening: Deferred[Any] = self._endpoint.listen(_Refusing(protocolFactory))
+        return listening
 
 
 @implementer(IStreamServerEndpoint)
@@ -138,6 +211,13 @@ class _SocketFileEndpoint:
         if own is not None:
             return execute(own, self._file, protocolFactory)
         return execute(open_socket_file, self._reactor, self._file, protocolFactory)
+
+
+#: Those that give the factory to a port as it is.
+_PLAIN: Final = (
+    *(_make.TCP4ServerEndpoint, _make.TCP6ServerEndpoint, _make.UNIXServerEndpoint),
+    *(_make.AdoptedStreamServerEndpoint, _SocketFileEndpoint, _WrappingEndpoint),
+)
 
 
 def check_client_spec(spec: str) -> None:

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 
 # Twisted exports the function that wraps an endpoint only; the class tells such a connection.
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
 
 from yatxmilter.protocol._time_limits import TimeLimit
@@ -26,7 +26,7 @@ from yatxmilter.protocol._time_limits import TimeLimit
 if TYPE_CHECKING:
     from yatxmilter.protocol._admission import Admission
 
-__all__ = ["HAProxyProtocolWrapper", "Lobby", "Unannounced", "WrappingFactory"]
+__all__ = ["HAProxyProtocolWrapper", "Lobby", "Unannounced"]
 
 #: How many connections may be there at once of which HAProxy has not said whose they are; and
 #: for how many seconds, where the time for a command is longer.
@@ -49,22 +49,6 @@ def _is_address(peer: Any) -> bool:
         return str(family(peer.host)).find("%") < 0 and 0 <= peer.port <= 0xFFFF
     except ValueError:
         return False
-
-
-class WrappingFactory(HAProxyWrappingFactory):
-    """
-    Twisted's wrapper, for factories that refuse connections, too.
-    """
-
-    noisy = False
-
-    def buildProtocol(self, addr: Any) -> Any:
-        """
-        Build a connection, unless it is refused.
-        """
-        protocol = self.wrappedFactory.buildProtocol(addr)
-        make: Any = self.protocol
-        return None if protocol is None else make(self, protocol)
 
 
 class Lobby:

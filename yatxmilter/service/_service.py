@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from yatxmilter._options import seconds_option
 from yatxmilter.errors import StartError
 from yatxmilter.protocol import MilterProtocolFactory
-from yatxmilter.protocol._endpoints import server_endpoint
+from yatxmilter.protocol._endpoints import refusing_endpoint, server_endpoint
 from yatxmilter.protocol._refusals import cannot_listen
 from yatxmilter.service._ending import GRACE, LONGEST, end_within
 from yatxmilter.service._logs import begin_usual_log
@@ -51,7 +51,7 @@ class MilterService(StreamServerEndpointService):
     ) -> None:
         if not isinstance(factory, MilterProtocolFactory):
             raise TypeError(f"factory is {factory!r}, expected a MilterProtocolFactory")
-        StreamServerEndpointService.__init__(self, endpoint, factory)
+        StreamServerEndpointService.__init__(self, refusing_endpoint(endpoint), factory)
         self.drain_timeout = seconds_option("drain_timeout", drain_timeout)
 
     def startService(self) -> None:
