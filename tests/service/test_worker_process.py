@@ -465,6 +465,26 @@ class SupervisorTests(TestCase):
         for pid in left:
             os.kill(pid, signal.SIGKILL)
 
+    async def test_what_a_worker_says_may_fail_to_be_passed_on(self) -> None:
+        """
+        What a worker says may fail to be passed on, as where the disk is full; that is logged, and
+        what it says later is passed on.
+        """
+        said: list[str] = []
+
+        def full(number: int, line: str) -> None:
+            said.append(line)
+            raise OSError(28, "No space left on device")
+
+        service = self.service(said=full)
+        await self.until_ready(service)
+        for line in (b"one\n", b"two\n"):
+            service._workers[0].childDataReceived(1, line)
+        self.assertEqual(said[-2:], ["one", "two"])
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), len(said))
+        service.hurry()
+        await service.stopService()
+
     async def test_worker_that_cannot_start_is_told_of_by_its_number_and_with_reason(self) -> None:
         """
         A worker that cannot start is told of, by its number and with the reason, and tried again.

@@ -110,10 +110,17 @@ class _Worker(ProcessProtocol):
         self.running = self._hears = True
         self.started = self.service.clock.seconds()
         self._told = _Lines(self._told_line, _LONGEST_MESSAGE)
-        self._said = _Lines(lambda line: self.service.said(self.number, _text(line)))
+        self._said = _Lines(self._said_line)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         (self._told if childFD == TELLING else self._said).add(data)
+
+    def _said_line(self, line: bytes) -> None:
+        try:
+            self.service.said(self.number, _text(line))
+        except Exception:
+            # It would close the pipe: the disk may be full for a while, the worker has more to say.
+            _log.failure("What worker {worker} says cannot be passed on", worker=self.number)
 
     def _told_line(self, line: bytes) -> None:
         message = json.loads(line)
