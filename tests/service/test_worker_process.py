@@ -485,6 +485,21 @@ class SupervisorTests(TestCase):
         service.hurry()
         await service.stopService()
 
+    async def test_lines_of_the_log_are_not_put_into_what_is_printed(self) -> None:
+        """
+        Lines of the log are not put into what is printed, which comes in pieces that end anywhere;
+        the last words are passed on without an end of line.
+        """
+        said: list[str] = []
+        service = self.service(said=lambda number, line: said.append(line))
+        await self.until_ready(service)
+        worker = service._workers[0]
+        for descriptor, data in ((1, b"pri"), (2, b"an event\n"), (1, b"nted\nlast words")):
+            worker.childDataReceived(descriptor, data)
+        service.hurry()
+        await service.stopService()
+        self.assertEqual(said[-3:], ["an event", "printed", "last words"])
+
     async def test_worker_that_cannot_start_is_told_of_by_its_number_and_with_reason(self) -> None:
         """
         A worker that cannot start is told of, by its number and with the reason, and tried again.
@@ -565,12 +580,19 @@ class LinesTests(SynchronousTestCase):
 
     def test_lines_are_put_together_from_pieces_and_one_without_end_is_cut(self) -> None:
         """
-        Lines are put together from pieces, and one without an end is cut.
+        Lines are put together from pieces, and one without an end is cut; what is left of it does
+        not begin as a line does.
         """
         lines: list[bytes] = []
         cutter = workers._Lines(lines.append)
         cutter.add(b"a")
         cutter.add(b"b\nc\nd")
         self.assertEqual(lines, [b"ab", b"c"])
-        cutter.add(b"x" * 65536)
-        self.assertEqual(lines[2:], [b"d" + b"x" * 65536])
+        cutter.add(b"x" * 2**20)
+        self.assertEqual(lines[2:], [b"d" + b"x" * 2**20])
+        cutter.add(b"y\nz\n")
+        self.assertEqual(lines[3:], [b"\ty", b"z"])
+        cutter.end()
+        cutter.add(b"last")
+        cutter.end()
+        self.assertEqual(lines[5:], [b"last"])

@@ -44,7 +44,7 @@ _PROGRAM: Final = (
 _STEADY: Final = 10.0
 _LONGEST_PAUSE: Final = 60.0
 # Bytes: of what a worker writes for people, and of what it tells us.
-_LONGEST_LINE: Final = 65536
+_LONGEST_LINE: Final = 2**20
 _LONGEST_MESSAGE: Final = 2**24
 # Seconds beyond the drain's time-out after which a worker is killed.
 _GRACE: Final = 10.0
@@ -59,6 +59,9 @@ _LAST_WORDS: Final = 1.0
 class _Lines:
     """
     Cuts what a worker writes into lines.
+
+    What is left of one that is too long begins with a tab, as the further lines of an event do:
+    strangers, whose text it may be, cannot choose what a line begins with.
     """
 
     def __init__(self, said: Callable[[bytes], None], longest: int = _LONGEST_LINE) -> None:
@@ -69,9 +72,16 @@ class _Lines:
     def add(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > self._longest:
-            lines, self._rest = [*lines, self._rest], b""
+            lines, self._rest = [*lines, self._rest], b"\t"
         for line in lines:
             self._said(line)
+
+    def end(self) -> None:
+        """
+        Take what is left for a line: nothing more comes.
+        """
+        if self._rest:
+            self.add(b"\n")
 
 
 class _Worker(ProcessProtocol):
@@ -109,11 +119,15 @@ class _Worker(ProcessProtocol):
     def connectionMade(self) -> None:
         self.running = self._hears = True
         self.started = self.service.clock.seconds()
-        self._told = _Lines(self._told_line, _LONGEST_MESSAGE)
-        self._said = _Lines(self._said_line)
+        # What is printed is written in pieces that end anywhere, and must not meet the log's lines.
+        self._lines = {
+            TELLING: _Lines(self._told_line, _LONGEST_MESSAGE),
+            1: _Lines(self._said_line),
+            2: _Lines(self._said_line),
+        }
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        (self._told if childFD == TELLING else self._said).add(data)
+        self._lines[childFD].add(data)
 
     def _said_line(self, line: bytes) -> None:
         try:
@@ -198,6 +212,8 @@ class _Worker(ProcessProtocol):
     def processEnded(self, reason: Any) -> None:
         if self._closing.active():
             self._closing.cancel()
+        for descriptor in (1, 2):
+            self._lines[descriptor].end()
         self.running = self.ready = False
         self.service.worker_gone(self)
         asked, self._asked = self._asked, []
