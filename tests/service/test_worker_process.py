@@ -150,10 +150,11 @@ class WorkTests(TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.path = f"{folder.name}/socket"
-        shared = socket.socket(socket.AF_UNIX)
-        self.addCleanup(shared.close)
-        shared.bind(self.path)
-        shared.listen()
+        self.shared = socket.socket(socket.AF_UNIX)
+        self.shared.bind(self.path)
+        self.shared.listen()
+        self.inherited = os.dup(self.shared.fileno())
+        self.addCleanup(self.close_shared)
         orders, self.orders = os.pipe()
         answers, telling = os.pipe()
         os.set_blocking(answers, False)
@@ -164,7 +165,7 @@ class WorkTests(TestCase):
         self.rest = b""
         self.patch(worker, "TOLD", orders)
         self.patch(worker, "TELLING", telling)
-        self.patch(worker, "SOCKETS", shared.fileno())
+        self.patch(worker, "SOCKETS", self.inherited)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.before = signal.getsignal(signal.SIGTERM)
@@ -172,6 +173,13 @@ class WorkTests(TestCase):
         self.stops = 0
         # Before the descriptors are closed; tearDown would come after that.
         self.addCleanup(lambda: ensureDeferred(self.end()))
+
+    def close_shared(self) -> None:
+        # A worker that has begun to listen has closed it, and it may be something else by now.
+        with contextlib.suppress(OSError):
+            if os.path.sameopenfile(self.inherited, self.shared.fileno()):
+                os.close(self.inherited)
+        self.shared.close()
 
     async def end(self) -> None:
         if self.orders is not None:
@@ -235,6 +243,17 @@ class WorkTests(TestCase):
         factory = await self.begin()
         await self.leave()
         self.assertEqual(factory.drains, [7])
+
+    async def test_worker_that_has_lost_its_supervisor_keeps_nobody_from_listening(self) -> None:
+        """
+        A worker that drains, whose supervisor is gone, keeps nobody from listening there, and no
+        connection waiting.
+        """
+        await self.begin()
+        self.shared.close()
+        await self.leave()
+        with socket.socket(socket.AF_UNIX) as mta:
+            self.assertRaises(ConnectionRefusedError, mta.connect, self.path)
 
     async def test_sigterm_drains_for_as_long_as_service_would(self) -> None:
         """

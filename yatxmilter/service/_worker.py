@@ -85,6 +85,9 @@ class _Orders(LineOnlyReceiver):
             spec = _SYSTEMD.sub("tcp:0", spec)
             listening = server_endpoint(adopter, spec).listen(self._factory)
             listening.addCallbacks(self._ports.append, self._failed)
+            # The port has one of its own. By this one connections would come for as long as we
+            # drain, if the supervisor is gone, and nobody else could listen there.
+            os.close(SOCKETS + number)
         if self._share is not None:
             self._share.begin()
         self.send({"ready": os.getpid()})
