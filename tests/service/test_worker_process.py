@@ -41,9 +41,15 @@ class Stubborn(ServerFactory):
     connections = ()
     def drain(self, timeout):
         return succeed(None) if timeout == 0.001 else Deferred()
+    def reload(self, word):
+        if word == "hang":
+            return Deferred()
+        print("reloaded with", word, flush=True)
+        return word != "bad"
 
 def make(dies):
-    if dies:
+    print("made with", dies, flush=True)
+    if dies is True:
         os._exit(3)
     print("a word", flush=True)
     return Stubborn()
@@ -100,15 +106,18 @@ class Starting(Told):
 
 class Counting(Told):
     """
-    Has all that a factory may have besides.
+    Has all that a factory may have besides; what it cannot reload it raises.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.told: list[tuple[str, ...]] = []
 
-    def reload(self, *arguments: str) -> None:
+    def reload(self, *arguments: Any) -> Any:
         self.told.append(arguments)
+        if arguments == ("broken",):
+            raise ZeroDivisionError
+        return succeed(False) if arguments == ("bad",) else None
 
     def numbers(self) -> dict[str, float]:
         return {"reloads": len(self.told)}
@@ -325,21 +334,27 @@ class WorkTests(TestCase):
 
     async def test_factory_that_reloads_and_counts_is_asked_to(self) -> None:
         """
-        A factory that reloads and counts is asked to.
+        A factory that reloads and counts is asked to, and the supervisor told how it went.
         """
         factory = await self.begin("Counting")
-        self.tell(do="reload", arguments=[])
-        self.tell(do="reload", arguments=["anew"])
+        outcomes = []
+        for number, arguments in enumerate(([], ["anew"], ["bad"], ["broken"])):
+            self.tell(do="reload", number=number, arguments=arguments)
+            outcomes.append(await self.answer())
+        expected = [{"reloaded": number, "done": number < 2} for number in range(4)]
+        self.assertEqual(outcomes, expected)
         self.tell(do="ask", what="numbers")
-        self.assertEqual(await self.answer(), {"answer": {"reloads": 2}})
-        self.assertEqual(factory.told, [(), ("anew",)])
+        self.assertEqual(await self.answer(), {"answer": {"reloads": 4}})
+        self.assertEqual(factory.told, [(), ("anew",), ("bad",), ("broken",)])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     async def test_of_any_other_factory_connections_are_counted(self) -> None:
         """
         Of any other factory the connections are counted, and it does not mind a reload.
         """
         await self.begin()
-        self.tell(do="reload", arguments=["anew"])
+        self.tell(do="reload", number=1, arguments=["anew"])
+        self.assertEqual(await self.answer(), {"reloaded": 1, "done": True})
         self.tell(do="ask", what="numbers")
         self.assertEqual(await self.answer(), {"answer": {"connections": 2}})
 
@@ -413,8 +428,12 @@ class SupervisorTests(TestCase):
             await self.restart_after(1)
         self.assertEqual([e["reason"] for e in logs if "reason" in e], ["status 3"] * 2)
         self.assertEqual(await service.numbers(), {})
-        # Nobody is there to be told.
+        # Nobody is there to be told; and whoever is started does not do what nobody has tried.
         service.reload()
+        service.reload(["word"])
+        self.clock.advance(1)
+        await self.until_ready(service)
+        service.hurry()
         await service.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(service.pids, [])
@@ -501,6 +520,35 @@ class SupervisorTests(TestCase):
             service._workers[0].childDataReceived(1, line)
         self.assertEqual(said[-2:], ["one", "two"])
         self.assertEqual(len(self.flushLoggedErrors(OSError)), len(said))
+        service.hurry()
+        await service.stopService()
+
+    async def test_what_no_worker_could_reload_is_not_what_others_begin_with(self) -> None:
+        """
+        A worker that is started anew begins with what was last reloaded, not with what could not
+        be; and it is told of a reload of which nobody has said yet how it went.
+        """
+        said: list[str] = []
+        service = self.service(said=lambda number, line: said.append(line))
+
+        async def until_said(line: str) -> None:
+            while line not in said:
+                await pause()
+
+        await self.until_ready(service)
+        for word in ("good", "bad", "hang"):
+            service.reload([word])
+        while list(service.untried.values()) != [["hang"]]:
+            await pause()
+        self.assertEqual(said[-2:], ["reloaded with good", "reloaded with bad"])
+        service.untried = {3: ["later"]}
+        os.kill(service.pids[0], signal.SIGKILL)
+        await self.restart_after(0)
+        self.clock.advance(0)
+        await until_said("made with good")
+        await until_said("reloaded with later")
+        while service.untried:
+            await pause()
         service.hurry()
         await service.stopService()
 

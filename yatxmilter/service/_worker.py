@@ -1,8 +1,8 @@
 """
 What a worker of `yatxmilter.workers.WorkerService` runs: it takes over sockets, and does as told.
 
-It is told things (drain, reload, count) through one pipe, and tells (ready, counts) through
-another, a JSON object a line.
+It is told things (drain, reload, count) through one pipe, and tells (ready, reloaded, counts)
+through another, a JSON object a line.
 """
 
 from __future__ import annotations
@@ -118,9 +118,14 @@ class _Orders(LineOnlyReceiver):
             self._hurry_if_twice()
             self.drain(order["timeout"])
         elif order["do"] == "reload":
-            getattr(self._factory, "reload", _nothing)(*order["arguments"])
+            reload = getattr(self._factory, "reload", _nothing)
+            reloaded = maybeDeferred(reload, *order["arguments"]).addErrback(_not_reloaded)
+            reloaded.addCallback(self._reloaded, order["number"])
         else:
             self.send({"answer": getattr(self._factory, order["what"], self._count)()})
+
+    def _reloaded(self, result: object, number: int) -> None:
+        self.send({"reloaded": number, "done": result is not False})
 
     def _count(self) -> dict[str, float]:
         return {"connections": len(self._factory.connections)}
@@ -162,6 +167,11 @@ def _nothing(*_: object) -> None:
     """
     Reload a factory that does not know how to.
     """
+
+
+def _not_reloaded(failure: Failure) -> bool:
+    _log.failure("This worker could not reload", failure)
+    return False
 
 
 def work(start: str) -> None:

@@ -3,9 +3,9 @@ Several processes that share listening sockets, and one that watches over them.
 
 The supervisor opens the sockets and takes no connection itself. Each worker is a fresh Python
 process (nothing is forked that a reactor or a thread has touched) that gets the descriptors, and
-two pipes: one to be told things (drain, reload, count), one to tell (ready, counts), a JSON object
-a line. A worker whose pipe closes has lost its supervisor, and drains. Since the supervisor keeps
-the descriptors, connections that wait to be taken survive a worker that dies.
+two pipes: one to be told things (drain, reload, count), one to tell (ready, reloaded,
+counts), a JSON object a line. A worker whose pipe closes has lost its supervisor, and drains. Since
+the supervisor keeps the descriptors, connections that wait to be taken survive a worker that dies.
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ class _Worker(ProcessProtocol):
             1: _Lines(self._said_line),
             2: _Lines(self._said_line),
         }
+        for number, arguments in self.service.untried.items():
+            self.reload(number, arguments)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._lines[childFD].add(data)
@@ -141,6 +143,8 @@ class _Worker(ProcessProtocol):
         if "ready" in message:
             self.ready = True
             self.service.worker_ready()
+        elif "reloaded" in message:
+            self.service.reloaded(message["reloaded"], message["done"])
         elif "failed" in message:
             self.service.worker_failed(self.number, message["failed"])
         else:
@@ -149,6 +153,9 @@ class _Worker(ProcessProtocol):
     def tell(self, **message: Any) -> None:
         if self._hears:
             self.transport.writeToChild(TOLD, json.dumps(message).encode() + b"\n")
+
+    def reload(self, number: int, arguments: Sequence[Any] | None) -> None:
+        self.tell(do="reload", number=number, arguments=list(arguments or ()))
 
     def ask(self, what: str) -> Deferred[Any]:
         if not self.ready:
@@ -256,8 +263,8 @@ class WorkerService(Service):
     :param builder: ``module:function``, called in each worker; it returns a
         `MilterProtocolFactory`, or another factory with ``drain(timeout)``. What it may have
         besides: ``start()``, called before it listens, which may return a Deferred; ``reload()``,
-        called by `reload`; ``numbers()``, a dict of numbers that `numbers` adds up; and whatever
-        else `ask` is to call.
+        called by `reload`, which gives false, or a Deferred of it, when nothing has changed;
+        ``numbers()``, a dict of numbers that `numbers` adds up; and whatever else `ask` is to call.
     :param arguments: What the function is called with; JSON carries it.
     :param count: How many workers.
     :param drain_timeout: Seconds that messages in progress may take when the service stops.
@@ -306,6 +313,9 @@ class WorkerService(Service):
             # The workers' milters may need what this one's would.
             "reactor": module_of(reactor),
         }
+        # How often they were to reload; and with what, where none of them has said how it went.
+        self._reloads = 0
+        self.untried: dict[int, list[Any]] = {}
         self._permissions = {"mode": mode, "owner": owner, "group": group}
         self.worker_failed = _nothing if failed is None else failed
         self.said = _log_line if said is None else said
@@ -380,13 +390,28 @@ class WorkerService(Service):
         """
         Have all workers reload.
 
-        :param arguments: What their ``reload()`` is called with, and from now on the builder in
-            workers that are started; by default nothing, and what it was called with before.
+        :param arguments: What their ``reload()`` is called with and, once one of them has reloaded,
+            the builder in workers that are started; by default nothing, and what it was called with
+            before.
         """
-        if arguments is not None:
-            self._start["arguments"] = list(arguments)
+        self._reloads = number = self._reloads + 1
         for worker in self._workers:
-            worker.tell(do="reload", arguments=list(arguments or ()))
+            worker.reload(number, arguments)
+        if arguments is not None:
+            self.untried[number] = list(arguments)
+        if not any(worker.ready for worker in self._workers):
+            # It may be what they need to start.
+            self.reloaded(number, True)
+
+    def reloaded(self, number: int, done: bool) -> None:
+        """
+        Take note that a worker has reloaded, or could not.
+
+        :param number: Which reload it was.
+        """
+        arguments = self.untried.pop(number, None)
+        if done and arguments is not None:
+            self._start["arguments"] = arguments
 
     def ask(self, what: str) -> Deferred[list[Any]]:
         """
