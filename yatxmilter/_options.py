@@ -5,7 +5,6 @@ Checks of options: a bad one is refused where it is given, by its name and value
 from __future__ import annotations
 
 import difflib
-import math
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -139,6 +138,6 @@ def seconds_option(name: str, value: float | None) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is {value!r}, expected seconds or None")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}, expected more than 0 seconds")
+    if not 0 < value <= sys.float_info.max:
+        raise ValueError(f"{name} is {value!r}, expected more than 0 seconds, or None for no limit")
     return value

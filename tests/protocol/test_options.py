@@ -132,6 +132,7 @@ class OptionTests(SynchronousTestCase):
                 (0, ValueError),
                 (-1, ValueError),
                 (math.inf, ValueError),
+                (10**400, ValueError),
                 ("1", TypeError),
                 (True, TypeError),
             ],

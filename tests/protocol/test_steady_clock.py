@@ -54,7 +54,8 @@ class Reactor(ReactorBase):
         """
         Wait to be woken, and do what is due.
         """
-        self.woken.wait()
+        if not self.woken.wait(60):
+            raise AssertionError("nothing wakes the reactor")
         self.woken.clear()
         self.runUntilCurrent()
 
@@ -220,6 +221,18 @@ class SteadyTests(SynchronousTestCase):
         self.turn("back")
         self.assertEqual(self.clock.getDelayedCalls(), [moved])
         moved.cancel()
+
+    def test_what_is_due_in_years_keeps_nothing_else_from_its_time(self) -> None:
+        """
+        What is due in a month, or in more seconds than the system can wait, keeps nothing else from
+        its time.
+        """
+        for seconds in (3e6, 1e300):
+            self.call(seconds, "never")
+            for _ in range(20):
+                self.called.clear()
+                self.call(0.001, "soon")
+                self.turn("soon")
 
     def test_one_that_fails_is_logged_and_the_others_are_called(self) -> None:
         """

@@ -32,6 +32,8 @@ _log = Logger()
 
 # With so many cancelled calls it is looked whether they are the most.
 _MANY: Final = 50
+# Seconds after which the alarm looks again, whatever is due: the system knows no wait of a month.
+_DAY: Final = 86400.0
 
 
 class _Alarm:
@@ -77,7 +79,7 @@ class _Alarm:
             while True:
                 with self._lock:
                     due = min(self._due.values(), default=None)
-                left = None if due is None else max(0.0, due - time.monotonic())
+                left = None if due is None else min(max(0.0, due - time.monotonic()), _DAY)
                 if selector.select(left) and not ear.recv(4096):
                     # Nobody is left who could set it.
                     return
