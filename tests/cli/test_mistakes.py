@@ -56,6 +56,7 @@ OPTIONS = (
     # ---- a wrong kind of value
     ("--timeout=soon", "--timeout is 'soon'", "expected seconds"),
     ("--timeout=-5", "--timeout is -5", "expected more than 0 seconds"),
+    ("--log-file=a\0b", "--log-file is 'a\\x00b'", "expected a text, without NUL"),
     ("--workers=0", "--workers is 0", "expected at least 1"),
     ("--max-connections=many", "--max-connections is 'many'", "expected a whole number"),
     ("--mode=rw-rw----", "--mode is 'rw-rw----'", "an octal number such as 660"),

@@ -44,7 +44,7 @@ def listening(spec: str) -> Any:
 BAD = (
     "", "bogus", "foo:bar", "inet:", "inet:x@y", "inet:-5", "inet:70000", "inet:5@",
     "inet:5@a b", "inet:5@::1", "inet6:5@192.0.2.1", "inet:²@host", "local:", "unix:", "/a\0b",
-    "tcp:onlyhost:", "/" + 107 * "x",
+    "tcp:onlyhost:", "/" + 107 * "x", "tcp:a\0b:1",
 )  # fmt: skip
 
 
@@ -103,6 +103,21 @@ class AddressTests(SynchronousTestCase):
         bad = dict.fromkeys(BAD, ValueError)
         self.assertEqual(table_of(check_client_spec, bad), bad)
         self.assertEqual(table_of(listening, bad), bad)
+
+    def test_numbers_of_twisteds_endpoints_that_the_system_does_not_take(self) -> None:
+        """
+        Numbers in an endpoint of Twisted's that the system does not take are refused as others are.
+        """
+        for spec, number in (
+            ("tcp:65536", "port 65536 is not between 0 and 65535"),
+            ("tcp:-1", "port -1 is not between"),
+            ("haproxy:tcp:65536", "port 65536 is not between"),
+            ("tcp:8891:backlog=4294967296", "backlog 4294967296 is not between 0 and 2147483647"),
+        ):
+            error = self.assertRaises(ValueError, listening, spec)
+            self.assertIn(number, str(error))
+        error = self.assertRaises(ValueError, check_client_spec, "tcp:localhost:65536")
+        self.assertIn("port 65536 is not between", str(error))
 
     def test_only_servers_have_port_zero(self) -> None:
         """

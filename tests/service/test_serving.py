@@ -1498,12 +1498,15 @@ class OutletTests(ServeTestCase):
         """
         Path("fifo").mkdir()
         os.mkfifo("pipe")
+        os.mkfifo("unread")
         descriptor = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
         self.addCleanup(os.close, descriptor)
         for path, words in (
             ("none/my.log", "No such file or directory"),
             ("fifo", "Is a directory"),
             ("pipe", "it is not a regular file"),
+            # It is not waited for somebody who reads it.
+            ("unread", "No such device or address"),
         ):
             error = self.assertRaises(ConfigurationError, self.begin, f"--log-file={path}")
             self.assertIn(f"cannot write the log to {path}: {words}; the folder", str(error))
@@ -1567,6 +1570,9 @@ class OutletTests(ServeTestCase):
         )
         self.assertIn("at nowhere: No such file or directory; no syslog daemon", str(error))
         self.assertIn("leave out --syslog", str(error))
+        longest = f"--syslog-socket={'x' * 200}"
+        error = self.assertRaises(ConfigurationError, self.begin, "--syslog=mail", longest)
+        self.assertIn("x: AF_UNIX path too long; no syslog daemon", str(error))
         self.assertIn("did you mean 'mail'?", self.complaint("--listen=unix:s", "--syslog=mial"))
         self.assertIn(
             "log_file and syslog are both given", self.complaint("--log-file=x", "--syslog=mail")

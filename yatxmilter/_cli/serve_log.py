@@ -118,9 +118,10 @@ class Outlet:
                 self._out = Syslog(path, facility)
             except OSError as error:
                 raise ConfigurationError(
-                    f"cannot write the log to syslog at {path}: {error.strerror}; no syslog daemon"
-                    " may run here, as in a container. Start one, name its socket with"
-                    " --syslog-socket, or leave out --syslog: then the log is on standard error"
+                    f"cannot write the log to syslog at {path}: {error.strerror or error}; no"
+                    " syslog daemon may run here, as in a container. Start one, name its socket"
+                    " with --syslog-socket, or leave out --syslog: then the log is on standard"
+                    " error"
                 ) from None
 
     def reopen(self) -> None:
@@ -136,7 +137,7 @@ class Outlet:
             _log.error(
                 "{path} cannot be opened anew, the log goes where it went: {error}",
                 path=self._out.path,
-                error=error.strerror,
+                error=error.strerror or error,
             )
         else:
             _log.info("Opened {path} anew", path=self._out.path)

@@ -57,8 +57,8 @@ class _Option(NamedTuple):
 
 
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} is {value!r}, expected a text")
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise TypeError(f"{name} is {value!r}, expected a text, without NUL")
     return value
 
 

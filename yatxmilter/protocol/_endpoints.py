@@ -268,6 +268,8 @@ def _read(spec: str) -> _Inet | _Path | None:
     """
     if not isinstance(spec, str):
         raise TypeError(f"{spec!r} is not a text; {_EXPECTED}")
+    if "\0" in spec:
+        raise _bad(spec, ": it has a NUL")
     kind, colon, rest = spec.partition(":")
     if kind in ("inet", "inet6") and colon:
         as_postfix = _POSTFIX.fullmatch(rest)
@@ -295,7 +297,7 @@ def _has_options(rest: str) -> bool:
 
 
 def _read_path(spec: str, path: str) -> _Path:
-    if not path or "\0" in path:
+    if not path:
         raise _bad(spec, ": no path")
     size = len(path.encode("utf-8", "surrogateescape"))
     if size > _MAX_UNIX_PATH:
@@ -342,7 +344,7 @@ def _read_inet(spec: str, kind: str, rest: str) -> _Inet:
     if isIPv6Address(host) if kind == "inet" else isIPAddress(host):
         right = "inet6" if kind == "inet" else "inet"
         raise _bad(spec, f": {host} is an address for {right}, as in {right}:{port}@{host}")
-    if (at and not host) or set(host) & set(" \t@[]/\0"):
+    if (at and not host) or set(host) & set(" \t@[]/"):
         raise _bad(spec, f": no host of {kind}")
     return _Inet(kind, host, _read_port(spec, port))
 
@@ -359,12 +361,22 @@ def _read_port(spec: str, port: str) -> int:
         raise _bad(spec, f": no port {port!r}") from None
 
 
+_MOST: Final = {"port": 0xFFFF, "backlog": 0x7FFFFFFF}
+
+
 def _from_twisted(make: Any, reactor: Any, spec: str) -> Any:
     # The parsers of Twisted raise whatever their constructors do.
     try:
-        return make(reactor, spec)
+        endpoint = make(reactor, spec)
     except Exception as error:
         raise _bad(spec, _why_not_twisted(spec, error, make is _make.serverFromString)) from error
+    # What none of them looks at, the system refuses later, by errors that are no one's to expect.
+    inner = getattr(endpoint, "_wrappedEndpoint", endpoint)
+    for name, most in _MOST.items():
+        number = getattr(inner, f"_{name}", 0)
+        if isinstance(number, int) and not 0 <= number <= most:
+            raise _bad(spec, f": {name} {number} is not between 0 and {most}")
+    return endpoint
 
 
 def _why_not_twisted(spec: str, error: Exception, serves: bool) -> str:

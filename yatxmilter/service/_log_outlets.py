@@ -22,7 +22,10 @@ FACILITIES: Final = {
     **{f"local{number}": 16 + number for number in range(8)},
 }
 
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+# Without waiting: a FIFO that nobody reads would hold us up before it is seen to be no file.
+_FLAGS: Final = (
+    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+)
 # Those on the other side of the socket cut what is longer, or lose it.
 _LONGEST: Final = 8000
 _MARK: Final = re.compile(r"<([0-7])>")
