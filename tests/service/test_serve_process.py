@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 
 from tests.cli.test_serve import TWIST
-from tests.service.test_workers import MILTER, ROOT, ServeCase
+from tests.service.test_workers import MILTER, ROOT, ServeCase, pause
 
 #: As `TWIST`.
 TWISTD = TWIST.replace("twist", "twistd")
@@ -117,6 +117,26 @@ class StartedTests(ServeCase):
         So it is by workers.
         """
         await self.check(await self.by_systemd("--workers=2"))
+
+    async def test_signals_that_come_while_milters_are_loaded_are_for_later(self) -> None:
+        """
+        Signals that come while the milters are loaded do not end it: what they ask for is done when
+        it serves.
+        """
+        os.mkfifo(self.folder / "gate")
+        (self.folder / "counting.py").write_text("open('gate').read()\n" + MILTER)
+        process = self.start()
+        # It opens when the module is being loaded.
+        with (self.folder / "gate").open("w"):
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGUSR1)
+            (self.folder / "counting.py").write_text(MILTER.replace('"1"', '"2"'))
+        await self.hear_ready()
+        while "SIGUSR1: the log is on standard error" not in self.log or "Reloaded" not in self.log:
+            await pause()
+        self.assertEqual(await self.send("<one@example.org>"), "2", self.log)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(await self.ended(process), 0, self.log)
 
     async def test_what_is_never_stopped(self) -> None:
         """

@@ -116,6 +116,9 @@ class ServeTestCase(SynchronousTestCase):
         self.write("served_mine.py", MODULE)
         self.addCleanup(sys.modules.pop, "served_mine", None)
         self.patch(sys, "dont_write_bytecode", True)
+        # The command handles them from its beginning.
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
 
     def write(self, name: str, text: str) -> str:
         """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -92,6 +93,10 @@ def run(arguments: Namespace) -> int:
     Serve until told to end.
     """
     words = _words(arguments)
+    # They would end a process that loads its milters; what they ask for is done when it serves.
+    early: list[int] = []
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda told, _: early.append(told))
     try:
         settings = _read(words, arguments.check_config)
         choose_reactor(settings)
@@ -111,6 +116,8 @@ def run(arguments: Namespace) -> int:
     from twisted.internet import reactor
 
     service.startService()
+    # Behind what handles them.
+    reactor.callLater(0, lambda: list(map(signal.raise_signal, early)))
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()
     return service.status
