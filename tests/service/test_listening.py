@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from twisted.internet import reactor
+from twisted.internet import reactor, tcp
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, UNIXServerEndpoint
 from twisted.internet.error import CannotListenError
@@ -117,6 +117,19 @@ class AdoptTests(ListeningCase):
         self.assertTrue(os.path.exists(self.path))
         # The other's descriptor listens as before.
         self.knock(self.path)
+
+    def test_a_descriptor_is_kept_back_for_a_shared_unix_socket_as_for_all_ports(self) -> None:
+        """
+        A descriptor is kept back for a shared UNIX socket, as for all ports, by which connections
+        are refused when there is no other.
+        """
+        reserved: Any = tcp._reservedFD
+        reserved.reserve()
+        with reserved:
+            self.assertFalse(reserved.available())
+            port = adopt(reactor, self.listening().fileno(), self.factory)
+            self.assertTrue(reserved.available())
+        self.addCleanup(port.stopListening)
 
     async def test_connections_of_a_shared_port_are_taken_one_at_a_time(self) -> None:
         """

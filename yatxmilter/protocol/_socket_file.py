@@ -22,7 +22,14 @@ from twisted.internet.posixbase import PosixReactorBase
 from twisted.logger import Logger
 from twisted.python import lockfile
 
-__all__ = ["DEFAULT_MODE", "SocketFile", "find_group", "find_user", "open_socket_file"]
+__all__ = [
+    "DEFAULT_MODE",
+    "SocketFile",
+    "find_group",
+    "find_user",
+    "keep_a_descriptor",
+    "open_socket_file",
+]
 
 _log = Logger()
 
@@ -91,6 +98,15 @@ def _expected(kind: str, value: str, known: list[str]) -> str:
     return f"expected a {kind} that this system has; `{make} {value}` would make it"
 
 
+def keep_a_descriptor() -> None:
+    """
+    Keep a descriptor back, as each of Twisted's ports does: when there is no other, it is for
+    taking connections in order to close them. Else they would be told of for ever.
+    """
+    if _RESERVED is not None:
+        _RESERVED.reserve()
+
+
 def open_socket_file(reactor: Any, file: SocketFile, factory: Any) -> Any:
     """
     Listen on a UNIX socket.
@@ -153,8 +169,7 @@ class _Port(_UNIX_PORT):  # type: ignore[misc]
         """
         Make the file, and listen.
         """
-        if _RESERVED is not None:
-            _RESERVED.reserve()
+        keep_a_descriptor()
         if self.wantPID:
             self._lock()
         # Refused by a factory that cannot start, it leaves nothing behind.

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yatxmilter.protocol._endpoints import server_endpoint
-from yatxmilter.protocol._socket_file import SocketFile, open_socket_file
+from yatxmilter.protocol._socket_file import SocketFile, keep_a_descriptor, open_socket_file
 from yatxmilter.service._worker_shares import Share
 
 __all__ = ["Adopter", "Opener", "adopt", "close_port", "open_port"]
@@ -63,6 +63,7 @@ class _UNIXPort(_Fair, _UNIX_PORT):  # type: ignore[misc]
         """
         Take connections.
         """
+        keep_a_descriptor()
         self.factory.doStart()
         self.socket, self._preexistingSocket = self._preexistingSocket, None
         self.fileno = self.socket.fileno
