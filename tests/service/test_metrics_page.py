@@ -82,6 +82,19 @@ class PageTests(TestCase):
             " 405 ", (await self.get(port, "/metrics", "POST", more)).partition("\r\n")[0]
         )
 
+    async def test_connection_has_one_answer(self) -> None:
+        """
+        A connection has one answer, and is closed: of requests in a row the first is answered.
+        """
+        port = await listen_metrics(reactor, "inet:0@127.0.0.1", dict)
+        self.addCleanup(port.stopListening)
+        more = "Host: x\r\n\r\n"
+        page = await self.get(
+            port, "/metrics", "HEAD", more + f"HEAD /metrics HTTP/1.1\r\n{more}" * 100
+        )
+        self.assertEqual(page.count("HTTP/1.1 200 "), 1)
+        self.assertIn("\r\nConnection: close\r\n", page)
+
     async def test_metrics_are_those_of_moment_and_readiness_is_told_by_status(self) -> None:
         """
         The metrics are those of the moment, and readiness is told by the status.

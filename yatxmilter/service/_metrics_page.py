@@ -72,13 +72,16 @@ def metrics_text(snapshot: Mapping[str, Any]) -> bytes:
 class _Request(Request):
     """
     A request without a body: nobody has to send one, and one of any size would be read, and parsed
-    if it is a form.
+    if it is a form. It is the only one of its connection: of those that come in a row, thousands
+    would be answered before the process has time for anything else.
     """
 
     def gotLength(self, length: int | None) -> None:
         """
         Refuse a body when the headers have come; its size is not known where it comes in chunks.
         """
+        self.channel.persistent = False
+        self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         if length == 0:
             super().gotLength(length)  # type: ignore[no-untyped-call]
             return
