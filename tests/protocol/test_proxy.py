@@ -124,11 +124,28 @@ class ProxiedTests(SynchronousTestCase):
 
     def test_who_is_not_haproxy_is_not_listened_to(self) -> None:
         """
-        Who is not HAProxy is not listened to.
+        Who is not HAProxy is not listened to, and the log says so: it may be an MTA that should
+        connect elsewhere.
         """
-        self.protocol.dataReceived(OFFER)
-        self.assertTrue(self.transport.disconnecting)
-        self.lose()
+        for said in (
+            OFFER,
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"PROXY TCP4 192.0.2.1\r\n",
+            V2[:15] + b"\0\0",
+        ):
+            self.again()
+            with capturedLogs() as logs:
+                self.protocol.dataReceived(said)
+            self.assertEqual(
+                [formatEvent(event) for event in logs],
+                [
+                    "Refusing the connection from [192.0.2.1]:40000: its PROXY line is missing, or"
+                    " cannot be read"
+                ],
+            )
+            self.assertTrue(self.transport.disconnected)
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+            self.assertEqual(self.milters.admission.count, 0)
         self.assertEqual(self.calls, [])
 
     def test_milter_that_turns_mta_away_gets_nothing_of_what_it_says(self) -> None:

@@ -33,6 +33,7 @@ __all__ = ["HAProxyProtocolWrapper", "Lobby", "Unannounced"]
 MOST: Final = 1000
 PATIENCE: Final = 30.0
 
+_UNREADABLE: Final = "its PROXY line is missing, or cannot be read"
 _FAMILIES: Final = {address.IPv4Address: IPv4Address, address.IPv6Address: IPv6Address}
 
 
@@ -138,12 +139,17 @@ class Unannounced(Protocol):
         transport.dataReceived = self._guarded
 
     def _guarded(self, data: bytes) -> None:
+        transport = self.transport
         try:
-            type(self.transport).dataReceived(self.transport, data)
+            type(transport).dataReceived(transport, data)
         except Exception:
             if self._announced:
                 raise
-            self._refuse("its PROXY line cannot be read")
+            self._refuse(_UNREADABLE)
+        else:
+            # What it knows to be none it closes without a word.
+            if transport.disconnecting and self in self._lobby.inside:
+                self._refuse(_UNREADABLE)
 
     def dataReceived(self, data: bytes) -> None:
         """
