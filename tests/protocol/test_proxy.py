@@ -33,6 +33,8 @@ V2 = (
 )
 #: HAProxy speaks for itself, as in a health check.
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+#: Its client has come by a UNIX socket.
+UNKNOWN = b"PROXY UNKNOWN\r\n"
 OFFER = bytes.fromhex("0000000d4f00000006000001ff001fffff")
 
 
@@ -91,7 +93,7 @@ class ProxiedTests(SynchronousTestCase):
         In either version of the protocol the milter sees the MTA's address, and HAProxy's where
         that speaks for itself; in one piece with the first command or before it.
         """
-        for header, peer in ((V1, MTA), (V2, MTA), (LOCAL, HAPROXY)):
+        for header, peer in ((V1, MTA), (V2, MTA), (LOCAL, HAPROXY), (UNKNOWN, HAPROXY)):
             for pieces in ((header, OFFER), (header + OFFER,)):
                 self.setUp()
                 for piece in pieces:

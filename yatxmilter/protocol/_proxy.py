@@ -33,6 +33,8 @@ __all__ = ["HAProxyProtocolWrapper", "Lobby", "Unannounced"]
 MOST: Final = 1000
 PATIENCE: Final = 30.0
 
+#: What HAProxy says of a client that has no address, as one that has come by a UNIX socket.
+_UNKNOWN: Final = b"PROXY UNKNOWN\r\n"
 _UNREADABLE: Final = "its PROXY line is missing, or cannot be read"
 _FAMILIES: Final = {address.IPv4Address: IPv4Address, address.IPv6Address: IPv6Address}
 
@@ -140,6 +142,9 @@ class Unannounced(Protocol):
 
     def _guarded(self, data: bytes) -> None:
         transport = self.transport
+        if data.startswith(_UNKNOWN):
+            # Twisted's parser wants a blank where HAProxy writes none.
+            data = data.replace(b"\r", b" \r", 1)
         try:
             type(transport).dataReceived(transport, data)
         except Exception:
