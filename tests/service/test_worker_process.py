@@ -122,6 +122,11 @@ class Counting(Told):
     def numbers(self) -> dict[str, float]:
         return {"reloads": len(self.told)}
 
+    def fails(self) -> None:
+        raise ZeroDivisionError
+
+    object = object
+
 
 made: list[Told] = []
 
@@ -347,6 +352,18 @@ class WorkTests(TestCase):
         self.assertEqual(await self.answer(), {"answer": {"reloads": 4}})
         self.assertEqual(factory.told, [(), ("anew",), ("bad",), ("broken",)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_question_that_has_no_answer_is_logged(self) -> None:
+        """
+        A question whose answer fails, or is nothing that JSON carries, is logged, and answered by
+        nothing; the worker goes on.
+        """
+        await self.begin("Counting")
+        for what in ("fails", "object", "numbers"):
+            self.tell(do="ask", what=what)
+        answers = [(await self.answer())["answer"] for _ in range(3)]
+        self.assertEqual(answers, [None, None, {"reloads": 0}])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError, TypeError)), 2)
 
     async def test_of_any_other_factory_connections_are_counted(self) -> None:
         """

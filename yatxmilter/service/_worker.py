@@ -122,7 +122,15 @@ class _Orders(LineOnlyReceiver):
             reloaded = maybeDeferred(reload, *order["arguments"]).addErrback(_not_reloaded)
             reloaded.addCallback(self._reloaded, order["number"])
         else:
-            self.send({"answer": getattr(self._factory, order["what"], self._count)()})
+            self._answer(order["what"])
+
+    def _answer(self, what: str) -> None:
+        try:
+            self.send({"answer": getattr(self._factory, what, self._count)()})
+        except Exception:
+            # It would close the pipe, and with it end the worker; and who asks waits for his turn.
+            _log.failure("This worker has no answer: {what}", what=what)
+            self.send({"answer": None})
 
     def _reloaded(self, result: object, number: int) -> None:
         self.send({"reloaded": number, "done": result is not False})
