@@ -5,6 +5,7 @@ Tests of running milters: real processes, told by real signals, with a client's 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -331,6 +332,29 @@ class ServeWorkersTests(ServeTests):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(await self.ended(process), 0)
         self.assertFalse(page.exists())
+
+    async def test_without_a_worker_it_is_not_ready(self) -> None:
+        """
+        While there is no worker, and none can be started, it is not ready.
+        """
+        page = self.folder / "page"
+        process = self.start(*self.workers, f"--metrics=unix:{page}")
+        await self.hear_ready()
+
+        async def status(code: str) -> None:
+            while f" {code} " not in (await deferToThread(fetch, page, "readyz")).splitlines()[0]:
+                await pause()
+
+        await status("200")
+        (self.folder / "counting.py").write_text("nonsense (")
+        for pid in map(int, re.findall(r"Ready \(worker \d, process (\d+)\)", self.log)):
+            os.kill(pid, signal.SIGKILL)
+        await status("503")
+        (self.folder / "counting.py").write_text(MILTER)
+        await status("200")
+        self.assertEqual(await self.send("<one@example.org>"), "1")
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(await self.ended(process), 0)
 
     def lines(self) -> list[str]:
         return (self.folder / "seen").read_text().splitlines()

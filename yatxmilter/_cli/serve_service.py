@@ -269,8 +269,12 @@ class ServeService(Service):
         # It needs what not everybody has.
         from yatxmilter.metrics_page import metrics_site
 
-        site = metrics_site(self._snapshot, lambda: self._ready)
+        site = metrics_site(self._snapshot, self._takes_mail)
         return open_port(self.reactor, self.settings["metrics"], site, **self._permissions)
+
+    def _takes_mail(self) -> bool:
+        # All workers may be gone, and not come up again.
+        return self._ready and (self._workers is None or self._workers.takes_connections)
 
     def _snapshot(self) -> Any:
         if self._workers is None:

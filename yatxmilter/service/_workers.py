@@ -332,6 +332,13 @@ class WorkerService(Service):
         """
         return [worker.transport.pid for worker in self._workers if worker.running]
 
+    @property
+    def takes_connections(self) -> bool:
+        """
+        Whether there is a worker that does.
+        """
+        return any(worker.ready for worker in self._workers)
+
     def privilegedStartService(self) -> None:
         """
         Open the sockets.
@@ -399,7 +406,7 @@ class WorkerService(Service):
             worker.reload(number, arguments)
         if arguments is not None:
             self.untried[number] = list(arguments)
-        if not any(worker.ready for worker in self._workers):
+        if not self.takes_connections:
             # It may be what they need to start.
             self.reloaded(number, True)
 
@@ -418,8 +425,8 @@ class WorkerService(Service):
         Call a method of each worker's factory.
 
         :param what: Its name; what it returns, JSON carries.
-        :return: A Deferred of the answers; a worker that is not ready, or does not answer within
-            5 seconds, is left out.
+        :return: A Deferred of the answers; a worker that is not ready, fails to answer, or does not
+            do so within 5 seconds, is left out.
         """
         answers = gatherResults([worker.ask(what) for worker in self._workers])
         return answers.addCallback(lambda found: [one for one in found if one is not None])
