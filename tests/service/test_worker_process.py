@@ -413,7 +413,7 @@ class SupervisorTests(TestCase):
         self.clock: Any = Timed()
         self.ready = False
 
-    def service(self, dies: bool = False, **options: Any) -> WorkerService:
+    def service(self, dies: bool | str = False, **options: Any) -> WorkerService:
         service = WorkerService(
             self.spec, "stubborn:make", [dies], count=1, reactor=self.clock, **options
         )
@@ -566,6 +566,18 @@ class SupervisorTests(TestCase):
         await until_said("reloaded with later")
         while service.untried:
             await pause()
+        service.hurry()
+        await service.stopService()
+
+    async def test_what_it_is_started_with_is_no_part_of_its_command_line(self) -> None:
+        """
+        What a worker is started with, which may have passwords and be long, is no part of its
+        command line, which every user can read.
+        """
+        service = self.service("secret" + 300_000 * "x")
+        await self.until_ready(service)
+        (pid,) = service.pids
+        self.assertNotIn(b"secret", Path(f"/proc/{pid}/cmdline").read_bytes())
         service.hurry()
         await service.stopService()
 

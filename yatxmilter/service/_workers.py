@@ -38,7 +38,7 @@ _log = Logger()
 # Not what happens to be in the working directory, but what the supervisor would import.
 _PROGRAM: Final = (
     "import sys; sys.path[:] = filter(None, sys.path);"
-    " from yatxmilter.service._worker import work; work(sys.argv[1])"
+    " from yatxmilter.service._worker import work; work(sys.stdin.read())"
 )
 # A worker that lives so many seconds is restarted at once when it dies.
 _STEADY: Final = 10.0
@@ -368,7 +368,7 @@ class WorkerService(Service):
         assert self._numbers is not None
         descriptors[SOCKETS + len(self._ports)] = self._numbers
         start = {**self._start, "share": worker.number - 1}
-        program = [sys.executable, "-c", _PROGRAM, json.dumps(start)]
+        program = [sys.executable, "-c", _PROGRAM]
         path = os.pathsep.join(one or os.getcwd() for one in sys.path)
         worker.transport = self.reactor.spawnProcess(
             worker,
@@ -378,6 +378,9 @@ class WorkerService(Service):
             childFDs=descriptors,
         )
         worker.pid = worker.transport.pid
+        # Not on its command line, which all users can read, and which the system keeps short.
+        worker.transport.writeToChild(0, json.dumps(start).encode())
+        worker.transport.closeChildFD(0)
 
     def worker_ready(self) -> None:
         """
