@@ -257,6 +257,22 @@ class OpenTests(ListeningCase):
         await port.stopListening()
         self.assertTrue(os.path.exists(self.path))
 
+    def test_what_is_not_listened_on_is_refused(self) -> None:
+        """
+        What is not listened on is refused with what may be wrong: what systemd gives a service if
+        its unit has C{Accept=yes}, a socket for datagrams, and what is no socket.
+        """
+        adopt: Any = Opener(reactor).adoptStreamPort
+        connected, other = socket.socketpair()
+        self.addCleanup(other.close)
+        datagrams = socket.socket(type=socket.SOCK_DGRAM)
+        read, write = os.pipe()
+        self.addCleanup(os.close, write)
+        for descriptor in (connected.detach(), datagrams.detach(), read):
+            error = self.assertRaises(OSError, adopt, descriptor, socket.AF_INET, self.factory)
+            self.assertIn(f"descriptor {descriptor} is no socket to which", str(error))
+            os.close(descriptor)
+
     async def test_socket_that_nobody_listens_on_any_more_is_replaced(self) -> None:
         """
         A socket that nobody listens on any more is replaced.

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -138,7 +139,18 @@ class Opener:
     def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> Any:
         """
         Take a socket over that systemd has opened, and leave its file alone.
+
+        :raises OSError: when it is not one that is listened on.
         """
+        listens = 0
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as probe:
+            listens = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not listens:
+            # To accept connections there would fail again and again.
+            raise OSError(
+                f"descriptor {descriptor} is no socket to which connections come; if systemd has"
+                " opened it, the .socket unit needs ListenStream=, and not Accept=yes"
+            )
         return adopt(self._reactor, descriptor, factory)
 
 
