@@ -163,6 +163,22 @@ class BreachTests(SynchronousTestCase):
             else:
                 self.assertIs(self.failureResultOf(awaited).value, error.value)
 
+    def test_what_came_before_command_was_sent_is_no_answer_to_it(self) -> None:
+        """
+        What came before a command was sent is no answer to it, nor to the next piece of a body.
+        """
+        rig = Rig()
+        first, second = rig.client.mail("<>"), rig.client.rcpt("<a>")
+        third = first.addCallback(lambda _: rig.client.data())
+        rig.client.dataReceived(packet("c") + packet("c"))
+        for result in (second, third):
+            self.assertIn("'c' unasked", self.failureResultOf(result, PeerError).getErrorMessage())
+        self.assertEqual(rig.letters(), "M")
+        rig = Rig()
+        body = rig.client.body(bytes(70_000))
+        rig.client.dataReceived(packet("c") + packet("c"))
+        self.assertIn("'c' unasked", self.failureResultOf(body, PeerError).getErrorMessage())
+
     def test_all_that_waits_behind_command_that_was_answered_wrongly_fails_with_it(self) -> None:
         """
         All that waits behind the command that was answered wrongly fails with it.

@@ -200,13 +200,14 @@ class CommandQueue(Protocol):
             return
         self._pumping = True
         try:
-            while self._current is None and self.connected:
-                lane = self._queue if self._inner is None else self._inner
-                if not lane:
-                    break
-                self._start(lane.popleft())
+            while self._current is None and self.connected and self._lane:
+                self._start(self._lane.popleft())
         finally:
             self._pumping = False
+
+    @property
+    def _lane(self) -> deque[_Pending]:
+        return self._queue if self._inner is None else self._inner
 
     # ---- sending
 
@@ -238,8 +239,9 @@ class CommandQueue(Protocol):
         """
         row, payload = pending.row, pending.payload
         self._unasked = 0
-        starts = range(0, len(payload), size) if row is BODY_ROW and payload else (0,)
-        pending.chunks.extend(payload[start : start + size] for start in starts)
+        if not pending.chunks:
+            starts = range(0, len(payload), size) if row is BODY_ROW and payload else (0,)
+            pending.chunks.extend(payload[start : start + size] for start in starts)
         if not awaited:
             while pending.chunks:
                 self._send_next(pending)
@@ -286,6 +288,9 @@ class CommandQueue(Protocol):
             # Not every transport is quiet at once; what is not looked at is not kept either.
             return
         self._splitter.feed(data)
+        # Nothing is sent before all of it is looked at: what was there before a command is no
+        # answer to it, and would have each later command take the answer to the one before.
+        pumping, self._pumping = self._pumping, True
         try:
             while self._failure is None and (packet := self._splitter.next_packet()) is not None:
                 self._receive(*packet)
@@ -293,6 +298,9 @@ class CommandQueue(Protocol):
             self._fail(error)
         except ProtocolError as error:
             self._fail(PeerError(f"the milter sent no milter packet: {error}"))
+        finally:
+            self._pumping = pumping
+        self._pump()
 
     def _receive(self, letter: int, payload: bytes) -> None:
         """
@@ -373,8 +381,9 @@ class CommandQueue(Protocol):
             edits.leading_space = bool(steps & c.SMFIP_HDR_LEADSPC)
             self._finish(pending, EndOfMessage(response, edits, pending.progress))
         elif pending.chunks and response.code == c.SMFIS_CONTINUE:
-            self._send_next(pending)
-            self._await_answer()
+            self._stop_timer()
+            self._current = None
+            self._lane.appendleft(pending)
         else:
             if pending.row is BODY_ROW and response.code == c.SMFIS_SKIP:
                 self._body_skipped = True
