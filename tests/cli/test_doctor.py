@@ -466,6 +466,9 @@ class SocketTests(MilterCase):
         self.assertEqual(identity_of(str(uid)).name, USER)
         self.assertIn(gid, identity_of(USER, str(gid)).gids)
         self.assertEqual(identity_of("root", "root").uid, 0)
+        # What no system call takes is no user, and no group, either.
+        for names in (("a\0b",), ("9" * 30,), ("root", "9" * 30)):
+            self.assertRaises(KeyError, identity_of, *names)
 
     def test_of_owner_group_and_others_the_first_that_fits_counts(self) -> None:
         """

@@ -63,11 +63,16 @@ def identity_of(user: str, group: str = "") -> Identity:
 
     :raises KeyError: when no user or group has that name.
     """
-    entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    gid = entry.pw_gid
-    if group:
-        gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    return Identity(entry.pw_name, entry.pw_uid, frozenset(os.getgrouplist(entry.pw_name, gid)))
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        gid = entry.pw_gid
+        if group:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        groups = os.getgrouplist(entry.pw_name, gid)
+    except (ValueError, OverflowError) as error:
+        # A NUL, or a number that is too large.
+        raise KeyError(str(error)) from error
+    return Identity(entry.pw_name, entry.pw_uid, frozenset(groups))
 
 
 def may(status: os.stat_result, who: Identity, bit: int, acl: bytes = b"") -> bool:
