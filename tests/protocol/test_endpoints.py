@@ -45,6 +45,8 @@ BAD = (
     "", "bogus", "foo:bar", "inet:", "inet:x@y", "inet:-5", "inet:70000", "inet:5@",
     "inet:5@a b", "inet:5@::1", "inet6:5@192.0.2.1", "inet:²@host", "local:", "unix:", "/a\0b",
     "tcp:onlyhost:", "/" + 107 * "x", "tcp:a\0b:1",
+    # What the resolver, or the system, would refuse by no failure of the connection.
+    "inet:5@..", "inet:5@a..b", "inet:5@\udcff", "inet:5@" + 64 * "x",
 )  # fmt: skip
 
 
@@ -104,20 +106,22 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(table_of(check_client_spec, bad), bad)
         self.assertEqual(table_of(listening, bad), bad)
 
-    def test_numbers_of_twisteds_endpoints_that_the_system_does_not_take(self) -> None:
+    def test_ports_and_hosts_of_twisted_endpoints_are_looked_at_too(self) -> None:
         """
-        Numbers in an endpoint of Twisted's that the system does not take are refused as others are.
+        Ports and hosts of Twisted's endpoints are looked at as ours are.
         """
-        for spec, number in (
-            ("tcp:65536", "port 65536 is not between 0 and 65535"),
-            ("tcp:-1", "port -1 is not between"),
-            ("haproxy:tcp:65536", "port 65536 is not between"),
-            ("tcp:8891:backlog=4294967296", "backlog 4294967296 is not between 0 and 2147483647"),
+        for spec, words in (
+            ("tcp:host:99999", "port 99999 is above 65535"),
+            ("tcp:host:-1", "port -1 is below 0"),
+            ("tls:host:99999", "port 99999 is above 65535"),
+            ("tcp:.:25", "'.' cannot be the name of a host"),
         ):
-            error = self.assertRaises(ValueError, listening, spec)
-            self.assertIn(number, str(error))
-        error = self.assertRaises(ValueError, check_client_spec, "tcp:localhost:65536")
-        self.assertIn("port 65536 is not between", str(error))
+            error = self.assertRaises(ValueError, check_client_spec, spec)
+            self.assertIn(words, str(error))
+        for spec in ("tcp:99999", "tcp:-5", "haproxy:tcp:99999", "tcp:0:interface=a..b"):
+            self.assertRaises(ValueError, listening, spec)
+        error = self.assertRaises(ValueError, listening, "tcp:8891:backlog=4294967296")
+        self.assertIn("backlog 4294967296 is not between 0 and 2147483647", str(error))
 
     def test_only_servers_have_port_zero(self) -> None:
         """

@@ -36,6 +36,9 @@ __all__ = [
     "server_endpoint",
 ]
 
+# What the system calls an int.
+_MAX_BACKLOG: Final = 0x7FFFFFFF
+
 # Twisted's endpoints are not annotated.
 _make: Final[Any] = endpoints
 
@@ -346,22 +349,36 @@ def _read_inet(spec: str, kind: str, rest: str) -> _Inet:
         raise _bad(spec, f": {host} is an address for {right}, as in {right}:{port}@{host}")
     if (at and not host) or set(host) & set(" \t@[]/"):
         raise _bad(spec, f": no host of {kind}")
+    _check_host(spec, host)
     return _Inet(kind, host, _read_port(spec, port))
+
+
+def _check_host(spec: str, host: str) -> None:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # Twisted's resolver would leave whoever connects waiting for the time-out.
+        raise _bad(spec, f": {host!r} cannot be the name of a host") from None
 
 
 def _read_port(spec: str, port: str) -> int:
     if port.isascii() and port.isdigit():
-        number = int(port)
-        if number > 0xFFFF:
-            raise _bad(spec, f": port {number} is above 65535")
-        return number
+        return _check_port(spec, int(port))
     try:
         return socket.getservbyname(port, "tcp")
     except (OSError, UnicodeError):
         raise _bad(spec, f": no port {port!r}") from None
 
 
-_MOST: Final = {"port": 0xFFFF, "backlog": 0x7FFFFFFF}
+def _check_port(spec: str, port: int) -> int:
+    if not 0 <= port <= 0xFFFF:
+        raise _bad(spec, f": port {port} is {'below 0' if port < 0 else 'above 65535'}")
+    return port
+
+
+def _check_backlog(spec: str, backlog: int) -> None:
+    if not 0 <= backlog <= _MAX_BACKLOG:
+        raise _bad(spec, f": backlog {backlog} is not between 0 and {_MAX_BACKLOG}")
 
 
 def _from_twisted(make: Any, reactor: Any, spec: str) -> Any:
@@ -370,13 +387,22 @@ def _from_twisted(make: Any, reactor: Any, spec: str) -> Any:
         endpoint = make(reactor, spec)
     except Exception as error:
         raise _bad(spec, _why_not_twisted(spec, error, make is _make.serverFromString)) from error
-    # What none of them looks at, the system refuses later, by errors that are no one's to expect.
+    # They do not look at these; the system's own complaint comes late, and not as a failure.
     inner = getattr(endpoint, "_wrappedEndpoint", endpoint)
-    for name, most in _MOST.items():
-        number = getattr(inner, f"_{name}", 0)
-        if isinstance(number, int) and not 0 <= number <= most:
-            raise _bad(spec, f": {name} {number} is not between 0 and {most}")
+    for name, kind, check in _UNCHECKED:
+        value = getattr(inner, name, None)
+        if isinstance(value, kind):
+            check(spec, value)
     return endpoint
+
+
+#: What Twisted's endpoints keep as it was given.
+_UNCHECKED: Final[Any] = (
+    ("_port", int, _check_port),
+    ("_backlog", int, _check_backlog),
+    ("_host", str, _check_host),
+    ("_interface", str, _check_host),
+)
 
 
 def _why_not_twisted(spec: str, error: Exception, serves: bool) -> str:
