@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import tempfile
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -593,6 +595,22 @@ class CommandTests(ReplayCase):
 
         self.patch(replay, "run_reactor", interrupt)
         self.assertEqual(self.replay()[0], 130)
+
+    def test_ctrl_c_ends_reading_of_record(self) -> None:
+        """
+        Ctrl-C ends the reading of a record, which through a pipe may take its time.
+        """
+        read: list[bytes] = []
+
+        class Slow(io.BytesIO):
+            def readline(self, size: int | None = -1, /) -> bytes:
+                signal.raise_signal(signal.SIGINT)
+                read.append(b"")
+                return b""
+
+        self.patch(replay.sys, "stdin", SimpleNamespace(buffer=Slow()))  # type: ignore[attr-defined]
+        self.record = Path("-")
+        self.assertEqual((self.replay()[0], read), (130, []))
 
     def test_output_that_nobody_reads_ends_it_as_every_command(self) -> None:
         """

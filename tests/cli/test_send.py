@@ -489,17 +489,21 @@ class FailureTests(SendCase):
 
     def test_interrupt_while_reading(self) -> None:
         """
-        Ctrl-C ends the reading of standard input, too.
+        Ctrl-C ends the reading of standard input, too, also behind another message.
         """
+        read: list[bytes] = []
 
         class Slow(io.BytesIO):
             def readline(self, size: int | None = -1, /) -> bytes:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
+                read.append(b"")
+                return b""
 
         self.patch(sys, "stdin", SimpleNamespace(buffer=Slow()))
-        run = self.send(None, "-", "-q")
-        self.assertEqual(run.status, 130)
-        self.assertTrue(run.out.startswith("INTERRUPTED: messages 0; "), run.out)
+        for words, count in ((["-"], 0), ([self.write("p.eml", b"Subject: a\n\n"), "-"], 1)):
+            run = self.send(Milter, *words, "-q")
+            self.assertEqual((run.status, read), (130, []))
+            self.assertTrue(run.out.startswith(f"INTERRUPTED: messages {count}"), run.out)
 
 
 class SessionTests(SendCase):

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.error import ConnectError
 
 from yatxmilter._cli.replay_report import Summary, result_lines, tell_result
-from yatxmilter._cli.running import Interrupted, run_reactor
+from yatxmilter._cli.running import Interrupted, interruptible, run_reactor
 from yatxmilter._cli.terminal import Page
 from yatxmilter._escaping import printable
 from yatxmilter._records.record import RecordError, Session, read_sessions, record_lines
@@ -236,7 +236,8 @@ class _Replay:
         if self.error or stopped:
             return None
         try:
-            return next(self._sessions, None)
+            with interruptible():
+                return next(self._sessions, None)
         except RecordError as error:
             self.error = str(error)
             return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from itertools import chain, islice
 from typing import Any, TextIO
 
 from yatxmilter._cli.messages import read_messages
@@ -87,7 +86,7 @@ def _run(arguments: Namespace, reactor: Any, out: TextIO, err: TextIO) -> int:
         if arguments.save is not None:
             arguments.save.mkdir(0o700, parents=True, exist_ok=True)
         _play(arguments, reactor, _Teller(arguments, summary, bar, out))
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         summary.interrupted = True
     finally:
         bar.clear()
@@ -100,14 +99,10 @@ def _run(arguments: Namespace, reactor: Any, out: TextIO, err: TextIO) -> int:
 
 
 def _play(arguments: Namespace, reactor: Any, teller: _Teller) -> None:
-    sources = read_messages(arguments.messages)
-    # While the reactor runs Ctrl-C does not end a read, which on a terminal may take its time.
-    first = list(islice(sources, 1))
-
     async def play(reactor: Any) -> None:
         player = Player(
             make_session(arguments),
-            chain(first, sources),
+            read_messages(arguments.messages),
             teller.tell,
             reactor=reactor,
             repeat=arguments.repeat,

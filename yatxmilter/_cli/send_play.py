@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
 from yatxmilter._cli.messages import Source
+from yatxmilter._cli.running import interruptible
 from yatxmilter.client import MilterClient, MilterClientFactory, apply_edits
 from yatxmilter.client._message import Envelope, Outcome, play
 from yatxmilter.client._profiles import find_flavour
@@ -231,7 +232,7 @@ class Player:
     async def _work(self) -> None:
         line = _Line(self._session, self._reactor)
         try:
-            while not self._over and (result := next(self._jobs, None)) is not None:
+            while not self._over and (result := self._next()) is not None:
                 if not result.error:
                     await self._one(line, result)
                 if self._stopped:
@@ -245,6 +246,10 @@ class Player:
             pass
         finally:
             line.drop()
+
+    def _next(self) -> Result | None:
+        with interruptible():
+            return next(self._jobs, None)
 
     async def _one(self, line: _Line, result: Result) -> None:
         """
