@@ -231,6 +231,15 @@ class CommandTests(TraceCase):
             self.assertEqual(status, 2)
             self.assertIn("it does not end as a record does", err)
 
+    def test_append_to_pipe(self) -> None:
+        """
+        A pipe is not read, which would wait for who writes to it; nor is it waited for a reader.
+        """
+        os.mkfifo(self.record)
+        status, _, err = self.run_trace("--record", str(self.record), "--append")
+        self.assertEqual(status, 2)
+        self.assertIn(f"cannot write {self.record}: ", err)
+
     def test_record_that_cannot_be_written_is_complained_of_and_mail_goes_on(self) -> None:
         """
         A record that cannot be written is complained of, and mail goes on.

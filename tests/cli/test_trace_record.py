@@ -245,7 +245,7 @@ class RecordTests(SynchronousTestCase):
         """
         last = record()[-1]
         self.assertTrue(is_end(last))
-        for line in (last[:-1], last[:9], b"[]\n", record()[0]):
+        for line in (last[:-1], last[:9], b"[]\n", record()[0], b"[" * 4000 + b"\n"):
             self.assertFalse(is_end(line))
 
 

@@ -225,7 +225,8 @@ def _endpoints(reactor: Any, arguments: Namespace) -> tuple[Any, Any]:
 def _open_record(path: Path, append: bool, force: bool) -> TextIO:
     mode = "a" if append else "w" if force else "x"
     try:
-        if append and path.exists():
+        # A pipe or a device has no end to look at.
+        if append and path.is_file():
             _check_end(path)
         stream = os.fdopen(open_private(path, mode), mode, buffering=1, encoding="ascii")
         return cast(TextIO, stream)

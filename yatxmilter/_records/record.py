@@ -187,7 +187,7 @@ def is_end(line: bytes) -> bool:
     """
     try:
         item = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(item, dict) and item.get("type") == "end" and line.endswith(b"\n")
 
