@@ -7,11 +7,12 @@ like is written in the same way, so each test says what was, what is now, and wh
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import signal
 import tempfile
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -473,6 +474,10 @@ class RecordTests(ReplayCase):
         self.patch(replay.sys, "stdin", stdin)  # type: ignore[attr-defined]
         self.record = Path("-")
         self.assertEqual(self.replay()[0], 0)
+        self.patch(replay.sys, "stdin", None)  # type: ignore[attr-defined]
+        status, _, err = self.replay()
+        self.assertEqual(status, 3)
+        self.assertIn("replay: -: cannot be read: standard input is closed\n", err)
 
 
 class CommandTests(ReplayCase):
@@ -575,9 +580,17 @@ class CommandTests(ReplayCase):
         """
         Arguments that make no sense are refused.
         """
-        self.assertRaises(ArgumentTypeError, replay._number, "0")
-        self.assertRaises(ArgumentTypeError, replay._seconds, "0")
-        self.assertRaises(ArgumentTypeError, replay._mask, "(")
+        for option, value, words in (
+            ("--concurrency", "0", "'0' is not a whole number above 0"),
+            ("--concurrency", "many", "'many' is not a whole number above 0"),
+            ("--concurrency", "999999999999", "'999999999999' is more than 10000"),
+            ("--timeout", "soon", "'soon' is not a number of seconds above 0"),
+            ("--mask", "(", "'(' is not a regular expression: "),
+        ):
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                self.assertRaises(SystemExit, self.replay, None, option, value)
+            self.assertIn(f"argument {option}: {words}", err.getvalue())
         self.keep(session(*MESSAGE))
         self.socket = "nonsense"
         status, _, err = self.replay(listen=False)

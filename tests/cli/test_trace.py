@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import tempfile
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from threading import Event
@@ -257,7 +257,8 @@ class CommandTests(TraceCase):
             status, _, err = self.run_trace(listen=listen)
             self.assertEqual(status, 2)
             self.assertIn(word, err)
-        self.assertRaises(ValueError, trace.redact_kinds, "body,everything")
+        error = self.assertRaises(ArgumentTypeError, trace.redact_kinds, "body,everything")
+        self.assertIn("'body,everything' is not body or addresses", str(error))
         self.assertEqual(trace.redact_kinds("body, addresses"), ("body", "addresses"))
 
     def test_why_it_cannot_listen_is_said_and_the_status_is_3(self) -> None:

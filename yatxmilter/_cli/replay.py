@@ -20,6 +20,7 @@ from twisted.internet.error import ConnectError
 
 from yatxmilter._cli.replay_report import Summary, result_lines, tell_result
 from yatxmilter._cli.running import Interrupted, interruptible, run_reactor
+from yatxmilter._cli.send_options import read_connections, read_seconds
 from yatxmilter._cli.terminal import Page
 from yatxmilter._escaping import printable
 from yatxmilter._records.record import RecordError, Session, read_sessions, record_lines
@@ -62,20 +63,6 @@ _FAILED: Final = 3
 _INTERRUPTED: Final = 130
 
 
-def _number(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ArgumentTypeError(f"{text} is not 1 or more")
-    return number
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise ArgumentTypeError(f"{text} is not a number of seconds above 0")
-    return seconds
-
-
 def _mask(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
@@ -114,11 +101,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--partial", action="store_true", help="play what there is of a record that was cut"
     )
     parser.add_argument(
-        "--concurrency", type=_number, default=1, metavar="N", help="play N sessions at a time"
+        "--concurrency",
+        type=read_connections,
+        default=1,
+        metavar="N",
+        help="play N sessions at a time",
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=read_seconds,
         default=300.0,
         metavar="SECONDS",
         help="how long to wait for an answer (300)",
@@ -252,6 +243,8 @@ class _Replay:
                 raise RecordError(f"{name}: {error}") from None
 
     def _read_file(self, name: str) -> Iterator[tuple[Session, Recorded]]:
+        if name == "-" and sys.stdin is None:
+            raise RecordError("cannot be read: standard input is closed")
         if name == "-":
             yield from self._select(sys.stdin.buffer)
             return

@@ -21,7 +21,16 @@ from yatxmilter._cli.send_results import EXPECTATIONS
 from yatxmilter.client._profiles import FLAVOURS
 from yatxmilter.protocol._endpoints import check_client_spec
 
-__all__ = ["add_arguments", "add_session_arguments", "make_session", "read_seconds"]
+__all__ = [
+    "add_arguments",
+    "add_session_arguments",
+    "make_session",
+    "read_connections",
+    "read_seconds",
+]
+
+# More than a process has descriptors for.
+_MOST_CONNECTIONS: Final = 10_000
 
 #: The stages at which macros can be given, and the letters of their commands.
 _STAGES: Final = {
@@ -159,7 +168,11 @@ def _add_run(parser: ArgumentParser) -> None:
         "--repeat", metavar="N", type=_count, default=1, help="send each message N times"
     )
     group.add_argument(
-        "--concurrency", metavar="N", type=_count, default=1, help="N connections at once"
+        "--concurrency",
+        metavar="N",
+        type=read_connections,
+        default=1,
+        help="N connections at once",
     )
     group.add_argument(
         "--reuse", action="store_true", help="send many messages over each connection, not one"
@@ -309,6 +322,16 @@ def _count(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     raise ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+def read_connections(text: str) -> int:
+    """
+    Read how many connections there may be at once.
+    """
+    count = _count(text)
+    if count > _MOST_CONNECTIONS:
+        raise ArgumentTypeError(f"{text!r} is more than {_MOST_CONNECTIONS}, the most there may be")
+    return count
 
 
 def _port(text: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from time import time
 from typing import Any, Final, TextIO, cast
@@ -66,11 +66,11 @@ def redact_kinds(text: str) -> tuple[str, ...]:
     """
     Read the value of ``--redact``.
 
-    :raises ValueError: for an unknown kind.
+    :raises ArgumentTypeError: for an unknown kind.
     """
     kinds = tuple(word.strip() for word in text.split(","))
     if not set(kinds) <= set(KINDS):
-        raise ValueError(text)
+        raise ArgumentTypeError(f"{text!r} is not {' or '.join(KINDS)}, or both with a comma")
     return kinds
 
 
