@@ -6,6 +6,7 @@ A sub-command is a row of `_COMMANDS` and a module of `yatxmilter._cli`.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -63,6 +64,12 @@ Nothing is delivered, and nothing is left running.
     _Row("doctor", doctor, "check an MTA's configuration for its milters", doctor.DESCRIPTION),
 )
 
+_UNUSABLE: Final = 2
+_INTERRUPTED: Final = 130
+
+#: What is wrong where a disk takes no more.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 _DESCRIPTION: Final = """\
 Milters - mail filters for Postfix and Sendmail - in Twisted, with libmilter's API.
 
@@ -107,20 +114,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, stream) is None:
             # It stays open for as long as the process lives.
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    arguments = Namespace(command="")
     try:
-        arguments: Namespace = _parser().parse_args(argv)
+        status = _run(arguments, argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        # Before there was a reactor, as while a configuration is read from a pipe.
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        _forget_output()
+        return 1
+    except OSError as error:
+        # Milters and programs of others write elsewhere, too; not before they run.
+        others = hasattr(arguments, "run") and arguments.command in ("dev", "serve", "pymilter")
+        if error.errno not in _FULL or others:
+            raise
+        sys.stderr.write(f"yatxmilter: cannot write the output: {error.strerror}\n")
+        _forget_output()
+        return _UNUSABLE
+    return status
+
+
+def _run(arguments: Namespace, argv: Sequence[str] | None) -> int:
+    try:
+        _parser().parse_args(argv, arguments)
     except SystemExit as end:
         # argparse leaves by itself: 0 after --help and --version, 2 for wrong arguments.
         return int(end.code or 0)
-    try:
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. What is still buffered must not fail once more
-        # when the interpreter flushes it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    status: int = arguments.run(arguments)
     return status
+
+
+def _forget_output() -> None:
+    # What is still buffered must not fail once more when the interpreter flushes it at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Tests of ``python -m yatxmilter``: the command line, in this process and as a pr
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import runpy
@@ -79,7 +80,7 @@ class MainTests(SynchronousTestCase):
             self.assertEqual((status, out), (2, ""))
             self.assertIn("usage: yatxmilter", err)
 
-    def use(self, run: Any) -> None:
+    def use(self, run: Any, name: str = "act") -> None:
         """
         Have one command only, which does this.
         """
@@ -88,7 +89,7 @@ class MainTests(SynchronousTestCase):
             parser.add_argument("word")
 
         module: Any = SimpleNamespace(add_arguments=add_arguments, run=run)
-        row = __main__._Row("act", module, "act", "python -m yatxmilter act")
+        row = __main__._Row(name, module, "act", "python -m yatxmilter act")
         self.patch(__main__, "_COMMANDS", (row,))
 
     def test_command_gets_its_arguments_and_its_status_is_programs(self) -> None:
@@ -122,6 +123,46 @@ class MainTests(SynchronousTestCase):
             contextlib.redirect_stdout(stream),
         ):
             self.assertEqual(__main__.main(["act", "now"]), 1)
+
+    def test_output_that_disk_has_no_room_for_is_told_in_one_line_with_status_2(self) -> None:
+        """
+        Output that the disk has no room for is told in one line, with status 2, also that of
+        ``--help``; what a milter or a program of others writes is none of that.
+        """
+
+        def run(arguments: Namespace) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.use(run)
+        for words in (["act", "now"], ["--help"]):
+            err = io.StringIO()
+            with (
+                open("/dev/full", "w", encoding="utf-8") as full,
+                contextlib.redirect_stdout(full),
+                contextlib.redirect_stderr(err),
+            ):
+                self.assertEqual(__main__.main(words), 2)
+            words_of_it = "yatxmilter: cannot write the output: No space left on device\n"
+            self.assertEqual(err.getvalue(), words_of_it)
+        self.use(run, "serve")
+        self.assertRaises(OSError, self.main, "serve", "now")
+        with (
+            open("/dev/full", "w", encoding="utf-8") as full,
+            contextlib.redirect_stdout(full),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            self.assertEqual(__main__.main(["serve", "--help"]), 2)
+
+    def test_ctrl_c_where_no_reactor_runs_is_the_status_130(self) -> None:
+        """
+        Ctrl-C where no reactor runs is the status 130, without a traceback.
+        """
+
+        def run(arguments: Namespace) -> int:
+            raise KeyboardInterrupt
+
+        self.use(run)
+        self.assertEqual(self.main("act", "now"), (130, "", ""))
 
     def test_started_without_standard_output_as_by_shells_command_runs_all_same(self) -> None:
         """
