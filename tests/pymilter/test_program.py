@@ -404,7 +404,8 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
 
     def test_in_this_process(self) -> None:
         """
-        A script, a command on the path, and a module are run as ``__main__``, with their arguments.
+        A script, a command on the path, a module, a folder, and what is no file are run as
+        ``__main__``, with their arguments.
         """
         text = "import sys, Milter\nseen.append((__name__, sys.argv[1:]))\n"
         seen: list[Any] = []
@@ -426,8 +427,12 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.folder)
         self.assertEqual(command(["pymilter", "-m", "mymodule", "y"]), 0)
+        (self.folder / "__main__.py").write_text(text)
+        self.assertEqual(command(["pymilter", str(self.folder)]), 0)
+        self.assertEqual(command(["pymilter", os.devnull]), 0)
         self.assertEqual(
-            seen, [("__main__", ["--inline", "x"]), ("__main__", []), ("__main__", ["y"])]
+            seen,
+            [("__main__", words) for words in (["--inline", "x"], [], ["y"], [])],
         )
 
     def test_nothing_is_begun_before_main(self) -> None:
@@ -444,10 +449,17 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
 
     def test_wrong_options_and_program_that_is_not_there_are_told(self) -> None:
         """
-        Wrong options, and a program that is not there, are told; nothing is run.
+        Wrong options, and a program that is not there, or is none, are told; nothing is run.
         """
+        machine_code = self.folder / "machine-code"
+        machine_code.write_bytes(b"\x7fELF\2\1\1\0")
         for words, text in (
             (["/nowhere"], "there is no file '/nowhere'"),
+            ([str(self.folder)], "is a folder without a __main__.py"),
+            ([str(machine_code)], "is no Python program, but one of machine code"),
+            (["/proc/self/mem"], "cannot read '/proc/self/mem': "),
+            (["-m", "no_such_module.milter"], "there is no module 'no_such_module.milter'"),
+            (["-m", ""], "there is no module ''"),
             (["--workers", "none-at-all", "x"], "--workers"),
         ):
             self.assertEqual(self.complaint(words)[0], 2)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from yatxmilter._cli.serve_log import begin_log
 from yatxmilter._cli.serve_options import (
@@ -87,6 +88,10 @@ def run(arguments: Namespace) -> int:
 def _module(name: str) -> Callable[[], object]:
     # As `python -m` does it: the working directory is where modules are looked for.
     sys.path.insert(0, os.getcwd())
+    # Not the module itself: to find one of a package imports that, and it may ask for Milter.
+    package = name.partition(".")[0]
+    if not package or find_spec(package) is None:
+        raise ConfigurationError(f"there is no module {name!r}; a file is given without -m")
     sys.argv[0] = name
     return lambda: runpy.run_module(name, run_name="__main__", alter_sys=True)
 
@@ -95,7 +100,28 @@ def _script(name: str) -> Callable[[], object]:
     path = name if os.path.exists(name) else shutil.which(name)
     if path is None:
         raise ConfigurationError(f"there is no file {name!r}, and no command of that name")
+    _check_file(path)
     # As `python` does it: modules are looked for beside the program, links followed.
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     sys.argv[0] = path
     return lambda: runpy.run_path(path, run_name="__main__")
+
+
+def _check_file(path: str) -> None:
+    """
+    Say what Python would say in a traceback of its own machinery.
+    """
+    if os.path.isdir(path):
+        if not os.path.exists(os.path.join(path, "__main__.py")):
+            raise ConfigurationError(f"{path!r} is a folder without a __main__.py: give a file")
+    elif os.path.isfile(path):
+        try:
+            with open(path, "rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {path!r}: {error.strerror}") from error
+        if magic == b"\x7fELF":
+            raise ConfigurationError(
+                f"{path!r} is no Python program, but one of machine code: start it by itself;"
+                " it goes into a list of milters as a remote one"
+            )
