@@ -138,6 +138,7 @@ class ReadTests(FolderCase):
         good = self.write("good", b"A: b\n\n")
         (self.folder / "none").mkdir()
         paths = [
+            "",
             str(self.folder / "missing"),
             self.write("empty", b""),
             self.write("text", b"no field\n"),
@@ -150,7 +151,7 @@ class ReadTests(FolderCase):
         self.assertEqual(
             [one.error.partition(":")[0] for one in read_messages(paths)],
             [
-                "cannot be read",
+                *["cannot be read"] * 2,
                 *["is not a message"] * 3,
                 "",
                 "is a folder without messages in it",

@@ -9,6 +9,7 @@ as an error: the messages behind it are still there.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -124,7 +125,8 @@ def _read_path(path: str) -> Iterator[Source]:
         yield Source("-", error="cannot be read: standard input is closed")
     elif path == "-":
         yield from _read_file("-", sys.stdin.buffer)
-    elif Path(path).is_dir():
+    # Not by a Path: that of no text, as of a script's empty variable, is the working directory.
+    elif os.path.isdir(path):
         yield from _read_folder(Path(path))
     else:
         with open(path, "rb") as file:
