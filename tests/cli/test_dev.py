@@ -186,9 +186,9 @@ class MilterFileTests(FolderCase):
         What is not a Python file is refused.
         """
         self.write("a.txt", "")
-        for name in ("a.txt", "nosuch.py"):
+        for name, words in (("a.txt", "is not a Python file"), ("nosuch.py", "is not there")):
             error = self.assertRaises(ConfigurationError, MilterFile, str(self.folder / name))
-            self.assertIn(name, str(error))
+            self.assertIn(f"{name}' {words}, expected PATH.py", str(error))
 
     def test_file_with_name_of_another_module_is_refused_with_reason(self) -> None:
         """

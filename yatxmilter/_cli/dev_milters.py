@@ -40,9 +40,8 @@ class MilterFile:
         self._names = [name for name in names.split(",") if name]
         self._words = words
         if self.path.suffix != ".py" or not self.path.is_file():
-            raise ConfigurationError(
-                f"{path!r} is not a Python file, expected PATH.py or PATH.py:NAME"
-            )
+            what = "is not a Python file" if self.path.exists() else "is not there"
+            raise ConfigurationError(f"{path!r} {what}, expected PATH.py or PATH.py:NAME")
         self._module = self.path.stem
         # What was there before belongs to us, and is not loaded again.
         self._ours = {*sys.modules}
