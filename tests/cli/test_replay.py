@@ -437,8 +437,9 @@ class RecordTests(ReplayCase):
             status, _, err = self.replay()
             self.assertEqual(status, 3)
             self.assertIn(f"{self.record}: {expected}", err)
-        self.keep([])
-        self.assertIn("no session is in the record", self.replay()[2])
+        for nothing in ([], [("?", "", b""), ("<", "c", b"")]):
+            self.keep(nothing)
+            self.assertIn("no session is in the record", self.replay()[2])
         self.record.unlink()
         self.assertIn("cannot read", self.replay()[2])
 

@@ -93,9 +93,10 @@ def read_steps(session: Session) -> Recorded | None:
 
     :raises RecordError: when it does not begin with a negotiation.
     """
-    first = session.packets[0] if session.packets else None
-    if first is None:
+    # Bytes of a stranger, which are no packets, may have been answered all the same.
+    if not any(packet.from_mta for packet in session.packets):
         return None
+    first = session.packets[0]
     if not first.from_mta or first.letter != c.SMFIC_OPTNEG:
         raise RecordError(
             f"line {first.line} is not an OPTNEG of the MTA, with which a session begins"
