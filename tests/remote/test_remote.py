@@ -40,9 +40,11 @@ from tests.milterside import stand_in_for_reactor
 from tests.remotes import (
     AGREED,
     COMMANDS,
+    CONTINUE,
     RemoteConversation,
     Scripted,
     breaking,
+    scripted,
     serving,
     started,
 )
@@ -289,6 +291,16 @@ class CommandTests(ConversationTestCase):
             self.assertEqual(conversation.letters(*COMMANDS[:-1], BODY, BODY, EOM), 9 * "c")
             self.assertEqual(names(far.calls).count("body"), message)
             self.assertEqual(names(near.calls).count("body"), 3 * message)
+
+    def test_skip_from_afar_elsewhere_is_a_continue(self) -> None:
+        """
+        SKIP from afar at any other step is a CONTINUE, as it is for Postfix.
+        """
+        script: dict[str, list[bytes | None]] = dict.fromkeys("CHMRTLNE", [packet("s")])
+        remote = scripted({**script, "O": [AGREED], "B": [CONTINUE]})
+        conversation = RemoteConversation(remote)
+        conversation.send(offer())
+        self.assertEqual(conversation.letters(CONNECT, HELO, *COMMANDS), 9 * "c")
 
     def test_where_the_remote_milter_does_not_answer_nothing_is_waited_for(self) -> None:
         """

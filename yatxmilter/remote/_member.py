@@ -190,7 +190,7 @@ class RemoteMilter(Milter):
         )
         self._message = _Message()
         if isinstance(end, EndOfMessage):
-            return self._answer(end.response)
+            return self._answer(row, end.response)
         # What it did before it failed stands where mail passes, or a sender that makes it fail gets
         # rid of its marks. Of a body there may be but a part, and that is worse than the old one.
         self._ctx().drop_body()
@@ -218,7 +218,7 @@ class RemoteMilter(Milter):
 
     async def _command(self, row: Command, ask: _Ask[Response]) -> ReturnCode:
         response = await self._pass(row, ask)
-        return self._answer(response) if isinstance(response, Response) else response
+        return self._answer(row, response) if isinstance(response, Response) else response
 
     async def _pass(self, row: Command, ask: _Ask[_Answer]) -> _Answer | ReturnCode:
         """
@@ -305,7 +305,10 @@ class RemoteMilter(Milter):
 
     # ---- answers
 
-    def _answer(self, response: Response) -> ReturnCode:
+    def _answer(self, row: Command, response: Response) -> ReturnCode:
+        if response.code is c.SMFIS_SKIP and row is not commands.BODY_ROW:
+            # Programs written for pymilter give it at MAIL, too, where Postfix goes on.
+            return c.SMFIS_CONTINUE
         if response.text is not None:
             # As it came: the functions would not let every text pass.
             self._ctx().answer_with(from_text(response.text))
