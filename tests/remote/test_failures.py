@@ -42,6 +42,22 @@ from yatxmilter import constants as c
 from yatxmilter._wire.payloads import Offer, encode_offer
 
 
+class TooManyAnswersTests(ConversationTestCase):
+    """
+    The remote milter answers more often than it is asked.
+    """
+
+    def test_refusal_behind_it_is_not_lost_in_chain(self) -> None:
+        """
+        In a chain the next command waits already: an answer too many is not taken for the answer to
+        it, which would let a message pass before it is refused.
+        """
+        remote = breaking(L=[2 * CONTINUE], E=[packet("r")])
+        conversation = started(remote, before=(full(),), merge="chain")
+        self.assertEqual(conversation.letters(*COMMANDS), "cccccct")
+        self.assertIn("the milter sent 'c' unasked", self.log_text())
+
+
 class FellowTests(ConversationTestCase):
     """
     A fellow decides while the remote milter is still asked.
