@@ -492,7 +492,7 @@ class FamilyTests(ProgramCase):
             raise Left
 
         self.patch(sys, "stderr", sys.__stderr__)
-        family = Family(fork=lambda: 0, leave=leave)
+        family = Family(fork=lambda: 0, leave=leave, watch=lambda descriptor: None)
         other, _ = pair = os.pipe()
         self.addCleanup(os.close, pair[1])
         family._children[other] = 1, cannot, False, 0.0

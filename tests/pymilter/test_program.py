@@ -18,6 +18,7 @@ import milter
 from tests.ports import free_port
 from tests.pymilter.programs import ProgramCase, wait_for
 from yatxmilter.__main__ import main as command
+from yatxmilter.pymilter import _forked
 from yatxmilter.pymilter._adapter import AdapterFactory
 from yatxmilter.pymilter._callbacks import Callbacks
 from yatxmilter.pymilter._forked import Family
@@ -363,12 +364,25 @@ class FamilyTests(ProgramCase):
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
-        family = Family(fork=lambda: 0, leave=leave)
+        family = Family(fork=lambda: 0, leave=leave, watch=lambda descriptor: None)
         self.assertRaises(Left, family.run, [lambda: None])
         self.patch(sys, "stderr", open(os.devnull, "w"))  # noqa: SIM115
         self.addCleanup(sys.stderr.close)
         self.assertRaises(Left, family.run, [fails])
         self.assertEqual(left, [0, 1])
+
+    def test_child_whose_parent_is_gone_is_told_to_end(self) -> None:
+        """
+        A child whose parent is gone, and with it the other end of a pipe, is told to end.
+        """
+        told: list[tuple[int, int]] = []
+        self.patch(os, "kill", lambda *arguments: told.append(arguments))
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, writing)
+        os.close(reading)
+        _forked._watch(writing)
+        wait_for(lambda: told)
+        self.assertEqual(told, [(os.getpid(), signal.SIGTERM)])
 
 
 class CommandTests(ProgramCase):
@@ -513,6 +527,16 @@ print("returned", sys.argv[0].endswith("program.py"), __name__)
         out, log = process.communicate()
         self.assertEqual((out, process.returncode), ("returned True __main__\n", 0), log)
         self.assertIn("starting another", log)
+
+    def test_workers_end_when_the_process_that_started_them_is_killed(self) -> None:
+        """
+        Workers end when the process that started them is killed: nobody else would stop them.
+        """
+        process = self.start(self.PROGRAM, "--workers", "2")
+        self.hello()
+        process.kill()
+        # They have its standard output, too.
+        self.assertEqual(process.communicate(timeout=60)[0], "")
 
     def test_worker_stops_all(self) -> None:
         """

@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -69,6 +70,7 @@ class Family:
 
     :param fork: Forks; 0 in the child.
     :param leave: Ends a child at once, with an exit status.
+    :param watch: Called in a child, with a pipe to the process that has forked it.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class Family:
         fork: Callable[[], int] = os.fork,
         leave: Callable[[int], object] = os._exit,
         pause: Callable[[float], object] = time.sleep,
+        watch: Callable[[int], object] | None = None,
     ) -> None:
         self._fork = fork
         self._leave = leave
         self._pause = pause
+        self._watch = watch or _watch
         self._stopping = False
         self._failed: str | None = None
         # By the descriptor that becomes readable when the process is gone.
@@ -118,6 +122,7 @@ class Family:
             for descriptor in self._children:
                 os.close(descriptor)
             self._children.clear()
+            self._watch(theirs)
             self._leave(_status(work))
         os.close(theirs)
         self._children[ours] = pid, work, is_page, time.monotonic()
@@ -154,6 +159,21 @@ class Family:
     def _tell(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+
+
+def _watch(descriptor: int) -> None:
+    threading.Thread(target=_end_without, args=(descriptor,), daemon=True).start()
+
+
+def _end_without(descriptor: int) -> None:
+    """
+    Have this process end when the one at the other end of a pipe is gone, however that came: nobody
+    else would ever tell it to, and its socket would stay taken.
+    """
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _status(work: Callable[[], None]) -> int:
