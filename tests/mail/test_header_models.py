@@ -636,6 +636,28 @@ class PieceTests(SynchronousTestCase):
         self.assertEqual(pieces, [0, 4, 0])
         self.assertTrue(shown(header).endswith("|a:1999|b:y|b:z"))
 
+    def test_copied_and_compared_in_pieces(self) -> None:
+        """
+        A copy is made in pieces, and what leads from it to the present is found in pieces.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, *(f"a: {number}" for number in range(20_000)))
+            header.apply(ChangeHeader(7, "a", "x"))
+            copying = header.copying()
+            pieces = 0
+            while True:
+                try:
+                    next(copying)
+                except StopIteration as done:
+                    twin = done.value
+                    break
+                pieces += 1
+            self.assertGreaterEqual(pieces, 20)
+            self.assertEqual(twin.state(), header.state())
+            header.apply(ChangeHeader(8, "a", "y"))
+            self.assertGreaterEqual(sum(1 for _ in header.finding_edits(twin)), 3)
+            self.assertEqual(header.edits_from(twin), [ChangeHeader(8, "a", "y")])
+
     def test_what_is_begun_and_not_done_is_done_when_it_is_needed(self) -> None:
         """
         What is begun and not done is done when it is needed.

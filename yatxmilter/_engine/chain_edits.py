@@ -74,19 +74,22 @@ class ChainEdits:
 
     def work(self, header: HeaderModel | None) -> Generator[None, None, list[bytes]]:
         """
-        Do the same as `packets`, in pieces of one edit each; the list is what is returned.
+        Do the same as `packets`, in pieces: an edit each, or all fields gone through for one thing;
+        the list is what is returned.
         """
         pairs = [pair for pair in self._edits if pair is not None]
         if header is not None and self._received is not None and self._may_differ(header):
-            received = header.copy(self._received)
-            tried = received.copy()
+            received = yield from header.copying(self._received)
+            tried = yield from received.copying()
             for edit, _ in pairs:
                 yield from tried.prepare(edit)
                 tried.apply(edit)
                 yield
-            if tried.state() != header.state():
+            found = tried.state()
+            yield
+            if found != header.state():
                 pairs = [pair for pair in pairs if not isinstance(pair[0], OfHeader)]
-                for edit in header.edits_from(received):
+                for edit in (yield from header.finding_edits(received)):
                     pairs.append((edit, edit_packet(edit)))
                     yield
         return [packet for _, packet in pairs] + self._body

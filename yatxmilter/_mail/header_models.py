@@ -268,9 +268,20 @@ class HeaderModel(ABC):
         """
         Give another one in the same state, or in an earlier one.
         """
+        return done_at_once(self.copying(snapshot))
+
+    def copying(self: _Model, snapshot: Snapshot | None = None) -> Generator[None, None, _Model]:
+        """
+        Do the same as `copy` in pieces; the copy is what is returned.
+        """
         twin = type(self)(leading_space=self.leading_space)
         slots, came = self.snapshot() if snapshot is None else snapshot
-        twin.slots = [Slot(*parts) for parts in slots]
+        copied: list[Slot] = []
+        for start in range(0, len(slots), PIECE):
+            if start:
+                yield
+            copied += [Slot(*parts) for parts in slots[start : start + PIECE]]
+        twin.slots = copied
         twin.came += came
         twin.filters = self.filters
         return twin
@@ -481,10 +492,16 @@ class HeaderModel(ABC):
         """
         return [(slot.origin, slot.name, slot.value) for slot in self.slots]
 
-    @abstractmethod
     def edits_from(self: _Model, first: _Model) -> list[Edit]:
         """
         Give edits with which one filter gets from an earlier state to this one.
+        """
+        return done_at_once(self.finding_edits(first))
+
+    @abstractmethod
+    def finding_edits(self: _Model, first: _Model) -> Generator[None, None, list[Edit]]:
+        """
+        Do the same as `edits_from`; each time that all slots are gone through is a piece.
         """
 
 
@@ -526,7 +543,7 @@ class PostfixHeader(HeaderModel):
         else:
             found.change(new.name, new.value)
 
-    def edits_from(self, first: PostfixHeader) -> list[Edit]:
+    def finding_edits(self, first: PostfixHeader) -> Generator[None, None, list[Edit]]:
         """
         Change and delete from the bottom, so that counts stay; then insert from the top.
         """
@@ -534,12 +551,16 @@ class PostfixHeader(HeaderModel):
         left: dict[int | None, Slot] = {
             slot.origin: slot for slot in self.slots if slot.origin is not None
         }
-        for old, index in reversed(first.numbered()):
+        yield
+        numbered = first.numbered()
+        yield
+        for old, index in reversed(numbered):
             new = left.get(old.origin)
             if new is None:
                 edits.append(ChangeHeader(index, to_text(old.name), ""))
             elif (new.name, new.value) != (old.name, old.value) and new.value is not None:
                 edits.append(ChangeHeader(index, to_text(new.name), self._given(new.value)))
+        yield
         for place, slot in enumerate(self.slots):
             if slot.origin is None:
                 edits.append(self._insert_edit(place, slot))
@@ -575,11 +596,12 @@ class SendmailHeader(HeaderModel):
                 if slot.value is None:
                     self._indexed().show(slot, False)
 
-    def copy(self, snapshot: Snapshot | None = None) -> SendmailHeader:
+    def copying(self, snapshot: Snapshot | None = None) -> Generator[None, None, SendmailHeader]:
         """
         Give another one in the same state, or in an earlier one.
         """
-        twin = super().copy(snapshot)
+        twin = yield from super().copying(snapshot)
+        yield
         twin._deleted = [slot for slot in twin.slots if slot.shown and slot.value is None]
         return twin
 
@@ -628,16 +650,19 @@ class SendmailHeader(HeaderModel):
         elif not delete:
             self._add_slot(new)
 
-    def edits_from(self, first: SendmailHeader) -> list[Edit]:
+    def finding_edits(self, first: SendmailHeader) -> Generator[None, None, list[Edit]]:
         """
         Change what was there, those first that filters count; then insert from the top.
         """
         edits: list[Edit] = []
         numbers = dict(first.numbered())
+        yield
         slots = list(self._expressible(first))
+        yield
         # No slot of those that were there goes, so they pair up.
         pairs = zip(first.slots, (s for s in slots if s.origin is not None), strict=True)
         changed = [(old, new.value) for old, new in pairs if new.value != old.value]
+        yield
         for old, value in sorted(changed, key=lambda pair: not pair[0].shown):
             name = to_text(old.name)
             if not old.shown and value is not None:
