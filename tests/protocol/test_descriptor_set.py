@@ -86,6 +86,24 @@ class _ServiceTests(PathCase):
         values = [call[-1] for call in self.milter.calls if call[0] == "header"]
         self.assertEqual([len(value) for value in values], [size - 8 for size in (*sizes, *sizes)])
 
+    async def test_beginning_of_packet_waits_for_its_end(self) -> None:
+        """
+        A packet that is cut anywhere is handled when it is whole, macros before it or none; each
+        beginning is the first of a read.
+        """
+        self.serve(full())
+        mta, protocol = await self.mta()
+        answers = ""
+        for before in (b"", macros("H", b"j", b"mta")):
+            for cut in range(1, len(HELO)):
+                mta.send(before + HELO[:cut])
+                splitter = protocol._conversation.splitter
+                await self.until(lambda of=splitter: mta.read() or mta.end or of.partial)
+                self.assertEqual((mta.letters(), mta.end), (answers, ""))
+                mta.send(HELO[cut:])
+                answers += "c"
+                await self.until(lambda answers=answers: mta.letters() == answers)
+
     async def test_mta_that_goes_away_has_gone(self) -> None:
         """
         An MTA that goes away has gone: the milter is told so, once.

@@ -32,7 +32,7 @@ def readers_of_one(most: int) -> list[Callable[[bytes], tuple[int, int, bytes]]]
 
     It costs half of what it does to read the head and to cut off the rest. Each gives the length, a
     letter and a payload; it is one packet if the length is by four less than their number. Of bytes
-    that are none, as there are too few of them or too many, the length is -1.
+    that are none, as there are too few of them or too many, the length is less than that can be.
 
     :param most: Up to how many bytes it may be one.
     """
@@ -41,7 +41,8 @@ def readers_of_one(most: int) -> list[Callable[[bytes], tuple[int, int, bytes]]]
 
 
 def _read_none(data: bytes) -> tuple[int, int, bytes]:
-    return -1, 0, b""
+    # Four less than none are -4: of three bytes, -1 would be the length of a packet.
+    return -5, 0, b""
 
 
 def encode_packet(letter: int, payload: bytes = b"") -> bytes:
