@@ -4,6 +4,7 @@ Tests of observers: what they are told of connections, messages, callbacks, answ
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 from unittest import skipIf
@@ -15,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tests.conversation_helpers import full
+from tests.conversation_helpers import EOM, MAIL, RCPT, Conversation, full, offer, parse
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter import constants as c
 from yatxmilter._engine.connection import COMPILED
@@ -398,6 +399,35 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual([*counted], told)
         self.assertEqual(moved(Reader()), counted)
         self.assertEqual([moved(), moved(recorder("message_ended"))], [(0, 0)] * 2)
+
+    def test_edits_are_sent_once_though_who_hears_of_them_ends_the_connection(self) -> None:
+        """
+        What a message is answered with is sent once, and its bytes are told once, few edits or
+        many, also where the observer that is told of them ends the connection.
+        """
+
+        class Ender(MilterObserver):
+            ending = ""
+
+            def bytes_sent(self, connection: Any, size: int) -> None:
+                sizes.append(size)
+                if talk.clock.seconds():
+                    getattr(connection, self.ending)()
+
+        for edits, ending in itertools.product((1, 9), ("drain", "give_up")):
+            Ender.ending = ending
+
+            def edit(milter: Any, edits: int = edits) -> None:
+                for _ in range(edits):
+                    milter.smfi_addheader("X-Tag", "seen")
+
+            sizes: list[int] = []
+            talk = Conversation(full(eom=edit), observers=[Ender()])
+            written = talk.send(offer(), MAIL, RCPT)
+            talk.clock.advance(1)
+            sent = talk.send(EOM)
+            self.assertEqual([letter for letter, _ in parse(sent)], [*"h" * edits, "c"])
+            self.assertEqual((sum(sizes), talk.closed), (len(written + sent), True))
 
     def test_answers_are_told_without_the_edits_before_them(self) -> None:
         """

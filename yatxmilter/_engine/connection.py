@@ -333,13 +333,8 @@ class Conversation(Session):
         if answer is not None:
             out.append(answer)
         if out:
-            if len(out) <= _FEW_PACKETS:
-                data = b"".join(out)
-                if len(data) <= _ONE_PACKET:
-                    if self.watch is not None:
-                        self.tell_sent(out)
-                    out.clear()
-                    return data
+            if len(out) <= _FEW_PACKETS and sum(map(len, out)) <= _ONE_PACKET:
+                return self.take_out()
             self.send(out)
             if self.held:
                 self._wait()
@@ -352,14 +347,15 @@ class Conversation(Session):
         """
         Send packets, and empty the list.
         """
-        if self.watch is not None:
-            self.tell_sent(out)
         self.line.send_packets(out)
 
-    def tell_sent(self, out: list[bytes]) -> None:
+    def take_out(self) -> bytes:
         """
-        Tell observers of packets that are sent.
+        Give the packets that are to be sent, joined, to who sends them.
         """
+        data = b"".join(self.out)
+        self.out.clear()
+        return data
 
     def _receive_more(self, data: bytes) -> tuple[bytes, int] | None:
         """

@@ -50,15 +50,31 @@ class ObservedConversation(Conversation):
         self._quiet = not self._watch.audience.tells_usual_answers
         self._watch.macros = self.macros
 
-    def tell_sent(self, out: list[bytes]) -> None:
+    def send(self, out: list[bytes]) -> None:
         """
-        Tell of packets that are sent, if not all of them have been told.
+        Send packets, and empty the list; tell of them.
         """
+        self._tell_sent()
+        size = sum([len(packet) for packet in out]) if self._watch.counts else 0
+        self.line.send_packets(out)
+        self._watch.count_sent(size)
+
+    def take_out(self) -> bytes:
+        """
+        Give the packets that are to be sent, joined; tell of them.
+        """
+        self._tell_sent()
+        # Before the bytes are told of: who hears of them may end the connection, which sends all
+        # that is there.
+        data = super().take_out()
+        self._watch.count_sent(len(data))
+        return data
+
+    def _tell_sent(self) -> None:
+        # If not all of it has been told.
         if self._told_of or not self._quiet:
             self._tell_output()
             self._told_of = 0
-        if self._watch.counts:
-            self._watch.count_sent(sum([len(packet) for packet in out]))
 
     def observe(self, command: Command, handler: Handler, payload: bytes) -> bytes | None:
         """
