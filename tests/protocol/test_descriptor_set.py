@@ -373,6 +373,23 @@ class _BackPressureTests(PathCase):
         await self.until(lambda: mta.letters() == "c")
         self.assertEqual([event["seconds"] for event in told if "hint" in event], [_SOON / 2])
 
+    async def test_callback_that_blocks_the_process_where_the_mta_is_cut_off_is_told(self) -> None:
+        """
+        So is one that is called because the MTA breaks the protocol, and none that is quick.
+        """
+        told: list[LogEvent] = []
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        for seconds in (1, 3):
+            slow = full(abort=lambda *_, seconds=seconds: self.clock.advance(seconds))
+            self.serve(slow, slow_callback=2)
+            mta, _ = await self.mta()
+            mta.send(MAIL)
+            await self.until(lambda mta=mta: mta.letters() == "c")
+            mta.send(packet("D"))
+            await self.over(mta)
+        self.assertEqual([event["seconds"] for event in told if "hint" in event], [3])
+
     async def test_paused_and_reset(self) -> None:
         """
         One that is not read, but written to, is lost when it vanishes.
@@ -408,16 +425,17 @@ class _ErrorTests(PathCase):
         self.patch(MilterProtocol, method, failing)
         return broken
 
-    async def fails(self, method: str) -> None:
+    async def fails(self, method: str, said: bytes = HELO + QUIT) -> None:
         """
-        Let a method of one of two protocols raise; the other one is served on.
+        Let a method of one of two protocols raise when the MTA has said something; the other one is
+        served on.
         """
         self.serve(full(mta_close=None))
         broken = self.break_method(method)
         mta, protocol = await self.mta()
         other, _ = await self.mta()
         broken.append(protocol)
-        mta.send(HELO + QUIT)
+        mta.send(said)
         await self.until(lambda: len(self.factory.connections) == 1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         other.send(HELO)
@@ -428,6 +446,13 @@ class _ErrorTests(PathCase):
         An error in C{dataReceived} is logged, once, and ends its connection, for that reason.
         """
         await self.fails("dataReceived")
+        self.assertEqual(self.reasons(), [ZeroDivisionError])
+
+    async def test_in_end_of_one_that_breaks_the_protocol(self) -> None:
+        """
+        So does one at the end of a connection whose MTA breaks the protocol.
+        """
+        await self.fails("hang_up", packet("D"))
         self.assertEqual(self.reasons(), [ZeroDivisionError])
 
     async def test_while_answers_wait(self) -> None:

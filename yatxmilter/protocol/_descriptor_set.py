@@ -590,10 +590,7 @@ class ConnectionSet:
                         conversation.line.was_slow(data, began, now)
                     now, due = self._look_up()
             except BaseException as error:
-                if conversation is None or not conversation.broken_by(error):
-                    # As the reactors of Twisted do: log it, and end the connection that failed.
-                    log.err()
-                    self.disconnect(served, error, True)
+                self._end_failed(served, conversation, error, data, now)
                 now, due = self._look_up()
         if answered:
             self.send_answers()
@@ -602,6 +599,32 @@ class ConnectionSet:
             # It may have been closed, or be a connection that another one has ended.
             if port is not None:
                 port.accept()
+
+    def _end_failed(
+        self,
+        served: Served,
+        conversation: Conversation | None,
+        error: BaseException,
+        data: bytes,
+        began: float,
+    ) -> None:
+        """
+        End a connection because of what was raised while bytes were dealt with.
+
+        :param data: The bytes, and ``began``: when that began.
+        """
+        try:
+            if conversation is not None and conversation.broken_by(error):
+                # The milters have been told that it ends, which may have taken its time, too.
+                now = monotonic()
+                if now - began > conversation.line.slow:
+                    conversation.line.was_slow(data, began, now)
+                return
+        except BaseException as another:
+            error = another
+        # As the reactors of Twisted do: log it, and end the connection that failed.
+        log.err(Failure(error))
+        self.disconnect(served, error, True)
 
     def _look_up(self) -> tuple[float, float]:
         """
