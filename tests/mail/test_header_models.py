@@ -93,6 +93,18 @@ class BothTests(SynchronousTestCase):
             header.apply(ChangeHeader(2, "A", "y"))
             self.assertEqual(shown(header), "A:x|B:2|A:y")
 
+    def test_field_that_comes_after_an_edit_is_shown_as_the_mta_keeps_it(self) -> None:
+        """
+        A field that comes after a filter has added one is shown as the MTA keeps it, though as many
+        came before that could be shown as they were.
+        """
+        for flavour in FLAVOURS:
+            header = model(flavour, "A: 1")
+            self.assertEqual(shown(header), "A:1")
+            header.apply(AddHeader("B", "2"))
+            header.receive("C", "3\nfolded")
+            self.assertEqual(shown(header), "A:1|B:2|C:3\n\tfolded")
+
     def test_folded_as_no_mta_does(self) -> None:
         """
         A field whose folded lines do not begin with a blank is shown as the MTA keeps it.

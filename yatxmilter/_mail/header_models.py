@@ -328,6 +328,7 @@ class HeaderModel(ABC):
                 yield
         slots += made + self._added
         self.came.clear()
+        self._plain = 0
         self._added.clear()
         self._index = None
 
