@@ -307,6 +307,19 @@ class SendmailTests(SynchronousTestCase):
         self.assertEqual(self.edited(first, ChangeHeader(2, "A", "")), "B:2")
         self.assertEqual(self.edited(first, ChangeHeader(1, "A", "x")), "A:x|B:2|a:3")
 
+    def test_slot_of_deleted_field_is_taken_again_where_a_field_has_come_since(self) -> None:
+        """
+        The slot of a deleted field is taken again also where a field has come since.
+        """
+        header = model("sendmail", "A: 1", "A: 2")
+        header.apply(ChangeHeader(1, "A", ""))
+        header.receive("B", "3")
+        header.begin_filter(shows_header=True)
+        header.apply(AddHeader("A", "4"))
+        self.assertEqual(shown(header), "A:4|A:2|B:3")
+        header.apply(AddHeader("A", "5"))
+        self.assertEqual(shown(header), "A:5|A:4|A:2|B:3")
+
     def test_filter_that_is_sent_the_header_counts_only_what_it_sees(self) -> None:
         """
         A filter that is sent the header counts only what it sees; a slot it does not see is

@@ -172,9 +172,11 @@ class _Index:
         Have filters see a slot, or not.
         """
         if slot.shown is not shown:
+            # Before the change: those of a name are counted when they are put in order.
+            named = self.named(slot.name)
             slot.shown = shown
             self.all.recount(slot)
-            self.named(slot.name).recount(slot)
+            named.recount(slot)
 
     def remove(self, slot: Slot) -> None:
         """
