@@ -37,6 +37,7 @@ from tests.conversation_helpers import (
 from tests.pathways import HAS_EPOLL, Mta, PathCase, both_paths, reactor
 from yatxmilter import Milter, MilterProtocol
 from yatxmilter.constants import SMFIS_CONTINUE
+from yatxmilter.defaults import MilterObserver
 from yatxmilter.protocol._descriptor_set import _LONG, _SHORT, _SOON, _TURN, connection_set
 
 
@@ -103,6 +104,56 @@ class _ServiceTests(PathCase):
                 mta.send(HELO[cut:])
                 answers += "c"
                 await self.until(lambda answers=answers: mta.letters() == answers)
+
+    async def test_bytes_that_move_and_time_that_passes_are_told(self) -> None:
+        """
+        Observers are told of the bytes of each read and of each answer, and of the milters' work.
+        """
+        told: list[tuple[str, float]] = []
+
+        class Observer(MilterObserver):
+            reads_work = True
+
+            def bytes_received(self, connection: Any, count: int) -> None:
+                told.append(("read", count))
+
+            def bytes_sent(self, connection: Any, count: int) -> None:
+                told.append(("sent", count))
+
+            def message_ended(self, connection: Any, outcome: str) -> None:
+                told.append((outcome, connection.watch.worked))
+
+        def rcpt(milter: Any, argv: list[str]) -> None:
+            self.clock.advance(3)
+
+        def eom(milter: Any) -> None:
+            milter.smfi_addheader("X", "1")
+
+        self.serve(full(envrcpt=rcpt, eom=eom), observers=[Observer()])
+        mta, _ = await self.mta()
+        told.clear()
+        sent = (MAIL, macros("R", b"i", b"Q") + RCPT, EOM)
+        for said, answers in zip(sent, ("c", "cc", "cchc"), strict=True):
+            self.clock.advance(10)
+            mta.send(said)
+            await self.until(lambda answers=answers: mta.letters() == answers)
+        read = [("read", len(said)) for said in sent]
+        written = [("sent", 5), ("sent", 5), ("continue", 3), ("sent", 14)]
+        self.assertEqual(told, [read[0], written[0], read[1], written[1], read[2], *written[2:]])
+
+    async def test_callback_that_has_its_connection_drained(self) -> None:
+        """
+        A callback that has its own connection drained is answered for before that ends.
+        """
+        for callback, said in (("helo", HELO), ("eom", MAIL + RCPT + EOM)):
+            self.serve(
+                full(mta_close=None, **{callback: lambda milter, *_: milter.protocol.drain()})
+            )
+            mta, _ = await self.mta()
+            mta.send(said)
+            await self.over(mta)
+            self.assertEqual(mta.letters(), "c" * len(parse(said)))
+            self.assertEqual(self.reasons(), [ConnectionDone])
 
     async def test_mta_that_goes_away_has_gone(self) -> None:
         """
