@@ -89,15 +89,9 @@ class Line(Protocol):
     What a conversation needs of its connection.
     """
 
-    @property
-    def slow(self) -> float:
+    def look_back(self, data: bytes, began: float, now: float) -> None:
         """
-        Seconds after which a read is too slow.
-        """
-
-    def was_slow(self, data: bytes, began: float, now: float) -> None:
-        """
-        Tell of a read that has been slow.
+        Tell of a read if it has been slow.
         """
 
     def send_packets(self, packets: list[bytes]) -> None:

@@ -210,7 +210,7 @@ class TransportLine(Protocol):
             if answer:
                 (self._served or self._transport).write(answer)
         if now - began > self.slow:
-            self.was_slow(data, began, now)
+            self.look_back(data, began, now)
 
     def held_up(self) -> None:
         """
@@ -222,9 +222,9 @@ class TransportLine(Protocol):
         if self._conversation.session.splitter.buffered > self._options.max_buffered:
             self._pause()
 
-    def was_slow(self, data: bytes, began: float, now: float) -> None:
+    def look_back(self, data: bytes, began: float, now: float) -> None:
         """
-        Tell of a read that has been slow.
+        Tell of a read if it has been slow.
 
         :param data: What was read.
         :param began: When it began, and ``now``: when it was done with.

@@ -586,8 +586,7 @@ class ConnectionSet:
                 elif answer is not None:
                     conversation.moved = now
                 if now > due:
-                    if now - began > conversation.line.slow:
-                        conversation.line.was_slow(data, began, now)
+                    conversation.line.look_back(data, began, now)
                     now, due = self._look_up()
             except BaseException as error:
                 self._end_failed(served, conversation, error, data, now)
@@ -616,9 +615,7 @@ class ConnectionSet:
         try:
             if conversation is not None and conversation.broken_by(error):
                 # The milters have been told that it ends, which may have taken its time, too.
-                now = monotonic()
-                if now - began > conversation.line.slow:
-                    conversation.line.was_slow(data, began, now)
+                conversation.line.look_back(data, began, monotonic())
                 return
         except BaseException as another:
             error = another
