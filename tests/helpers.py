@@ -8,8 +8,10 @@ not only the first. A row that must be refused has the exception's class for its
 
 from __future__ import annotations
 
+import io
+import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from hypothesis import settings
@@ -59,6 +61,37 @@ def equal_pieces(stream: bytes, size: int) -> list[bytes]:
     Cut a stream into pieces of one size, the last perhaps shorter.
     """
     return [stream[place : place + size] for place in range(0, len(stream), size)]
+
+
+def done_in_pieces(work: Generator[None, None, Any]) -> tuple[int, Any]:
+    """
+    Do work that pauses between its pieces: how often it has, and what came of it.
+    """
+    pauses = 0
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return pauses, done.value
+        pauses += 1
+
+
+class InterruptedInput(io.BytesIO):
+    """
+    A standard input while whose first line is read Ctrl-C is pressed.
+
+    :ivar read_whole: How many lines were read to their ends.
+    """
+
+    read_whole = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """
+        Be interrupted; whoever goes on has come to the end.
+        """
+        signal.raise_signal(signal.SIGINT)
+        self.read_whole += 1
+        return b""
 
 
 def close_reactor(reactor: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import signal
 import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
@@ -24,6 +23,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.helpers import InterruptedInput
 from yatxmilter import constants as c
 from yatxmilter._cli import replay
 from yatxmilter._cli.running import Interrupted
@@ -614,17 +614,10 @@ class CommandTests(ReplayCase):
         """
         Ctrl-C ends the reading of a record, which through a pipe may take its time.
         """
-        read: list[bytes] = []
-
-        class Slow(io.BytesIO):
-            def readline(self, size: int | None = -1, /) -> bytes:
-                signal.raise_signal(signal.SIGINT)
-                read.append(b"")
-                return b""
-
-        self.patch(replay.sys, "stdin", SimpleNamespace(buffer=Slow()))  # type: ignore[attr-defined]
+        buffer = InterruptedInput()
+        self.patch(replay.sys, "stdin", SimpleNamespace(buffer=buffer))  # type: ignore[attr-defined]
         self.record = Path("-")
-        self.assertEqual((self.replay()[0], read), (130, []))
+        self.assertEqual((self.replay()[0], buffer.read_whole), (130, 0))
 
     def test_output_that_nobody_reads_ends_it_as_every_command(self) -> None:
         """

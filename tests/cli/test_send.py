@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import deferLater
 
+from tests.helpers import InterruptedInput
 from tests.sending import ScriptFactory, SendCase, Terminal
 from yatxmilter import Milter
 from yatxmilter import constants as c
@@ -491,18 +492,11 @@ class FailureTests(SendCase):
         """
         Ctrl-C ends the reading of standard input, too, also behind another message.
         """
-        read: list[bytes] = []
-
-        class Slow(io.BytesIO):
-            def readline(self, size: int | None = -1, /) -> bytes:
-                signal.raise_signal(signal.SIGINT)
-                read.append(b"")
-                return b""
-
-        self.patch(sys, "stdin", SimpleNamespace(buffer=Slow()))
+        buffer = InterruptedInput()
+        self.patch(sys, "stdin", SimpleNamespace(buffer=buffer))
         for words, count in ((["-"], 0), ([self.write("p.eml", b"Subject: a\n\n"), "-"], 1)):
             run = self.send(Milter, *words, "-q")
-            self.assertEqual((run.status, read), (130, []))
+            self.assertEqual((run.status, buffer.read_whole), (130, 0))
             self.assertTrue(run.out.startswith(f"INTERRUPTED: messages {count}"), run.out)
 
 

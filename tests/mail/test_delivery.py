@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.helpers import done_in_pieces
 from yatxmilter._mail.delivery import Delivery, apply_edits
 from yatxmilter._mail.pieces import PIECE
 from yatxmilter._wire.actions import (
@@ -62,14 +63,7 @@ class HeaderTests(SynchronousTestCase):
         """
         edits: list[Edit] = [AddHeader(f"X-{number}", "x") for number in range(PIECE)]
         work = Delivery(edits).header_work([], leading_space=False, flavour="postfix")
-        pauses = 0
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                header = done.value
-                break
-            pauses += 1
+        pauses, header = done_in_pieces(work)
         self.assertEqual(pauses, 1)
         self.assertEqual(sum(map(len, header.shown(3))), PIECE)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.growth import assert_linear
-from tests.helpers import STEADY
+from tests.helpers import STEADY, done_in_pieces
 from yatxmilter._mail.header_models import HeaderModel, PostfixHeader, SendmailHeader, header_model
 from yatxmilter._mail.rfc5322 import Field
 from yatxmilter._wire.actions import (
@@ -668,15 +668,7 @@ class PieceTests(SynchronousTestCase):
         for flavour in FLAVOURS:
             header = model(flavour, *(f"a: {number}" for number in range(20_000)))
             header.apply(ChangeHeader(7, "a", "x"))
-            copying = header.copying()
-            pieces = 0
-            while True:
-                try:
-                    next(copying)
-                except StopIteration as done:
-                    twin = done.value
-                    break
-                pieces += 1
+            pieces, twin = done_in_pieces(header.copying())
             self.assertGreaterEqual(pieces, 20)
             self.assertEqual(twin.state(), header.state())
             header.apply(ChangeHeader(8, "a", "y"))
