@@ -17,13 +17,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import skipUnless
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks import __main__ as command
 from benchmarks import attribution, build, guard, milters, phases, processes, walk
@@ -688,9 +689,24 @@ class RunTests(SynchronousTestCase):
         """
         ``serve`` answers every message, with and without a page of metrics.
         """
-        variants = SCENARIOS["serve"].variants
+        self.answer_by(lambda variant: not variant.peer.startswith("compiled"))
+
+    def test_compiled_engine_answers_every_message(self) -> None:
+        """
+        So does the engine once it is compiled, by itself and with ``serve``.
+        """
+        if not os.environ.get("YATXMILTER_TEST_SHIPPING"):
+            raise SkipTest("YATXMILTER_TEST_SHIPPING is not set; it takes a minute to compile")
+        self.answer_by(lambda variant: variant.peer.startswith("compiled"))
+
+    def answer_by(self, wanted: Callable[[Variant], bool]) -> None:
+        """
+        Have every message answered by the wanted ones of the scenario with ``serve``.
+        """
+        variants = [variant for variant in SCENARIOS["serve"].variants if wanted(variant)]
+        self.assertGreater(len(variants), 2)
         if importlib.util.find_spec("prometheus_client") is None:
-            variants = variants[:-1]
+            variants = [variant for variant in variants if "BENCH_METRICS" not in variant.settings]
         for variant in variants:
             with running(variant, TINY) as (_, where):
                 self.assertEqual(self.load(where)["messages"], 7)

@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.growth import MOST, assert_linear, growth
+from tests import growth
 
 
 def linear(size: int) -> Callable[[], object]:
     return lambda: sum(range(size * 100))
 
 
-def quadratic(size: int) -> Callable[[], object]:
-    return lambda: sum(sum(range(size)) for _ in range(size))
+def quadratic(size: int) -> Callable[[], float]:
+    return lambda: size * size * 1e-6
 
 
 class GrowthTests(SynchronousTestCase):
@@ -28,10 +28,24 @@ class GrowthTests(SynchronousTestCase):
         """
         Work in proportion to its size is called linear.
         """
-        assert_linear(linear, 1000)
+        growth.assert_linear(linear, 1000)
 
     def test_quadratic_work_fails(self) -> None:
         """
         Work in proportion to the square of its size is not.
         """
-        self.assertGreater(growth(quadratic, 500), MOST)
+        # It says what it costs: work that is measured until it is slow would make this test slow.
+        self.patch(growth, "traced", lambda: False)
+        self.patch(growth, "cost", lambda work, rounds=2: work())
+        self.assertGreater(growth.growth(quadratic, 10), growth.MOST)
+        with self.assertRaisesRegex(AssertionError, "costs 16.0 times as much, at most 8"):
+            growth.assert_linear(quadratic, 10)
+
+    def test_one_slow_round_does_not_make_linear_work_quadratic(self) -> None:
+        """
+        Linear work is linear at some size, however busy the machine is at another.
+        """
+        slow = iter([1, 30, 1, 30, 1, 1, 1, 1])
+        self.patch(growth, "traced", lambda: False)
+        self.patch(growth, "cost", lambda work, rounds=2: work() * next(slow))
+        growth.assert_linear(lambda size: lambda: size / 100, 10)
