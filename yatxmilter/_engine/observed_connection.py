@@ -55,7 +55,7 @@ class ObservedConversation(Conversation):
         Send packets, and empty the list; tell of them.
         """
         self._tell_sent()
-        size = sum([len(packet) for packet in out]) if self._watch.counts else 0
+        size = sum(map(len, out))
         self.line.send_packets(out)
         self._watch.count_sent(size)
 

@@ -105,7 +105,6 @@ class Audience:
     :ivar answer_listeners: Of ``callback_answered`` those who listen to continues, too, and their
         methods.
     :ivar hears_of_callbacks: Whether somebody listens to callbacks.
-    :ivar counts_bytes: Whether bytes that move are counted: somebody reads that, or hears of them.
     :ivar times_work: Whether somebody reads for how long milters are at work (`Watch.worked`).
     :ivar tells_usual_answers: Whether somebody listens to each continue that the MTA gets.
     """
@@ -157,8 +156,6 @@ class Audience:
             elif event == "answer_sent":
                 self.tells_usual_answers = bool(usual)
         self.hears_of_callbacks = bool(self.callback_called or self.callback_answered)
-        readers = [one for one in self.observers if getattr(one, "reads_traffic", False)]
-        self.counts_bytes = bool(self.bytes_received or self.bytes_sent or readers)
         self.times_work = any(getattr(one, "reads_work", False) for one in self.observers)
 
     def _teller(
@@ -289,11 +286,10 @@ class Watch:
     :ivar times: The same.
     :ivar stage: The callback of the command that is being answered.
     :ivar last: The last answer, in a word.
-    :ivar counts: Whether somebody wants to know how many bytes move.
-    :ivar received: How many bytes have been read from the MTA; ``sent``: written for it. They are
-        counted where `counts` says so.
+    :ivar received: How many bytes have been read from the MTA; ``sent``: written for it.
     :ivar tells_bytes: Whether somebody listens to the bytes that move.
     :ivar times_work: Whether somebody reads `worked`.
+    :ivar only_counts: Whether nobody does: of bytes that move nothing is known but how many.
     :ivar worked: For how many seconds the milters have been at work on the message: while what was
         read was dealt with, and waited for; see `count_work`.
     :ivar since: From when on the milters' work is not counted yet.
@@ -310,11 +306,11 @@ class Watch:
         "audience",
         "client",
         "connection",
-        "counts",
         "decider",
         "discards",
         "last",
         "macros",
+        "only_counts",
         "received",
         "recipients",
         "refused",
@@ -338,7 +334,7 @@ class Watch:
         self.times = times
         self.tells_bytes = bool(audience.bytes_received or audience.bytes_sent)
         self.times_work = audience.times_work
-        self.counts = audience.counts_bytes
+        self.only_counts = not (self.tells_bytes or self.times_work)
         self.connection = connection
         self.stage = ""
         self.last = ""
@@ -410,10 +406,9 @@ class Watch:
             the connection is busy.
         :param began: When this one began.
         """
-        if self.counts:
-            self.received += size
-            if self.tells_bytes:
-                self.tell("bytes_received", size)
+        self.received += size
+        if self.tells_bytes:
+            self.tell("bytes_received", size)
         if self.times_work and moved is not None:
             self.worked += moved - self.since
             self.since = began
@@ -422,10 +417,9 @@ class Watch:
         """
         Count bytes that are written.
         """
-        if self.counts:
-            self.sent += size
-            if self.tells_bytes:
-                self.tell("bytes_sent", size)
+        self.sent += size
+        if self.tells_bytes:
+            self.tell("bytes_sent", size)
 
     def count_anew(self) -> None:
         """

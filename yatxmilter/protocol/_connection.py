@@ -388,8 +388,7 @@ class TransportLine(Protocol):
     @property
     def traffic(self) -> tuple[int, int]:
         """
-        How many bytes were read from the MTA, and written for it; counted where an observer says
-        that it reads this (``reads_traffic``), or is told of bytes, else 0.
+        How many bytes were read from the MTA, and written for it; 0 where there are no observers.
         """
         return (0, 0) if self._watch is None else (self._watch.received, self._watch.sent)
 

@@ -548,8 +548,12 @@ class ConnectionSet:
                 # As `TransportLine.dataReceived`.
                 watch = conversation.watch
                 if watch is not None:
-                    moved = None if conversation.busy else conversation.moved
-                    watch.count_read(len(data), moved, now)
+                    if watch.only_counts:
+                        # As `count_read`, and `count_sent` below, without a call.
+                        watch.received += len(data)
+                    else:
+                        moved = None if conversation.busy else conversation.moved
+                        watch.count_read(len(data), moved, now)
                 while True:
                     length, letter, payload = readers[size](data)
                     if conversation.way or conversation.held:
@@ -565,7 +569,10 @@ class ConnectionSet:
                         else:
                             conversation.way = EASY
                             if watch is not None:
-                                watch.count_sent(len(answer))
+                                if watch.only_counts:
+                                    watch.sent += len(answer)
+                                else:
+                                    watch.count_sent(len(answer))
                     elif letter == _MACRO and 1 < length < size - 4:
                         # The macros of what comes behind them.
                         conversation.macros.put(payload[: length - 1])
