@@ -55,8 +55,23 @@ class SpoolTests(SynchronousTestCase):
         """
         for memory, on_disk in ((10, True), (100, False)):
             spool = self.spool(memory)
+            spool.write(3 * b"x")
+            self.assertIsNone(spool._file)
             spool.write(50 * b"x")
             self.assertEqual(spool._file._rolled, on_disk)  # type: ignore[attr-defined]
+            self.assertEqual(list(spool.chunks(100)), [53 * b"x"])
+
+    def test_single_chunk_needs_no_file_unless_it_is_large(self) -> None:
+        """
+        A single chunk needs no file, unless it is larger than what is kept in memory.
+        """
+        for size, in_file in ((10, False), (11, True)):
+            spool = self.spool(10)
+            spool.write(size * b"x")
+            self.assertEqual(spool._file is not None, in_file)
+            self.assertEqual(list(spool.chunks(7)), [7 * b"x", (size - 7) * b"x"])
+            spool.replace([b"new"])
+            self.assertEqual(list(spool.chunks(7)), [b"new\r\n"])
 
     def test_new_body_takes_place_of_old_one_be_it_longer_or_shorter(self) -> None:
         """
@@ -94,14 +109,29 @@ class SpoolTests(SynchronousTestCase):
         spool = self.spool(1)
         spool.write(b"on disk")
         file = spool._file
+        assert file is not None
         spool.close()
         self.assertTrue(file.closed)
+
+    def test_closed_body_is_not_taken_for_an_empty_one(self) -> None:
+        """
+        A body that is closed while it is read is not taken for one that is over.
+        """
+        for memory in (1, 1000):
+            spool = self.spool(memory)
+            spool.write(b"abcdef")
+            chunks = spool.chunks(2)
+            self.assertEqual(next(chunks), b"ab")
+            spool.close()
+            with self.assertRaises(ValueError):
+                next(chunks)
 
     def test_closed_on_a_full_disk(self) -> None:
         """
         What cannot be written when it is closed is lost, and nothing else.
         """
-        spool = self.spool()
+        spool = self.spool(1)
+        spool.write(b"on disk")
 
         def close() -> None:
             raise OSError("No space left on device")

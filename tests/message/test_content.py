@@ -275,7 +275,7 @@ class BodyTests(SynchronousTestCase):
         self.addCleanup(body.close)
         for _ in range(100):
             body.write(b"0123456789\r\n")
-        self.assertTrue(body._file._rolled)  # type: ignore[attr-defined]
+        self.assertTrue(body._file._rolled)  # type: ignore[union-attr]
         one, two = body.open(), body.open()
         self.assertTrue(one.readable() and one.seekable())
         self.assertEqual(one.read(3), b"012")

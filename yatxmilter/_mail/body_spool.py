@@ -30,7 +30,9 @@ class BodySpool:
     def __init__(self, memory: int, flavour: str) -> None:
         self._memory = memory
         self._flavour = flavour
-        self._file = SpooledTemporaryFile(memory)  # noqa: SIM115 (closed by close)
+        # Most bodies come in one chunk, which is kept as it is: a file costs more than to show it.
+        self._chunk = b""
+        self._file: SpooledTemporaryFile[bytes] | None = None
         self.size = 0
 
     def another(self) -> BodySpool:
@@ -43,18 +45,39 @@ class BodySpool:
         """
         Append bytes; from a certain size on all of them are in a temporary file.
         """
-        self._file.write(chunk)
-        self.size += len(chunk)
+        size = self.size + len(chunk)
+        if self._file is None and (self.size or size > self._memory):
+            self._file = SpooledTemporaryFile(self._memory)  # noqa: SIM115 (closed by close)
+            self._file.write(self._chunk)
+            self._chunk = b""
+        if self._file is None:
+            self._chunk = chunk
+        else:
+            # A reader may have moved the file's position.
+            self._file.seek(self.size)
+            self._file.write(chunk)
+        self.size = size
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """
+        Read some of it.
+        """
+        if self._file is None:
+            return self._chunk[position : position + size]
+        self._file.seek(position)
+        return self._file.read(size)
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """
         Read all, in chunks as an MTA sends them; nothing for an empty body.
+
+        :raises ValueError: when it is closed meanwhile.
         """
         position = 0
         while position < self.size:
-            # Another reader may have moved the file's position between two chunks.
-            self._file.seek(position)
-            chunk = self._file.read(size)
+            chunk = self.read_at(position, size)
+            if not chunk:
+                raise ValueError("the body was given back while it was read")
             position += len(chunk)
             yield chunk
 
@@ -62,9 +85,11 @@ class BodySpool:
         """
         Take a filter's new body, as the MTA shows it to the next filter.
         """
-        self._file.seek(0)
-        self._file.truncate()
+        self._chunk = b""
         self.size = 0
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
         body = b"".join(chunks)
         self.write(_sendmail_body(body) if self._flavour == "sendmail" else wire_body(body))
 
@@ -72,6 +97,8 @@ class BodySpool:
         """
         Give the memory, or the file, back.
         """
-        # What could not be written yet is tried once more, to no purpose.
-        with contextlib.suppress(OSError):
-            self._file.close()
+        self._chunk = b""
+        if self._file is not None:
+            # What could not be written yet is tried once more, to no purpose.
+            with contextlib.suppress(OSError):
+                self._file.close()

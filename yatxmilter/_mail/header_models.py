@@ -18,7 +18,6 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterator
-from itertools import chain
 from typing import Final, TypeVar
 
 from yatxmilter._mail.ordered import Ordered
@@ -446,6 +445,10 @@ class HeaderModel(ABC):
         """
         if self._are_plain():
             slots, came, added = self._slots or [], self.came.copy(), self._added.copy()
+            if len(slots) + len(came) + len(added) <= most:
+                # As usual.
+                yield [*self._given_of(slots), *came, *self._given_of(added)]
+                return
             yield from self._shown_of(slots, most)
             for start in range(0, len(came), most):
                 yield came[start : start + most]
@@ -464,20 +467,23 @@ class HeaderModel(ABC):
         if not 0 < len(came) < PIECE:
             return False
         if self._plain != len(came):
-            texts = [*chain.from_iterable(came)]
-            if max(map(len, texts)) >= _SHORT or "\n" in "".join(texts):
-                return False
+            for name, value in came:
+                if len(name) + len(value) >= _SHORT or "\n" in value or "\n" in name:
+                    return False
             self._plain = len(came)
         return True
 
     def _shown_of(self, slots: list[Slot], most: int) -> Iterator[list[tuple[str, str]]]:
         for start in range(0, len(slots), most):
-            yield [
-                # Each filter is shown the same until the field is changed.
-                slot.given or self._show(slot, slot.value)
-                for slot in slots[start : start + most]
-                if slot.shown and slot.value is not None
-            ]
+            yield self._given_of(slots[start : start + most])
+
+    def _given_of(self, slots: list[Slot]) -> list[tuple[str, str]]:
+        return [
+            # Each filter is shown the same until the field is changed.
+            slot.given or self._show(slot, slot.value)
+            for slot in slots
+            if slot.shown and slot.value is not None
+        ]
 
     def _show(self, slot: Slot, value: bytes) -> tuple[str, str]:
         given = slot.given = self._shown(Field(slot.name, value))

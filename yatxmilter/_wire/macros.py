@@ -44,6 +44,7 @@ NO_MACROS: Final[tuple[bytes | None, ...]] = (None,) * len(_STAGES)
 _RCPT: Final = _STAGES[c.SMFIC_RCPT]
 # Sendmail has had milters from this release on; Postfix is far from it.
 _FIRST_SENDMAIL: Final = 8
+_DIGITS: Final = re.compile("[0-9]+", re.ASCII)
 
 
 def _normal(name: str) -> str:
@@ -294,6 +295,6 @@ def mta_flavour(version: str | None, hostname: str | None) -> str:
     """
     if not version:
         return "postfix" if hostname is None else "sendmail"
-    release = re.match("[0-9]+", version, re.ASCII)
+    release = _DIGITS.match(version)
     is_sendmail = release is not None and int(release[0][:9]) >= _FIRST_SENDMAIL
     return "sendmail" if is_sendmail else "postfix"

@@ -26,7 +26,6 @@ class Body(BodySpool):
 
     def __init__(self, memory: int) -> None:
         super().__init__(memory, "")
-        self._memory = memory
         self._lock = Lock()
 
     def read_at(self, position: int, size: int) -> bytes:
@@ -34,15 +33,13 @@ class Body(BodySpool):
         Read some of it.
         """
         with self._lock:
-            self._file.seek(position)
-            return self._file.read(size)
+            return super().read_at(position, size)
 
     def write(self, chunk: bytes) -> None:
         """
         Append bytes; somebody may have read in between.
         """
         with self._lock:
-            self._file.seek(self.size)
             super().write(chunk)
 
     def view(self) -> Octets:
@@ -52,6 +49,7 @@ class Body(BodySpool):
         if self.size <= self._memory:
             return self.read_at(0, self.size)
         with self._lock:
+            assert self._file is not None
             self._file.flush()
             return mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
 
