@@ -104,6 +104,32 @@ class ProxiedTests(SynchronousTestCase):
                 self.lose()
                 self.assertEqual(self.calls, [peer, "close"])
 
+    def test_header_may_come_in_pieces(self) -> None:
+        """
+        A header may come in pieces, wherever it is cut, also byte for byte.
+        """
+        for header, peer in ((V1, MTA), (V2, MTA), (LOCAL, HAPROXY), (UNKNOWN, HAPROXY)):
+            cuts = [[header[:place], header[place:] + OFFER] for place in range(1, len(header))]
+            for pieces in (*cuts, [bytes([byte]) for byte in header + OFFER]):
+                self.setUp()
+                for piece in pieces:
+                    self.protocol.dataReceived(piece)
+                self.assertEqual(self.calls, [peer])
+                self.assertEqual(self.transport.value()[4:9], b"O\0\0\0\6")
+                self.lose()
+
+    def test_who_sends_too_little_of_header_is_cut_off(self) -> None:
+        """
+        Who sends a part of a header, and no more, is cut off as who says nothing.
+        """
+        for said in (V1[:3], V2[:12], b"PROXY"):
+            self.setUp()
+            self.protocol.dataReceived(said)
+            self.assertFalse(self.transport.disconnected)
+            self.clock.advance(11)
+            self.assertTrue(self.transport.disconnected)
+            self.lose()
+
     def test_no_milter_hears_of_connection_that_ends_before_its_peer_is_known(self) -> None:
         """
         No milter hears of a connection that ends before its peer is known.

@@ -33,10 +33,26 @@ __all__ = ["HAProxyProtocolWrapper", "Lobby", "Unannounced"]
 MOST: Final = 1000
 PATIENCE: Final = 30.0
 
+#: With what the two versions of the protocol begin.
+_V1: Final = b"PROXY "
+_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
+#: By so many bytes Twisted's wrapper decides which it is; it does not wait for them.
+_ENOUGH: Final = 16
+
 #: What HAProxy says of a client that has no address, as one that has come by a UNIX socket.
 _UNKNOWN: Final = b"PROXY UNKNOWN\r\n"
 _UNREADABLE: Final = "its PROXY line is missing, or cannot be read"
 _FAMILIES: Final = {address.IPv4Address: IPv4Address, address.IPv6Address: IPv6Address}
+
+
+def _is_beginning(data: bytes) -> bool:
+    """
+    Tell whether this may become a header, and is too short to be looked at.
+    """
+    if len(data) >= _ENOUGH:
+        return False
+    is_v1 = _V1.startswith(data[: len(_V1)])
+    return (is_v1 and b"\n" not in data) or _V2.startswith(data[: len(_V2)])
 
 
 def _is_address(peer: Any) -> bool:
@@ -127,6 +143,8 @@ class Unannounced(Protocol):
         self._protocol = protocol
         self._lobby = lobby
         self._announced = False
+        # What has come, while it is too little to see what it is.
+        self._beginning: bytes | None = b""
 
     def connectionMade(self) -> None:
         """
@@ -142,6 +160,12 @@ class Unannounced(Protocol):
 
     def _guarded(self, data: bytes) -> None:
         transport = self.transport
+        if self._beginning is not None:
+            data = self._beginning + data
+            if _is_beginning(data):
+                self._beginning = data
+                return
+            self._beginning = None
         if data.startswith(_UNKNOWN):
             # Twisted's parser wants a blank where HAProxy writes none.
             data = data.replace(b"\r", b" \r", 1)
