@@ -226,8 +226,8 @@ class IMilterObserver(Interface):
     def mta_failed(connection: object, kind: str, description: str) -> None:
         """
         The connection is ended for what the MTA did or left undone: ``kind`` is ``"silent"``,
-        ``"slow_command"``, ``"not_reading"``, ``"not_closing"``, ``"protocol"`` or ``"macros"``
-        (too many); ``description`` says the same at length, and may quote the MTA.
+        ``"slow_command"``, ``"not_reading"``, ``"not_closing"``, ``"protocol"``, ``"macros"`` (too
+        many) or ``"tls"``; ``description`` says the same at length, and may quote the MTA.
         """
 
     def bytes_received(connection: object, count: int) -> None:

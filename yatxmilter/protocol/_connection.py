@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,7 +32,8 @@ from yatxmilter._engine.observed_connection import ObservedConversation
 from yatxmilter._engine.observing import Watch
 from yatxmilter._wire.commands import stage_of
 from yatxmilter.protocol._descriptor_set import Served
-from yatxmilter.protocol._time_limits import Fault, hung_up
+from yatxmilter.protocol._time_limits import NO_HANDSHAKE, Fault, hung_up
+from yatxmilter.protocol._tls import announces_handshake, tls_failure
 
 if TYPE_CHECKING:
     from yatxmilter.protocol._factory import MilterProtocolFactory
@@ -43,7 +49,7 @@ _PIECE: Final = 128 * 1024
 _NUMBERS: Final = count(1)
 
 
-@implementer(IPushProducer)
+@implementer(IHandshakeListener, IPushProducer)
 class TransportLine(Protocol):
     """
     The bytes of one connection from an MTA.
@@ -64,6 +70,7 @@ class TransportLine(Protocol):
     # behind it, is found more slowly, and takes more memory.
     __slots__ = (
         "_conversation",
+        "_handshaking",
         "_options",
         "_paused",
         "_seconds",
@@ -90,7 +97,7 @@ class TransportLine(Protocol):
         self._options = options
         self._transport: Any = None
         self._served: Served | None = None
-        self._paused = False
+        self._paused = self._handshaking = False
         self._unsent: list[memoryview] | None = None
         # How many packets there had been when the one that is incomplete began.
         self._taken = -1
@@ -187,10 +194,20 @@ class TransportLine(Protocol):
             factory.connection_made(self, peer)
         self._conversation.moved = now = self._seconds()
         self._options.time_limits.idle.start(self, now)
+        if served is None and announces_handshake(self._transport):
+            self._handshaking = True
+            self._options.time_limits.command.start(self, now)
         self.number = next(_NUMBERS)
         if self._watch is not None:
             self._watch.tell("connection_made")
         self._conversation.connected(peer, self.number)
+
+    def handshakeCompleted(self) -> None:
+        """
+        Wait for the first command: TLS is there.
+        """
+        self._handshaking = False
+        self._options.time_limits.command.stop(self)
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -266,7 +283,10 @@ class TransportLine(Protocol):
         """
         self._options.time_limits.stop(self)
         self._unsent = None
+        why = tls_failure(self._transport, reason)
         try:
+            if why is not None:
+                self._log_fault(Fault("tls", f"failed in TLS: {why}"))
             self._conversation.lost(reason)
         finally:
             # Whatever happens: one that stays counted is a place that is never free again.
@@ -285,7 +305,7 @@ class TransportLine(Protocol):
             # The MTA waits for a milter, not we for the MTA.
             self._options.time_limits.idle.start(self)
             return
-        self._log_fault(fault)
+        self._log_fault(NO_HANDSHAKE if self._handshaking else fault)
         self._conversation.end()
 
     def stuck(self, fault: Fault) -> None:
@@ -337,8 +357,10 @@ class TransportLine(Protocol):
         if self._paused:
             return
         if served is None:
-            if transport.connected and not transport.disconnecting:
-                transport.startReading()
+            if transport.connected:
+                # One of TLS is read from also when it is being closed; that others are not they
+                # know themselves.
+                transport.resumeProducing()
         elif served.connected:
             served.resume()
 
@@ -472,6 +494,10 @@ class TransportLine(Protocol):
             return
         time_limits, transport = self._options.time_limits, self.transport
         time_limits.stop(self)
+        if self._paused:
+            # Over TLS the peer has to agree, or to be gone: who does not read sees neither.
+            self._paused = False
+            transport.resumeProducing()
         transport.unregisterProducer()
         if self._unsent is not None:
             transport.write(b"".join(self._unsent))

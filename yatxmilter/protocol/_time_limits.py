@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 __all__ = [
     "LOOKS",
+    "NO_HANDSHAKE",
     "NOT_CLOSING",
     "NOT_READING",
     "SILENT",
@@ -50,6 +51,7 @@ class Fault(NamedTuple):
 
 SILENT: Final = Fault("silent", "was silent too long")
 SLOW_COMMAND: Final = Fault("slow_command", "took too long to send one command")
+NO_HANDSHAKE: Final = Fault("tls", "took too long over the TLS handshake")
 NOT_READING: Final = Fault("not_reading", "did not read its answers")
 NOT_CLOSING: Final = Fault("not_closing", "did not let itself be closed")
 
