@@ -294,7 +294,8 @@ class EndTests(SynchronousTestCase):
 
     def test_milter_that_does_not_close_after_quit_has_connection_closed_for_it(self) -> None:
         """
-        A milter that does not close after QUIT has the connection closed for it.
+        A milter that does not close after QUIT has the connection cut off: over TLS it would have
+        to agree to an orderly end.
         """
         rig = Rig()
         result = rig.client.quit()
@@ -302,6 +303,7 @@ class EndTests(SynchronousTestCase):
         self.assertNoResult(result)
         rig.clock.advance(0.1)
         self.successResultOf(result)
+        self.assertTrue(rig.transport.disconnected)
 
     def test_command_asked_for_after_quit_fails_when_connection_is_closed(self) -> None:
         """

@@ -432,8 +432,8 @@ class CommandQueue(Protocol):
     # ---- the end
 
     def _hang_up(self) -> None:
-        assert self.transport is not None
-        self.transport.loseConnection()
+        # To close it in good order would take a milter that reads, and over TLS one that agrees.
+        cast(ITCPTransport, self.transport).abortConnection()
 
     def _fail(self, error: PeerError) -> None:
         """

@@ -191,10 +191,6 @@ class RemoteClient(MilterClient):
         self._fail(error)
         raise error
 
-    def _hang_up(self) -> None:
-        # To close it in good order would take a milter that reads.
-        cast(Any, self.transport).abortConnection()
-
     # ---- when it is not needed
 
     def leave(self) -> None:
