@@ -55,6 +55,7 @@ from yatxmilter._wire.negotiation import data_size
 from yatxmilter._wire.payloads import PacketSplitter, decode_offer, encode_macros, encode_packet
 from yatxmilter.errors import PeerError, ProtocolError, ValueNotSendable
 from yatxmilter.protocol._steady_clock import steady
+from yatxmilter.protocol._tls import tls_failure
 
 __all__ = ["CommandQueue"]
 
@@ -466,7 +467,11 @@ class CommandQueue(Protocol):
         Fail everything that waits for an answer.
         """
         if self._failure is None:
-            error = PeerError(f"the milter closed the connection{self._awaited()}")
+            why = tls_failure(self.transport, reason)
+            what = "the milter closed the connection"
+            if why is not None:
+                what = f"the connection to the milter failed in TLS ({why})"
+            error = PeerError(f"{what}{self._awaited()}")
             error.__cause__ = reason.value
             self._end(error)
 

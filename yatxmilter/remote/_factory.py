@@ -44,7 +44,8 @@ class RemoteMilterFactory(MilterFactory):
     :param timeout: Seconds it may take for one answer, anew after each PROGRESS; ``None`` for any
         time.
     :param connect_timeout: Seconds a connection to it may take; the MTA is waiting meanwhile. If
-        there are several addresses that is for each, and its negotiation may take as long.
+        there are several addresses that is for each, and its negotiation may take as long; over TLS
+        handshake and negotiation together, too.
     :param max_edit_bytes: Bytes of edits that it may make of one message, the new body aside;
         ``None`` for any number. Above that it has failed.
     :param max_edits: How many edits it may make of one message, the pieces of the new body aside;

@@ -30,6 +30,7 @@ from yatxmilter.client import MilterClientFactory
 from yatxmilter.errors import NegotiationError, PeerError
 from yatxmilter.protocol._endpoints import client_endpoint
 from yatxmilter.protocol._steady_clock import steady
+from yatxmilter.protocol._tls import is_tls
 from yatxmilter.remote._addresses import Address, Addresses, AddressState
 from yatxmilter.remote._connection import Offer, RemoteClient, forget_edit
 
@@ -190,8 +191,9 @@ class Connections:
         client = await connecting.addTimeout(self.connect_timeout, clock, _too_late)
         client.address = address
         client.offer = offer
-        if self.addresses.several:
-            # A host that hangs takes connections all the same: there are others to ask.
+        if self.addresses.several or is_tls(client.transport):
+            # A host that hangs takes connections all the same: there are others to ask. And the
+            # handshake of TLS, which is a part of connecting, is still to come.
             client.timeout = self._probe_timeout()
         await client.negotiate(actions=offer[0], steps=offer[1])
         client.timeout = self.timeout
