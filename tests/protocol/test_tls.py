@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import INegotiated
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
@@ -19,6 +21,7 @@ from tests.conversation_helpers import BODY, HELO, QUIT, Waiting, full, offer, p
 from tests.secure import SecureMta, certificate
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.defaults import MilterObserver
+from yatxmilter.protocol import _life_cycle
 from yatxmilter.protocol._tls import tls_failure
 
 
@@ -137,6 +140,43 @@ class TlsTests(SynchronousTestCase):
             self.assertEqual([letter for letter, _ in parse(mta.received)], ["O", "c"])
             self.assertEqual(self.faults.seen, [])
             self.the_end(mta)
+
+    def test_handshake_may_be_over_before_the_milters_have_started(self) -> None:
+        """
+        A handshake that is over, or not, when the milters have started, is not waited for twice.
+        """
+        for early in (True, False):
+            started: Deferred[None] = Deferred()
+
+            class Slow(MilterFactory):
+                start = staticmethod(lambda started=started: started)
+
+            self.factory = MilterProtocolFactory(
+                Slow(full()), reactor=self.clock, command_timeout=10, observers=[self.faults]
+            )
+            self.factory.startFactory()
+            mta = SecureMta(self.factory, self.clock)
+            if early:
+                # Not every transport rests at once.
+                mta.transport.resumeProducing()
+                mta.shake_hands()
+            started.callback(None)
+            if not early:
+                mta.shake_hands()
+            self.clock.advance(99)
+            mta.send(offer())
+            self.assertEqual([letter for letter, _ in parse(mta.received)], ["O"])
+            self.assertEqual(self.faults.seen, [])
+            self.the_end(mta)
+
+    def test_handshake_of_one_that_is_not_served_is_nobodys_business(self) -> None:
+        """
+        Nor is one waited for that is over when the milters have failed to start.
+        """
+        waiting = _life_cycle.Waiting(lambda: None, lambda _: None, lambda _: None)
+        waiting.makeConnection(StringTransport(lenient=True))
+        waiting.go_on()
+        waiting.handshakeCompleted()
 
     def test_mta_that_does_not_speak_tls_is_told_of(self) -> None:
         """

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from yatxmilter._engine.awaitables import outcome_of
 from yatxmilter._engine.explaining import explained
@@ -414,6 +415,7 @@ def _fail_all(failure: Failure, failures: list[Failure], entries: list[Deferred[
         entry.cancel()
 
 
+@implementer(IHandshakeListener)
 class Waiting(Protocol):
     """
     A connection that has come before the milters' factories have started; it is not read from.
@@ -433,6 +435,7 @@ class Waiting(Protocol):
         self._gone = gone
         self._built: Any = None
         self._early: list[bytes] = []
+        self._shaken = False
 
     transport: Any
 
@@ -442,6 +445,14 @@ class Waiting(Protocol):
         """
         self.transport.pauseProducing()
         self._came(self)
+
+    def handshakeCompleted(self) -> None:
+        """
+        Pass it on, now or later: who begins to wait for it behind it would wait in vain.
+        """
+        self._shaken = True
+        if IHandshakeListener.providedBy(self._built):
+            self._built.handshakeCompleted()
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -475,6 +486,8 @@ class Waiting(Protocol):
             if getattr(transport, name, None) is self:
                 setattr(transport, name, built)
         built.makeConnection(transport)
+        if self._shaken:
+            built.handshakeCompleted()
         early, self._early = self._early, []
         for data in early:
             built.dataReceived(data)
