@@ -283,7 +283,8 @@ class TransportLine(Protocol):
         """
         self._options.time_limits.stop(self)
         self._unsent = None
-        why = tls_failure(self._transport, reason)
+        # Those that a set serves are not over TLS.
+        why = tls_failure(self._transport, reason) if self._served is None else None
         try:
             if why is not None:
                 self._log_fault(Fault("tls", f"failed in TLS: {why}"))
