@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
+from unittest import skipIf
 
 from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
@@ -21,6 +23,7 @@ from zope.interface import classImplements
 from tests.conversation_helpers import HELO, MAIL, ConversationTestCase, started
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory, threaded
 from yatxmilter import constants as c
+from yatxmilter._engine.connection import COMPILED
 from yatxmilter.errors import WrongThread
 from yatxmilter.message import Message, MessageMilter
 from yatxmilter.testing import InMemoryMTA, MilterTestMixin
@@ -57,6 +60,13 @@ class ThreadTests(MilterTestMixin, TestCase):
     """
 
     timeout = 60
+
+    def setUp(self) -> None:
+        """
+        Make what a thread waits for.
+        """
+        super().setUp()
+        self.gate = Gate()
 
     async def test_runs_in_a_thread(self) -> None:
         """
@@ -145,6 +155,107 @@ class ThreadTests(MilterTestMixin, TestCase):
         self.assertEqual(len(refused), 2)
         self.assertEqual(sent.verdict, c.SMFIS_TEMPFAIL)
         mta.settle(lambda: False)
+
+    async def two_messages(
+        self, first: Callable[[Milter], None], second: Callable[[Milter], int | None]
+    ) -> tuple[Any, list[Any]]:
+        """
+        Have the end of a first message be late in its thread, in the midst of something, until a
+        second one has begun; give the second one, and what the thread was told.
+
+        :param first: What the first message's end does, waiting at the gate.
+        :param second: What that of the second one does.
+        """
+        told: list[Any] = []
+        over = threading.Event()
+        messages: list[str] = []
+
+        class Late(Milter):
+            def xxfi_envfrom(self, argv: list[str]) -> None:
+                messages.append(argv[0])
+                self.message_state.sender = argv[0]
+
+            @threaded
+            def xxfi_eom(self) -> int | None:
+                if len(messages) == 1:
+                    try:
+                        first(self)
+                    except WrongThread as error:
+                        told.append(error)
+                    over.set()
+                    return None
+                return second(self)
+
+        mta = self.milter_mta(MilterFactory(Late, timeout=5))
+        session = mta.session()
+        with self.expect_milter_errors(mta, "did not answer within 5"):
+            sent = mta.send(MESSAGE, session=session)
+            await self.gate.arrival()
+            mta.advance(5)
+            self.assertEqual(sent.verdict, c.SMFIS_TEMPFAIL)
+        session.mail("<second@example.com>")
+        session.rcpt("<a@example.com>")
+        session.data()
+        self.gate.opened.set()
+        await deferToThread(over.wait, 30)
+        sent = await session.content(MESSAGE)
+        session.quit()
+        return sent, told
+
+    async def test_body_of_a_message_that_is_over_is_not_put_into_the_next_one(self) -> None:
+        """
+        A new body that is read while its message ends is refused, and is not that of the next one.
+        """
+
+        def pieces() -> Iterator[bytes]:
+            yield b"of the first message\n"
+            self.gate.wait()
+
+        sent, told = await self.two_messages(
+            lambda one: one.smfi_replacebody(pieces()), lambda one: None
+        )
+        self.assertEqual(sent.transaction.delivered.body, b"body\r\n")
+        self.assertEqual([type(error) for error in told], [WrongThread])
+
+    async def test_late_thread_has_the_state_of_its_own_message(self) -> None:
+        """
+        A thread that is late has the state of its own message, and leaves that of the next alone.
+        """
+        senders: list[str] = []
+
+        def note(milter: Milter) -> None:
+            self.gate.wait()
+            senders.append(milter.message_state.sender)
+            milter.message_state.verdict = "of the first message"
+
+        def tell(milter: Milter) -> None:
+            milter.smfi_addheader("X-State", repr(vars(milter.message_state)))
+
+        sent, _ = await self.two_messages(note, tell)
+        self.assertEqual(senders, ["<sender@client.example>"])
+        state = sent.transaction.delivered.values("X-State")
+        self.assertEqual(state, ["{'sender': '<second@example.com>'}"])
+
+    @skipIf(COMPILED, "a compiled engine does not ask a text how it is encoded")
+    async def test_reply_of_a_message_that_is_over_is_not_that_of_the_next_one(self) -> None:
+        """
+        A reply that is made while its message ends is refused, and is not that of the next one.
+        """
+        gate = self.gate
+
+        class Slow(str):
+            def encode(self, *args: Any) -> bytes:
+                gate.wait()
+                return super().encode(*args)
+
+        for function in (
+            lambda one: one.smfi_setreply("550", "5.7.1", Slow("of the first message")),
+            lambda one: one.smfi_setmlreply("550", "5.7.1", Slow("of the first"), "message"),
+        ):
+            self.gate = gate = Gate()
+            sent, told = await self.two_messages(function, lambda one: c.SMFIS_REJECT)
+            self.assertEqual(str(sent.reply), "550 5.7.1 Command rejected")
+            self.assertEqual([type(error) for error in told], [WrongThread])
 
     async def test_progress_too_late(self) -> None:
         """

@@ -100,6 +100,7 @@ class Context:
     __slots__ = (
         "_for_connection",
         "_hop",
+        "_lent",
         "_macros",
         "_owner",
         "_session",
@@ -125,6 +126,8 @@ class Context:
         # Whose it is. The reactor's: conversations begin there.
         self._owner = session.thread
         self._hop: Callable[[Callable[[], None]], None] | None = None
+        # The states of the messages for which threads have it, also where they are late.
+        self._lent: dict[int, SimpleNamespace] = {}
         # Whether the reply's text was set outside a message.
         self._for_connection = False
         self._state: SimpleNamespace | None = None
@@ -150,8 +153,19 @@ class Context:
 
         :param hop: Has something done in the reactor's thread.
         """
+        thread = get_ident()
+        # What it does too late must find what belongs to its own message, not to the next one.
+        self._lent[thread] = self.message_state
+        if self.editing:
+            self._made_edits()
         self._hop = hop
-        self._owner = get_ident()
+        self._owner = thread
+
+    def give_back(self) -> None:
+        """
+        Take note that the thread that it was lent to, this one, has no use for it any more.
+        """
+        self._lent.pop(get_ident(), None)
 
     def claim(self) -> None:
         """
@@ -160,8 +174,9 @@ class Context:
         For callbacks that run in threads while the conversation waits for them
         (`yatxmilter.pymilter`): nobody else uses it in the meantime.
         """
-        self._hop = None
+        # In this order: a thread that finds no way to hop is refused by the check that follows.
         self._owner = get_ident()
+        self._hop = None
 
     def take_reply(self, code: ReturnCode) -> bytes | None:
         """
@@ -245,6 +260,10 @@ class Context:
         """
         What the milter keeps of its own for a message; a new one where another has begun.
         """
+        if self._lent:
+            lent = self._lent.get(get_ident())
+            if lent is not None:
+                return lent
         state = self._state
         message = None if self.early else self._session.message
         if state is None or (message is not None and message is not self._state_of):
@@ -280,17 +299,17 @@ class Context:
         """
         ``smfi_setreply``.
         """
-        self._check_thread("smfi_setreply")
-        self._set_reply(format_reply(rcode, xcode, message))
+        self._set_reply("smfi_setreply", format_reply(rcode, xcode, message))
 
     def setmlreply(self, rcode: Text, xcode: Text | None, *lines: Text) -> None:
         """
         ``smfi_setmlreply``.
         """
-        self._check_thread("smfi_setmlreply")
-        self._set_reply(format_multiline_reply(rcode, xcode, *lines))
+        self._set_reply("smfi_setmlreply", format_multiline_reply(rcode, xcode, *lines))
 
-    def _set_reply(self, reply: bytes) -> None:
+    def _set_reply(self, function: str, reply: bytes) -> None:
+        # Last, for the sake of a thread that is late by a moment.
+        self._check_thread(function)
         if not self.mute:
             self.reply = reply
             self._for_connection = self.early or self._session.message is None
@@ -363,9 +382,10 @@ class Context:
         ``smfi_replacebody``.
         """
         action = _REPLBODY
+        edits = self.edits
         self._check_action(action)
         limit = self.limits.max_body
-        before = 0 if self.edits is None else self.edits.body_size
+        before = 0 if edits is None else edits.body_size
         packets: list[bytes] = []
         size = 0
         for piece in _regular(_pieces(bodyp)):
@@ -376,8 +396,11 @@ class Context:
                     f" max_body, an option of the server, is {limit}"
                 )
             packets.append(encode_packet(action.letter, piece))
+        # Reading may have taken long: for a thread the message may be over, and another one begun.
+        self._check_action(action)
+        if edits is None:
+            edits = self._made_edits()
         # All of it, or nothing.
-        edits = self._made_edits()
         edits.packets += packets
         edits.bodies += 1
         edits.body_size += size
@@ -386,12 +409,13 @@ class Context:
         """
         ``smfi_progress``.
         """
+        hop = self._hop
         if not any_stage:
             self._check_stage("smfi_progress")
-        if self._hop is None:
+        if hop is None:
             self._session.send_progress()
         else:
-            self._hop(self._session.send_progress)
+            hop(self._session.send_progress)
 
     def make_edit(self, edit: Edit) -> None:
         """
@@ -427,13 +451,16 @@ class Context:
             )
 
     def _send(self, action: Action, payload: bytes) -> None:
+        # Before the check: a thread that is late after it has the edits of its own message.
+        edits = self.edits
         self._check_action(action)
         if len(payload) > self.max_payload:
             raise ValueNotSendable(
                 f"{action.function}() of {len(payload)} bytes; a packet takes {self.max_payload}"
             )
         packet = encode_packet(action.letter, payload)
-        edits = self._made_edits()
+        if edits is None:
+            edits = self._made_edits()
         size = edits.size + len(packet)
         if size > self.limits.max_edit_bytes:
             raise LimitExceeded(

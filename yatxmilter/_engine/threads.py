@@ -82,7 +82,11 @@ class _Loan:
                 return None
             if self._context is not None:
                 self._context.lend(self._hop)
-        return self._call()
+        try:
+            return self._call()
+        finally:
+            if self._context is not None:
+                self._context.give_back()
 
     def _hop(self, work: Callable[[], None]) -> None:
         """
