@@ -400,6 +400,28 @@ class FlavourTests(ConversationTestCase):
         edits, _ = self.edits(macros("C", b"v", b"8.17.1"))
         self.assertEqual(edits[-1], ("m", b"\0\0\0\1X\0new\0"))
 
+    def test_edits_of_a_header_that_nobody_is_shown_are_sent_as_they_were_made(self) -> None:
+        """
+        What is done to a header that nobody is shown is sent as it was made: which fields there are
+        is not known, also where one has asked for it and is out of the message by then.
+        """
+
+        def change(self: Any) -> None:
+            self.smfi_chgheader("X", 1, "new")
+
+        def delete(self: Any) -> None:
+            self.smfi_chgheader("X", 1, None)
+
+        made = [("m", b"\0\0\0\1X\0new\0"), ("m", b"\0\0\0\1X\0\0")]
+        blind = [{"eom": change}, {"eom": delete}]
+        gone = {"data": c.SMFIS_ACCEPT, "header": None}
+        for flavour in (b"Postfix 3.7", b"8.17.1"):
+            for parts in (blind, [gone, *blind], [*blind, gone]):
+                conversation = started(*map(made_of, parts), merge="chain")
+                sent = (macros("C", b"v", flavour), CONNECT, HELO, MAIL, RCPT, DATA)
+                conversation.send(*sent, packet("L", b"X\x001\0"), EOH)
+                self.assertEqual(conversation.packets(EOM)[:-1], made, flavour)
+
 
 class SpoolTests(ConversationTestCase):
     """

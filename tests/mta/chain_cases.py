@@ -368,6 +368,19 @@ def _abilities() -> Iterator[Case]:
         "deleted, unseen, seen": [delete, no_headers, plain],
     }.items():
         yield Case(title, _milters(parts), MESSAGES["plain"])
+    # The header is shown to nobody: there is none who wants it, or he is out of the message.
+    again = {**no_headers, "xxfi_eom": [change("X-Rep", 1, "x"), change("X-Rep", 1, None)]}
+    for title, parts in {
+        "changed and deleted, unseen": [again, no_headers],
+        "changed and deleted by two, unseen": [no_headers, {**no_headers, **delete}],
+        "changed and deleted, one accepts": [again, {"xxfi_data": ["ACCEPT"]}],
+        "changed and deleted by two, one accepts": [
+            {"xxfi_envfrom": ["ACCEPT"]},
+            no_headers,
+            {**no_headers, **delete},
+        ],
+    }.items():
+        yield Case(title, _milters(parts), MESSAGES["plain"])
 
 
 # ---- at random

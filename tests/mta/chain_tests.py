@@ -25,7 +25,7 @@ SIZES = {
     "long fields": 10,
     "answers": 40,
     "declined": 30,
-    "abilities": 12,
+    "abilities": 16,
 }
 
 _benches: dict[str, ChainBench] = {}

@@ -26,21 +26,23 @@ class ChainContent:
     """
     Header and body of the message that is open, as the milters so far have left them.
 
-    :ivar header: The header; ``None`` once it was too long to be kept.
+    :param header: The header that is to come; ``None`` when it is of no milter's interest.
+    :ivar header: The header; ``None`` when it is not known: it is not shown, or was too long to be
+        kept.
     :ivar lost: Why header or body cannot be shown to milters any more, by the commands that it
         came with.
     """
 
     def __init__(
-        self, header: HeaderModel, body: BodySpool, limits: Limits, *, stops_when_held: bool
+        self, header: HeaderModel | None, body: BodySpool, limits: Limits, *, stops_when_held: bool
     ) -> None:
-        self.header: HeaderModel | None = header
+        self.header = header
         self.body = body
         self.lost: dict[Command, Failure] = {}
         self._limits = limits
         # How many bytes of the header may come, and where its fields are put.
         self._room = limits.max_header_bytes
-        self._fields = header.came
+        self._fields = [] if header is None else header.came
         self._edits: ChainEdits | None = None
         self._stops_when_held = stops_when_held
 

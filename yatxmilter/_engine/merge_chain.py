@@ -32,7 +32,7 @@ from yatxmilter._engine.merge import Merge
 from yatxmilter._engine.pending import Pending
 from yatxmilter._engine.return_codes import CONTINUE_PACKET, response
 from yatxmilter._mail.body_spool import BodySpool
-from yatxmilter._mail.header_models import header_model
+from yatxmilter._mail.header_models import HeaderModel, header_model
 from yatxmilter._wire.commands import (
     ALL_COMMANDS,
     BODY_ROW,
@@ -354,9 +354,12 @@ class Chain(Merge):
             if version or hostname:
                 # It is the same MTA as long as the connection lasts.
                 self._flavour = flavour
-        leading_space = bool(self._session.plan.steps & c.SMFIP_HDR_LEADSPC)
+        plan = self._session.plan
+        header: HeaderModel | None = None
+        if plan.callees[HEADER_ROW.index]:
+            header = header_model(flavour, leading_space=bool(plan.steps & c.SMFIP_HDR_LEADSPC))
         return ChainContent(
-            header_model(flavour, leading_space=leading_space),
+            header,
             BodySpool(self._limits.spool_memory, flavour),
             self._limits,
             stops_when_held=flavour == "postfix",
