@@ -204,6 +204,19 @@ class MilterFileTests(FolderCase):
         self.assertIn("ZeroDivisionError: division by zero", said)
         self.assertEqual(said.count("  File "), 2)
         self.assertIn("SystemExit", self.refused("dev_exits.py", "raise SystemExit(3)\n"))
+        cancelled = "import asyncio\nraise asyncio.CancelledError\n"
+        self.assertIn("CancelledError", self.refused("dev_cancelled.py", cancelled))
+
+    def test_ctrl_c_while_file_is_loaded_is_none_of_its_failures(self) -> None:
+        """
+        Ctrl-C while the file is loaded is none of its failures; what was loaded before is there.
+        """
+        file = MilterFile(str(self.write("dev_interrupted.py", MILTER)))
+        file.load()
+        module = sys.modules["dev_interrupted"]
+        self.write("dev_interrupted.py", "raise KeyboardInterrupt\n")
+        self.assertRaises(KeyboardInterrupt, file.load)
+        self.assertIs(sys.modules["dev_interrupted"], module)
 
     def test_edited_file_is_loaded_once_more_with_modules_of_its_folder(self) -> None:
         """
@@ -262,6 +275,7 @@ class DevTests(FolderCase):
         self.patch(dev_watch, "PAUSE", 0.01)
         self.reactor: Any = SelectReactor()
         self.milter = self.write("dev_run.py", MILTER)
+        self.milter_spec = ""
         head = "To: bob@example.com\nSubject: x\n\nbody\n"
         self.write("mails/hello.eml", f"From: ann@example.org\n{head}")
         self.write("mails/spam.eml", f"From: spam@example.org\n{head}")
@@ -275,7 +289,7 @@ class DevTests(FolderCase):
         out, err = Steps([*steps, self.reactor.stop]), io.StringIO()
         # Not for ever, whatever goes wrong.
         self.reactor.callLater(60, self.reactor.stop)
-        arguments = parser.parse_args([str(self.milter), *words])
+        arguments = parser.parse_args([f"{self.milter}{self.milter_spec}", *words])
         status = dev.run(arguments, reactor=self.reactor, out=out, err=err)
         return status, out.getvalue().replace(f"{self.folder}/", ""), err.getvalue()
 
@@ -373,6 +387,86 @@ class DevTests(FolderCase):
         _, out, _ = self.dev([change], "--messages", str(self.folder / "mails"))
         self.assertIn("mails/more.eml: new: reject at mail\nmails/spam.eml: gone\n", out)
         self.assertIn("2 played, 1 as before\n", out)
+
+    def test_folder_that_goes_while_it_is_looked_at(self) -> None:
+        """
+        A folder among the messages that goes while it is looked at ends nothing.
+        """
+        mails = self.folder / "mails"
+        (mails / "tmp").mkdir()
+        scan = os.scandir
+
+        def scandir(path: Any) -> Any:
+            if str(path).endswith("tmp") and os.path.isdir(path):
+                os.rmdir(path)
+            return scan(path)
+
+        self.patch(os, "scandir", scandir)
+        change = lambda: (mails / "spam.eml").unlink()  # noqa: E731
+        _, out, _ = self.dev([change], "--messages", str(mails))
+        self.assertFalse((mails / "tmp").exists())
+        self.assertIn("mails/spam.eml: gone\n", out)
+
+    def test_working_directory_that_is_gone(self) -> None:
+        """
+        Where the working directory is gone, files are told by their whole path.
+        """
+        self.addCleanup(os.chdir, os.getcwd())
+        here = self.folder / "here"
+        here.mkdir()
+        os.chdir(here)
+
+        def change() -> None:
+            here.rmdir()
+            self.milter.write_text(f"# more\n{MILTER}")
+
+        status, out, _ = self.dev([change])
+        self.assertEqual(status, 0)
+        self.assertIn("changed: dev_run.py\n", out)
+
+    def test_factories_are_started_and_stopped_when_they_are_replaced(self) -> None:
+        """
+        A milter factory is started before the one before it is stopped, and that one then; where it
+        does not start the one before stays.
+        """
+        told = self.folder / "told"
+        telling = f"""\
+from yatxmilter import MilterFactory
+{MILTER}
+
+class Telling(MilterFactory):
+    def tell(self, word):
+        with open({str(told)!r}, "a") as file:
+            file.write(f"{{word}} NAME\\n")
+
+    def start(self):
+        self.tell("start")
+        if "NAME" == "broken":
+            raise OSError("no such database")
+
+    def stop(self):
+        self.tell("stop")
+
+
+factory = Telling(First)
+"""
+        self.milter.write_text(telling.replace("NAME", "one"))
+        self.milter_spec = ":factory"
+        seen: list[str] = []
+
+        def change(name: str) -> Callable[[], None]:
+            def do() -> None:
+                seen.append(told.read_text())
+                told.write_text("")
+                self.milter.write_text(telling.replace("NAME", name))
+
+            return do
+
+        _, out, _ = self.dev([change("two"), change("broken"), change("three")])
+        self.assertEqual(seen, ["start one\n", "start two\nstop one\n", "start broken\n"])
+        self.assertEqual(told.read_text(), "start three\nstop two\n")
+        self.assertIn("no such database", out)
+        self.assertIn("the milter that was loaded before stays\n", out)
 
     def test_message_that_cannot_be_used_is_told_by_its_error(self) -> None:
         """

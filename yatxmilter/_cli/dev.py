@@ -28,6 +28,7 @@ from yatxmilter._cli.serve_options import ConfigurationError, add_some, read_som
 from yatxmilter._cli.serve_service import choose_reactor
 from yatxmilter._cli.terminal import Page
 from yatxmilter._wire.actions import Edit
+from yatxmilter.errors import StartError
 from yatxmilter.protocol import MilterProtocolFactory
 from yatxmilter.protocol._endpoints import server_endpoint
 from yatxmilter.protocol._refusals import cannot_listen
@@ -172,6 +173,14 @@ class _Latest(Factory):
         return None if self.current is None else self.current.buildProtocol(addr)
 
 
+def _named(path: Path) -> str:
+    try:
+        return os.path.relpath(path)
+    except OSError:
+        # The working directory is gone, as when another branch is checked out.
+        return str(path)
+
+
 class _Workshop:
     """
     Load, play, compare, and wait for a change.
@@ -201,13 +210,13 @@ class _Workshop:
         watch = Watch(self._reactor, lambda: [*self._file.files(), *self._message_files()])
         while True:
             watch.remember()
-            if self._load():
+            if await self._load():
                 await self._play()
             # What the file has loaded just now is known too; what has changed since is not.
             watch.include()
             self._say("waiting for a change (Ctrl-C ends)", "dim")
             changed = await watch.changed()
-            names = ", ".join(os.path.relpath(path) for path in changed)
+            names = ", ".join(map(_named, changed))
             self._page.line()
             self._say(f"changed: {names}", "head")
 
@@ -218,19 +227,25 @@ class _Workshop:
 
     def _message_files(self) -> Iterator[Path]:
         for name in self._messages:
-            path = Path(name)
-            yield path
-            if path.is_dir():
-                yield from path.rglob("*")
+            yield Path(name)
+            # It passes over folders that go, or may not be read, while it looks.
+            for folder, folders, files in os.walk(name):
+                yield from (Path(folder, each) for each in (*folders, *files))
 
-    def _load(self) -> bool:
+    async def _load(self) -> bool:
+        before = self._latest.current
         try:
-            self._latest.current = self._file.load()
-        except ConfigurationError as error:
+            factory = self._file.load()
+            await factory.start()
+        except (ConfigurationError, StartError) as error:
             self._say(str(error), "bad")
-            if self._latest.current is not None:
+            if before is not None:
                 self._say("the milter that was loaded before stays", "soft")
             return False
+        self._latest.current = factory
+        if before is not None:
+            # When its last connection has gone; nobody waits for that.
+            before.stop()
         return True
 
     async def _play(self) -> None:

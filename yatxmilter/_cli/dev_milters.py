@@ -84,10 +84,10 @@ class MilterFile:
         writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
             return self._build()
-        except ConfigurationError:
+        except (ConfigurationError, KeyboardInterrupt):
             self._restore(before)
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._restore(before)
             raise ConfigurationError(_told(error)) from error
         finally:
