@@ -1,5 +1,5 @@
 """
-Tests of the pages of metrics, over real sockets, and of the dashboard that shows them.
+Tests of the pages of metrics, over real sockets mostly, and of the dashboard that shows them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from yatxmilter import Milter, MilterFactory, MilterProtocolFactory
 from yatxmilter.metrics import MilterMetrics
-from yatxmilter.metrics_page import listen_metrics
+from yatxmilter.metrics_page import listen_metrics, metrics_site
+from yatxmilter.service import _metrics_page
 from yatxmilter.service._metrics_families import FAMILIES
 
 DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "deploy" / "grafana-dashboard.json"
@@ -152,6 +156,48 @@ class PageTests(TestCase):
         """
         error = self.assertRaises(ValueError, listen_metrics, reactor, "inet:x y", dict)
         self.assertIn("inet:x y", str(error))
+
+
+class CrowdTests(SynchronousTestCase):
+    """
+    More connections than anybody needs.
+    """
+
+    def connect(self, site: Any) -> StringTransport:
+        """
+        Connect to the site, in memory.
+        """
+        protocol = site.buildProtocol(None)
+        transport = StringTransport()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return transport
+
+    def lose(self, transport: Any) -> None:
+        """
+        Lose a connection, as its transport does in a later turn.
+        """
+        transport.protocol.connectionLost(Failure(ConnectionDone()))
+
+    def test_oldest_connection_makes_room_for_a_new_one(self) -> None:
+        """
+        The oldest connection is closed for one more than there may be; who has gone is not counted,
+        and the new one has its answer.
+        """
+        self.patch(_metrics_page, "_MOST_OPEN", 3)
+        site = metrics_site(dict)
+        first, second, third, fourth = all_of_them = [self.connect(site) for _ in range(4)]
+        self.assertEqual([one.disconnected for one in all_of_them], [True, False, False, False])
+        self.lose(first)
+        self.lose(third)
+        fifth = self.connect(site)
+        self.assertFalse(second.disconnected)
+        sixth = self.connect(site)
+        self.assertTrue(second.disconnected)
+        sixth.protocol.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertIn(b"\r\n\r\nok\n", sixth.value())
+        for one in (second, fourth, fifth, sixth):
+            self.lose(one)
 
 
 class DashboardTests(SynchronousTestCase):

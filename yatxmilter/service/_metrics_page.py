@@ -8,7 +8,7 @@ whether it takes mail.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -30,6 +31,8 @@ _log = Logger()
 _TOO_LARGE: Final = (
     b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )
+#: More than all who may want to know ask at a time.
+_MOST_OPEN: Final = 50
 _BOUNDS: Final = [*map(str, BUCKETS), "+Inf"]
 
 
@@ -92,7 +95,41 @@ class _Request(Request):
 
 
 class _QuietSite(Site):
+    """
+    A site that says little, and leaves the process's descriptors to the MTAs: of connections to it
+    there are `_MOST_OPEN` at most. For another one the oldest is closed, which has been answered
+    long ago if it has asked for something.
+    """
+
     noisy = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        Site.__init__(self, *args, **kwargs)
+        self._open: dict[ProtocolWrapper, None] = {}
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """
+        Build a connection that tells when it is there, and when it is gone.
+        """
+        channel = Site.buildProtocol(self, addr)
+        return ProtocolWrapper(cast(WrappingFactory, self), channel)
+
+    def registerProtocol(self, connection: ProtocolWrapper) -> None:
+        """
+        Take note of a connection.
+        """
+        if len(self._open) >= _MOST_OPEN:
+            oldest = next(iter(self._open))
+            # It is gone in a later turn only.
+            del self._open[oldest]
+            oldest.abortConnection()
+        self._open[connection] = None
+
+    def unregisterProtocol(self, connection: ProtocolWrapper) -> None:
+        """
+        Take note that it is gone.
+        """
+        self._open.pop(connection, None)
 
     def log(self, request: Any) -> None:
         """
@@ -149,7 +186,7 @@ def metrics_site(snapshot: Callable[[], Any], ready: Callable[[], bool] = lambda
     root.putChild(b"metrics", _Page(metrics, kind))
     root.putChild(b"healthz", _Page(lambda: (200, b"ok\n")))
     root.putChild(b"readyz", _Page(lambda: (200, b"ready\n") if ready() else (503, b"not ready\n")))
-    return _QuietSite(root, requestFactory=_Request)  # type: ignore[no-untyped-call]
+    return _QuietSite(root, requestFactory=_Request)
 
 
 def listen_metrics(
