@@ -488,6 +488,28 @@ class ShownTests(ConversationTestCase):
         calls = self.shown(~always("envfrom"), CONNECT + MAIL + UNKNOWN)
         self.assertEqual(calls, [])
 
+    def test_unknown_command_before_the_message_is_none_of_the_message(self) -> None:
+        """
+        An unknown command that came before the message, and is shown late, has no part in it: what
+        it keeps in ``message_state`` is gone where the message begins.
+        """
+        seen: list[bool] = []
+
+        def unknown(milter: Any, arg: str) -> None:
+            milter.message_state.rude = True
+
+        def begin(milter: Any, argv: list[str]) -> None:
+            seen.append(hasattr(milter.message_state, "rude"))
+
+        def recipient(milter: Any, argv: list[str]) -> None:
+            seen.append(hasattr(milter.message_state, "rude"))
+
+        for session in (CONNECT + UNKNOWN + MAIL + RCPT, CONNECT + MAIL + UNKNOWN + RCPT):
+            self.shown(
+                always("envrcpt"), session, unknown=unknown, envfrom=begin, envrcpt=recipient
+            )
+        self.assertEqual(seen, [False, False, False, True])
+
     def test_abort_and_close(self) -> None:
         """
         An aborted message is told to who has seen some of it, a closed connection likewise.

@@ -45,6 +45,7 @@ class Late(NamedTuple):
     :ivar callback: ``None`` if the milter does not want it; it is kept for the condition.
     :ivar macros: Those of its time, as `MacroStore.payloads` has them.
     :ivar size: How many bytes are kept for it.
+    :ivar early: Whether it came before the message: it is one of the connection's.
     """
 
     command: Command
@@ -52,6 +53,7 @@ class Late(NamedTuple):
     arguments: tuple[Any, ...]
     macros: tuple[bytes | None, ...] = NO_MACROS
     size: int = 0
+    early: bool = False
 
 
 class Standing(NamedTuple):
@@ -134,7 +136,8 @@ class Decision:
         """
         macros = tuple(self._macros.payloads)
         if not self.in_message:
-            self._keep_early(late._replace(macros=macros, size=_size(late, macros, NO_MACROS)))
+            size = _size(late, macros, NO_MACROS)
+            self._keep_early(late._replace(macros=macros, size=size, early=True))
             return True
         # Of MAIL there is one, and its macros have a limit of their own.
         size = 0 if late.command is MAIL_ROW else _size(late, macros, self._kept)

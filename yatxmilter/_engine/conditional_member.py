@@ -330,7 +330,7 @@ class GatedMember(Member):
         context.editing = False
         self._late_macros.become(late.macros)
         context.show_macros(self._late_macros)
-        context.early = late.command in CONNECTION_ROWS
+        context.early = late.early
         try:
             if in_turn:
                 # Other connections have theirs.
