@@ -183,6 +183,20 @@ class BodyTests(ContextCase):
             lengths = [min(65535, size - start) for start in range(0, size or 1, 65535)]
             self.assertEqual([len(packet) - 5 for packet in packets], lengths)
 
+    def test_edit_that_is_made_while_a_body_is_read_stands_as_well(self) -> None:
+        """
+        An edit that is made while a body is read stands as well.
+        """
+
+        def pieces() -> Iterator[bytes]:
+            yield b"one"
+            self.context.addheader("X-Pieces", "2")
+            yield b"two"
+
+        self.context.replacebody(pieces())
+        edits = self.context.take_edits()
+        self.assertEqual([packet[4:] for packet in edits], [b"hX-Pieces\x002\0", b"bonetwo"])
+
     def test_pieces_are_all_or_nothing(self) -> None:
         """
         Of a body that fails on its way, or is too long, nothing is kept, and the piece is named.
