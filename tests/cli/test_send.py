@@ -13,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import deferLater
 
@@ -21,7 +23,7 @@ from tests.helpers import InterruptedInput
 from tests.sending import ScriptFactory, SendCase, Terminal
 from yatxmilter import Milter
 from yatxmilter import constants as c
-from yatxmilter._cli import send
+from yatxmilter._cli import send, send_play
 from yatxmilter._wire.payloads import Offer, encode_offer, encode_packet
 
 
@@ -387,6 +389,22 @@ class FailureTests(SendCase):
         self.assertEqual((run.status, factory.connections), (3, 2))
         line = f"{self.message}: not done when 0.05 s were over"
         self.assertEqual(run.out.splitlines()[:2], [line, line])
+
+    def test_time_is_over_while_the_milter_is_connected_to(self) -> None:
+        """
+        A milter that has not been connected to when the time is over is told as one that is late.
+        """
+
+        class Unanswered:
+            def connect(self, factory: Any) -> Deferred[Any]:
+                # As Twisted's endpoints do it.
+                error = ConnectingCancelledError(IPv4Address("TCP", "192.0.2.1", 25))
+                return Deferred(lambda connecting: connecting.errback(error))
+
+        self.patch(send_play, "client_endpoint", lambda *args, **kwargs: Unanswered())
+        run = self.send(Milter, "--max-time", "0.01", "--brief")
+        self.assertEqual(run.status, 3)
+        self.assertIn(f"{self.message}: not done when 0.01 s were over\n", run.out)
 
     def test_time_is_over_in_quit(self) -> None:
         """

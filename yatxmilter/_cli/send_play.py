@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
@@ -265,7 +265,7 @@ class Player:
             self._over = self._over or not self._reached
         except ValueNotSendable as error:
             result.error, result.unusable = str(error), True
-        except (PeerError, CancelledError) as error:
+        except (PeerError, CancelledError, ConnectingCancelledError) as error:
             result.error = str(error)
             if self._expired:
                 result.error = f"not done when {self._max_time:g} s were over"
