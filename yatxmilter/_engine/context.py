@@ -127,7 +127,7 @@ class Context:
         self._owner = session.thread
         self._hop: Callable[[Callable[[], None]], None] | None = None
         # The states of the messages for which threads have it, also where they are late.
-        self._lent: dict[int, SimpleNamespace] = {}
+        self._lent: dict[int, SimpleNamespace] | None = None
         # Whether the reply's text was set outside a message.
         self._for_connection = False
         self._state: SimpleNamespace | None = None
@@ -155,7 +155,10 @@ class Context:
         """
         thread = get_ident()
         # What it does too late must find what belongs to its own message, not to the next one.
-        self._lent[thread] = self.message_state
+        state = self.message_state
+        if self._lent is None:
+            self._lent = {}
+        self._lent[thread] = state
         if self.editing:
             self._made_edits()
         self._hop = hop
@@ -165,6 +168,7 @@ class Context:
         """
         Take note that the thread that it was lent to, this one, has no use for it any more.
         """
+        assert self._lent is not None
         self._lent.pop(get_ident(), None)
 
     def claim(self) -> None:
