@@ -38,16 +38,15 @@ from yatxmilter.interfaces import IMilterObserver
 if TYPE_CHECKING:
     from yatxmilter._engine.member import Callback, Member
 
-__all__ = ["EVENTS", "Audience", "Tellers", "Watch"]
+__all__ = ["EVENTS", "Audience", "Watch"]
 
 _log = Logger(__name__)
 
 #: The names of the events: the methods of `IMilterObserver`.
 EVENTS: Final = tuple(sorted(IMilterObserver.names()))
 
-#: What each callback is called for, by its name, and by its index.
+#: What each callback is called for, by its name.
 _ROWS: Final = {row.callback: row for row in (*ALL_COMMANDS, MTA_CONNECT_ROW, MTA_CLOSE_ROW)}
-_BY_INDEX: Final = {row.index: row for row in _ROWS.values()}
 
 #: What an answer of the MTA's connection says, by its letter.
 _WORDS: Final = {
@@ -63,28 +62,6 @@ _WORDS: Final = {
 
 
 _MOST_TELLERS: Final = 256
-
-
-class Tellers(dict[int, Callable[..., object]]):
-    """
-    What calls the callbacks of a milter and tells of them, by `Command.index`; each is made when it
-    is needed. Connections share them.
-
-    Each is called with the `Member` and the callback's arguments.
-
-    :param label: The milter's name.
-    """
-
-    __slots__ = ("_audience", "_label")
-
-    def __init__(self, audience: Audience, label: str) -> None:
-        super().__init__()
-        self._audience = audience
-        self._label = label
-
-    def __missing__(self, index: int) -> Callable[..., object]:
-        teller = self[index] = self._audience.make_teller(self._label, _BY_INDEX[index])
-        return teller
 
 
 class Audience:
@@ -130,7 +107,7 @@ class Audience:
         self.slow = slow
         self._base = base
         self._failed: set[tuple[int, str]] = set()
-        self._tellers: dict[str, Tellers] = {}
+        self._tellers: dict[str, dict[int, Callable[..., object]]] = {}
         self._compile()
 
     def add(self, observer: Any) -> None:
@@ -170,16 +147,20 @@ class Audience:
 
         return tell
 
-    def tellers_of(self, label: str) -> Tellers:
+    def tellers_of(self, label: str) -> dict[int, Callable[..., object]]:
         """
-        Give what calls the callbacks of milters of that name.
+        Give what calls the callbacks of milters of that name and tells of them, by
+        `Command.index`. Connections share them.
+
+        Each is called with the `Member` and the callback's arguments.
         """
         tellers = self._tellers.get(label)
         if tellers is None:
             if len(self._tellers) >= _MOST_TELLERS:
                 # Names are the milters' own, who may have made one for each connection.
                 self._tellers.clear()
-            tellers = self._tellers[label] = Tellers(self, label)
+            tellers = {row.index: self.make_teller(label, row) for row in _ROWS.values()}
+            self._tellers[label] = tellers
         return tellers
 
     def make_teller(self, label: str, command: Command) -> Callable[..., object]:

@@ -61,7 +61,8 @@ class _Callback:
         self.continued += len(times)
         self.sum += sum(times)
         # Nearly all are in the first one.
-        slow = [seconds for seconds in times if seconds > BUCKETS[0]]
+        most = BUCKETS[0]
+        slow = [seconds for seconds in times if seconds > most] if max(times) > most else ()
         self.counts[0] += len(times) - len(slow)
         for seconds in slow:
             self.counts[bisect_left(BUCKETS, seconds)] += 1
