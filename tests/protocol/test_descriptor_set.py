@@ -141,6 +141,29 @@ class _ServiceTests(PathCase):
         written = [("sent", 5), ("sent", 5), ("continue", 3), ("sent", 14)]
         self.assertEqual(told, [read[0], written[0], read[1], written[1], read[2], *written[2:]])
 
+    async def test_bytes_that_nobody_is_told_of_are_counted(self) -> None:
+        """
+        Bytes are counted where an observer is told neither of them nor of the milters' work.
+        """
+
+        class Observer(MilterObserver):
+            def message_ended(self, connection: Any, outcome: str) -> None:
+                told.append((outcome, connection.traffic))
+
+        told: list[object] = []
+        self.serve(full(), observers=[Observer()])
+        mta, protocol = await self.mta()
+        received, sent = protocol.traffic
+        for said, answers in ((MAIL, "c"), (macros("R", b"i", b"Q") + RCPT, "cc")):
+            mta.send(said)
+            received, sent = received + len(said), sent + 5
+            await self.until(lambda answers=answers: mta.letters() == answers)
+            self.assertEqual(protocol.traffic, (received, sent))
+        mta.send(EOM)
+        await self.until(lambda: mta.letters() == "ccc")
+        self.assertEqual(told, [("continue", (received + len(EOM), sent))])
+        self.assertEqual(protocol.traffic, (received + len(EOM), sent + 5))
+
     async def test_callback_that_has_its_connection_drained(self) -> None:
         """
         A callback that has its own connection drained is answered for before that ends.

@@ -21,7 +21,7 @@ from tests.conversation_helpers import BODY, HELO, QUIT, Waiting, full, offer, p
 from tests.secure import SecureMta, certificate
 from yatxmilter import MilterFactory, MilterProtocolFactory
 from yatxmilter.defaults import MilterObserver
-from yatxmilter.protocol import _life_cycle
+from yatxmilter.protocol import _connection, _life_cycle
 from yatxmilter.protocol._tls import tls_failure
 
 
@@ -177,6 +177,25 @@ class TlsTests(SynchronousTestCase):
         waiting.makeConnection(StringTransport(lenient=True))
         waiting.go_on()
         waiting.handshakeCompleted()
+
+    def test_handshake_that_is_over_later_is_passed_on(self) -> None:
+        """
+        A handshake that is over when the milters have started is passed on to who waits for it.
+        """
+        self.factory = MilterProtocolFactory(
+            MilterFactory(full()), reactor=self.clock, command_timeout=10, observers=[self.faults]
+        )
+        built = self.factory.buildProtocol(None)
+        assert built is not None
+        waiting = _life_cycle.Waiting(lambda: built, lambda _: None, lambda _: None)
+        self.patch(_connection, "announces_handshake", lambda transport: True)
+        waiting.makeConnection(StringTransport())
+        waiting.go_on()
+        waiting.handshakeCompleted()
+        self.clock.advance(99)
+        self.assertEqual(self.faults.seen, [])
+        waiting.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_mta_that_does_not_speak_tls_is_told_of(self) -> None:
         """
