@@ -126,6 +126,33 @@ class SpoolTests(SynchronousTestCase):
             with self.assertRaises(ValueError):
                 next(chunks)
 
+    def test_closed_body_is_neither_read_nor_written(self) -> None:
+        """
+        A body that is closed is neither read nor written: a thread that is late must not take it
+        for one that has no more bytes.
+        """
+        for memory, body in ((1, b"abcdef"), (1000, b"abcdef"), (1000, b"")):
+            spool = self.spool(memory)
+            spool.write(body)
+            spool.close()
+            with self.assertRaises(ValueError):
+                spool.read_at(len(body), 2)
+            with self.assertRaises(ValueError):
+                spool.write(b"more")
+            with self.assertRaises(ValueError):
+                spool.replace([b"new"])
+
+    def test_shorter_file_than_was_written_is_not_read_for_ever(self) -> None:
+        """
+        A file that has become shorter than what was written is an error.
+        """
+        spool = self.spool(1)
+        spool.write(b"abcdef")
+        assert spool._file is not None
+        spool._file.truncate(4)
+        with self.assertRaises(ValueError):
+            list(spool.chunks(4))
+
     def test_closed_on_a_full_disk(self) -> None:
         """
         What cannot be written when it is closed is lost, and nothing else.

@@ -108,6 +108,25 @@ class OctetsTests(SynchronousTestCase):
         self.assertEqual(errors[0], b"A: b\r\n")
         self.assertEqual(len(errors), 5)
 
+    def test_message_that_is_over_does_not_look_like_one_without_the_rest_of_it(self) -> None:
+        """
+        Who reads when the message is over, as a thread that archives it, is told so: it does not
+        seem to be one that ends there. That is so for a body in one chunk, too.
+        """
+        opened: list[Any] = []
+
+        class Keeper(MessageMilter):
+            def message(self, msg: Message) -> None:
+                opened.extend((msg.open_bytes(), msg.open()))
+
+        for lines in (1, 20_000):
+            opened.clear()
+            mta = InMemoryMTA(Keeper)
+            mta.send(b"A: b\r\n\r\n" + lines * b"text\r\n")
+            mta.finish()
+            for file in opened:
+                self.assertRaises(ValueError, file.read)
+
     def test_in_a_temporary_file(self) -> None:
         """
         A reader of a large message holds a piece of it, and can be handed to what copies files.

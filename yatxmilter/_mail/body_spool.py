@@ -31,7 +31,8 @@ class BodySpool:
         self._memory = memory
         self._flavour = flavour
         # Most bodies come in one chunk, which is kept as it is: a file costs more than to show it.
-        self._chunk = b""
+        # There is none once it is closed: a thread that is late must not take it for an empty one.
+        self._chunk: bytes | None = b""
         self._file: SpooledTemporaryFile[bytes] | None = None
         self.size = 0
 
@@ -44,11 +45,14 @@ class BodySpool:
     def write(self, chunk: bytes) -> None:
         """
         Append bytes; from a certain size on all of them are in a temporary file.
+
+        :raises ValueError: when it is closed.
         """
+        before = self._kept()
         size = self.size + len(chunk)
         if self._file is None and (self.size or size > self._memory):
             self._file = SpooledTemporaryFile(self._memory)  # noqa: SIM115 (closed by close)
-            self._file.write(self._chunk)
+            self._file.write(before)
             self._chunk = b""
         if self._file is None:
             self._chunk = chunk
@@ -61,9 +65,12 @@ class BodySpool:
     def read_at(self, position: int, size: int) -> bytes:
         """
         Read some of it.
+
+        :raises ValueError: when it is closed.
         """
+        chunk = self._kept()
         if self._file is None:
-            return self._chunk[position : position + size]
+            return chunk[position : position + size]
         self._file.seek(position)
         return self._file.read(size)
 
@@ -77,7 +84,7 @@ class BodySpool:
         while position < self.size:
             chunk = self.read_at(position, size)
             if not chunk:
-                raise ValueError("the body was given back while it was read")
+                raise ValueError("the body is shorter than it was")
             position += len(chunk)
             yield chunk
 
@@ -85,6 +92,7 @@ class BodySpool:
         """
         Take a filter's new body, as the MTA shows it to the next filter.
         """
+        self._kept()
         self._chunk = b""
         self.size = 0
         if self._file is not None:
@@ -93,11 +101,17 @@ class BodySpool:
         body = b"".join(chunks)
         self.write(_sendmail_body(body) if self._flavour == "sendmail" else wire_body(body))
 
+    def _kept(self) -> bytes:
+        chunk = self._chunk
+        if chunk is None:
+            raise ValueError("the body was given back")
+        return chunk
+
     def close(self) -> None:
         """
         Give the memory, or the file, back.
         """
-        self._chunk = b""
+        self._chunk = None
         if self._file is not None:
             # What could not be written yet is tried once more, to no purpose.
             with contextlib.suppress(OSError):
