@@ -136,7 +136,11 @@ class ThreadTests(MilterTestMixin, TestCase):
             @threaded
             def xxfi_eom(self) -> int:
                 gate.wait()
-                for late in (self.smfi_progress, lambda: self.smfi_addheader("X", "y")):
+                for late in (
+                    self.smfi_progress,
+                    lambda: self.smfi_progress(any_stage=True),
+                    lambda: self.smfi_addheader("X", "y"),
+                ):
                     try:
                         late()
                     except WrongThread as error:
@@ -152,7 +156,7 @@ class ThreadTests(MilterTestMixin, TestCase):
             self.assertEqual(sent.verdict, c.SMFIS_TEMPFAIL)
         gate.opened.set()
         await deferToThread(over.wait, 30)
-        self.assertEqual(len(refused), 2)
+        self.assertEqual(len(refused), 3)
         self.assertEqual(sent.verdict, c.SMFIS_TEMPFAIL)
         mta.settle(lambda: False)
 

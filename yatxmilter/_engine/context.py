@@ -414,7 +414,9 @@ class Context:
         ``smfi_progress``.
         """
         hop = self._hop
-        if not any_stage:
+        if any_stage:
+            self._check_thread("smfi_progress")
+        else:
             self._check_stage("smfi_progress")
         if hop is None:
             self._session.send_progress()
