@@ -16,12 +16,13 @@ from twisted.trial.unittest import TestCase
 
 from tests.conversation_helpers import HELO, QUIT, offer, parse
 from tests.pathways import Mta, PathCase, reactor
+from tests.secure import certificate
 from yatxmilter import MilterProtocolFactory
 from yatxmilter.protocol._descriptor_set import adoptable
 from yatxmilter.service import MilterService
 
 try:
-    from OpenSSL import SSL, crypto
+    from OpenSSL import SSL
     from twisted.internet.ssl import CertificateOptions, ClientContextFactory
 except ImportError:
     SSL = None
@@ -106,16 +107,8 @@ class TLSTests(PathCase, TestCase):
         """
         Make a certificate for a server, and a client that does not ask whose it is.
         """
-        key = crypto.PKey()
-        key.generate_key(crypto.TYPE_RSA, 2048)
-        certificate = crypto.X509()
-        certificate.get_subject().CN = "milter.example.com"
-        certificate.set_issuer(certificate.get_subject())
-        certificate.gmtime_adj_notBefore(0)
-        certificate.gmtime_adj_notAfter(3600)
-        certificate.set_pubkey(key)
-        certificate.sign(key, "sha256")
-        return CertificateOptions(privateKey=key, certificate=certificate), ClientContextFactory()
+        key, own = certificate()
+        return CertificateOptions(privateKey=key, certificate=own), ClientContextFactory()
 
     async def test_session_over_tls_is_served_on_the_ordinary_path(self) -> None:
         """

@@ -646,7 +646,7 @@ class ProcessMetricsTests(SynchronousTestCase):
         for start, done in ((1000.0, True), (500.0, False), (2000.0, True)):
             metrics = MilterMetrics(now=lambda start=start: start)
             metrics.reloaded(done)
-            metrics._count_lag(0.3)
+            metrics._lag.add(0.3)
             several.append(metrics.snapshot())
         merged = merge(several)
         for name, value in (

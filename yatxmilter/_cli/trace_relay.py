@@ -18,7 +18,6 @@ from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
     IPullProducer,
-    ISSLTransport,
     IStreamClientEndpoint,
     IUNIXTransport,
 )
@@ -28,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yatxmilter.protocol._steady_clock import steady
+from yatxmilter.protocol._tls import is_tls
 
 __all__ = ["Relay", "Watcher"]
 
@@ -171,7 +171,7 @@ class _Pair:
         if other.ended:
             _close(side)
             _close(other)
-        elif ISSLTransport.providedBy(other.transport):
+        elif is_tls(other.transport):
             # TLS cannot close one half of a connection.
             _close(other)
         else:
@@ -186,7 +186,7 @@ class _Pair:
             self._connecting.cancel()
         other = self._other(side)
         if other.alive:
-            if clean or ISSLTransport.providedBy(other.transport):
+            if clean or is_tls(other.transport):
                 _close(other)
             else:
                 other.ended = True

@@ -444,27 +444,24 @@ class HeaderModel(ABC):
             while.
         """
         if self._are_plain():
-            slots, came, added = self._slots or [], self.came.copy(), self._added.copy()
-            if len(slots) + len(came) + len(added) <= most:
-                # As usual.
-                yield [*self._given_of(slots), *came, *self._given_of(added)]
-                return
-            yield from self._shown_of(slots, most)
-            for start in range(0, len(came), most):
-                yield came[start : start + most]
-            yield from self._shown_of(added, most)
+            slots = self._slots or []
+            fields = [*self._given_of(slots), *self.came, *self._given_of(self._added)]
+            for start in range(0, len(fields), most):
+                yield fields[start : start + most]
         else:
             for _ in self._settle():
                 yield []
-            yield from self._shown_of(self.slots, most)
+            slots = self.slots
+            for start in range(0, len(slots), most):
+                yield self._given_of(slots[start : start + most])
 
     def _are_plain(self) -> bool:
         """
-        Tell whether fields have come that are shown to filters just so: there are not too many to
-        look at all, which are short, and none is folded.
+        Tell whether fields have come that are shown to filters just so: they are short, none is
+        folded, and with what filters have added there are not too many to look at all.
         """
         came = self.came
-        if not 0 < len(came) < PIECE:
+        if not came or len(came) + len(self._added) + len(self._slots or ()) >= PIECE:
             return False
         if self._plain != len(came):
             for name, value in came:
@@ -472,10 +469,6 @@ class HeaderModel(ABC):
                     return False
             self._plain = len(came)
         return True
-
-    def _shown_of(self, slots: list[Slot], most: int) -> Iterator[list[tuple[str, str]]]:
-        for start in range(0, len(slots), most):
-            yield self._given_of(slots[start : start + most])
 
     def _given_of(self, slots: list[Slot]) -> list[tuple[str, str]]:
         return [

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import INegotiated
+from twisted.internet.interfaces import INegotiated, ISSLTransport
 from twisted.python.failure import Failure
 
 from yatxmilter._escaping import printable
@@ -19,7 +19,7 @@ def is_tls(transport: Any) -> bool:
     """
     Tell whether a connection is one over TLS, also where a wrapper is around it.
     """
-    return bool(INegotiated.providedBy(transport))
+    return bool(ISSLTransport.providedBy(transport))
 
 
 def announces_handshake(transport: Any) -> bool:

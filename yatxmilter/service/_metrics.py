@@ -51,6 +51,13 @@ class _Callback:
         self.sum = 0.0
         self.times: list[float] = []
 
+    def add(self, seconds: float) -> None:
+        """
+        Put the time of one where it belongs.
+        """
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.sum += seconds
+
     def count(self) -> None:
         """
         Count those that are not counted yet.
@@ -208,8 +215,7 @@ class MilterMetrics(MilterObserver):
         one = self._callback(milter, stage)
         if one is None:
             return
-        one.counts[bisect_left(BUCKETS, seconds)] += 1
-        one.sum += seconds
+        one.add(seconds)
         if answer == "continue":
             one.continued += 1
         else:
@@ -248,11 +254,7 @@ class MilterMetrics(MilterObserver):
 
         :return: What ends it.
         """
-        return watch_lag(reactor, self._count_lag)
-
-    def _count_lag(self, seconds: float) -> None:
-        self._lag.counts[bisect_left(BUCKETS, seconds)] += 1
-        self._lag.sum += seconds
+        return watch_lag(reactor, self._lag.add)
 
     def reloaded(self, done: bool) -> None:
         """

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 import twisted.mail.smtp
-from twisted.internet.interfaces import IAddress, ISSLTransport
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol
 from twisted.mail.interfaces import IMessageDelivery, IMessageDeliveryFactory
 
 from yatxmilter._engine.addresses import describe_address
 from yatxmilter.protocol._admission import Admission, Refusals
+from yatxmilter.protocol._tls import is_tls
 from yatxmilter.smtp._milters import SMTPMilters
 from yatxmilter.smtp._server import MilterESMTP
 
@@ -125,7 +126,7 @@ class _TooMany(Protocol):
         Tell the client to come back later, without waiting for it in any way.
         """
         transport: Any = self.transport
-        if ISSLTransport.providedBy(transport):
+        if is_tls(transport):
             # A handshake takes as long as the client likes.
             transport.abortConnection()
         else:
